@@ -1,0 +1,142 @@
+"""Checkpoints: written whole or not at all, and enough for a resumed run to go on bit for bit.
+
+A checkpoint holds what is trained, the optimizer's state, every process's random states and where the loop
+stood. The base is not in it: it is loaded and wrapped again from the same seed. The best weights so far have
+a folder of their own, named in the checkpoint, so the two can never disagree.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import atomic
+from pefttools.strategies.base import restore, trained
+
+if TYPE_CHECKING:
+    import torch
+    from accelerate import Accelerator
+    from torch import nn
+
+
+@dataclass
+class Progress:
+    """Where the loop stands."""
+
+    step: int = 0
+    best_step: int = 0
+    best_score: float | None = None
+    best_loss: float | None = None
+    looks_without_gain: int = 0
+    stopped_early: bool = False
+    seconds: float = 0.0
+    tokens: int = 0
+    recent: list[float] = field(default_factory=list)
+    """Losses since the last line of metrics.jsonl."""
+    before: dict[str, Any] = field(default_factory=dict)
+    """Scores of the untouched model."""
+
+
+def save(folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
+    """Write `folder/step-N`, then remove the older ones and the best weights no checkpoint names any more."""
+    import torch
+
+    target = folder / f"step-{progress.step:08d}"
+    part = folder / f".{target.name}.part"
+    if accelerator.is_main_process:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        _save_weights(model, part)
+        state = {"progress": asdict(progress), "optimizer": optimizer.state_dict()}
+        torch.save(state, part / "state.pt")
+    accelerator.wait_for_everyone()
+    torch.save(_random_states(), part / f"random-{accelerator.process_index}.pt")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        atomic.settle(part, target)
+        _prune(folder, keep={target.name, f"best-{progress.best_step:08d}"})
+    accelerator.wait_for_everyone()
+
+
+def save_best(folder: Path, step: int, model: nn.Module, accelerator: Accelerator) -> None:
+    """Write `folder/best-N`; it counts once a checkpoint names it."""
+    if accelerator.is_main_process:
+        with atomic.new_folder(folder / f"best-{step:08d}") as part:
+            _save_weights(model, part)
+    accelerator.wait_for_everyone()
+
+
+def load_best(folder: Path, step: int, model: nn.Module) -> None:
+    """Put the best weights into the model."""
+    best = folder / f"best-{step:08d}"
+    _load_weights(model, best)
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint."""
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)]
+    return max(found, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+
+
+def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put weights and optimizer state back; the answer is where the loop stood."""
+    import torch
+
+    _load_weights(model, checkpoint)
+    state = torch.load(checkpoint / "state.pt", weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])
+
+
+def load_random_states(checkpoint: Path, process_index: int) -> None:
+    """Put the random states back: to be called last, just before the next step."""
+    import numpy
+    import torch
+
+    file = checkpoint / f"random-{process_index}.pt"
+    if not file.exists():  # resumed on more processes than before
+        return
+    states = torch.load(file, weights_only=True)
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+    name, keys, position, has_gauss, gauss = states["numpy"]
+    numpy.random.set_state((name, numpy.array(keys, dtype=numpy.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+
+
+def _random_states() -> dict[str, Any]:
+    import numpy
+    import torch
+
+    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
+        "numpy": (name, keys.tolist(), int(position), int(has_gauss), float(gauss)),
+        "python": random.getstate(),
+    }
+
+
+def _save_weights(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: p.detach().contiguous() for name, p in trained(model).items()}
+    save_file(tensors, folder / "trained.safetensors")
+
+
+def _load_weights(model: nn.Module, folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    restore(model, load_file(folder / "trained.safetensors"), str(folder))
+
+
+def _prune(folder: Path, keep: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path)

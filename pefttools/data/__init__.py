@@ -1,0 +1,1 @@
+"""Rows -> split, deduplicated, tokenised once, batched by length under a token budget."""

@@ -1,0 +1,44 @@
+"""Which rows make a step, and how a step is cut into batches that fit.
+
+A step is a fixed set of rows that depends on the seed, the epoch and the lengths alone. How it is cut into
+batches and shared between processes changes nothing but rounding, because the loss is summed over the step.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+POOL = 50
+"""How many steps' rows are sorted by length together; the order of the steps is then shuffled."""
+
+
+def steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """The rows of every step of one epoch: each row once, rows of like length together."""
+    draw = random.Random(f"{seed} {epoch}")
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    made = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = sorted(order[start : start + POOL * batch_size], key=lambda i: lengths[i])
+        made += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    draw.shuffle(made)
+    return made
+
+
+def batches(rows: Sequence[int], lengths: Sequence[int], max_rows: int, max_tokens: int, multiple: int) -> Iterator[list[int]]:
+    """Cut rows into batches, longest first, of at most `max_rows` rows and `max_tokens` padded tokens.
+
+    A row longer than `max_tokens` gets a batch of its own.
+    """
+    batch: list[int] = []
+    width = 0
+    for row in sorted(rows, key=lambda i: -lengths[i]):
+        if batch and (len(batch) == max_rows or (len(batch) + 1) * width > max_tokens):
+            yield batch
+            batch = []
+        if not batch:
+            width = -(-lengths[row] // multiple) * multiple
+        batch.append(row)
+    if batch:
+        yield batch

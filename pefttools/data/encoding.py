@@ -1,0 +1,44 @@
+"""Tokenised once: rows to an Arrow folder in the cache, keyed by content, tokenizer and settings, then mapped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from pefttools import atomic
+from pefttools.data.splitting import Row
+from pefttools.reporter import SILENT, Reporter
+from pefttools.sources.cache import cache_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from pefttools.models import Base
+    from pefttools.tasks.base import Task
+
+CHUNK = 1000
+LIBRARIES = ("transformers", "tokenizers", "pefttools")
+
+
+def encode(rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT) -> Dataset:
+    """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids` and `cut` a row."""
+    from datasets import Dataset, concatenate_datasets, load_from_disk
+
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    key = [rows, task.as_dict(), base.sha256, base.tokenizer.vocab_size, len(base.tokenizer), versions]
+    folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
+    if not folder.exists():
+        chunks = []
+        with reporter.bar(f"tokenising {title}", len(rows), "rows") as bar:
+            for start in range(0, len(rows), CHUNK):
+                chunks.append(Dataset.from_dict(task.encode(rows[start : start + CHUNK], base.tokenizer)))
+                bar.advance(len(chunks[-1]))
+        with atomic.new_folder(folder) as part:
+            concatenate_datasets(chunks).save_to_disk(part)
+    encoded = load_from_disk(folder)
+    assert isinstance(encoded, Dataset)
+    if cut := sum(encoded["cut"]):
+        reporter.warn(f"{cut} of {len(rows)} {title} rows are longer than the {task.max_length} tokens they may have; they were cut")
+    return encoded

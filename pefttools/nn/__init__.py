@@ -1,0 +1,1 @@
+"""Plain torch: nothing here imports anything else of ours."""

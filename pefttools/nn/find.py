@@ -1,0 +1,68 @@
+"""Modules found by full path and by their place: in the blocks, above them, or matching a pattern.
+
+Suffix matching is a trap (`output.dense` is also in `attention.output.dense`, `all-linear` takes the pooler), so
+everything here answers with full paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """Paths of the transformer's blocks, lowest first: the members of its longest list of like modules."""
+    import torch
+
+    lists = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len({type(m) for m in module}) == 1
+        and sum(p.numel() for p in module.parameters())
+    ]
+    if not lists:
+        raise ValueError(f"{type(model).__name__} has no list of blocks; its children are {[n for n, _ in model.named_children()]}")
+    path, best = max(lists, key=lambda pair: len(pair[1]))
+    return [f"{path}.{i}" for i in range(len(best))]
+
+
+def above_blocks(model: nn.Module) -> set[str]:
+    """Paths of the modules that come after the last block, embeddings apart: norms, poolers, heads."""
+    import torch
+
+    last = blocks(model)[-1]
+    names = [path for path, _ in model.named_modules()]
+    end = max(i for i, path in enumerate(names) if path == last or path.startswith(last + "."))
+    return {path for path in names[end + 1 :] if not isinstance(model.get_submodule(path), torch.nn.Embedding)}
+
+
+def linears(model: nn.Module) -> list[str]:
+    """Full paths of every matrix inside the blocks (`nn.Linear`, and the `Conv1D` of GPT-2)."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    inside = tuple(f"{path}." for path in blocks(model))
+    return [p for p, m in model.named_modules() if p.startswith(inside) and isinstance(m, (torch.nn.Linear, Conv1D))]
+
+
+def matching(paths: Sequence[str], patterns: Iterable[str]) -> dict[str, list[str]]:
+    """Pattern -> the paths it matches: as a glob on the full path, or as the last name in it.
+
+    `query` is the last name; `*.attention.output.dense` and `bert.encoder.layer.[45].*` are globs.
+    """
+    return {
+        pattern: [p for p in paths if fnmatchcase(p, pattern) or p.rpartition(".")[2] == pattern] for pattern in patterns
+    }
+
+
+def dropout_settings(config: Any) -> list[str]:
+    """Names of the configuration's dropout probabilities (`hidden_dropout_prob`, `attention_dropout`, `resid_pdrop` …)."""
+    words = ("dropout", "pdrop")
+    return [
+        name for name, value in config.to_dict().items()
+        if any(w in name for w in words) and isinstance(value, (int, float)) and not isinstance(value, bool)
+    ]

@@ -1,0 +1,300 @@
+"""A recipe: what to train, on what, how; loaded by name or path, overridden by `KEY=VALUE`, told apart by digest.
+
+Values are layered: defaults, the recipe's file, overrides. Choosing another strategy, base or training file
+drops what the recipe said about the old one (`RESETS`), and `Resolved.origins` tells where each value came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field
+
+from pefttools.data.settings import DataSettings
+from pefttools.errors import UserError, unknown
+from pefttools.models import BaseSettings
+from pefttools.schedule import SCHEDULES
+from pefttools.settings import Settings, check
+from pefttools.sources import is_remote
+from pefttools.strategies import strategies
+from pefttools.strategies.base import Strategy
+from pefttools.tasks import tasks
+from pefttools.tasks.base import Task
+
+NOT_IN_DIGEST: Any = {"digest": False}
+"""Marks a setting that changes what is kept or shown, never what is learnt."""
+
+RESETS: Mapping[str, tuple[str, ...]] = {
+    "base.source": ("base.sha256",),
+    "data.train": ("data.validation", "data.test", "data.columns", "data.labels", "data.bins", "data.min_class_rows"),
+    "data.train.source": ("data.train.sha256",),
+    "data.validation.source": ("data.validation.sha256",),
+    "data.test.source": ("data.test.sha256",),
+    "strategy": ("train.learning_rate", "train.warmup"),
+    "strategy.name": ("train.learning_rate", "train.warmup"),
+}
+"""Override -> what the recipe's file said that no longer holds."""
+
+
+class TrainSettings(Settings):
+    """The loop."""
+
+    epochs: float = Field(3.0, gt=0)
+    """Passes over the training rows."""
+    batch_size: int = Field(32, ge=1)
+    """Rows a step, over all processes and accumulation: the number that changes what is learnt."""
+    micro_batch_size: int = Field(1024, ge=1)
+    """Most rows that are computed at once; a step of more is accumulated."""
+    micro_batch_tokens: int = Field(8192, ge=1)
+    """Most padded tokens that are computed at once."""
+    pad_multiple: int = Field(8, ge=1)
+    """Batches are padded to a multiple of this many tokens."""
+    optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
+    """From torch.optim."""
+    learning_rate: float | None = Field(None, gt=0)
+    """The highest learning rate; the strategy's default when null."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls after the warmup."""
+    warmup: float | None = Field(None, ge=0, lt=1)
+    """Share of the steps over which the learning rate rises; the strategy's default when null."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled for adamw, added to the gradient for the others; biases and norms are left out."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's averaging."""
+    eps: float = Field(1e-8, gt=0)
+    """Adam's and Adagrad's guard against division by zero."""
+    momentum: float = Field(0.0, ge=0, lt=1)
+    """SGD's momentum."""
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    """Gradients are scaled down to this norm; null leaves them."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What the steps compute in; `auto` is bf16 where the processor multiplies it natively. Trained weights are fp32."""
+    evaluate_every: float = Field(1.0, gt=0)
+    """Epochs between looks at the validation rows; the end is always one."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after this many looks without a better score."""
+    log_every: int = Field(10, ge=1, json_schema_extra=NOT_IN_DIGEST)
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=NOT_IN_DIGEST)
+    """At most so much work is lost when a run dies."""
+    keep_checkpoints: bool = Field(False, json_schema_extra=NOT_IN_DIGEST)
+    """Keep the checkpoints of a finished run."""
+    trackers: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=NOT_IN_DIGEST)
+    """Accelerate trackers by name: tensorboard, wandb, mlflow, …"""
+
+
+assert set(SCHEDULES) == set(TrainSettings.model_fields["schedule"].annotation.__args__)  # type: ignore[union-attr]
+
+
+class Recipe(Settings):
+    """Everything a run depends on."""
+
+    name: str
+    """The recipe's name, for people."""
+    description: str = Field("", json_schema_extra=NOT_IN_DIGEST)
+    """One line on what it does."""
+    seed: int = Field(0, ge=0)
+    """Of everything random, the head's start included."""
+    base: BaseSettings
+    data: DataSettings
+    task: Task
+    strategy: Strategy
+    train: TrainSettings
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `recipe.yaml` holds."""
+        plain = self.model_dump(mode="json", exclude={"task", "strategy"})
+        return {**plain, "task": self.task.as_dict(), "strategy": self.strategy.as_dict()}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of every value that changes what is learnt; the recipe's name is not one."""
+        values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
+        for section in ("task", "strategy", "train"):
+            fields = type(getattr(self, section)).model_fields
+            marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
+            values[section] = {k: v for k, v in values[section].items() if k not in marked}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe and where its values came from."""
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    """Dotted key -> `recipe`, `override`, `default` or `default of STRATEGY`."""
+
+
+def folders() -> list[Path]:
+    """Where recipes are: those shipped in the wheel, or the checkout's."""
+    shipped = Path(__file__).parent / "recipes"
+    return [shipped if shipped.is_dir() else Path(__file__).parent.parent / "recipes"]
+
+
+def names() -> list[str]:
+    """The shipped recipes."""
+    found = sorted(f.stem for folder in folders() for f in folder.rglob("*.yaml"))
+    assert found, f"no recipes in {folders()}"
+    return found
+
+
+def descriptions() -> dict[str, str]:
+    """Name -> its one line."""
+    return {name: _read(find(name)).get("description", "") for name in names()}
+
+
+def find(name: str) -> Path:
+    """The file of a shipped recipe or a path. Raises UserError when there is none."""
+    if name.endswith((".yaml", ".yml")) or os.sep in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{name}: there is no such recipe file")
+        return path
+    files = {f.stem: f for folder in folders() for f in folder.rglob("*.yaml")}
+    if name not in files:
+        raise UserError(unknown("recipe", name, names()) + " (a path to your own file ends with .yaml)")
+    return files[name]
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
+    """A recipe by name or path, with `KEY=VALUE` overrides.
+
+    Raises:
+        UserError: everything that is wrong with it, each with its path and the nearest match.
+    """
+    path = find(name)
+    values = {"name": path.stem, **_read(path)}
+    given, problems = _parsed(overrides)
+    from_file = set(_flat(values))
+    for key in sorted(given, key=lambda k: k.count(".")):  # a section before what is in it
+        for dropped in RESETS.get(key, ()):
+            _drop(values, dropped)
+        problems += _put(values, key, given[key])
+    recipe, more = _validated(values)
+    if recipe is None or problems:
+        raise UserError(*problems, *more)
+    return _filled(recipe, from_file, given)
+
+
+def _parsed(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    given, problems = {}, []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            problems.append(f"{text!r} is no override; it takes the form KEY=VALUE, e.g. train.epochs=3")
+            continue
+        try:
+            given[key] = yaml.safe_load(value) if value else None
+        except yaml.YAMLError as error:
+            problems.append(f"{key}: {value!r} is not YAML: {str(error).splitlines()[0]}")
+    return given, problems
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        inner = place.get(section)
+        if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
+            inner = {"name" if section in ("strategy", "task") else "source": inner}
+        elif inner is not None and not isinstance(inner, dict):
+            return [f"{key}: {section} is {inner!r}, which has no parts"]
+        place[section] = dict(inner or {})
+        place = place[section]
+    place[last] = value
+    return []
+
+
+def _drop(values: dict[str, Any], key: str) -> None:
+    *sections, last = key.split(".")
+    place: Any = values
+    for section in sections:
+        place = place.get(section)
+        if not isinstance(place, dict):
+            return
+    place.pop(last, None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: takes a mapping of sections. Known: {', '.join(Recipe.model_fields)}")
+    return values
+
+
+def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
+    sections: dict[str, Any] = {}
+    problems = [f"{key}: {unknown('key', key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields]
+    for name, registry in (("task", tasks), ("strategy", strategies)):
+        if name not in values:
+            problems.append(f"{name}: is required. Known: {', '.join(registry.names())}")
+            continue
+        sections[name], found = registry.parse(values[name], name)
+        problems += found
+    for name, cls in (("base", BaseSettings), ("data", DataSettings), ("train", TrainSettings)):
+        if name not in values and name != "train":
+            problems.append(f"{name}: is required")
+            continue
+        sections[name], found = check(cls, values.get(name) or {}, name)
+        problems += found
+    top = {k: v for k, v in values.items() if k in ("name", "description", "seed")}
+    if problems:
+        _, more = check(_Top, top, "")
+        return None, [*problems, *more]
+    return check(Recipe, {**top, **sections}, "")
+
+
+class _Top(Settings):
+    name: str
+    description: str = ""
+    seed: int = Field(0, ge=0)
+
+
+def _filled(recipe: Recipe, from_file: set[str], given: Mapping[str, Any]) -> Resolved:
+    """The recipe with the strategy's defaults and absolute paths filled in, and every value's origin."""
+    by_strategy = {"learning_rate": recipe.strategy.default_lr, "warmup": recipe.strategy.default_warmup}
+    filled = {k: v for k, v in by_strategy.items() if getattr(recipe.train, k) is None}
+    data = {n: _absolute(f) for n in ("train", "validation", "test") if (f := getattr(recipe.data, n)) is not None}
+    recipe = recipe.model_copy(
+        update={
+            "train": recipe.train.with_values(**filled),
+            "data": recipe.data.model_copy(update=data),
+            "base": _absolute(recipe.base),
+        }
+    )
+    origins = {}
+    for key in _flat(recipe.as_dict()):
+        origin = "default"
+        if any(key == k or key.startswith(f"{k}.") for k in given):
+            origin = "override"
+        elif key.removeprefix("train.") in filled and key.startswith("train."):
+            origin = f"default of {recipe.strategy.name}"
+        elif key in from_file or key.rpartition(".")[0] in from_file:
+            origin = "recipe"
+        origins[key] = origin
+    return Resolved(recipe, origins)
+
+
+def _absolute(settings: Any) -> Any:
+    if is_remote(settings.source):
+        return settings
+    return settings.model_copy(update={"source": str(Path(settings.source).expanduser().absolute())})
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

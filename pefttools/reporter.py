@@ -1,0 +1,36 @@
+"""How libraries tell what they are doing without printing: the silent default, which `display.py` gives a face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Bar:
+    """One running task's progress."""
+
+    def advance(self, amount: float, **fields: Any) -> None:
+        """`amount` more is done; `fields` are shown beside the bar."""
+
+    def set_total(self, total: float) -> None:
+        """How much there is to do, once known."""
+
+
+class Reporter:
+    """Says nothing. Subclass it to show notes, warnings and progress."""
+
+    def note(self, message: str) -> None:
+        """Something worth knowing."""
+
+    def warn(self, message: str) -> None:
+        """Something the user may want to change."""
+
+    @contextmanager
+    def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+        """A progress bar over `total` units (None: not known yet)."""
+        del title, total, unit
+        yield Bar()
+
+
+SILENT = Reporter()

@@ -1,0 +1,141 @@
+"""The run folder: what training leaves behind, and the way back to the trained model.
+
+    recipe.yaml  result.json  metrics.jsonl  predictions.parquet  adapter/  tensorboard/  checkpoints/
+
+A folder is always either resumable or finished: `recipe.yaml` comes first, `result.json` last, each whole.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pefttools import atomic, models, recipe
+from pefttools.errors import UserError
+from pefttools.recipe import Recipe
+from pefttools.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttools.tasks.base import Prediction, Task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model in memory, in evaluation mode."""
+
+    model: nn.Module
+    base: models.Base
+    task: Task
+    recipe: Recipe
+
+
+class Run:
+    """The paths and files of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.result_file = path / "result.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.predictions_file = path / "predictions.parquet"
+        self.adapter = path / "adapter"
+        self.checkpoints = path / "checkpoints"
+
+    @classmethod
+    def open(cls, path: Path, *, finished: bool = True) -> Run:
+        """A run that exists. Raises UserError when there is none, or it is not finished though it must be."""
+        run = cls(path.absolute())
+        if not run.recipe_file.is_file():
+            raise UserError(f"{path}: there is no run here (no recipe.yaml)")
+        if finished and not run.finished:
+            raise UserError(
+                f"{path}: this run is not finished; finish it with"
+                f" `pefttools train {run.recipe_file} --out {path} --resume`"
+            )
+        return run
+
+    @property
+    def finished(self) -> bool:
+        return self.result_file.is_file()
+
+    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+        return recipe.load(str(self.recipe_file), overrides).recipe
+
+    def result(self) -> dict[str, Any]:
+        return json.loads(self.result_file.read_text("utf-8"))
+
+    def create(self, resolved: Recipe) -> None:
+        """Make the folder, with its recipe."""
+        text = yaml.safe_dump(resolved.as_dict(), sort_keys=False, allow_unicode=True)
+        atomic.write_text(self.recipe_file, f"# pefttools train {self.recipe_file.name}\n{text}")
+
+    def refuse_unless_free(self, digest: str, resume: bool) -> None:
+        """Raises UserError when training here would overwrite something or mix two runs."""
+        if self.path.is_file():
+            raise UserError(f"--out: {self.path} is a file")
+        if self.recipe_file.is_file():
+            if not resume:
+                state = "finished" if self.finished else "unfinished"
+                raise UserError(f"--out: {self.path} holds {'an' if state[0] == 'u' else 'a'} {state} run; add --resume to go on with it, or name another folder")
+            if self.recipe().digest != digest:
+                raise UserError(f"--resume: {self.path} holds a run of another recipe; resume it with `pefttools train {self.recipe_file} --out {self.path} --resume`")
+        elif self.path.is_dir() and any(not p.name.startswith(".recipe.yaml.") for p in self.path.iterdir()):
+            raise UserError(f"--out: {self.path} is not empty")
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop what metrics.jsonl says of steps after `step`, and a line that was cut short."""
+        if not self.metrics_file.exists():
+            return
+        kept = [line for line in self.lines() if line["step"] <= step]
+        atomic.write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that was cut short by a crash is left out."""
+        texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
+        return [json.loads(text) for text in texts if text.endswith("\n")]
+
+    def save_predictions(self, ids: Sequence[str], references: Sequence[Any], predictions: Sequence[Prediction]) -> None:
+        """Write predictions.parquet, a row a test row."""
+        import pyarrow
+        import pyarrow.parquet
+
+        rows = [
+            {"id": i, "reference": reference, **prediction}
+            for i, reference, prediction in zip(ids, references, predictions, strict=True)
+        ]
+        for row in rows:
+            if "probabilities" in row:
+                row["probabilities"] = list(row["probabilities"].values())
+        with atomic.new_file(self.predictions_file) as part:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), part)
+
+    def forget_checkpoints(self) -> None:
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+def load(path: Path | str, reporter: Reporter = SILENT) -> Trained:
+    """The trained model of a finished run.
+
+    Raises:
+        UserError: no finished run there, or its base is no longer the one it was trained on.
+    """
+    run = Run.open(Path(path))
+    settings = run.recipe()
+    base = settings.task.load(settings.base, reporter)
+    if base.sha256 != (expected := run.result()["base"]["sha256"]):
+        raise UserError(f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}")
+    model = settings.strategy.load(base, run.adapter)
+    return Trained(model.eval(), base, settings.task, settings)

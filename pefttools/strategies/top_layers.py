@@ -1,0 +1,44 @@
+"""top_layers: the last k blocks, what is above them, and the head; k = 0 is the head alone.
+
+With k = 0 only what the checkpoint lacks or never trained learns (linear probing). With k >= 1 the modules above
+the last block (final norm, pooler) learn too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from pefttools.errors import UserError
+from pefttools.nn import find
+from pefttools.strategies.base import Strategy, train_only
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from pefttools.models import Base
+
+
+class TopLayers(Strategy):
+    """How far down training reaches."""
+
+    default_lr: ClassVar[float] = 1e-3
+    lr_range: ClassVar[tuple[float, float]] = (1e-4, 1e-2)
+    mergeable: ClassVar[bool] = True
+    exact_start: ClassVar[bool] = True
+
+    layers: int = Field(0, ge=0)
+    """How many blocks, counted from the top, are trained beside the head."""
+
+    def wrap(self, base: Base) -> nn.Module:
+        blocks = find.blocks(base.model)
+        if self.layers > len(blocks):
+            raise UserError(f"strategy.layers: {self.layers} is more than the {len(blocks)} blocks of {base.source}")
+        above = find.above_blocks(base.model) if self.layers else ()
+        train_only(base, [*blocks[len(blocks) - self.layers :], *above])
+        return base.model
+
+    def merge(self, model: PreTrainedModel) -> PreTrainedModel:  # type: ignore[override]
+        return model

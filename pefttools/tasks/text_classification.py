@@ -1,0 +1,128 @@
+"""Text classification: a text or a pair of texts to one of any number of classes.
+
+The labels come from the training rows and are stored in the model's configuration. Metrics: accuracy, macro-F1,
+and precision, recall, F1 and support a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from pefttools.data.splitting import Row, Splits
+from pefttools.errors import UserError
+from pefttools.tasks.base import Prediction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+
+class TextClassification(Task):
+    """One label a row; the loss is cross-entropy."""
+
+    fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
+    inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    primary: ClassVar[str] = "accuracy"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    peft_type: ClassVar[str] = "SEQ_CLS"
+
+    labels: tuple[str, ...] = Field((), json_schema_extra={"digest": False})
+    """The classes in the order of the model's outputs; from the training rows when empty."""
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        row: Row = {}
+        for name in ("text", "text_pair"):
+            if name in values:
+                if not isinstance(values[name], str) or not values[name].strip():
+                    raise ValueError(f"has no {name}")
+                row[name] = values[name].strip()
+        if "label" in values:
+            label = values["label"]
+            if isinstance(label, float) and label.is_integer():
+                label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
+            if label is None or not str(label).strip():
+                raise ValueError("has no label")
+            row["label"] = str(label).strip()
+        if values.get("id") is not None:
+            row["id"] = str(values["id"])
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        found = {row["label"] for row in splits.train}
+        labels = self.labels or tuple(sorted(found, key=_natural))
+        problems = []
+        if len(labels) < 2:
+            problems.append(f"data.train: has one class only ({labels[0]!r}); there is nothing to tell apart")
+        for name, rows in splits.named().items():
+            if strange := sorted({row["label"] for row in rows} - set(labels), key=_natural):
+                problems.append(
+                    f"data.{name}: labels that training lacks: {_listed(strange)}. Training has {_listed(labels)};"
+                    " set data.min_class_rows to leave out rare classes, or data.labels to rename"
+                )
+        if len(splits.train) < len(labels):
+            problems.append(f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one")
+        if problems:
+            raise UserError(*problems)
+        return self.with_values(labels=labels)
+
+    def config_values(self) -> dict[str, Any]:
+        names = dict(enumerate(self.labels))
+        return {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {name: i for i, name in names.items()},
+            "problem_type": "single_label_classification",
+        }
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        texts = [row["text"] for row in rows]
+        pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
+        limit = min(self.max_length, tokenizer.model_max_length)
+        whole = tokenizer(texts, pairs, truncation=False, verbose=False)
+        cut = [len(ids) > limit for ids in whole["input_ids"]]
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=limit) if any(cut) else whole
+        columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+        if rows and all("label" in row for row in rows):
+            ids = {name: i for i, name in enumerate(self.labels)}
+            columns["labels"] = [ids[row["label"]] for row in rows]
+        return {**columns, "num_targets": [1] * len(rows), "cut": cut}
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        return torch.nn.functional.cross_entropy(outputs.logits.float(), batch["labels"], reduction="sum")
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        del batch
+        rows = outputs.logits.float().softmax(-1).tolist()
+        return [
+            {"prediction": self.labels[max(range(len(p)), key=p.__getitem__)], "probabilities": dict(zip(self.labels, p, strict=True))}
+            for p in rows
+        ]
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+
+        ids = {name: i for i, name in enumerate(self.labels)}
+        said = [ids[p["prediction"]] for p in predictions]
+        values = combined("accuracy", "f1", "per_class").compute(predictions=said, references=[ids[r] for r in references])
+        assert values is not None
+        values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
+        return values
+
+    def reference(self, row: Row) -> Any:
+        return row.get("label")
+
+
+def _natural(label: str) -> tuple[bool, float, str]:
+    """Numbers by value, before words by letter."""
+    number = label.lstrip("-").isdigit()
+    return (not number, float(label) if number else 0.0, label)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"

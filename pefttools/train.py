@@ -1,0 +1,245 @@
+"""A recipe trained from beginning to end: before, the loop, the best on validation, then test, once.
+
+The order matters: everything that can be refused is checked before the run folder appears, and every random
+number is drawn after the seed is set, the head's start included.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import atomic, checkpoint, evaluate, models, optimizers
+from pefttools.checkpoint import Progress
+from pefttools.data.encoding import encode
+from pefttools.data.splitting import Splits, load_splits
+from pefttools.errors import UserError
+from pefttools.loop import Loop
+from pefttools.plan import count_parameters
+from pefttools.recipe import Recipe
+from pefttools.reporter import SILENT, Reporter
+from pefttools.run import Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from torch import nn
+
+LIBRARIES = ("pefttools", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "tokenizers")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose data and model are loaded, checked and ready."""
+
+    recipe: Recipe
+    splits: Splits
+    encoded: dict[str, Dataset]
+    base: models.Base
+    model: nn.Module
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT) -> dict[str, Any]:
+    """Train and answer `result.json`.
+
+    Args:
+        out: the run folder; new or empty, unless `resume`.
+        resume: go on with the run that is there, or answer its result when it is finished.
+
+    Raises:
+        UserError: the recipe, its data or its base cannot work; nothing was written.
+        Interrupted: the user stopped the run; it can be resumed.
+    """
+    import torch
+
+    run = Run(out.absolute())
+    run.refuse_unless_free(recipe.digest, resume)
+    if run.finished:
+        reporter.note(f"{out} is finished; nothing to do")
+        return run.result()
+    models.hush()
+    accelerator = _accelerator(recipe, run)
+    torch.manual_seed(recipe.seed)
+    ready = prepare(recipe, reporter)
+    existed = run.path.exists()
+    if accelerator.is_main_process:
+        run.create(ready.recipe)
+        accelerator.init_trackers("tensorboard")
+    accelerator.wait_for_everyone()
+    try:
+        with _stop_signals() as should_stop:
+            return _run(ready, run, recipe.digest, accelerator, should_stop, reporter)
+    except UserError:
+        if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
+            shutil.rmtree(run.path)
+            if existed:
+                run.path.mkdir()
+        raise
+    finally:
+        accelerator.end_training()
+
+
+def prepare(recipe: Recipe, reporter: Reporter = SILENT) -> Prepared:
+    """Load and check everything a run needs; writes nothing but caches. Seed beforehand."""
+    from accelerate.utils import set_seed
+
+    set_seed(recipe.seed)
+    splits = load_splits(recipe.data, recipe.task, reporter)
+    task = recipe.task.fit(splits)
+    recipe = recipe.model_copy(update={"task": task})
+    set_seed(recipe.seed)
+    base = task.load(recipe.base, reporter)
+    encoded = {name: encode(rows, task, base, name, reporter) for name, rows in splits.named().items() if rows}
+    model = recipe.strategy.wrap(base)
+    reporter.note(
+        f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
+        + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
+    )
+    return Prepared(recipe, splits, encoded, base, model)
+
+
+def _run(ready: Prepared, run: Run, digest: str, accelerator: Accelerator, should_stop: Any, reporter: Reporter) -> dict[str, Any]:
+    from accelerate.utils import set_seed
+
+    recipe, model, task = ready.recipe, ready.model, ready.recipe.task
+    model.to(accelerator.device)
+
+    def score(name: str, title: str) -> evaluate.Scored:
+        rows, encoded = getattr(ready.splits, name), ready.encoded[name]
+        return evaluate.score(model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter)
+
+    params = count_parameters(model, ready.base.head)
+    last = checkpoint.latest(run.checkpoints)
+    measured = "test" if ready.splits.test else "validation"
+    untouched = {} if last else score(measured, f"{measured}, untouched").metrics
+    set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
+    prepared, optimizer = accelerator.prepare(model, optimizers.build(model, recipe.train))
+    progress = checkpoint.load(last, model, optimizer) if last else Progress(before=untouched)
+    run.rewind(progress.step)
+    loop = Loop(
+        recipe, task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator, run,
+        lambda: score("validation", "validation").metrics, should_stop, reporter, progress,
+    )  # fmt: skip
+    if last:
+        checkpoint.load_random_states(last, accelerator.process_index)
+    progress = loop.fit()
+    checkpoint.load_best(run.checkpoints, progress.best_step, model)
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
+    validation = score("validation", "validation, best").metrics
+    test = score("test", "test") if ready.splits.test else None
+    if accelerator.is_main_process:
+        with atomic.new_folder(run.adapter) as part:
+            recipe.strategy.save(model, part)
+        if test:
+            rows = ready.splits.test
+            ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
+            run.save_predictions(ids, [task.reference(row) for row in rows], test.predictions)
+        result = {
+            "recipe": recipe.name,
+            "digest": digest,
+            "base": {"id": ready.base.source, "sha256": ready.base.sha256},
+            "data": {"digest": ready.splits.digest, "rows": {n: len(r) for n, r in ready.splits.named().items()}, "left_out": ready.splits.left_out},
+            "task": task.name,
+            "strategy": recipe.strategy.name,
+            "seed": recipe.seed,
+            "params": params,
+            "before": progress.before,
+            "validation": validation,
+            "test": test.metrics if test else None,
+            "train": {
+                "steps": progress.step,
+                "epochs": progress.step / loop.steps_per_epoch,
+                "seconds": progress.seconds,
+                "tokens": progress.tokens,
+                "tokens_per_second": progress.tokens / progress.seconds,
+                "peak_bytes": _peak_bytes(),
+                "best_step": progress.best_step,
+                "stopped_early": progress.stopped_early,
+                "precision": accelerator.mixed_precision.replace("no", "fp32"),
+                "processes": accelerator.num_processes,
+            },
+            "files": {"adapter_bytes": sum(f.stat().st_size for f in run.adapter.rglob("*") if f.is_file())},
+            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+            "hardware": _hardware(accelerator),
+        }
+        atomic.write_json(run.result_file, result)
+        if not recipe.train.keep_checkpoints:
+            run.forget_checkpoints()
+    accelerator.wait_for_everyone()
+    return run.result()
+
+
+def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
+
+    on_cpu = not torch.accelerator.is_available()
+    native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else on_cpu and torch.cpu._is_avx512_bf16_supported()
+    precision = recipe.train.precision
+    bf16 = precision == "bf16" or (precision == "auto" and native)
+    try:
+        accelerator = Accelerator(
+            mixed_precision="bf16" if bf16 else "no",
+            cpu=on_cpu,
+            log_with=list(recipe.train.trackers) or None,
+            project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
+        )
+    except ValueError as error:
+        raise UserError(f"train.trackers: {error}") from error
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise UserError(
+            f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPU use"
+            " `torchrun --nproc-per-node N -m pefttools …` or `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
+        )
+    return accelerator
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Any]:
+    """Ctrl-C and a polite kill become a wish to stop; a second Ctrl-C stops at once."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if seen:
+            signal.default_int_handler(number, frame)
+        seen.append(number)
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _peak_bytes() -> int:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _hardware(accelerator: Accelerator) -> dict[str, Any]:
+    import torch
+
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
+    return {
+        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else str(name),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
