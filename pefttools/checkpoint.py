@@ -12,7 +12,7 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pefttools import atomic
 from pefttools.strategies.base import restore, trained
@@ -41,7 +41,13 @@ class Progress:
     """Scores of the untouched model."""
 
 
-def save(folder: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
+def save(
+    folder: Path,
+    progress: Progress,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> None:
     """Write `folder/step-N`, then remove the older ones and the best weights no checkpoint names any more."""
     import torch
 
@@ -114,7 +120,9 @@ def _random_states() -> dict[str, Any]:
     import numpy
     import torch
 
-    name, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = cast(
+        "tuple[str, numpy.ndarray, int, int, float]", numpy.random.get_state()
+    )
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,

@@ -30,8 +30,13 @@ class Scored:
 
 
 def answers(
-    model: nn.Module, task: Task, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, title: str,
-    accelerator: Accelerator | None = None, reporter: Reporter = SILENT,
+    model: nn.Module,
+    task: Task,
+    encoded: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    title: str,
+    accelerator: Accelerator | None = None,
+    reporter: Reporter = SILENT,
 ) -> tuple[list[Prediction], float]:
     """One prediction a row in the rows' order, and the summed loss (0 where rows have no targets).
 
@@ -60,13 +65,19 @@ def answers(
     model.train(was_training)
     if accelerator and world > 1:
         said = gather_object(said)
-        total = accelerator.reduce(total)  # type: ignore[assignment]
+        total = torch.as_tensor(accelerator.reduce(total))
     return [prediction for _, prediction in sorted(said, key=lambda pair: pair[0])], total.item()
 
 
 def score(
-    model: nn.Module, task: Task, encoded: Dataset, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, title: str,
-    accelerator: Accelerator | None = None, reporter: Reporter = SILENT,
+    model: nn.Module,
+    task: Task,
+    encoded: Dataset,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    title: str,
+    accelerator: Accelerator | None = None,
+    reporter: Reporter = SILENT,
 ) -> Scored:
     """Metrics and predictions on labelled rows."""
     predictions, loss = answers(model, task, encoded, tokenizer, title, accelerator, reporter)

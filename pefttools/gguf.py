@@ -32,12 +32,12 @@ def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"base: {path.name} cannot be read as GGUF: {str(error).strip().splitlines()[0]}") from error
-    model.hf_quantizer = None
+    vars(model)["hf_quantizer"] = None
     for mark in ("is_quantized", "quantization_method"):
         if mark in vars(model):
             delattr(model, mark)
     if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+        delattr(model.config, "quantization_config")
     with atomic.new_folder(folder) as part:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -131,7 +131,11 @@ class Loop:
         self.settle_losses()
         scores = self.validate()
         score, loss = scores[self.task.primary], scores["loss"]
-        best = (-math.inf, -math.inf) if progress.best_score is None else (progress.best_score, -(progress.best_loss or 0.0))
+        best = (
+            (-math.inf, -math.inf)
+            if progress.best_score is None
+            else (progress.best_score, -(progress.best_loss or 0.0))
+        )
         if (score, -loss) > best:  # of equal scores the one with the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
             progress.looks_without_gain = 0
@@ -155,7 +159,12 @@ class Loop:
             "tokens_per_second": round(tokens_per_second, 1),
         }
         progress.recent.clear()
-        bar.advance(progress.step - shown, loss=values["loss"], tokens_per_second=tokens_per_second, best=progress.best_score)
+        bar.advance(
+            progress.step - shown,
+            loss=values["loss"],
+            tokens_per_second=tokens_per_second,
+            best=progress.best_score,
+        )
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, **values})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=progress.step)
         return progress.step
@@ -223,7 +232,8 @@ class Loop:
         if not self.without_gradient:
             return
         self.without_gradient -= {
-            name for name, p in trained(self.bare).items()
+            name
+            for name, p in trained(self.bare).items()
             if name in self.without_gradient and p.grad is not None and p.grad.any()
         }
         if self.without_gradient and self.progress.step == min(WATCHED_STEPS, self.num_steps - 1):

@@ -8,6 +8,7 @@ is trained, saved, merged and counted apart under every strategy (DESIGN decisio
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,11 @@ class BaseSettings(Settings):
 
     source: str
     """`hf:NAME[@REVISION]`, a local folder or .gguf file, or `pypi:NAME==VERSION/PATH`."""
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The pin: refuse any other content."""
     head: tuple[str, ...] = ()
     """Full paths of more modules to train whole, beside those the checkpoint lacks or never trained."""
-    dropout: float | None = Field(None, ge=0, lt=1)
+    dropout: float | None = Field(default=None, ge=0, lt=1)
     """Every dropout probability of the model; its own when null."""
 
     @classmethod
@@ -93,7 +94,11 @@ def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
 
 
 def load(
-    settings: BaseSettings, auto_class: str, values: Mapping[str, Any], task_type: str, reporter: Reporter = SILENT
+    settings: BaseSettings,
+    auto_class: str,
+    values: Mapping[str, Any],
+    task_type: str,
+    reporter: Reporter = SILENT,
 ) -> Base:
     """The base with the head of a task.
 
@@ -125,7 +130,11 @@ def load(
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     if missing >= {n for n, _ in model.named_parameters() if n.startswith(f"{model.base_model_prefix}.")}:
         raise UserError(f"base: {settings.source}: its checkpoint holds none of the weights of {type(model).__name__}")
-    head = [*_owners(model, missing), *never_trained(model), *_known(model, settings.head)]  # fresh heads have zero biases too
+    head = [
+        *_owners(model, missing),
+        *never_trained(model),
+        *_known(model, settings.head),
+    ]  # fresh heads have zero biases too
     return Base(model, tokenizer, tuple(dict.fromkeys(head)), task_type, settings.source, sha256, folder)
 
 
@@ -135,7 +144,8 @@ def never_trained(model: nn.Module) -> list[str]:
 
     above = find.above_blocks(model)
     untouched = [
-        path for path, module in model.named_modules()
+        path
+        for path, module in model.named_modules()
         if path in above and isinstance(module, torch.nn.Linear) and module.bias is not None and not module.bias.any()
     ]
     return _owners(model, [f"{path}.{name}" for path in untouched for name in ("weight", "bias")])
@@ -151,6 +161,7 @@ def hush() -> None:
     datasets.utils.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft reads it
 
 
 def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> Any:

@@ -23,7 +23,9 @@ def build(model: nn.Module, settings: TrainSettings) -> Optimizer:
     for name, parameter in trained(model).items():
         (plain if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
     pairs = ((decayed, settings.weight_decay), (plain, 0.0))
-    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": decay} for parameters, decay in pairs if parameters]
+    groups: list[dict[str, Any]] = [
+        {"params": parameters, "weight_decay": decay} for parameters, decay in pairs if parameters
+    ]
     match settings.optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=True)

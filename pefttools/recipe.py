@@ -33,7 +33,14 @@ NOT_IN_DIGEST: Any = {"digest": False}
 
 RESETS: Mapping[str, tuple[str, ...]] = {
     "base.source": ("base.sha256",),
-    "data.train": ("data.validation", "data.test", "data.columns", "data.labels", "data.bins", "data.min_class_rows"),
+    "data.train": (
+        "data.validation",
+        "data.test",
+        "data.columns",
+        "data.labels",
+        "data.bins",
+        "data.min_class_rows",
+    ),
     "data.train.source": ("data.train.sha256",),
     "data.validation.source": ("data.validation.sha256",),
     "data.test.source": ("data.test.sha256",),
@@ -46,47 +53,47 @@ RESETS: Mapping[str, tuple[str, ...]] = {
 class TrainSettings(Settings):
     """The loop."""
 
-    epochs: float = Field(3.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
     """Passes over the training rows."""
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(default=32, ge=1)
     """Rows a step, over all processes and accumulation: the number that changes what is learnt."""
-    micro_batch_size: int = Field(1024, ge=1)
+    micro_batch_size: int = Field(default=1024, ge=1)
     """Most rows that are computed at once; a step of more is accumulated."""
-    micro_batch_tokens: int = Field(8192, ge=1)
+    micro_batch_tokens: int = Field(default=8192, ge=1)
     """Most padded tokens that are computed at once."""
-    pad_multiple: int = Field(8, ge=1)
+    pad_multiple: int = Field(default=8, ge=1)
     """Batches are padded to a multiple of this many tokens."""
     optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
     """From torch.optim."""
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
     """The highest learning rate; the strategy's default when null."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warmup."""
-    warmup: float | None = Field(None, ge=0, lt=1)
+    warmup: float | None = Field(default=None, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; the strategy's default when null."""
-    weight_decay: float = Field(0.01, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled for adamw, added to the gradient for the others; biases and norms are left out."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's averaging."""
-    eps: float = Field(1e-8, gt=0)
+    eps: float = Field(default=1e-8, gt=0)
     """Adam's and Adagrad's guard against division by zero."""
-    momentum: float = Field(0.0, ge=0, lt=1)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
     """SGD's momentum."""
-    max_grad_norm: float | None = Field(1.0, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm; null leaves them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What the steps compute in; `auto` is bf16 where the processor multiplies it natively. Trained weights are fp32."""
-    evaluate_every: float = Field(1.0, gt=0)
+    """What steps compute in; `auto` is bf16 where the processor multiplies it natively. Trained weights are fp32."""
+    evaluate_every: float = Field(default=1.0, gt=0)
     """Epochs between looks at the validation rows; the end is always one."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stop after this many looks without a better score."""
-    log_every: int = Field(10, ge=1, json_schema_extra=NOT_IN_DIGEST)
+    log_every: int = Field(default=10, ge=1, json_schema_extra=NOT_IN_DIGEST)
     """Steps between lines of metrics.jsonl."""
-    checkpoint_seconds: float = Field(30.0, ge=0, json_schema_extra=NOT_IN_DIGEST)
+    checkpoint_seconds: float = Field(default=30.0, ge=0, json_schema_extra=NOT_IN_DIGEST)
     """At most so much work is lost when a run dies."""
-    keep_checkpoints: bool = Field(False, json_schema_extra=NOT_IN_DIGEST)
+    keep_checkpoints: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Keep the checkpoints of a finished run."""
-    trackers: tuple[str, ...] = Field(("tensorboard",), json_schema_extra=NOT_IN_DIGEST)
+    trackers: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=NOT_IN_DIGEST)
     """Accelerate trackers by name: tensorboard, wandb, mlflow, …"""
 
 
@@ -98,9 +105,9 @@ class Recipe(Settings):
 
     name: str
     """The recipe's name, for people."""
-    description: str = Field("", json_schema_extra=NOT_IN_DIGEST)
+    description: str = Field(default="", json_schema_extra=NOT_IN_DIGEST)
     """One line on what it does."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     """Of everything random, the head's start included."""
     base: BaseSettings
     data: DataSettings
@@ -173,10 +180,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     path = find(name)
     values = {"name": path.stem, **_read(path)}
     given, problems = _parsed(overrides)
+    for key in given:
+        for dropped in (key, *RESETS.get(key, ())):
+            _drop(values, dropped)
     from_file = set(_flat(values))
     for key in sorted(given, key=lambda k: k.count(".")):  # a section before what is in it
-        for dropped in RESETS.get(key, ()):
-            _drop(values, dropped)
         problems += _put(values, key, given[key])
     recipe, more = _validated(values)
     if recipe is None or problems:
@@ -235,7 +243,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
     sections: dict[str, Any] = {}
-    problems = [f"{key}: {unknown('key', key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields]
+    problems = [
+        f"{key}: {unknown('key', key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields
+    ]
     for name, registry in (("task", tasks), ("strategy", strategies)):
         if name not in values:
             problems.append(f"{name}: is required. Known: {', '.join(registry.names())}")
@@ -258,7 +268,7 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
 class _Top(Settings):
     name: str
     description: str = ""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 def _filled(recipe: Recipe, from_file: set[str], given: Mapping[str, Any]) -> Resolved:
@@ -273,17 +283,24 @@ def _filled(recipe: Recipe, from_file: set[str], given: Mapping[str, Any]) -> Re
             "base": _absolute(recipe.base),
         }
     )
-    origins = {}
-    for key in _flat(recipe.as_dict()):
-        origin = "default"
-        if any(key == k or key.startswith(f"{k}.") for k in given):
-            origin = "override"
-        elif key.removeprefix("train.") in filled and key.startswith("train."):
-            origin = f"default of {recipe.strategy.name}"
-        elif key in from_file or key.rpartition(".")[0] in from_file:
-            origin = "recipe"
-        origins[key] = origin
-    return Resolved(recipe, origins)
+    nested: dict[str, Any] = {}
+    for key, value in given.items():
+        _put(nested, key, value)
+    layers = (
+        (set(_flat(nested)), "override"),
+        ({f"train.{k}" for k in filled}, f"default of {recipe.strategy.name}"),
+        (from_file, "recipe"),
+    )
+    return Resolved(recipe, {key: _origin(key, layers) for key in _flat(recipe.as_dict())})
+
+
+def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:
+    """The first layer that holds the key, or the section that a plain string stands for."""
+    section, _, last = key.rpartition(".")
+    return next(
+        (name for keys, name in layers if key in keys or (section in keys and last in ("name", "source"))),
+        "default",
+    )
 
 
 def _absolute(settings: Any) -> Any:

@@ -13,6 +13,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -37,7 +38,7 @@ class Choice(Settings):
 
 
 class Registry(Generic[C]):
-    """The choices of one kind: every module of `package` but `base` and those that start with `_`."""
+    """The choices of one kind: every module of `package` that holds a class derived from `base`."""
 
     def __init__(self, kind: str, package: str, base: str) -> None:
         self.kind, self.package, self.base = kind, package, base
@@ -50,15 +51,20 @@ class Registry(Generic[C]):
             if root and folder not in module.__path__:
                 module.__path__.append(folder)
         found = {f.stem: f for root in reversed(list(module.__path__)) for f in Path(root).glob("*.py")}
-        return {n: found[n] for n in sorted(found) if n != "base" and not n.startswith("_")}
+        return {n: found[n] for n in sorted(found) if n != "base" and self._holds_one(found[n])}
 
     def names(self) -> list[str]:
         return list(self.files())
 
+    def _holds_one(self, file: Path) -> bool:
+        """Whether a class in the file is derived from ours, by name: `Strategy`, or `PeftStrategy`."""
+        classes = [node for node in _parsed(file).body if isinstance(node, ast.ClassDef)]
+        return any(isinstance(b, ast.Name) and b.id.endswith(self.base) for c in classes for b in c.bases)
+
     def summaries(self) -> dict[str, str]:
         """Name -> first line of the module docstring, nothing imported."""
-        docs = {n: ast.get_docstring(ast.parse(f.read_text("utf-8"))) or "" for n, f in self.files().items()}
-        return {name: doc.partition("\n")[0] for name, doc in docs.items()}
+        docs = {name: ast.get_docstring(_parsed(file)) or "" for name, file in self.files().items()}
+        return {name: doc.partition("\n")[0].removeprefix(f"{name}: ") for name, doc in docs.items()}
 
     def get(self, name: str) -> type[C]:
         """The class of that name. Raises UserError when there is none."""
@@ -67,8 +73,12 @@ class Registry(Generic[C]):
         module = importlib.import_module(f"{self.package}.{name}")
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
         found = [
-            c for c in vars(module).values()
-            if isinstance(c, type) and issubclass(c, base) and not inspect.isabstract(c) and c.__module__ == module.__name__
+            c
+            for c in vars(module).values()
+            if isinstance(c, type)
+            and issubclass(c, base)
+            and not inspect.isabstract(c)
+            and c.__module__ == module.__name__
         ]
         assert len(found) == 1, f"{module.__name__} must hold one concrete {self.base}, found {found}"
         return found[0]
@@ -77,9 +87,16 @@ class Registry(Generic[C]):
         """From what a recipe says (a name, or a mapping with `name`) to the choice, or the problems."""
         settings = {"name": value} if isinstance(value, str) else value
         if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
-            return None, [f"{path}: takes a name or a mapping with `name`, got {value!r}. Known: {', '.join(self.names())}"]
+            return None, [
+                f"{path}: takes a name or a mapping with `name`, got {value!r}. Known: {', '.join(self.names())}"
+            ]
         try:
             cls = self.get(settings["name"])
         except UserError as error:
             return None, [f"{path}: {error}"]
         return check(cls, {k: v for k, v in settings.items() if k != "name"}, path)
+
+
+@cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text("utf-8"))

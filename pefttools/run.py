@@ -20,6 +20,7 @@ from pefttools import atomic, models, recipe
 from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
+from pefttools.strategies.base import CONFIG
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,14 +82,17 @@ class Run:
         """Raises UserError when training here would overwrite something or mix two runs."""
         if self.path.is_file():
             raise UserError(f"--out: {self.path} is a file")
-        if self.recipe_file.is_file():
-            if not resume:
-                state = "finished" if self.finished else "unfinished"
-                raise UserError(f"--out: {self.path} holds {'an' if state[0] == 'u' else 'a'} {state} run; add --resume to go on with it, or name another folder")
-            if self.recipe().digest != digest:
-                raise UserError(f"--resume: {self.path} holds a run of another recipe; resume it with `pefttools train {self.recipe_file} --out {self.path} --resume`")
-        elif self.path.is_dir() and any(not p.name.startswith(".recipe.yaml.") for p in self.path.iterdir()):
-            raise UserError(f"--out: {self.path} is not empty")
+        if not self.recipe_file.is_file():
+            if self.path.is_dir() and any(not p.name.startswith(".recipe.yaml.") for p in self.path.iterdir()):
+                raise UserError(f"--out: {self.path} is not empty")
+        elif not resume:
+            state = "a finished" if self.finished else "an unfinished"
+            raise UserError(
+                f"--out: {self.path} holds {state} run; add --resume to go on with it, or name another folder"
+            )
+        elif self.recipe().digest != digest:
+            again = f"pefttools train {self.recipe_file} --out {self.path} --resume"
+            raise UserError(f"--resume: {self.path} holds a run of another recipe; go on with it by `{again}`")
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -107,7 +111,9 @@ class Run:
         texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
         return [json.loads(text) for text in texts if text.endswith("\n")]
 
-    def save_predictions(self, ids: Sequence[str], references: Sequence[Any], predictions: Sequence[Prediction]) -> None:
+    def save_predictions(
+        self, ids: Sequence[str], references: Sequence[Any], predictions: Sequence[Prediction]
+    ) -> None:
         """Write predictions.parquet, a row a test row."""
         import pyarrow
         import pyarrow.parquet
@@ -127,15 +133,22 @@ class Run:
 
 
 def load(path: Path | str, reporter: Reporter = SILENT) -> Trained:
-    """The trained model of a finished run.
+    """The trained model of a finished run, or of an adapter folder exported from one.
 
     Raises:
-        UserError: no finished run there, or its base is no longer the one it was trained on.
+        UserError: there is none, or its base is no longer the one it was trained on.
     """
-    run = Run.open(Path(path))
+    run = Run.open(Path(path), finished=False)
+    is_export = (run.path / CONFIG).is_file()
+    if not is_export:
+        run = Run.open(Path(path))
     settings = run.recipe()
     base = settings.task.load(settings.base, reporter)
-    if base.sha256 != (expected := run.result()["base"]["sha256"]):
-        raise UserError(f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}")
-    model = settings.strategy.load(base, run.adapter)
+    facts = run.path / ("manifest.json" if is_export else run.result_file.name)
+    expected = json.loads(facts.read_text("utf-8"))["base"]["sha256"] if facts.is_file() else base.sha256
+    if base.sha256 != expected:
+        raise UserError(
+            f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}"
+        )
+    model = settings.strategy.load(base, run.path if is_export else run.adapter)
     return Trained(model.eval(), base, settings.task, settings)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
-from pydantic_core import ErrorDetails
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from pefttools.errors import nearest, unknown
 
@@ -23,7 +23,11 @@ class Settings(BaseModel):
     """Frozen settings; unknown keys are errors."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, validate_default=True
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        coerce_numbers_to_str=True,
+        validate_default=True,
     )
 
     @field_validator("*", mode="before")
@@ -67,7 +71,9 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
     owner, known = cls, list(cls.model_fields)
     for key in keys[:-1]:  # nested settings: the keys known there
         field = owner.model_fields.get(key)
-        inner = [m for m in _members(field.annotation) if isinstance(m, type) and issubclass(m, Settings)] if field else []
+        inner = (
+            [m for m in _members(field.annotation) if isinstance(m, type) and issubclass(m, Settings)] if field else []
+        )
         if not inner:
             break
         owner, known = inner[0], list(inner[0].model_fields)
@@ -78,9 +84,12 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
     if kind == "missing":
         return f"{path}: is required"
     if kind == "literal_error":
-        allowed = [a.strip("' ") for a in details["ctx"]["expected"].replace(" or ", ", ").split(",")]  # type: ignore
+        expected = details.get("ctx", {})["expected"]
+        expected = details.get("ctx", {})["expected"]
+        allowed = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
         match = nearest(str(given), allowed)
-        return f"{path}: {given!r} is not allowed{f'; did you mean {match!r}?' if match else '.'} Allowed: {', '.join(allowed)}"
+        hint = f"; did you mean {match!r}?" if match else "."
+        return f"{path}: {given!r} is not allowed{hint} Allowed: {', '.join(allowed)}"
     message = details["msg"].removeprefix("Value error, ")
     return f"{path}: {message[0].lower()}{message[1:]}, got {given!r}"
 

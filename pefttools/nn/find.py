@@ -21,11 +21,14 @@ def blocks(model: nn.Module) -> list[str]:
     lists = [
         (path, module)
         for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len({type(m) for m in module}) == 1
+        if isinstance(module, torch.nn.ModuleList)
+        and len({type(m) for m in module}) == 1
         and sum(p.numel() for p in module.parameters())
     ]
     if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of blocks; its children are {[n for n, _ in model.named_children()]}")
+        raise ValueError(
+            f"{type(model).__name__} has no list of blocks; its children are {[n for n, _ in model.named_children()]}"
+        )
     path, best = max(lists, key=lambda pair: len(pair[1]))
     return [f"{path}.{i}" for i in range(len(best))]
 
@@ -55,14 +58,16 @@ def matching(paths: Sequence[str], patterns: Iterable[str]) -> dict[str, list[st
     `query` is the last name; `*.attention.output.dense` and `bert.encoder.layer.[45].*` are globs.
     """
     return {
-        pattern: [p for p in paths if fnmatchcase(p, pattern) or p.rpartition(".")[2] == pattern] for pattern in patterns
+        pattern: [p for p in paths if fnmatchcase(p, pattern) or p.rpartition(".")[2] == pattern]
+        for pattern in patterns
     }
 
 
 def dropout_settings(config: Any) -> list[str]:
-    """Names of the configuration's dropout probabilities (`hidden_dropout_prob`, `attention_dropout`, `resid_pdrop` …)."""
+    """Names of the configuration's dropout probabilities (`hidden_dropout_prob`, `resid_pdrop`, …)."""
     words = ("dropout", "pdrop")
     return [
-        name for name, value in config.to_dict().items()
+        name
+        for name, value in config.to_dict().items()
         if any(w in name for w in words) and isinstance(value, (int, float)) and not isinstance(value, bool)
     ]

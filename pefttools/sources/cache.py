@@ -11,4 +11,6 @@ from platformdirs import user_cache_path
 def cache_dir(*parts: str) -> Path:
     """A path inside the cache; nothing is created."""
     root = os.environ.get("PEFTTOOLS_CACHE")
-    return Path(root).expanduser().absolute().joinpath(*parts) if root else user_cache_path("pefttools").joinpath(*parts)
+    return (
+        Path(root).expanduser().absolute().joinpath(*parts) if root else user_cache_path("pefttools").joinpath(*parts)
+    )

@@ -1,7 +1,9 @@
 """What a pin is of.
 
-A file's pin is the sha256 of its bytes. A folder's is the sha256 of what
-`cd FOLDER && find . -type f ! -path '*/.*' | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum` prints, so anyone can check it.
+A file's pin is the sha256 of its bytes. A folder's is the sha256 of what this prints, so anyone can check it:
+
+    cd FOLDER && find . -type f ! -path '*/.*' | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum
+
 Files the machine makes by itself (byte-code, hidden files) do not count.
 """
 

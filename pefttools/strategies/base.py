@@ -123,7 +123,9 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     with torch.no_grad():
         for name, target in targets.items():
             if target.shape != tensors[name].shape:
-                raise UserError(f"{where}: {name} is {tuple(tensors[name].shape)}, the model's is {tuple(target.shape)}")
+                raise UserError(
+                    f"{where}: {name} is {tuple(tensors[name].shape)}, the model's is {tuple(target.shape)}"
+                )
             target.copy_(tensors[name])
 
 

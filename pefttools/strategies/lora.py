@@ -26,11 +26,11 @@ class Lora(PeftStrategy):
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 5e-3)
 
-    rank: int = Field(8, ge=1)
+    rank: int = Field(default=8, ge=1)
     """r, the inner size of BA."""
-    alpha: float = Field(16.0, gt=0)
+    alpha: float = Field(default=16.0, gt=0)
     """α: BA is multiplied with α/r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     targets: tuple[str, ...] = ("all",)
     """`all` matrices of the blocks, or patterns: a module's last name (`query`) or a glob on its full path."""
@@ -63,7 +63,8 @@ class Lora(PeftStrategy):
             problems = [
                 f"strategy.targets: {pattern!r} matches no matrix of {base.source}"
                 f"{f'; did you mean {match!r}?' if (match := nearest(pattern, last_names)) else '.'} There are: {known}"
-                for pattern, found in matches.items() if not found
+                for pattern, found in matches.items()
+                if not found
             ]
             if problems:
                 raise UserError(*problems)
@@ -72,5 +73,7 @@ class Lora(PeftStrategy):
         sizes = {path: min(base.model.get_submodule(path).weight.shape) for path in paths}  # type: ignore[arg-type]
         smallest = min(paths, key=lambda path: sizes[path])
         if self.rank > sizes[smallest]:
-            raise UserError(f"strategy.rank: {self.rank} is more than {smallest} allows, whose smaller side is {sizes[smallest]}")
+            raise UserError(
+                f"strategy.rank: {self.rank} is more than {smallest} allows, whose smaller side is {sizes[smallest]}"
+            )
         return paths

@@ -29,7 +29,7 @@ class TopLayers(Strategy):
     mergeable: ClassVar[bool] = True
     exact_start: ClassVar[bool] = True
 
-    layers: int = Field(0, ge=0)
+    layers: int = Field(default=0, ge=0)
     """How many blocks, counted from the top, are trained beside the head."""
 
     def wrap(self, base: Base) -> nn.Module:

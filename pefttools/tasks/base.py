@@ -37,7 +37,7 @@ class Task(Choice, ABC):
     peft_type: ClassVar[str]
     """peft's name for the task: without it peft leaves the head frozen and unsaved."""
 
-    max_length: int = Field(256, ge=4)
+    max_length: int = Field(default=256, ge=4)
     """Tokens a row may have; longer ones are cut, and counted."""
 
     @abstractmethod
@@ -76,7 +76,9 @@ class Task(Choice, ABC):
         """The base with this task's head."""
         return models.load(settings, self.auto_class, self.config_values(), self.peft_type, reporter)
 
-    def collate(self, columns: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
+    def collate(
+        self, columns: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, multiple: int
+    ) -> dict[str, Tensor]:
         """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them."""
         import torch
 

@@ -29,7 +29,7 @@ class TextClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str] = "SEQ_CLS"
 
-    labels: tuple[str, ...] = Field((), json_schema_extra={"digest": False})
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
     """The classes in the order of the model's outputs; from the training rows when empty."""
 
     def read(self, values: Mapping[str, Any]) -> Row:
@@ -55,7 +55,7 @@ class TextClassification(Task):
         labels = self.labels or tuple(sorted(found, key=_natural))
         problems = []
         if len(labels) < 2:
-            problems.append(f"data.train: has one class only ({labels[0]!r}); there is nothing to tell apart")
+            problems.append(f"data.train: has one class only ({min(found)!r}); there is nothing to tell apart")
         for name, rows in splits.named().items():
             if strange := sorted({row["label"] for row in rows} - set(labels), key=_natural):
                 problems.append(
@@ -63,7 +63,9 @@ class TextClassification(Task):
                     " set data.min_class_rows to leave out rare classes, or data.labels to rename"
                 )
         if len(splits.train) < len(labels):
-            problems.append(f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one")
+            problems.append(
+                f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one"
+            )
         if problems:
             raise UserError(*problems)
         return self.with_values(labels=labels)
@@ -99,7 +101,10 @@ class TextClassification(Task):
         del batch
         rows = outputs.logits.float().softmax(-1).tolist()
         return [
-            {"prediction": self.labels[max(range(len(p)), key=p.__getitem__)], "probabilities": dict(zip(self.labels, p, strict=True))}
+            {
+                "prediction": self.labels[max(range(len(p)), key=p.__getitem__)],
+                "probabilities": dict(zip(self.labels, p, strict=True)),
+            }
             for p in rows
         ]
 
@@ -108,7 +113,9 @@ class TextClassification(Task):
 
         ids = {name: i for i, name in enumerate(self.labels)}
         said = [ids[p["prediction"]] for p in predictions]
-        values = combined("accuracy", "f1", "per_class").compute(predictions=said, references=[ids[r] for r in references])
+        values = combined("accuracy", "f1", "per_class").compute(
+            predictions=said, references=[ids[r] for r in references]
+        )
         assert values is not None
         values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
         return values

@@ -1,0 +1,181 @@
+"""The command line: the only file that knows it. Heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, CycloptsError, Parameter
+
+from pefttools import display
+from pefttools.errors import Interrupted, UserError
+
+app = App(
+    name="pefttools",
+    help="Fine-tune a pretrained transformer by changing as little of it as will do, and prove the result.",
+)
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+Kind = Literal["recipes", "strategies", "tasks", "exporters"]
+
+
+@app.command(name="list")
+def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
+    """List what can be picked by name.
+
+    Args:
+        kind: only this kind.
+        json: print one JSON object.
+    """
+    from pefttools import recipe
+    from pefttools.exporters import exporters
+    from pefttools.strategies import strategies
+    from pefttools.tasks import tasks
+
+    known = {
+        "recipes": recipe.descriptions,
+        "strategies": strategies.summaries,
+        "tasks": tasks.summaries,
+        "exporters": exporters.summaries,
+    }
+    listing = {name: summaries() for name, summaries in known.items() if kind in (None, name)}
+    display.as_json(listing) if json else display.names(listing)
+
+
+@app.command
+def show(
+    recipe: str,
+    /,
+    *overrides: str,
+    explain: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> None:
+    """Print the resolved recipe as YAML, each value with where it came from.
+
+    Args:
+        recipe: a shipped name or a path.
+        overrides: KEY=VALUE with dotted keys, e.g. strategy.rank=16.
+        explain: add what each setting means.
+        json: print one JSON object.
+    """
+    from pefttools import recipe as recipes
+    from pefttools.explain import lines
+
+    resolved = recipes.load(recipe, overrides)
+    if json:
+        display.as_json(
+            {
+                "recipe": resolved.recipe.as_dict(),
+                "digest": resolved.recipe.digest,
+                "origins": dict(resolved.origins),
+            }
+        )
+    else:
+        display.explained(lines(resolved, explain))
+
+
+@app.command
+def train(
+    recipe: str,
+    /,
+    *overrides: str,
+    out: Path | None = None,
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> None:
+    """Train a recipe: score the untouched model, train, keep the best on validation, test once.
+
+    Args:
+        recipe: a shipped name or a path.
+        overrides: KEY=VALUE with dotted keys, e.g. data.train=my.csv train.epochs=3.
+        out: the run folder; runs/RECIPE when not given.
+        resume: go on with the run that is there.
+        json: print result.json.
+    """
+    from pefttools import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides).recipe
+    from pefttools.train import train as run
+
+    folder = out or Path("runs", resolved.name)
+    values = run(resolved, folder, resume=resume, reporter=display.RichReporter())
+    display.as_json(values) if json else display.result(values, str(folder))
+
+
+@app.command
+def evaluate(run: Path, /, *overrides: str, json: Json = False) -> None:
+    """Score a finished run on its test rows (validation where it has none), or on other data.
+
+    Args:
+        run: a run folder.
+        overrides: KEY=VALUE on its recipe's data, e.g. data.test=more.csv.
+        json: print one JSON object.
+    """
+    from pefttools.use import evaluate_run
+
+    values = evaluate_run(run, overrides, display.RichReporter())
+    display.as_json(values) if json else display.metrics(values)
+
+
+@app.command
+def predict(
+    run: Path, file: str | None = None, /, *, text: Annotated[list[str] | None, Parameter(negative="")] = None
+) -> None:
+    """Predict with a finished run; one JSON object a line.
+
+    Args:
+        run: a run folder.
+        file: JSON lines or another data file with the task's fields; - reads JSON lines from standard input.
+        text: a text to predict; may be given several times.
+    """
+    from pefttools.use import predict_rows, rows_to_predict
+
+    rows = rows_to_predict(file, text or [], sys.stdin)
+    for answer in predict_rows(run, rows, display.RichReporter()):
+        display.as_json(answer)
+
+
+@app.command
+def export(run: Path, /, *, to: str, out: Path | None = None, json: Json = False) -> None:
+    """Write a finished run as an artifact, proven in a fresh process to answer like the trained model.
+
+    Args:
+        run: a run folder.
+        to: adapter or merged.
+        out: the new folder; RUN/TO when not given.
+        json: print the manifest.
+    """
+    from pefttools.exporters import exporters
+
+    exporters.get(to)
+    from pefttools.export import export as write
+
+    values = write(run, to, out, display.RichReporter())
+    display.as_json(values) if json else display.manifest(values)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the answer is its exit code."""
+    try:
+        app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        display.problems([" ".join(str(error).split())])
+        return 2
+    except UserError as error:
+        display.problems(error.problems)
+        return 2
+    except Interrupted as error:
+        display.interrupted(str(error))
+        return 130
+    except KeyboardInterrupt:
+        display.interrupted("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))

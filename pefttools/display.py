@@ -1,0 +1,150 @@
+"""rich: the only file that prints. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pefttools.reporter import Bar, Reporter
+
+
+class RichReporter(Reporter):
+    """Notes, warnings and progress bars on stderr; silent on every process but the first."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+
+    def note(self, message: str) -> None:
+        self.console.print(message, style="dim", markup=False)
+
+    def warn(self, message: str) -> None:
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    @contextmanager
+    def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+        )
+        facts = TextColumn("{task.fields[facts]}")
+        with Progress(*columns, facts, TimeRemainingColumn(), console=self.console, transient=True) as progress:
+            yield _RichBar(progress, progress.add_task(title, total=total, unit=unit, facts=""))
+
+
+class _RichBar(Bar):
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress, self.task = progress, task
+
+    def advance(self, amount: float, **fields: Any) -> None:
+        facts = {n.replace("_per_second", "/s"): v for n, v in fields.items() if v is not None}
+        shown = "  ".join(
+            f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in facts.items()
+        )
+        self.progress.advance(self.task, amount)
+        if shown:
+            self.progress.update(self.task, facts=shown)
+
+    def set_total(self, total: float) -> None:
+        self.progress.update(self.task, total=total)
+
+
+def problems(messages: Iterable[str]) -> None:
+    """A user's mistakes on stderr, one line each."""
+    for message in messages:
+        print(f"error: {message}", file=sys.stderr)
+
+
+def interrupted(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def as_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def text(value: str) -> None:
+    """Plain text on stdout."""
+    print(value)
+
+
+def names(listing: Mapping[str, Mapping[str, str]]) -> None:
+    """Kind -> name -> its one line."""
+    console = Console()
+    for kind, entries in listing.items():
+        table = Table(title=kind, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+        for name, summary in entries.items():
+            table.add_row(f"  {name}", summary)
+        console.print(table)
+
+
+def explained(lines: Sequence[tuple[str, str, str]]) -> None:
+    """YAML lines, each with a comment on its origin and help."""
+    width = max(len(line) for line, _, _ in lines if len(line) < 60)
+    for line, origin, help_text in lines:
+        comment = f"  # {origin}" + (f": {help_text}" if help_text else "") if origin else ""
+        print(f"{line:<{width}}{comment}" if comment else line)
+
+
+def result(values: Mapping[str, Any], folder: str) -> None:
+    """A run's result: before and after, then what it cost."""
+    console = Console()
+    table = Table(title=f"{values['recipe']}  ({values['strategy']} on {values['base']['id']})", title_justify="left")
+    table.add_column("metric")
+    measured = "test" if values["test"] else "validation"
+    scored = [c for c in ("before", "validation", "test") if values[c]]
+    for name in scored:
+        table.add_column(f"{name} ({measured}, untouched)" if name == "before" else name, justify="right")
+    for metric, value in values["validation"].items():
+        if isinstance(value, (int, float)):
+            table.add_row(metric, *(f"{values[c][metric]:.4f}" if metric in values[c] else "" for c in scored))
+    console.print(table)
+    params, train = values["params"], values["train"]
+    share = params["trainable"] / params["total"]
+    console.print(
+        f"trained {params['trainable']:,} of {params['total']:,} parameters ({share:.2%}:"
+        f" adapter {params['adapter']:,}, head {params['head']:,})"
+        f" in {train['steps']} steps, {train['seconds']:.0f} s, {train['precision']}"
+    )
+    console.print(f"run folder: {folder}", soft_wrap=True)
+
+
+def per_class(scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """Precision, recall, F1 and support of every class."""
+    table = Table()
+    table.add_column("class")
+    for name in ("precision", "recall", "f1", "support"):
+        table.add_column(name, justify="right")
+    for label, row in scores.items():
+        table.add_row(label, *(f"{row[name]:.4f}" for name in ("precision", "recall", "f1")), str(row["support"]))
+    Console().print(table)
+
+
+def metrics(values: Mapping[str, Any]) -> None:
+    """Metrics, a line each, and the table of classes when there is one."""
+    for name, value in values.items():
+        if isinstance(value, (int, float)):
+            print(f"{name:<12} {value:.4f}")
+    if "per_class" in values:
+        per_class(values["per_class"])
+
+
+def manifest(values: Mapping[str, Any]) -> None:
+    """What an export proved."""
+    print(f"{values['exporter']} -> {values['folder']}")
+    print(
+        f"proven in a fresh process: largest logit difference {values['max_logit_error']:.2g}"
+        f" on {values['compared_rows']} rows (allowed {values['tolerance']:g});"
+        f" {values['metric']} on {values['scored_rows']} {values['scored_on']} rows {values['exported']:.4f},"
+        f" the trained model's {values['trained']:.4f}"
+    )

@@ -1,0 +1,35 @@
+"""adapter: only what was trained, the head with it; the base stays where it is.
+
+Where the method is peft's, the folder is peft's own and loads by plain `PeftModel.from_pretrained`. For the other
+strategies it holds the trained tensors and loads by `pefttools.load`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pefttools.exporters.base import Exporter
+from pefttools.run import Run, Trained
+from pefttools.strategies.base import PeftStrategy
+
+
+class Adapter(Exporter):
+    """The run's adapter with the tokenizer beside it."""
+
+    def write(self, trained: Trained, folder: Path) -> None:
+        trained.recipe.strategy.save(trained.model, folder)
+        trained.base.tokenizer.save_pretrained(folder)
+        if not isinstance(trained.recipe.strategy, PeftStrategy):
+            Run(folder).create(trained.recipe)
+
+    def loader(self, trained: Trained) -> dict[str, str]:
+        if not isinstance(trained.recipe.strategy, PeftStrategy):
+            return {"kind": "pefttools"}
+        values = json.dumps(trained.task.config_values())
+        return {
+            "kind": "peft",
+            "auto_class": trained.task.auto_class,
+            "base": str(trained.base.folder),
+            "config": values,
+        }

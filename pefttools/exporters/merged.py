@@ -1,0 +1,24 @@
+"""merged: a plain transformers folder with the change folded into the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pefttools.errors import UserError
+from pefttools.exporters.base import Exporter
+from pefttools.run import Trained
+
+
+class Merged(Exporter):
+    """Loads by `AutoModel….from_pretrained(folder)` with tokenizer and label names; nothing of ours is needed."""
+
+    def write(self, trained: Trained, folder: Path) -> None:
+        strategy = trained.recipe.strategy
+        if not strategy.mergeable:
+            raise UserError(f"--to merged: {strategy.name} does not fold into plain weights; use --to adapter")
+        model = strategy.merge(trained.model)
+        model.save_pretrained(folder)
+        trained.base.tokenizer.save_pretrained(folder)
+
+    def loader(self, trained: Trained) -> dict[str, str]:
+        return {"kind": "transformers", "auto_class": trained.task.auto_class}

@@ -1,0 +1,115 @@
+"""The proof: a written artifact, loaded in a fresh process by what its users will load it with, answers the same.
+
+`python -m pefttools.exporters.verify CASE FOLDER ANSWER` is that process. It tokenises the raw rows with the
+artifact's own tokenizer, so that a lost token or a changed setting shows as well as a wrong weight.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools.data.batching import batches
+from pefttools.data.splitting import Row
+from pefttools.tasks import tasks
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from pefttools.tasks.base import Prediction, Task
+
+MAX_ROWS, MAX_TOKENS, MULTIPLE = 64, 4096, 8
+
+
+def answers(
+    model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[Tensor], list[Prediction]]:
+    """Logits (of real tokens, where there are some a token) and predictions of every row, in order."""
+    import torch
+
+    columns = task.encode(rows, tokenizer)
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    logits: dict[int, Tensor] = {}
+    said: dict[int, Prediction] = {}
+    with torch.inference_mode():
+        for indices in batches(range(len(rows)), lengths, MAX_ROWS, MAX_TOKENS, MULTIPLE):
+            picked = {name: [values[i] for i in indices] for name, values in columns.items()}
+            batch = task.collate(picked, tokenizer, MULTIPLE)
+            outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
+            for i, row, mask, prediction in zip(
+                indices,
+                outputs.logits.float(),
+                batch["attention_mask"],
+                task.predict(outputs, batch),
+                strict=True,
+            ):
+                logits[i] = row[mask.bool()] if row.ndim > 1 and len(row) == len(mask) else row
+                said[i] = prediction
+    return [logits[i] for i in range(len(rows))], [said[i] for i in range(len(rows))]
+
+
+def load(folder: Path, loader: Mapping[str, str]) -> tuple[nn.Module, PreTrainedTokenizerBase, list[str]]:
+    """The artifact's model and tokenizer as `loader` says, and what was wrong with the keys."""
+    import torch
+    import transformers
+
+    problems: list[str] = []
+    if loader["kind"] == "pefttools":
+        from pefttools.run import load as load_trained
+
+        trained = load_trained(folder)
+        return trained.model, transformers.AutoTokenizer.from_pretrained(folder), problems
+    auto = getattr(transformers, loader["auto_class"])
+    if loader["kind"] == "peft":
+        from peft import PeftModel
+
+        values = json.loads(loader["config"])
+        values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
+        torch.manual_seed(1)  # a head that was not saved must not come out right by luck
+        model = auto.from_pretrained(loader["base"], **values)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            model = PeftModel.from_pretrained(model, str(folder))
+    else:
+        model, report = auto.from_pretrained(folder, output_loading_info=True)
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if report[kind]:
+                problems.append(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, report[kind])))}")
+    return model, transformers.AutoTokenizer.from_pretrained(folder), problems
+
+
+def main(case_file: Path, folder: Path, answer_file: Path) -> None:
+    """Load the artifact, answer the case's rows and write what differs."""
+    import torch
+
+    from pefttools.models import hush
+
+    hush()
+    case = json.loads(case_file.read_text("utf-8"))
+    expected: list[Tensor] = torch.load(case_file.with_suffix(".pt"), weights_only=True)
+    torch.set_num_threads(case["threads"])
+    task, found = tasks.parse(case["task"], "task")
+    assert task is not None, found
+    model, tokenizer, problems = load(folder, case["loader"])
+    model.eval()
+    for name, value in case["config"].items():
+        if (got := json.loads(json.dumps(getattr(model.config, name, None)))) != value:  # type: ignore[union-attr]
+            problems.append(f"the configuration's {name} is {got!r}, the trained model's {value!r}")
+    logits, _ = answers(model, task, case["rows"], tokenizer)
+    errors = [
+        float((a - b).abs().max()) if a.shape == b.shape else float("inf")
+        for a, b in zip(logits, expected, strict=True)
+    ]
+    _, said = answers(model, task, case["scored"], tokenizer)
+    metrics = task.metrics(said, [task.reference(row) for row in case["scored"]])
+    answer: dict[str, Any] = {"max_error": max(errors), "metrics": metrics, "problems": problems}
+    answer_file.write_text(json.dumps(answer), "utf-8")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
