@@ -198,7 +198,9 @@ def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
 
 def _known(model: nn.Module, names: Iterable[str]) -> list[str]:
     paths = [path for path, _ in model.named_modules() if path]
-    problems = [f"base.head: {unknown('module', name, paths[:40])}" for name in names if name not in paths]
+    inside = tuple(f"{path}." for path in find.blocks(model))
+    shown = [path for path in paths if not path.startswith(inside)]
+    problems = [f"base.head: {unknown('module', name, shown)}" for name in names if name not in paths]
     if problems:
         raise UserError(*problems)
     return list(names)

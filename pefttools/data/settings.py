@@ -20,7 +20,7 @@ class FileSettings(Settings):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The pin: refuse any other content."""
     format: Format = "auto"
-    """By the file's ending when `auto`; `lines` reads each with `pattern`; in `folders` a text's folder is its label."""
+    """By the file's ending when `auto`; `lines` reads each with `pattern`; in `folders` a folder is a label."""
     config: str | None = None
     """The configuration of a hub set that has several."""
     split: str = "train"

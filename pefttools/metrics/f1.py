@@ -12,4 +12,5 @@ class Metric(ClassMetric):
     """`f1`, a fraction, macro-averaged."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # type: ignore[override]
-        return {"f1": float(f1_score(references, predictions, average="macro", zero_division=0)  # type: ignore[arg-type])}
+        score = f1_score(references, predictions, average="macro", zero_division=0)  # type: ignore[arg-type]
+        return {"f1": float(score)}

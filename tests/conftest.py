@@ -1,0 +1,156 @@
+"""Tiny models and rows made here: the tests need no network and no file from outside the repository."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+WORDS = [f"word{i}" for i in range(40)]
+KEYS = {"fruit": ["apple", "pear", "plum"], "tool": ["hammer", "saw", "drill"], "colour": ["red", "green", "blue"]}
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def make_rows(number: int, seed: int = 0, labels: tuple[str, ...] = ("fruit", "tool", "colour")) -> list[dict[str, str]]:
+    """Sentences of filler words with one keyword that decides the label."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(number):
+        label = labels[i % len(labels)]
+        words = draw.choices(WORDS, k=draw.randint(3, 9))
+        words.insert(draw.randrange(len(words)), draw.choice(KEYS[label]))
+        rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
+def make_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {w: i for i, w in enumerate([*SPECIAL, *WORDS, *(w for ws in KEYS.values() for w in ws)])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    inner.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=64, **names)
+
+
+def make_base(family: str, folder: Path) -> Path:
+    """A tiny headless checkpoint of a family: `bert`, `roberta` or `llama`."""
+    import torch
+    import transformers
+
+    tokenizer = make_tokenizer()
+    sizes = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 80, "pad_token_id": 0,
+    }  # fmt: skip
+    torch.manual_seed(1234)
+    if family == "bert":
+        model = transformers.BertModel(transformers.BertConfig(**sizes))
+        torch.nn.init.normal_(model.pooler.dense.bias, std=0.02)  # a pooler that was trained
+    elif family == "roberta":
+        model = transformers.RobertaModel(transformers.RobertaConfig(**sizes), add_pooling_layer=False)
+    else:
+        model = transformers.LlamaModel(transformers.LlamaConfig(**sizes, num_key_value_heads=2))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from or left in the user's own caches, and no hub is asked."""
+    from pefttools.models import hush
+
+    hush()
+    root = tmp_path_factory.mktemp("cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PEFTTOOLS_CACHE", str(root / "pefttools"))
+    patch.setenv("HF_HOME", str(root / "hf"))
+    patch.setenv("HF_HUB_OFFLINE", "1")
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family -> folder of its tiny checkpoint, made once."""
+    made: dict[str, Path] = {}
+
+    def base(family: str) -> Path:
+        if family not in made:
+            made[family] = make_base(family, tmp_path_factory.mktemp(family))
+        return made[family]
+
+    return base
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """240 rows of three classes, as JSON lines."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in make_rows(240)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path], rows_file: Path) -> Path:
+    """A recipe that trains a tiny BERT in seconds, every step logged, with nothing left to chance."""
+    values = {
+        "base": {"source": str(bases("bert")), "dropout": 0.0},
+        "data": {"train": str(rows_file)},
+        "task": {"name": "text_classification", "max_length": 32},
+        "strategy": "lora",
+        "train": {
+            "epochs": 8, "batch_size": 32, "learning_rate": 0.01, "precision": "fp32", "log_every": 1, "trackers": [],
+        },
+    }  # fmt: skip
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) -> Path:
+    """A finished LoRA run of the tiny recipe."""
+    return train_tiny(recipe_file, tmp_path_factory.mktemp("run") / "run")[0]
+
+
+def train_tiny(recipe_file: Path, out: Path, *overrides: str, resume: bool = False) -> tuple[Path, dict[str, Any]]:
+    """Train in this process; the run folder and its result."""
+    from pefttools import recipe
+    from pefttools.train import train
+
+    return out, train(recipe.load(str(recipe_file), overrides).recipe, out, resume=resume)
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of every step of a run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def without_clock(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without what a clock or a memory meter said."""
+    timed = ("seconds", "tokens_per_second", "peak_bytes")
+    return {**result, "train": {k: v for k, v in result["train"].items() if k not in timed}}
+
+
+def write_csv(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
