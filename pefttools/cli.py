@@ -158,8 +158,9 @@ def export(run: Path, /, *, to: str, out: Path | None = None, json: Json = False
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the answer is its exit code."""
+    words = ["/dev/stdin" if word == "-" else word for word in arguments]  # cyclopts takes a lone - for an option
     try:
-        app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         display.problems([" ".join(str(error).split())])
         return 2

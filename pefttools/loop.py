@@ -131,19 +131,14 @@ class Loop:
         self.settle_losses()
         scores = self.validate()
         score, loss = scores[self.task.primary], scores["loss"]
-        best = (
-            (-math.inf, -math.inf)
-            if progress.best_score is None
-            else (progress.best_score, -(progress.best_loss or 0.0))
-        )
-        if (score, -loss) > best:  # of equal scores the one with the lower loss
+        gained = progress.best_score is None or score > progress.best_score
+        progress.looks_without_gain = 0 if gained else progress.looks_without_gain + 1
+        patience = self.recipe.train.patience
+        progress.stopped_early = patience is not None and progress.looks_without_gain >= patience
+        tied = progress.best_loss is not None and score == progress.best_score and loss < progress.best_loss
+        if gained or tied:  # of equal scores the one with the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
-            progress.looks_without_gain = 0
             checkpoint.save_best(self.run.checkpoints, progress.step, self.bare, self.accelerator)
-        else:
-            progress.looks_without_gain += 1
-            patience = self.recipe.train.patience
-            progress.stopped_early = patience is not None and progress.looks_without_gain >= patience
         plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, "validation": plain})
         self.accelerator.log({f"validation/{name}": value for name, value in plain.items()}, step=progress.step)

@@ -273,7 +273,7 @@ class _Top(Settings):
 
 def _filled(recipe: Recipe, from_file: set[str], given: Mapping[str, Any]) -> Resolved:
     """The recipe with the strategy's defaults and absolute paths filled in, and every value's origin."""
-    by_strategy = {"learning_rate": recipe.strategy.default_lr, "warmup": recipe.strategy.default_warmup}
+    by_strategy = {"learning_rate": recipe.strategy.start_lr(), "warmup": recipe.strategy.default_warmup}
     filled = {k: v for k, v in by_strategy.items() if getattr(recipe.train, k) is None}
     data = {n: _absolute(f) for n in ("train", "validation", "test") if (f := getattr(recipe.data, n)) is not None}
     recipe = recipe.model_copy(

@@ -191,6 +191,7 @@ def _run(
 def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
     import torch
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration
 
     on_cpu = not torch.accelerator.is_available()
@@ -201,6 +202,7 @@ def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
     )
     precision = recipe.train.precision
     bf16 = precision == "bf16" or (precision == "auto" and native)
+    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     try:
         accelerator = Accelerator(
             mixed_precision="bf16" if bf16 else "no",

@@ -51,7 +51,7 @@ def rows_to_predict(file: str | None, texts: Sequence[str], stdin: Iterable[str]
     if not texts and file is None:
         raise UserError("predict: takes a file, - for standard input, or --text")
     yield from ({"text": text} for text in texts)
-    if file == "-":
+    if file in ("-", "/dev/stdin"):
         for number, line in enumerate(stdin, 1):
             if line.strip():
                 try:

@@ -74,6 +74,8 @@ def test_full_paths_keep_like_names_apart(bases: Callable[[str], Path]) -> None:
         (TopLayers(layers=3), r"strategy\.layers: 3 is more than the 2 blocks"),
     ],
 )
-def test_settings_that_do_not_fit_the_base(strategy: Lora | TopLayers, message: str, bases: Callable[[str], Path]) -> None:
+def test_settings_that_do_not_fit_the_base(
+    strategy: Lora | TopLayers, message: str, bases: Callable[[str], Path]
+) -> None:
     with pytest.raises(UserError, match=message):
         strategy.wrap(TASK.load(BaseSettings(source=str(bases("bert")))))

@@ -136,7 +136,9 @@ def test_siblings_do_not_import_each_other(package: str) -> None:
     files = [f for f in folder.glob("*.py") if f.stem not in ("__init__", "base")]
     assert files
     for file in files:
-        imported = {n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module}
+        imported = {
+            n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module
+        }
         siblings = {f"pefttools.{package}.{other.stem}" for other in files if other != file}
         assert not imported & siblings
 

@@ -51,6 +51,10 @@ class Strategy(Choice, ABC):
     def merge(self, model: nn.Module) -> PreTrainedModel:
         """The trained model as a plain transformers model; may use up `model`."""
 
+    def start_lr(self) -> float:
+        """The learning rate for these settings, where it depends on them."""
+        return self.default_lr
+
     def updated(self, model: nn.Module, step: int, num_steps: int) -> None:
         """Called after every optimizer step, before the gradients are cleared."""
 
@@ -99,7 +103,7 @@ class PeftStrategy(Strategy, ABC):
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             try:
                 return PeftModel.from_pretrained(base.model, str(folder))
-            except UserWarning as error:
+            except (UserWarning, KeyError) as error:
                 raise UserError(f"{folder}: the adapter is not whole: {error}") from error
 
 

@@ -32,6 +32,9 @@ class TopLayers(Strategy):
     layers: int = Field(default=0, ge=0)
     """How many blocks, counted from the top, are trained beside the head."""
 
+    def start_lr(self) -> float:
+        return self.default_lr if self.layers else 10 * self.default_lr  # a head alone takes, and needs, more
+
     def wrap(self, base: Base) -> nn.Module:
         blocks = find.blocks(base.model)
         if self.layers > len(blocks):

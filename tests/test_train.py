@@ -1,0 +1,318 @@
+"""The loop: it learns, it is the same however a step is cut, and nothing is lost when a run dies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import losses, train_tiny, without_clock
+from safetensors.torch import load_file
+
+from pefttools import recipe, schedule
+from pefttools.errors import UserError
+from pefttools.run import Run
+from pefttools.strategies import strategies
+
+PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) <= tolerance
+
+
+@pytest.mark.parametrize("strategy", strategies.names())
+def test_it_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+    overrides = [
+        f"strategy={strategy}",
+        "train.learning_rate=0.003" if strategy != "full" else "train.learning_rate=0.001",
+    ]
+    run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    assert result["before"]["accuracy"] < 0.6
+    assert result["test"]["accuracy"] >= 0.9
+    assert losses(run)[-1] < losses(run)[0]
+    assert sorted(p.name for p in run.iterdir()) == [
+        "adapter",
+        "metrics.jsonl",
+        "predictions.parquet",
+        "recipe.yaml",
+        "result.json",
+    ]
+
+
+def test_the_run_folder(finished_run: Path) -> None:
+    import pyarrow.parquet
+
+    result = Run(finished_run).result()
+    rows = pyarrow.parquet.read_table(finished_run / "predictions.parquet").to_pylist()
+    assert len(rows) == result["data"]["rows"]["test"]
+    right = sum(row["reference"] == row["prediction"] for row in rows)
+    assert right / len(rows) == result["test"]["accuracy"]
+    assert all(len(row["probabilities"]) == 3 for row in rows)
+    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, result["train"]["steps"] + 1))
+    assert {"step", "progress", "loss", "lr", "grad_norm", "tokens_per_second"} == steps[0].keys()
+    assert steps[-1]["progress"] == 1
+    assert [line["step"] for line in lines if "validation" in line] == [29, 58, 87]
+    assert result["params"]["head"] == 3 * 32 + 3
+    assert result["params"]["adapter"] == 2 * 8 * (10 * 32 + 2 * 64)  # L·r·(10d+2f): six linears a block
+
+
+def test_same_recipe_and_seed_same_result(recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
+    again, result = train_tiny(recipe_file, tmp_path / "again")
+    assert without_clock(result) == without_clock(Run(finished_run).result())
+    assert losses(again) == losses(finished_run)
+    assert_same_weights(again, finished_run)
+    other = train_tiny(recipe_file, tmp_path / "other", "seed=1")[0]
+    assert losses(other) != losses(finished_run)
+
+
+def test_a_run_repeats_itself_from_its_own_recipe(finished_run: Path, tmp_path: Path) -> None:
+    again, result = train_tiny(finished_run / "recipe.yaml", tmp_path / "again")
+    assert losses(again) == losses(finished_run)
+    assert result["digest"] == Run(finished_run).result()["digest"]
+
+
+@pytest.mark.parametrize("strategy", strategies.names())
+def test_however_a_step_is_cut(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+    common = [f"strategy={strategy}", "train.batch_size=32", "train.epochs=1", "train.learning_rate=1e-3"]
+    runs = []
+    for rows in (32, 8, 4):  # 1×32, 4×8, 8×4
+        runs.append(train_tiny(recipe_file, tmp_path / f"{rows}", *common, f"train.micro_batch_size={rows}")[0])
+    runs.append(train_tiny(recipe_file, tmp_path / "tokens", *common, "train.micro_batch_tokens=48")[0])
+    for other in runs[1:]:
+        assert max(abs(a - b) for a, b in zip(losses(runs[0]), losses(other), strict=True)) <= 1e-5
+
+
+def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
+    common = ["train.epochs=1", "train.batch_size=14"]  # 430 rows: the last step has 10
+    one = train_tiny(recipe_file, tmp_path / "one", *common)[0]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pefttools"]
+    command = [*launch, "train", str(recipe_file), *common, "--out", str(tmp_path / "two")]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    first, second = Run(tmp_path / "one").result(), Run(tmp_path / "two").result()
+    assert second["train"]["processes"] == 2
+    assert max(abs(a - b) for a, b in zip(losses(one), losses(tmp_path / "two"), strict=True)) <= 1e-5
+    assert first["test"]["accuracy"] == second["test"]["accuracy"]
+    assert first["data"] == second["data"]
+
+
+def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0) -> None:
+    """In a process of its own: train, resuming what is there; `delay` seconds a step make room to be killed."""
+    from pefttools import loop
+
+    torch.set_num_threads(2)
+    plain = loop.Loop.step
+
+    def slow(self: Any) -> None:
+        time.sleep(delay)
+        plain(self)
+
+    loop.Loop.step = slow  # type: ignore[method-assign]
+    train_tiny(recipe_file, out, *overrides, resume=True)
+
+
+def spawn(*arguments: Any) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=start, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize("strategy", strategies.names())
+def test_killed_and_resumed_is_never_interrupted(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+    overrides = [
+        f"strategy={strategy}",
+        "base.dropout=0.1",
+        "train.epochs=2",
+        "train.log_every=3",
+        "train.evaluate_every=0.3",
+    ]
+    whole, expected = train_tiny(recipe_file, tmp_path / "whole", *overrides)
+    broken = tmp_path / "broken"
+    draw = random.Random(strategy)
+    moments = [*sorted(draw.sample(range(1, 55), 4)), 57]
+    overrides.append("train.checkpoint_seconds=0.2")
+    for moment in moments:
+        process = spawn(recipe_file, broken, overrides, 0.02)
+        while process.is_alive() and not (broken / "result.json").exists():
+            written = Run(broken).lines() if (broken / "metrics.jsonl").exists() else []
+            if written and written[-1]["step"] >= moment:
+                break
+            time.sleep(0.005)
+        assert process.is_alive(), f"it ended by itself before step {moment}"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert not (broken / "result.json").exists()
+    process = spawn(recipe_file, broken, overrides)
+    process.join()
+    assert process.exitcode == 0
+    resumed = Run(broken).result()
+    plain = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in Run(broken).lines()]
+    assert plain == [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in Run(whole).lines()]
+    assert_same_weights(whole, broken)
+    assert without_clock(resumed) == without_clock(expected)
+    assert not (broken / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_file: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pefttools",
+        "train",
+        str(recipe_file),
+        "--out",
+        str(tmp_path / "run"),
+        "train.epochs=2000",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "go on with --resume" in said
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert int(kept.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pefttools.tasks.text_classification import TextClassification
+
+    plain, calls = TextClassification.loss, []
+
+    def broken(self: Any, outputs: Any, batch: Any) -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        return plain(self, outputs, batch) * (float("nan") if sum(calls) > 12 else 1.0)
+
+    monkeypatch.setattr(TextClassification, "loss", broken)
+    overrides = ["train.checkpoint_seconds=0", "train.log_every=5"]
+    with pytest.raises(
+        UserError, match=r"the loss of step 13 is nan: lower .* the last good checkpoint is step-00000012"
+    ):
+        train_tiny(recipe_file, tmp_path / "kept", *overrides)
+    assert (tmp_path / "kept" / "checkpoints" / "step-00000012" / "state.pt").exists()
+    calls.clear()
+    with pytest.raises(UserError, match=r"there is no earlier checkpoint"):
+        train_tiny(recipe_file, tmp_path / "none", "train.checkpoint_seconds=1000")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_tensor_without_gradient_stops_the_run(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pefttools.strategies.lora import Lora
+
+    plain = Lora.wrap
+
+    def with_an_idle_tensor(self: Any, base: Any) -> Any:
+        model = plain(self, base)
+        model.register_parameter("idle", torch.nn.Parameter(torch.zeros(3)))
+        return model
+
+    monkeypatch.setattr(Lora, "wrap", with_an_idle_tensor)
+    with pytest.raises(
+        UserError, match="1 trained tensors have had no gradient in 5 steps and would never learn: idle"
+    ):
+        train_tiny(recipe_file, tmp_path / "run")
+
+
+def test_patience_stops_and_the_best_is_kept(recipe_file: Path, tmp_path: Path) -> None:
+    overrides = ["train.epochs=30", "train.patience=2", "train.learning_rate=0.02", "train.schedule=constant"]
+    run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    assert result["train"]["stopped_early"]
+    assert result["train"]["steps"] < 30 * 29
+    looks = {line["step"]: line["validation"] for line in Run(run).lines() if "validation" in line}
+    best = looks[result["train"]["best_step"]]
+    assert best["accuracy"] == max(look["accuracy"] for look in looks.values())
+    assert result["validation"]["accuracy"] == best["accuracy"]
+    assert abs(result["validation"]["loss"] - best["loss"]) < 1e-6
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "adagrad"])
+def test_every_optimizer_learns(optimizer: str, recipe_file: Path, tmp_path: Path) -> None:
+    rate = {"sgd": 0.3, "adagrad": 0.03}.get(optimizer, 0.003)
+    overrides = [f"train.optimizer={optimizer}", f"train.learning_rate={rate}", "train.momentum=0.5", "train.epochs=2"]
+    run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    assert losses(run)[-1] < 0.8 * losses(run)[0]
+
+
+def test_bf16_learns_and_reports_fp32(recipe_file: Path, tmp_path: Path) -> None:
+    _, result = train_tiny(recipe_file, tmp_path / "run", "train.precision=bf16")
+    assert result["train"]["precision"] == "bf16"
+    assert result["test"]["accuracy"] >= 0.9
+    assert all(t.dtype == torch.float32 for t in weights(tmp_path / "run").values())
+
+
+def test_trackers_by_name(recipe_file: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, _ = train_tiny(recipe_file, tmp_path / "run", "train.trackers=[tensorboard]", "train.epochs=1")
+    events = EventAccumulator(str(next((run / "tensorboard").rglob("events*")).parent)).Reload()
+    logged = [event.value for event in events.Scalars("train/loss")]
+    assert logged == pytest.approx(losses(run))
+    assert len(events.Scalars("validation/accuracy")) == 1
+
+
+def test_schedules_are_pure_functions_of_progress() -> None:
+    assert schedule.multiplier(0.05, "linear", 0.1) == 0.5
+    assert schedule.multiplier(0.1, "linear", 0.1) == 1
+    assert schedule.multiplier(0.55, "linear", 0.1) == pytest.approx(0.5)
+    assert schedule.multiplier(0.5, "cosine", 0.0) == pytest.approx(0.5)
+    assert schedule.multiplier(1.0, "constant", 0.1) == 1
+    for name in schedule.SCHEDULES:
+        values = [schedule.multiplier(i / 100, name, 0.1) for i in range(101)]
+        assert max(values) == pytest.approx(1)
+        assert all(a >= b for a, b in itertools.pairwise(values[10:]))
+
+
+def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
+    from pefttools import optimizers
+    from pefttools.models import BaseSettings
+    from pefttools.tasks.text_classification import TextClassification
+
+    base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))
+    settings = recipe.load("question-type-full").recipe.train
+    decayed, plain = optimizers.build(strategies.get("full")().wrap(base), settings).param_groups
+    assert decayed["weight_decay"] == 0.01
+    assert plain["weight_decay"] == 0.0
+    assert all(p.ndim == 2 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in plain["params"])
+    assert len(decayed["params"]) + len(plain["params"]) == len(list(base.model.parameters()))
+
+
+def test_metrics_by_hand() -> None:
+    from pefttools.tasks.text_classification import TextClassification
+
+    task = TextClassification(labels=("a", "b", "c"))
+    said = [{"prediction": p} for p in "aabbc"]
+    values = task.metrics(said, list("abbbc"))
+    assert values["accuracy"] == 4 / 5
+    assert values["f1"] == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
+    assert values["per_class"]["a"] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}
