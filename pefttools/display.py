@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from pefttools.reporter import Bar, Reporter
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class RichReporter(Reporter):
@@ -30,6 +33,9 @@ class RichReporter(Reporter):
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+        if not self.console.is_terminal:
+            yield _Lines(self.console, title, total, unit)
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -38,24 +44,47 @@ class RichReporter(Reporter):
         )
         facts = TextColumn("{task.fields[facts]}")
         with Progress(*columns, facts, TimeRemainingColumn(), console=self.console, transient=True) as progress:
-            yield _RichBar(progress, progress.add_task(title, total=total, unit=unit, facts=""))
+            yield _Moving(progress, progress.add_task(title, total=total, unit=unit, facts=""))
 
 
-class _RichBar(Bar):
+class _Moving(Bar):
+    """On a terminal: a bar."""
+
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
 
     def advance(self, amount: float, **fields: Any) -> None:
-        facts = {n.replace("_per_second", "/s"): v for n, v in fields.items() if v is not None}
-        shown = "  ".join(
-            f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4g}" for name, value in facts.items()
-        )
         self.progress.advance(self.task, amount)
-        if shown:
-            self.progress.update(self.task, facts=shown)
+        if fields:
+            self.progress.update(self.task, facts=_facts(fields))
 
     def set_total(self, total: float) -> None:
         self.progress.update(self.task, total=total)
+
+
+class _Lines(Bar):
+    """In a log: a line now and then."""
+
+    def __init__(self, console: Console, title: str, total: float | None, unit: str) -> None:
+        self.console, self.title, self.total, self.unit = console, title, total, unit
+        self.done, self.told = 0.0, time.monotonic()
+
+    def advance(self, amount: float, **fields: Any) -> None:
+        self.done += amount
+        if time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
+            self.told = time.monotonic()
+            share = f"{self.done:,.0f} of {self.total:,.0f}" if self.total else f"{self.done:,.0f}"
+            self.console.print(
+                f"{self.title}: {share} {self.unit}  {_facts(fields)}".rstrip(), style="dim", markup=False
+            )
+
+    def set_total(self, total: float) -> None:
+        self.total = total
+
+
+def _facts(fields: Mapping[str, Any]) -> str:
+    facts = {name.replace("_per_second", "/s"): value for name, value in fields.items() if value is not None}
+    return "  ".join(f"{n} {value:,.0f}" if value >= 1000 else f"{n} {value:.4g}" for n, value in facts.items())
 
 
 def problems(messages: Iterable[str]) -> None:
@@ -99,15 +128,20 @@ def explained(lines: Sequence[tuple[str, str, str]]) -> None:
 def result(values: Mapping[str, Any], folder: str) -> None:
     """A run's result: before and after, then what it cost."""
     console = Console()
-    table = Table(title=f"{values['recipe']}  ({values['strategy']} on {values['base']['id']})", title_justify="left")
-    table.add_column("metric")
-    measured = "test" if values["test"] else "validation"
-    scored = [c for c in ("before", "validation", "test") if values[c]]
-    for name in scored:
-        table.add_column(f"{name} ({measured}, untouched)" if name == "before" else name, justify="right")
-    for metric, value in values["validation"].items():
+    table = Table(title=f"{values['recipe']}: {values['task']} by {values['strategy']}", title_justify="left")
+    before, after = values["before"], values["test"] or values["validation"]
+    columns = {
+        "majority class": before["majority"],
+        "untouched model": before,
+        "best on validation": values["validation"],
+        **({"test": values["test"]} if values["test"] else {}),
+    }
+    table.add_column(f"metric ({before['measured_on']} rows before)")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for metric, value in after.items():
         if isinstance(value, (int, float)):
-            table.add_row(metric, *(f"{values[c][metric]:.4f}" if metric in values[c] else "" for c in scored))
+            table.add_row(metric, *(f"{c[metric]:.4f}" if metric in c else "" for c in columns.values()))
     console.print(table)
     params, train = values["params"], values["train"]
     share = params["trainable"] / params["total"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from pydantic import Field
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
+from pefttools.overrides import Overlaid, flat, overlay
 from pefttools.schedule import SCHEDULES
 from pefttools.settings import Settings, check
 from pefttools.sources import is_remote
@@ -30,24 +31,6 @@ from pefttools.tasks.base import Task
 
 NOT_IN_DIGEST: Any = {"digest": False}
 """Marks a setting that changes what is kept or shown, never what is learnt."""
-
-RESETS: Mapping[str, tuple[str, ...]] = {
-    "base.source": ("base.sha256",),
-    "data.train": (
-        "data.validation",
-        "data.test",
-        "data.columns",
-        "data.labels",
-        "data.bins",
-        "data.min_class_rows",
-    ),
-    "data.train.source": ("data.train.sha256",),
-    "data.validation.source": ("data.validation.sha256",),
-    "data.test.source": ("data.test.sha256",),
-    "strategy": ("train.learning_rate", "train.warmup"),
-    "strategy.name": ("train.learning_rate", "train.warmup"),
-}
-"""Override -> what the recipe's file said that no longer holds."""
 
 
 class TrainSettings(Settings):
@@ -100,8 +83,8 @@ class TrainSettings(Settings):
 assert set(SCHEDULES) == set(TrainSettings.model_fields["schedule"].annotation.__args__)  # type: ignore[union-attr]
 
 
-class Recipe(Settings):
-    """Everything a run depends on."""
+class Header(Settings):
+    """What a recipe says before its sections."""
 
     name: str
     """The recipe's name, for people."""
@@ -109,6 +92,11 @@ class Recipe(Settings):
     """One line on what it does."""
     seed: int = Field(default=0, ge=0)
     """Of everything random, the head's start included."""
+
+
+class Recipe(Header):
+    """Everything a run depends on."""
+
     base: BaseSettings
     data: DataSettings
     task: Task
@@ -179,56 +167,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     """
     path = find(name)
     values = {"name": path.stem, **_read(path)}
-    given, problems = _parsed(overrides)
-    for key in given:
-        for dropped in (key, *RESETS.get(key, ())):
-            _drop(values, dropped)
-    from_file = set(_flat(values))
-    for key in sorted(given, key=lambda k: k.count(".")):  # a section before what is in it
-        problems += _put(values, key, given[key])
-    recipe, more = _validated(values)
-    if recipe is None or problems:
-        raise UserError(*problems, *more)
-    return _filled(recipe, from_file, given)
-
-
-def _parsed(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    given, problems = {}, []
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            problems.append(f"{text!r} is no override; it takes the form KEY=VALUE, e.g. train.epochs=3")
-            continue
-        try:
-            given[key] = yaml.safe_load(value) if value else None
-        except yaml.YAMLError as error:
-            problems.append(f"{key}: {value!r} is not YAML: {str(error).splitlines()[0]}")
-    return given, problems
-
-
-def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
-    *sections, last = key.split(".")
-    place = values
-    for section in sections:
-        inner = place.get(section)
-        if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
-            inner = {"name" if section in ("strategy", "task") else "source": inner}
-        elif inner is not None and not isinstance(inner, dict):
-            return [f"{key}: {section} is {inner!r}, which has no parts"]
-        place[section] = dict(inner or {})
-        place = place[section]
-    place[last] = value
-    return []
-
-
-def _drop(values: dict[str, Any], key: str) -> None:
-    *sections, last = key.split(".")
-    place: Any = values
-    for section in sections:
-        place = place.get(section)
-        if not isinstance(place, dict):
-            return
-    place.pop(last, None)
+    laid = overlay(values, overrides)
+    recipe, problems = _validated(laid.values)
+    if recipe is None or laid.problems:
+        raise UserError(*laid.problems, *problems)
+    return _filled(recipe, laid)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -258,20 +201,14 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
             continue
         sections[name], found = check(cls, values.get(name) or {}, name)
         problems += found
-    top = {k: v for k, v in values.items() if k in ("name", "description", "seed")}
+    top = {k: v for k, v in values.items() if k in Header.model_fields}
     if problems:
-        _, more = check(_Top, top, "")
+        _, more = check(Header, top, "")
         return None, [*problems, *more]
     return check(Recipe, {**top, **sections}, "")
 
 
-class _Top(Settings):
-    name: str
-    description: str = ""
-    seed: int = Field(default=0, ge=0)
-
-
-def _filled(recipe: Recipe, from_file: set[str], given: Mapping[str, Any]) -> Resolved:
+def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
     """The recipe with the strategy's defaults and absolute paths filled in, and every value's origin."""
     by_strategy = {"learning_rate": recipe.strategy.start_lr(), "warmup": recipe.strategy.default_warmup}
     filled = {k: v for k, v in by_strategy.items() if getattr(recipe.train, k) is None}
@@ -283,15 +220,12 @@ def _filled(recipe: Recipe, from_file: set[str], given: Mapping[str, Any]) -> Re
             "base": _absolute(recipe.base),
         }
     )
-    nested: dict[str, Any] = {}
-    for key, value in given.items():
-        _put(nested, key, value)
     layers = (
-        (set(_flat(nested)), "override"),
+        (laid.overridden, "override"),
         ({f"train.{k}" for k in filled}, f"default of {recipe.strategy.name}"),
-        (from_file, "recipe"),
+        (laid.from_file, "recipe"),
     )
-    return Resolved(recipe, {key: _origin(key, layers) for key in _flat(recipe.as_dict())})
+    return Resolved(recipe, {key: _origin(key, layers) for key in flat(recipe.as_dict())})
 
 
 def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:
@@ -307,11 +241,3 @@ def _absolute(settings: Any) -> Any:
     if is_remote(settings.source):
         return settings
     return settings.model_copy(update={"source": str(Path(settings.source).expanduser().absolute())})
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"

@@ -6,14 +6,8 @@ number is drawn after the seed is set, the head's start included.
 
 from __future__ import annotations
 
-import os
 import platform
-import resource
 import shutil
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +23,7 @@ from pefttools.plan import count_parameters
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run
+from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,7 +63,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
         reporter.note(f"{out} is finished; nothing to do")
         return run.result()
     models.hush()
-    accelerator = _accelerator(recipe, run)
+    accelerator = accelerator_for(recipe, run)
     torch.manual_seed(recipe.seed)
     ready = prepare(recipe, reporter)
     existed = run.path.exists()
@@ -77,7 +72,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
         accelerator.init_trackers("tensorboard")
     accelerator.wait_for_everyone()
     try:
-        with _stop_signals() as should_stop:
+        with stop_signals() as should_stop:
             return _run(ready, run, recipe.digest, accelerator, should_stop, reporter)
     except UserError:
         if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
@@ -124,6 +119,7 @@ def _run(
     last = checkpoint.latest(run.checkpoints)
     measured = "test" if ready.splits.test else "validation"
     untouched = {} if last else score(measured, f"{measured}, untouched").metrics
+    simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     prepared, optimizer = accelerator.prepare(model, optimizers.build(model, recipe.train))
     progress = checkpoint.load(last, model, optimizer) if last else Progress(before=untouched)
@@ -159,7 +155,7 @@ def _run(
             "strategy": recipe.strategy.name,
             "seed": recipe.seed,
             "params": params,
-            "before": progress.before,
+            "before": {**progress.before, "majority": simplest, "measured_on": measured},
             "validation": validation,
             "test": test.metrics if test else None,
             "train": {
@@ -168,7 +164,7 @@ def _run(
                 "seconds": progress.seconds,
                 "tokens": progress.tokens,
                 "tokens_per_second": progress.tokens / progress.seconds,
-                "peak_bytes": _peak_bytes(),
+                "peak_bytes": peak_bytes(),
                 "best_step": progress.best_step,
                 "stopped_early": progress.stopped_early,
                 "precision": accelerator.mixed_precision.replace("no", "fp32"),
@@ -179,83 +175,10 @@ def _run(
                 "python": platform.python_version(),
                 **{name: metadata.version(name) for name in LIBRARIES},
             },
-            "hardware": _hardware(accelerator),
+            "hardware": hardware(accelerator),
         }
         atomic.write_json(run.result_file, result)
         if not recipe.train.keep_checkpoints:
             run.forget_checkpoints()
     accelerator.wait_for_everyone()
     return run.result()
-
-
-def _accelerator(recipe: Recipe, run: Run) -> Accelerator:
-    import torch
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import ProjectConfiguration
-
-    on_cpu = not torch.accelerator.is_available()
-    native = (
-        torch.cuda.is_bf16_supported()
-        if torch.cuda.is_available()
-        else on_cpu and torch.cpu._is_avx512_bf16_supported()
-    )
-    precision = recipe.train.precision
-    bf16 = precision == "bf16" or (precision == "auto" and native)
-    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    try:
-        accelerator = Accelerator(
-            mixed_precision="bf16" if bf16 else "no",
-            cpu=on_cpu,
-            log_with=list(recipe.train.trackers) or None,
-            project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
-        )
-    except ValueError as error:
-        raise UserError(f"train.trackers: {error}") from error
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        raise UserError(
-            f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPU use"
-            " `torchrun --nproc-per-node N -m pefttools …` or"
-            " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
-        )
-    return accelerator
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Any]:
-    """Ctrl-C and a polite kill become a wish to stop; a second Ctrl-C stops at once."""
-    seen: list[int] = []
-
-    def handle(number: int, frame: Any) -> None:
-        if seen:
-            signal.default_int_handler(number, frame)
-        seen.append(number)
-
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-def _peak_bytes() -> int:
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _hardware(accelerator: Accelerator) -> dict[str, Any]:
-    import torch
-
-    name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
-    return {
-        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else str(name),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-    }

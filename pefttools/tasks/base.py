@@ -72,6 +72,11 @@ class Task(Choice, ABC):
     def reference(self, row: Row) -> Any:
         """What a prediction on this row is compared with; None where the row does not say."""
 
+    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+        """Metrics of the best answer that looks at no input (the majority class); empty where there is none."""
+        del train, rows
+        return {}
+
     def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT) -> models.Base:
         """The base with this task's head."""
         return models.load(settings, self.auto_class, self.config_values(), self.peft_type, reporter)

@@ -6,6 +6,7 @@ and precision, recall, F1 and support a class.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -119,6 +120,11 @@ class TextClassification(Task):
         assert values is not None
         values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
         return values
+
+    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+        (label, _), *_ = Counter(row["label"] for row in train).most_common(1)
+        values = self.metrics([{"prediction": label}] * len(rows), [row["label"] for row in rows])
+        return {name: value for name, value in values.items() if name != "per_class"}
 
     def reference(self, row: Row) -> Any:
         return row.get("label")

@@ -1,0 +1,99 @@
+"""The process a run lives in: Accelerate and its precision, signals, memory and hardware."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pefttools.errors import UserError
+from pefttools.recipe import Recipe
+from pefttools.run import Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def accelerator_for(recipe: Recipe, run: Run) -> Accelerator:
+    """Accelerate with the recipe's precision and trackers.
+
+    Raises:
+        UserError: an unknown tracker, or a launcher that started more processes than Accelerate sees.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import ProjectConfiguration
+
+    on_cpu = not torch.accelerator.is_available()
+    native = (
+        torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available()
+        else on_cpu and torch.cpu._is_avx512_bf16_supported()
+    )
+    precision = recipe.train.precision
+    bf16 = precision == "bf16" or (precision == "auto" and native)
+    AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
+    try:
+        accelerator = Accelerator(
+            mixed_precision="bf16" if bf16 else "no",
+            cpu=on_cpu,
+            log_with=list(recipe.train.trackers) or None,
+            project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
+        )
+    except ValueError as error:
+        raise UserError(f"train.trackers: {error}") from error
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise UserError(
+            f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPU use"
+            " `torchrun --nproc-per-node N -m pefttools …` or"
+            " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
+        )
+    return accelerator
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and a polite kill become a wish to stop; a second Ctrl-C stops at once."""
+    seen: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        if seen:
+            signal.default_int_handler(number, frame)
+        seen.append(number)
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(seen)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held: on the GPU where there is one, else resident."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def hardware(accelerator: Accelerator) -> dict[str, Any]:
+    """What the run ran on."""
+    import torch
+
+    name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
+    return {
+        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else str(name),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
