@@ -7,7 +7,7 @@ DEMO := runs/demo
 
 demo: .venv/current
 	$(BIN)/pefttools train question-type-lora --out $(DEMO) --resume
-	test -d $(DEMO)/merged || $(BIN)/pefttools export $(DEMO) --to merged
+	test -d $(DEMO)/export/merged || $(BIN)/pefttools export $(DEMO) --to merged
 	$(BIN)/pefttools predict $(DEMO) --text "Who painted the ceiling of the Sistine Chapel ?" --text "How many moons does Mars have ?"
 
 test: .venv/dev

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pefttools import atomic
+from pefttools.errors import UserError
 from pefttools.strategies.base import restore, trained
 
 if TYPE_CHECKING:
@@ -34,11 +35,16 @@ class Progress:
     looks_without_gain: int = 0
     stopped_early: bool = False
     seconds: float = 0.0
+    """All of the loop, looks and checkpoints included."""
+    step_seconds: float = 0.0
+    """The steps alone."""
     tokens: int = 0
     recent: list[float] = field(default_factory=list)
     """Losses since the last line of metrics.jsonl."""
     before: dict[str, Any] = field(default_factory=dict)
     """Scores of the untouched model."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """What a resumed run must find as it was: data, base, labels, precision, processes."""
 
 
 def save(
@@ -85,17 +91,34 @@ def load_best(folder: Path, step: int, model: nn.Module) -> None:
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint."""
     found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)]
-    return max(found, key=lambda p: int(p.name.removeprefix("step-")), default=None)
+    return max(found, key=step_of, default=None)
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put weights and optimizer state back; the answer is where the loop stood."""
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, conditions: dict[str, Any]) -> Progress:
+    """Put weights and optimizer state back; the answer is where the loop stood.
+
+    Raises:
+        UserError: the conditions are not those the run began under.
+    """
     import torch
 
-    _load_weights(model, checkpoint)
     state = torch.load(checkpoint / "state.pt", weights_only=True)
+    progress = Progress(**state["progress"])
+    if changed := [n for n, was in progress.conditions.items() if conditions[n] != was]:
+        raise UserError(
+            *(
+                f"--resume: {n} was {progress.conditions[n]!r} when the run began, now it is {conditions[n]!r}"
+                for n in changed
+            )
+        )
+    _load_weights(model, checkpoint)
     optimizer.load_state_dict(state["optimizer"])
-    return Progress(**state["progress"])
+    return progress
 
 
 def load_random_states(checkpoint: Path, process_index: int) -> None:
@@ -103,10 +126,7 @@ def load_random_states(checkpoint: Path, process_index: int) -> None:
     import numpy
     import torch
 
-    file = checkpoint / f"random-{process_index}.pt"
-    if not file.exists():  # resumed on more processes than before
-        return
-    states = torch.load(file, weights_only=True)
+    states = torch.load(checkpoint / f"random-{process_index}.pt", weights_only=True)
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])

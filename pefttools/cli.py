@@ -130,9 +130,10 @@ def predict(
         file: JSON lines or another data file with the task's fields; - reads JSON lines from standard input.
         text: a text to predict; may be given several times.
     """
+    from pefttools.run import Run
     from pefttools.use import predict_rows, rows_to_predict
 
-    rows = rows_to_predict(file, text or [], sys.stdin)
+    rows = rows_to_predict(Run.open(run), file, text or [], sys.stdin)
     for answer in predict_rows(run, rows, display.RichReporter()):
         display.as_json(answer)
 
@@ -144,7 +145,7 @@ def export(run: Path, /, *, to: str, out: Path | None = None, json: Json = False
     Args:
         run: a run folder.
         to: adapter or merged.
-        out: the new folder; RUN/TO when not given.
+        out: the new folder; RUN/export/TO when not given.
         json: print the manifest.
     """
     from pefttools.exporters import exporters
@@ -158,7 +159,8 @@ def export(run: Path, /, *, to: str, out: Path | None = None, json: Json = False
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the answer is its exit code."""
-    words = ["/dev/stdin" if word == "-" else word for word in arguments]  # cyclopts takes a lone - for an option
+    # cyclopts takes a lone - for an option
+    words = ["/dev/stdin" if w == "-" and i and arguments[i - 1] != "--text" else w for i, w in enumerate(arguments)]
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -16,6 +16,9 @@ from rich.table import Table
 
 from pefttools.reporter import Bar, Reporter
 
+FIRST = os.environ.get("RANK", "0") == "0"
+"""Whether this is the first process of a launch: the one that speaks."""
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -23,7 +26,7 @@ class RichReporter(Reporter):
     """Notes, warnings and progress bars on stderr; silent on every process but the first."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0", highlight=False)
+        self.console = Console(stderr=True, quiet=not FIRST, highlight=False)
 
     def note(self, message: str) -> None:
         self.console.print(message, style="dim", markup=False)
@@ -87,34 +90,44 @@ def _facts(fields: Mapping[str, Any]) -> str:
     return "  ".join(f"{n} {value:,.0f}" if value >= 1000 else f"{n} {value:.4g}" for n, value in facts.items())
 
 
+def _out(text: str) -> None:
+    """On stdout, from the first process only."""
+    if FIRST:
+        print(text)
+
+
+def _tell(message: str) -> None:
+    """On stderr, from the first process only."""
+    if FIRST:
+        print(message, file=sys.stderr)
+
+
+def _table(table: Table) -> None:
+    Console(quiet=not FIRST).print(table)
+
+
 def problems(messages: Iterable[str]) -> None:
-    """A user's mistakes on stderr, one line each."""
+    """A user's mistakes, one line each."""
     for message in messages:
-        print(f"error: {message}", file=sys.stderr)
+        _tell(f"error: {message}")
 
 
 def interrupted(message: str) -> None:
-    print(message, file=sys.stderr)
+    _tell(message)
 
 
 def as_json(value: Any) -> None:
-    """One JSON value on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def text(value: str) -> None:
-    """Plain text on stdout."""
-    print(value)
+    """One JSON value."""
+    _out(json.dumps(value, ensure_ascii=False))
 
 
 def names(listing: Mapping[str, Mapping[str, str]]) -> None:
     """Kind -> name -> its one line."""
-    console = Console()
+    width = max(len(name) for entries in listing.values() for name in entries)
     for kind, entries in listing.items():
-        table = Table(title=kind, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+        _out(kind)
         for name, summary in entries.items():
-            table.add_row(f"  {name}", summary)
-        console.print(table)
+            _out(f"  {name:<{width}}  {summary}")
 
 
 def explained(lines: Sequence[tuple[str, str, str]]) -> None:
@@ -122,12 +135,11 @@ def explained(lines: Sequence[tuple[str, str, str]]) -> None:
     width = max(len(line) for line, _, _ in lines if len(line) < 60)
     for line, origin, help_text in lines:
         comment = f"  # {origin}" + (f": {help_text}" if help_text else "") if origin else ""
-        print(f"{line:<{width}}{comment}" if comment else line)
+        _out(f"{line:<{width}}{comment}" if comment else line)
 
 
 def result(values: Mapping[str, Any], folder: str) -> None:
     """A run's result: before and after, then what it cost."""
-    console = Console()
     table = Table(title=f"{values['recipe']}: {values['task']} by {values['strategy']}", title_justify="left")
     before, after = values["before"], values["test"] or values["validation"]
     columns = {
@@ -142,15 +154,15 @@ def result(values: Mapping[str, Any], folder: str) -> None:
     for metric, value in after.items():
         if isinstance(value, (int, float)):
             table.add_row(metric, *(f"{c[metric]:.4f}" if metric in c else "" for c in columns.values()))
-    console.print(table)
+    _table(table)
     params, train = values["params"], values["train"]
     share = params["trainable"] / params["total"]
-    console.print(
+    _out(
         f"trained {params['trainable']:,} of {params['total']:,} parameters ({share:.2%}:"
         f" adapter {params['adapter']:,}, head {params['head']:,})"
         f" in {train['steps']} steps, {train['seconds']:.0f} s, {train['precision']}"
     )
-    console.print(f"run folder: {folder}", soft_wrap=True)
+    _out(f"run folder: {folder}")
 
 
 def per_class(scores: Mapping[str, Mapping[str, Any]]) -> None:
@@ -161,22 +173,22 @@ def per_class(scores: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_column(name, justify="right")
     for label, row in scores.items():
         table.add_row(label, *(f"{row[name]:.4f}" for name in ("precision", "recall", "f1")), str(row["support"]))
-    Console().print(table)
+    _table(table)
 
 
 def metrics(values: Mapping[str, Any]) -> None:
     """Metrics, a line each, and the table of classes when there is one."""
     for name, value in values.items():
         if isinstance(value, (int, float)):
-            print(f"{name:<12} {value:.4f}")
+            _out(f"{name:<12} {value:.4f}")
     if "per_class" in values:
         per_class(values["per_class"])
 
 
 def manifest(values: Mapping[str, Any]) -> None:
     """What an export proved."""
-    print(f"{values['exporter']} -> {values['folder']}")
-    print(
+    _out(f"{values['exporter']} -> {values['folder']}")
+    _out(
         f"proven in a fresh process: largest logit difference {values['max_logit_error']:.2g}"
         f" on {values['compared_rows']} rows (allowed {values['tolerance']:g});"
         f" {values['metric']} on {values['scored_rows']} {values['scored_on']} rows {values['exported']:.4f},"

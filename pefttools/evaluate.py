@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from pefttools.tasks.base import Prediction, Task
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 MAX_ROWS, MAX_TOKENS, MULTIPLE = 256, 8192, 8
@@ -27,6 +27,33 @@ class Scored:
     metrics: dict[str, Any]
     """The task's metrics, and `loss`, the mean over targets."""
     predictions: list[Prediction]
+
+
+def outputs_of(
+    model: nn.Module,
+    task: Task,
+    pick: Callable[[list[int]], Mapping[str, list[Any]]],
+    rows: Sequence[int],
+    lengths: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
+    """Batches of rows through the model in evaluation mode: their indices, tensors and outputs.
+
+    Args:
+        pick: the encoded columns of some rows.
+        rows: which rows.
+        lengths: tokens of every row.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for indices in batches(rows, lengths, MAX_ROWS, MAX_TOKENS, MULTIPLE):
+            batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, MULTIPLE).items()}
+            yield indices, batch, model(**{k: v for k, v in batch.items() if k != "labels"})
+    model.train(was_training)
 
 
 def answers(
@@ -42,31 +69,22 @@ def answers(
 
     With an accelerator of several processes each takes its share and all get the whole.
     """
-    import torch
     from accelerate.utils import gather_object
 
     lengths = [len(ids) for ids in encoded["input_ids"]]
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = list(range(len(lengths)))[rank::world]
-    device = next(model.parameters()).device
     said: list[tuple[int, Prediction]] = []
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode(), reporter.bar(title, len(mine), "rows") as bar:
-        for rows in batches(mine, lengths, MAX_ROWS, MAX_TOKENS, MULTIPLE):
-            columns: Any = encoded[rows]
-            batch = {k: v.to(device) for k, v in task.collate(columns, tokenizer, MULTIPLE).items()}
-            outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
+    total = 0.0
+    with reporter.bar(title, len(mine), "rows") as bar:
+        for rows, batch, outputs in outputs_of(model, task, encoded.__getitem__, mine, lengths, tokenizer):
             if "labels" in batch:
-                total += task.loss(outputs, batch)
+                total += task.loss(outputs, batch).item()
             said += zip(rows, task.predict(outputs, batch), strict=True)
             bar.advance(len(rows))
-    model.train(was_training)
-    if accelerator and world > 1:
-        said = gather_object(said)
-        total = torch.as_tensor(accelerator.reduce(total))
-    return [prediction for _, prediction in sorted(said, key=lambda pair: pair[0])], total.item()
+    if world > 1:
+        said, total = gather_object(said), sum(gather_object([total]))
+    return [prediction for _, prediction in sorted(said, key=lambda pair: pair[0])], total
 
 
 def score(

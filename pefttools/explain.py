@@ -12,12 +12,15 @@ from pefttools.settings import Settings, explain_field
 
 
 def lines(resolved: Resolved, explain: bool) -> list[tuple[str, str, str]]:
-    """`(YAML, origin, help)` a line; origin and help are empty on lines that only open a section."""
+    """`(YAML, comment, help)` a line; together they are a recipe that can be kept and edited.
+
+    What follows from the strategy is null there, with its value in the comment, so that it goes on following.
+    """
     recipe = resolved.recipe
-    made = list(_lines(recipe.as_dict(), recipe, "", 0, resolved.origins))
-    return [(text, origin, note if explain else "") for text, origin, note in made] + [
-        (f"# digest {recipe.digest}", "", "")
-    ]
+    values = {key: value for key, value in recipe.as_dict().items() if key != "name"}
+    made = list(_lines(values, recipe, "", 0, resolved.origins))
+    title = (f"# {recipe.name}, digest {recipe.digest}", "", "")
+    return [title, *((text, origin, note if explain else "") for text, origin, note in made)]
 
 
 def _lines(
@@ -28,13 +31,12 @@ def _lines(
         if isinstance(value, Mapping) and value:
             yield f"{indent}{_plain(key)}:", "", ""
             yield from _lines(value, getattr(owner, key, None), f"{path}.", depth + 1, origins)
-        else:
-            field = type(owner).model_fields.get(key) if isinstance(owner, Settings) else None
-            yield (
-                f"{indent}{_plain(key)}: {_plain(value)}",
-                origins.get(path, ""),
-                explain_field(field) if field else "",
-            )
+            continue
+        field = type(owner).model_fields.get(key) if isinstance(owner, Settings) else None
+        origin = origins.get(path, "")
+        if origin.startswith("default of "):
+            value, origin = None, f"{value}, {origin}"
+        yield f"{indent}{_plain(key)}: {_plain(value)}", origin, explain_field(field) if field else ""
 
 
 def _plain(value: Any) -> str:

@@ -40,7 +40,7 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     Args:
         path: a finished run.
         to: the exporter's name.
-        out: the new folder; the exporter's name inside the run when None.
+        out: the new folder; `export/NAME` inside the run when None.
 
     Raises:
         UserError: the run is not finished, the exporter cannot do it, the folder is not empty, or the artifact
@@ -48,17 +48,21 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     """
     exporter = exporters.get(to)()
     run = Run.open(path)
-    target = (out or run.path / to).absolute()
+    target = (out or run.path / "export" / to).absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UserError(f"--out: {target} is not empty")
     hush()
     trained = load(run.path, reporter)
     splits = load_splits(trained.recipe.data, trained.task, reporter)
-    scored = splits.test or splits.validation
+    result, scored_on = run.result(), "test" if splits.test else "validation"
+    if splits.digest != result["data"]["digest"]:
+        raise UserError(f"export: the data of {path} has changed since it was trained; the proof needs its rows")
+    scored = splits.named()[scored_on]
     with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
         reporter.note(f"the trained model answers {len(scored)} rows")
         case = Path(scratch, "case.json")
         before = _ask(trained, splits.validation[:COMPARED_ROWS], scored, exporter.loader(trained), case)
+        _refuse_unless_loaded(before, result[scored_on], trained)
         reporter.note(f"writing {to}")
         exporter.write(trained, part)
         reporter.note("a fresh process loads it and answers the same rows")
@@ -74,7 +78,7 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
             "max_logit_error": answer["max_error"],
             "tolerance": LOGIT_TOLERANCE,
             "scored_rows": len(scored),
-            "scored_on": "test" if splits.test else "validation",
+            "scored_on": scored_on,
             "metric": trained.task.primary,
             "trained": before[trained.task.primary],
             "exported": answer["metrics"][trained.task.primary],
@@ -111,6 +115,16 @@ def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
         reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"export: the written folder does not load in a fresh process: {reason}")
     return json.loads(answer.read_text("utf-8"))
+
+
+def _refuse_unless_loaded(before: Mapping[str, Any], recorded: Mapping[str, Any], trained: Trained) -> None:
+    """The model that was loaded must score what the run recorded when it was trained."""
+    name = trained.task.primary
+    if not abs(before[name] - recorded[name]) <= METRIC_TOLERANCE:
+        raise UserError(
+            f"export: the run's own model scores {name} {before[name]:.4f}, but {recorded[name]:.4f} was recorded"
+            " when it was trained; its adapter folder is damaged"
+        )
 
 
 def _refuse_unless_equal(to: str, before: Mapping[str, Any], answer: Mapping[str, Any], trained: Trained) -> None:

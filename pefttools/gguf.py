@@ -11,7 +11,7 @@ from pathlib import Path
 from pefttools import atomic
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import cache_dir
+from pefttools.sources.cache import cache_dir, only_one
 
 
 def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
@@ -21,16 +21,22 @@ def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
         UserError: not a GGUF file that transformers can read.
     """
     folder = cache_dir("dequantised", sha256)
-    if folder.exists():
-        return folder
+    with only_one(folder):
+        if not folder.exists():
+            reporter.note(f"dequantising {path.name}, once")
+            with atomic.new_folder(folder) as part:
+                _convert(path, part)
+    return folder
+
+
+def _convert(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    reporter.note(f"dequantising {path.name}, once")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"base: {path.name} cannot be read as GGUF: {str(error).strip().splitlines()[0]}") from error
     vars(model)["hf_quantizer"] = None
     for mark in ("is_quantized", "quantization_method"):
@@ -38,7 +44,5 @@ def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
             delattr(model, mark)
     if hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
-    with atomic.new_folder(folder) as part:
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-    return folder
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -65,14 +65,17 @@ class Loop:
         self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
         self.look_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
         self.parameters = list(trained(self.bare).values())
-        self.without_gradient = set(trained(self.bare)) if self.progress.step == 0 else set()
-        self.pending: list[Tensor] = []
-        self.grad_norm: Tensor | float = 0.0
+        self.without_gradient = set(trained(self.bare))
+        self.watched = self.progress.step + WATCHED_STEPS
+        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.grad_norm = 0.0
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def step(self) -> None:
         """One update: the next rows' summed loss through the model, clipped, into the weights."""
         settings, progress, accelerator = self.recipe.train, self.progress, self.accelerator
+        import torch
+
         rows = self.next_rows()
         num_targets = sum(self.targets[row] for row in rows)
         self.set_learning_rate()
@@ -83,14 +86,13 @@ class Loop:
                 part = self.task.loss(outputs, batch) * weight / num_targets
                 accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
             loss = loss + part.detach()
-        if settings.max_grad_norm is not None:
-            self.grad_norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm)  # type: ignore[assignment]
+        norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf)
         self.optimizer.step()
         progress.step += 1
         self.recipe.strategy.updated(self.bare, progress.step, self.num_steps)
         self.watch_gradients()
         self.optimizer.zero_grad()
-        self.pending.append(loss)  # type: ignore[arg-type]
+        self.pending.append((torch.as_tensor(loss), torch.as_tensor(norm)))
         progress.tokens += sum(self.lengths[row] for row in rows)
 
     def fit(self) -> Progress:
@@ -102,7 +104,7 @@ class Loop:
         """
         settings, progress = self.recipe.train, self.progress
         started = saved = time.monotonic()
-        before, tokens_before, shown, stepping = progress.seconds, progress.tokens, progress.step, 0.0
+        before, shown = progress.seconds, progress.step
         self.bare.train()
         with self.reporter.bar("training", self.num_steps, "steps") as bar:
             bar.advance(progress.step)
@@ -110,11 +112,11 @@ class Loop:
                 begun = time.monotonic()
                 self.step()
                 now = time.monotonic()
-                stepping += now - begun
+                progress.step_seconds += now - begun
                 progress.seconds = before + now - started
                 is_end = progress.step == self.num_steps
                 if progress.step % settings.log_every == 0 or is_end:
-                    shown = self.log((progress.tokens - tokens_before) / stepping, bar, shown)
+                    shown = self.log(progress.tokens / progress.step_seconds, bar, shown)
                 if progress.step % self.look_every == 0 or is_end:
                     self.look()
                 stop, due = self.agreed(self.should_stop(), now - saved >= settings.checkpoint_seconds)
@@ -150,7 +152,7 @@ class Loop:
         values = {
             "loss": sum(progress.recent) / len(progress.recent),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": float(self.grad_norm),
+            "grad_norm": self.grad_norm,
             "tokens_per_second": round(tokens_per_second, 1),
         }
         progress.recent.clear()
@@ -173,23 +175,34 @@ class Loop:
         checkpoint.save(self.run.checkpoints, self.progress, self.bare, self.optimizer, self.accelerator)
 
     def settle_losses(self) -> None:
-        """Fetch the losses of the last steps, over all processes. Raises UserError when one is no number."""
+        """Fetch the last steps' losses over all processes, and their gradient norms.
+
+        Raises:
+            UserError: one is no number; the weights since the last checkpoint are worth nothing then.
+        """
         import torch
 
         if not self.pending:
             return
-        losses: list[float] = self.accelerator.reduce(torch.stack(self.pending)).tolist()  # type: ignore[union-attr]
+        losses, norms = (torch.stack(values) for values in zip(*self.pending, strict=True))
         self.pending.clear()
+        losses = torch.as_tensor(self.accelerator.reduce(losses)).tolist()
         first = self.progress.step - len(losses) + 1
-        for step, loss in enumerate(losses, first):
-            if not math.isfinite(loss):
-                kept = checkpoint.latest(self.run.checkpoints)
-                raise UserError(
-                    f"the loss of step {step} is {loss}: lower train.learning_rate"
-                    f" ({self.recipe.train.learning_rate:g}) or look at the rows; "
-                    + (f"the last good checkpoint is {kept.name}" if kept else "there is no earlier checkpoint")
-                )
+        for step, (loss, norm) in enumerate(zip(losses, norms.tolist(), strict=True), first):
+            for name, value in (("loss", loss), ("gradient norm", norm)):
+                if not math.isfinite(value):
+                    raise UserError(self.told(step, name, value))
         self.progress.recent += losses
+        self.grad_norm = norms[-1].item()
+
+    def told(self, step: int, name: str, value: float) -> str:
+        kept = checkpoint.latest(self.run.checkpoints)
+        rate = self.recipe.train.learning_rate
+        return (
+            f"the {name} of step {step} is {value}: start again with a lower train.learning_rate (now {rate:g}),"
+            f" or look at the rows; "
+            + (f"the last good checkpoint is {kept}" if kept else "there is no earlier checkpoint")
+        )
 
     def next_rows(self) -> list[int]:
         """The rows of the next step, the same on every process."""
@@ -231,10 +244,10 @@ class Loop:
             for name, p in trained(self.bare).items()
             if name in self.without_gradient and p.grad is not None and p.grad.any()
         }
-        if self.without_gradient and self.progress.step == min(WATCHED_STEPS, self.num_steps - 1):
+        if self.without_gradient and self.progress.step == self.watched:
             names = sorted(self.without_gradient)
             raise UserError(
-                f"strategy: {len(names)} trained tensors have had no gradient in {self.progress.step} steps"
+                f"strategy: {len(names)} trained tensors have had no gradient in {WATCHED_STEPS} steps"
                 f" and would never learn: {', '.join(names[:5])}"
             )
 

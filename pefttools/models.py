@@ -1,8 +1,8 @@
 """The base: a pretrained model, its tokenizer, and what of it is a new head.
 
-The head is what the checkpoint lacks (read from the load report) and what was never trained: a pooler whose bias
-is still exactly zero, as in all-MiniLM, where a frozen pooler would hold the loss at ln 2 for ever. The head
-is trained, saved, merged and counted apart under every strategy (DESIGN decision 1).
+The head is the task's own modules, what else the checkpoint lacks (read from the load report), and what was
+never trained: a pooler whose bias is still exactly zero, as in all-MiniLM, where a frozen pooler would hold the
+loss at ln 2 for ever. The head is trained, saved, merged and counted apart under every strategy (DESIGN decision 1).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
+from safetensors import SafetensorError
 
 from pefttools import gguf
 from pefttools.errors import UserError, unknown
 from pefttools.nn import find
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings
-from pefttools.sources import fetch
-from pefttools.sources.pins import content_sha256
+from pefttools.sources import fetch_hashed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -68,10 +68,9 @@ def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, s
     A GGUF file is dequantised once into the cache.
     """
     try:
-        path = fetch(settings.source, settings.sha256, reporter)
+        path, sha256 = fetch_hashed(settings.source, settings.sha256, reporter)
     except UserError as error:
         raise UserError(*(f"base: {problem}" for problem in error.problems)) from error
-    sha256 = content_sha256(path)
     if path.suffix.lower() == ".gguf":
         return gguf.dequantised(path, sha256, reporter), sha256
     if not (path / "config.json").is_file():
@@ -123,19 +122,19 @@ def load(
         )
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(config))
     try:
-        model, report = auto.from_pretrained(folder, config=config, dtype=torch.float32, output_loading_info=True)
-    except (OSError, RuntimeError, ValueError) as error:
+        model, report = auto.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        blocks = find.blocks(model)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"base: the weights of {settings.source} cannot be loaded: {_first_line(error)}") from error
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
-    if missing >= {n for n, _ in model.named_parameters() if n.startswith(f"{model.base_model_prefix}.")}:
-        raise UserError(f"base: {settings.source}: its checkpoint holds none of the weights of {type(model).__name__}")
-    head = [
-        *_owners(model, missing),
-        *never_trained(model),
-        *_known(model, settings.head),
-    ]  # fresh heads have zero biases too
-    return Base(model, tokenizer, tuple(dict.fromkeys(head)), task_type, settings.source, sha256, folder)
+    if lost := sorted(name for name in missing if name.startswith(tuple(f"{path}." for path in blocks))):
+        raise UserError(f"base: the checkpoint of {settings.source} lacks weights of its blocks: {', '.join(lost[:3])}")
+    head = [*_tops(model), *_owners(model, missing), *never_trained(model), *_known(model, settings.head)]
+    return Base(model, tokenizer, _outermost(head), task_type, settings.source, sha256, folder)
 
 
 def never_trained(model: nn.Module) -> list[str]:
@@ -177,11 +176,24 @@ def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> 
     return config
 
 
-def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
-    """The widest modules, below the backbone, all of whose parameters are among `new`.
+def _positions(config: Any) -> int:
+    """How many tokens the model has positions for."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return 10**9
+    return (
+        positions - config.pad_token_id - 1 if "roberta" in config.model_type else positions
+    )  # it starts behind padding
 
-    `bert.pooler` rather than `bert.pooler.dense`, and `classifier` for all of RoBERTa's classification head.
-    """
+
+def _tops(model: nn.Module) -> list[str]:
+    """The task's own modules: those outside the backbone that hold parameters."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
+
+
+def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
+    """The widest modules, below the backbone, all of whose parameters are among `new`: `bert.pooler`."""
     names = set(new)
     found = []
     for name in sorted(names):
@@ -193,7 +205,13 @@ def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
                 break
             path = parent
         found.append(path)
-    return list(dict.fromkeys(found))
+    return found
+
+
+def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """Each path once, and none that lies inside another."""
+    unique = list(dict.fromkeys(paths))
+    return tuple(p for p in unique if not any(p.startswith(f"{other}.") for other in unique))
 
 
 def _known(model: nn.Module, names: Iterable[str]) -> list[str]:

@@ -17,6 +17,8 @@ RESETS: Mapping[str, tuple[str, ...]] = {
         "data.labels",
         "data.bins",
         "data.min_class_rows",
+        "task.labels",
+        "task.pair",
     ),
     "data.train.source": ("data.train.sha256",),
     "data.validation.source": ("data.validation.sha256",),

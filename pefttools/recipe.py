@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
@@ -56,7 +56,7 @@ class TrainSettings(Settings):
     """Share of the steps over which the learning rate rises; the strategy's default when null."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled for adamw, added to the gradient for the others; biases and norms are left out."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Adam's averaging."""
     eps: float = Field(default=1e-8, gt=0)
     """Adam's and Adagrad's guard against division by zero."""
@@ -90,7 +90,7 @@ class Header(Settings):
     """The recipe's name, for people."""
     description: str = Field(default="", json_schema_extra=NOT_IN_DIGEST)
     """One line on what it does."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of everything random, the head's start included."""
 
 

@@ -8,6 +8,7 @@ A folder is always either resumable or finished: `recipe.yaml` comes first, `res
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pefttools.tasks.base import Prediction, Task
+
+
+MARK = "# A run of pefttools; running this recipe again gives the same run."
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,20 @@ class Run:
         self.checkpoints = path / "checkpoints"
 
     @classmethod
-    def open(cls, path: Path, *, finished: bool = True) -> Run:
-        """A run that exists. Raises UserError when there is none, or it is not finished though it must be."""
+    def open(cls, path: Path) -> Run:
+        """A finished run. Raises UserError when there is none, or it is not finished."""
         run = cls(path.absolute())
-        if not run.recipe_file.is_file():
-            raise UserError(f"{path}: there is no run here (no recipe.yaml)")
-        if finished and not run.finished:
-            raise UserError(
-                f"{path}: this run is not finished; finish it with"
-                f" `pefttools train {run.recipe_file} --out {path} --resume`"
-            )
+        if not run.exists:
+            raise UserError(f"{path}: there is no run here")
+        if not run.finished:
+            again = f"pefttools train {run.recipe_file} --out {path} --resume"
+            raise UserError(f"{path}: this run is not finished; finish it with `{again}`")
         return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether the recipe here is one that a run wrote."""
+        return self.recipe_file.is_file() and self.recipe_file.read_text("utf-8").startswith(MARK)
 
     @property
     def finished(self) -> bool:
@@ -75,24 +82,36 @@ class Run:
 
     def create(self, resolved: Recipe) -> None:
         """Make the folder, with its recipe."""
-        text = yaml.safe_dump(resolved.as_dict(), sort_keys=False, allow_unicode=True)
-        atomic.write_text(self.recipe_file, f"# pefttools train {self.recipe_file.name}\n{text}")
+        write_recipe(self.recipe_file, resolved, MARK)
 
     def refuse_unless_free(self, digest: str, resume: bool) -> None:
-        """Raises UserError when training here would overwrite something or mix two runs."""
-        if self.path.is_file():
-            raise UserError(f"--out: {self.path} is a file")
-        if not self.recipe_file.is_file():
-            if self.path.is_dir() and any(not p.name.startswith(".recipe.yaml.") for p in self.path.iterdir()):
-                raise UserError(f"--out: {self.path} is not empty")
-        elif not resume:
-            state = "a finished" if self.finished else "an unfinished"
-            raise UserError(
-                f"--out: {self.path} holds {state} run; add --resume to go on with it, or name another folder"
-            )
-        elif self.recipe().digest != digest:
-            again = f"pefttools train {self.recipe_file} --out {self.path} --resume"
-            raise UserError(f"--resume: {self.path} holds a run of another recipe; go on with it by `{again}`")
+        """Raises UserError when training here would overwrite something or mix two runs, or nothing can be written."""
+        if self.exists:
+            if not resume:
+                state = "a finished" if self.finished else "an unfinished"
+                raise UserError(
+                    f"--out: {self.path} holds {state} run; add --resume to go on with it, or name another folder"
+                )
+            if self.recipe().digest != digest:
+                again = f"pefttools train {self.recipe_file} --out {self.path} --resume"
+                raise UserError(f"--resume: {self.path} holds a run of another recipe; go on with it by `{again}`")
+            return
+        if self.path.is_dir() and any(not p.name.startswith(f".{self.recipe_file.name}.") for p in self.path.iterdir()):
+            raise UserError(f"--out: {self.path} is not empty")
+        place = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not place.is_dir():
+            raise UserError(f"--out: {place} is a file")
+        if not os.access(place, os.W_OK):
+            raise UserError(f"--out: {place} cannot be written to")
+
+    def forget(self) -> None:
+        """Take away what a run writes, and the folder when nothing else is in it."""
+        for file in (self.recipe_file, self.result_file, self.metrics_file, self.predictions_file):
+            file.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.adapter, self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
@@ -132,19 +151,25 @@ class Run:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
+def write_recipe(file: Path, resolved: Recipe, title: str) -> None:
+    """Write a resolved recipe that can be trained again as it stands."""
+    text = yaml.safe_dump(resolved.as_dict(), sort_keys=False, allow_unicode=True)
+    atomic.write_text(file, f"{title}\n# pefttools train {file.name}\n{text}")
+
+
 def load(path: Path | str, reporter: Reporter = SILENT) -> Trained:
-    """The trained model of a finished run, or of an adapter folder exported from one.
+    """The trained model of a finished run, or of an exported adapter folder that is not in peft's format.
 
     Raises:
         UserError: there is none, or its base is no longer the one it was trained on.
     """
-    run = Run.open(Path(path), finished=False)
-    is_export = (run.path / CONFIG).is_file()
+    run = Run(Path(path).absolute())
+    is_export = (run.path / CONFIG).is_file() and run.recipe_file.is_file()
     if not is_export:
         run = Run.open(Path(path))
     settings = run.recipe()
     base = settings.task.load(settings.base, reporter)
-    facts = run.path / ("manifest.json" if is_export else run.result_file.name)
+    facts = run.path / "manifest.json" if is_export else run.result_file
     expected = json.loads(facts.read_text("utf-8"))["base"]["sha256"] if facts.is_file() else base.sha256
     if base.sha256 != expected:
         raise UserError(

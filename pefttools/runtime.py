@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttools.errors import UserError
+from pefttools.errors import UserError, unknown
 from pefttools.recipe import Recipe
 from pefttools.run import Run
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def accelerator_for(recipe: Recipe, run: Run) -> Accelerator:
-    """Accelerate with the recipe's precision and trackers.
+def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
+    """Accelerate with the recipe's precision and trackers; what these hold from `first_step` on is taken back.
 
     Raises:
         UserError: an unknown tracker, or a launcher that started more processes than Accelerate sees.
@@ -39,15 +39,12 @@ def accelerator_for(recipe: Recipe, run: Run) -> Accelerator:
     precision = recipe.train.precision
     bf16 = precision == "bf16" or (precision == "auto" and native)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    try:
-        accelerator = Accelerator(
-            mixed_precision="bf16" if bf16 else "no",
-            cpu=on_cpu,
-            log_with=list(recipe.train.trackers) or None,
-            project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
-        )
-    except ValueError as error:
-        raise UserError(f"train.trackers: {error}") from error
+    accelerator = Accelerator(
+        mixed_precision="bf16" if bf16 else "no",
+        cpu=on_cpu,
+        log_with=_trackers(recipe, run, first_step) or None,
+        project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
+    )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise UserError(
@@ -56,6 +53,23 @@ def accelerator_for(recipe: Recipe, run: Run) -> Accelerator:
             " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
         )
     return accelerator
+
+
+def _trackers(recipe: Recipe, run: Run, first_step: int) -> list[Any]:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
+
+    names = recipe.train.trackers
+    usable = [str(getattr(name, "value", name)) for name in get_available_trackers()]
+    problems = []
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            problems.append(f"train.trackers: {unknown('tracker', name, sorted(LOGGER_TYPE_TO_CLASS))}")
+        elif name not in usable:
+            problems.append(f"train.trackers: {name} is not installed; `pip install {name}`")
+    if problems:
+        raise UserError(*problems)
+    board = TensorBoardTracker("tensorboard", str(run.path), purge_step=first_step)
+    return [board if name == "tensorboard" else name for name in names]
 
 
 @contextmanager

@@ -37,5 +37,4 @@ def multiplier(progress: float, schedule: str, warmup: float) -> float:
     """
     if progress < warmup:
         return progress / warmup
-    rest = 1.0 - warmup
-    return SCHEDULES[schedule](min(1.0, (progress - warmup) / rest) if rest > 0 else 1.0)
+    return SCHEDULES[schedule](min(1.0, (progress - warmup) / (1.0 - warmup)))

@@ -28,6 +28,7 @@ class Settings(BaseModel):
         use_attribute_docstrings=True,
         coerce_numbers_to_str=True,
         validate_default=True,
+        allow_inf_nan=False,
     )
 
     @field_validator("*", mode="before")
@@ -84,7 +85,6 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
     if kind == "missing":
         return f"{path}: is required"
     if kind == "literal_error":
-        expected = details.get("ctx", {})["expected"]
         expected = details.get("ctx", {})["expected"]
         allowed = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
         match = nearest(str(given), allowed)

@@ -7,7 +7,6 @@ number is drawn after the seed is set, the head's start included.
 from __future__ import annotations
 
 import platform
-import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +23,7 @@ from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run
 from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signals
+from pefttools.strategies.base import trained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,40 +55,40 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
         UserError: the recipe, its data or its base cannot work; nothing was written.
         Interrupted: the user stopped the run; it can be resumed.
     """
-    import torch
-
     run = Run(out.absolute())
     run.refuse_unless_free(recipe.digest, resume)
     if run.finished:
         reporter.note(f"{out} is finished; nothing to do")
         return run.result()
     models.hush()
-    accelerator = accelerator_for(recipe, run)
-    torch.manual_seed(recipe.seed)
+    last = checkpoint.latest(run.checkpoints)
+    accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     ready = prepare(recipe, reporter)
-    existed = run.path.exists()
     if accelerator.is_main_process:
         run.create(ready.recipe)
-        accelerator.init_trackers("tensorboard")
     accelerator.wait_for_everyone()
+    if not run.exists:
+        raise UserError(f"--out: {run.path} is not the same folder for all processes; it must be on a shared disk")
     try:
+        accelerator.init_trackers("pefttools", config={"recipe": recipe.name, "digest": recipe.digest})
         with stop_signals() as should_stop:
             return _run(ready, run, recipe.digest, accelerator, should_stop, reporter)
     except UserError:
         if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
-            shutil.rmtree(run.path)
-            if existed:
-                run.path.mkdir()
+            run.forget()
         raise
     finally:
         accelerator.end_training()
 
 
 def prepare(recipe: Recipe, reporter: Reporter = SILENT) -> Prepared:
-    """Load and check everything a run needs; writes nothing but caches. Seed beforehand."""
+    """Load and check everything a run needs; seeds, and writes nothing but caches.
+
+    Raises:
+        UserError: the data, the base or the strategy's settings cannot work.
+    """
     from accelerate.utils import set_seed
 
-    set_seed(recipe.seed)
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = recipe.task.fit(splits)
     recipe = recipe.model_copy(update={"task": task})
@@ -96,6 +96,8 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT) -> Prepared:
     base = task.load(recipe.base, reporter)
     encoded = {name: encode(rows, task, base, name, reporter) for name, rows in splits.named().items() if rows}
     model = recipe.strategy.wrap(base)
+    if not trained(model):
+        raise UserError(f"strategy: {recipe.strategy.name} trains nothing of {base.source}")
     reporter.note(
         f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
         + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
@@ -122,7 +124,15 @@ def _run(
     simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     prepared, optimizer = accelerator.prepare(model, optimizers.build(model, recipe.train))
-    progress = checkpoint.load(last, model, optimizer) if last else Progress(before=untouched)
+    conditions = {
+        "data": ready.splits.digest,
+        "base": ready.base.sha256,
+        "labels": list(task.config_values().get("label2id", {})),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+    }
+    fresh = Progress(before=untouched, conditions=conditions)
+    progress = checkpoint.load(last, model, optimizer, conditions) if last else fresh
     run.rewind(progress.step)
     loop = Loop(
         recipe, task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator, run,
@@ -163,7 +173,7 @@ def _run(
                 "epochs": progress.step / loop.steps_per_epoch,
                 "seconds": progress.seconds,
                 "tokens": progress.tokens,
-                "tokens_per_second": progress.tokens / progress.seconds,
+                "tokens_per_second": progress.tokens / progress.step_seconds,
                 "peak_bytes": peak_bytes(),
                 "best_step": progress.best_step,
                 "stopped_early": progress.stopped_early,

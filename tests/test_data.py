@@ -213,5 +213,7 @@ def test_cut_rows_are_counted(bases: Callable[[str], Path]) -> None:
     encoded = task.encode(rows, tokenizer)
     assert encoded["cut"] == [False, True]
     assert [len(ids) for ids in encoded["input_ids"]] == [4, 6]
-    pair = task.encode([{"text": "word1", "text_pair": "word2", "label": "a"}], tokenizer)
+    pair = TextClassification(labels=("a", "b"), pair=True).encode(
+        [{"text": "word1", "text_pair": "word2", "label": "a"}], tokenizer
+    )
     assert pair["token_type_ids"] == [[0, 0, 0, 1, 1]]

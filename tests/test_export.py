@@ -41,13 +41,15 @@ def test_merged_is_a_plain_transformers_model(run: Path) -> None:
     assert (
         manifest["trained"] == manifest["exported"] == json.loads((run / "result.json").read_text())["test"]["accuracy"]
     )
-    model = AutoModelForSequenceClassification.from_pretrained(run / "merged")
-    tokenizer = AutoTokenizer.from_pretrained(run / "merged")
+    model = AutoModelForSequenceClassification.from_pretrained(run / "export" / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(run / "export" / "merged")
     trained = pefttools.load(run)
     assert (answers(model, tokenizer) - answers(trained.model, trained.base.tokenizer)).abs().max() <= 1e-5
     assert model.config.id2label == {0: "colour", 1: "fruit", 2: "tool"}
     assert model.config.label2id == {"colour": 0, "fruit": 1, "tool": 2}
-    assert json.loads((run / "merged" / "manifest.json").read_text())["base"]["sha256"] == trained.base.sha256
+    assert (
+        json.loads((run / "export" / "merged" / "manifest.json").read_text())["base"]["sha256"] == trained.base.sha256
+    )
 
 
 def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
@@ -148,3 +150,53 @@ def test_an_adapter_that_is_not_whole_is_refused(finished_run: Path, tmp_path: P
     save_file({name: t for name, t in tensors.items() if "classifier" not in name}, file)
     with pytest.raises(UserError, match="the adapter is not whole"):
         pefttools.load(tmp_path / "run")
+
+
+def test_a_damaged_adapter_is_noticed(finished_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(finished_run, tmp_path / "run")
+    file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    save_file({name: -t if "classifier" in name else t for name, t in load_file(file).items()}, file)
+    with pytest.raises(UserError, match="its adapter folder is damaged"):
+        export(tmp_path / "run", "merged")
+
+
+def test_other_rows_are_noticed(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
+    run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train.source={tmp_path / 'rows.jsonl'}", "train.epochs=1")
+    (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
+    with pytest.raises(UserError, match="has changed since it was trained"):
+        export(run, "merged")
+
+
+def test_a_bf16_decoder_without_padding(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+    from transformers import LlamaModel
+
+    model = LlamaModel.from_pretrained(bases("llama"), dtype=torch.bfloat16)
+    model.config.pad_token_id = None
+    model.save_pretrained(tmp_path / "base")
+    for file in bases("llama").glob("tokenizer*"):
+        (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
+    overrides = [f"base={tmp_path / 'base'}", "train.epochs=1", "train.precision=bf16"]
+    run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    assert result["params"]["head"] == 3 * 32
+    for to in ("merged", "adapter"):
+        assert export(run, to)["max_logit_error"] <= 1e-5
+
+
+def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
+    from pefttools.use import predict_rows
+
+    rows = [{**row, "second": "word1 word2"} for row in make_rows(200)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [f"data.train={tmp_path / 'rows.jsonl'}", "data.columns.text_pair=second"]
+    run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    assert result["test"]["accuracy"] >= 0.9
+    assert export(run, "merged")["exported"] == result["test"]["accuracy"]
+    (answer,) = predict_rows(run, [{"text": "word1 saw", "second": "word2"}])
+    assert (answer["prediction"], answer["text_pair"]) == ("tool", "word2")
+    with pytest.raises(UserError, match="predict: row 1 has no text_pair"):
+        list(predict_rows(run, [{"text": "word1 saw"}]))

@@ -12,6 +12,7 @@ import transformers
 from pefttools.errors import UserError
 from pefttools.models import BaseSettings
 from pefttools.nn import find
+from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 from pefttools.strategies.top_layers import TopLayers
 from pefttools.tasks.text_classification import TextClassification
@@ -35,11 +36,104 @@ def test_a_missing_pooler_is_head(bases: Callable[[str], Path], tmp_path: Path) 
     model = transformers.BertModel.from_pretrained(bases("bert"), add_pooling_layer=False)
     model.save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(bases("bert")).save_pretrained(tmp_path)
-    assert TASK.load(BaseSettings(source=str(tmp_path))).head == ("bert.pooler", "classifier")
+    assert TASK.load(BaseSettings(source=str(tmp_path))).head == ("classifier", "bert.pooler")
 
 
 def test_a_head_of_two_layers_is_one_module(bases: Callable[[str], Path]) -> None:
     assert TASK.load(BaseSettings(source=str(bases("roberta")))).head == ("classifier",)
+
+
+@pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c")])
+def test_a_head_that_is_there_already_is_head(
+    labels: tuple[str, ...], bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    base = TASK.load(BaseSettings(source=str(bases("bert"))))
+    base.model.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    again = TextClassification(labels=labels).load(BaseSettings(source=str(tmp_path)))
+    assert again.head == ("classifier",)
+    assert again.model.classifier.out_features == len(labels)  # type: ignore[union-attr]
+
+
+def test_a_base_without_such_a_head_is_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    transformers.AutoTokenizer.from_pretrained(bases("bert")).save_pretrained(tmp_path)
+    transformers.ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match="is a vit model, and transformers has no AutoModelForSequenceClassification for it"
+    ):
+        TASK.load(BaseSettings(source=str(tmp_path)))
+
+
+def test_broken_weights_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    for file in bases("bert").iterdir():
+        (tmp_path / file.name).write_bytes(
+            file.read_bytes()[:900] if file.suffix == ".safetensors" else file.read_bytes()
+        )
+    with pytest.raises(UserError, match=r"the weights of .* cannot be loaded"):
+        TASK.load(BaseSettings(source=str(tmp_path)))
+
+
+def test_lost_blocks_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for file in bases("bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    kept = {name: t for name, t in tensors.items() if "layer.1.output" not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks weights of its blocks"):
+        TASK.load(BaseSettings(source=str(tmp_path)))
+
+
+def test_rows_never_outgrow_the_positions(bases: Callable[[str], Path]) -> None:
+    assert TASK.load(BaseSettings(source=str(bases("bert")))).tokenizer.model_max_length == 64  # the tokenizer's own
+    from pefttools.models import _positions
+
+    assert _positions(transformers.RobertaConfig(max_position_embeddings=514)) == 512
+
+
+def test_a_gguf_base_is_dequantised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy
+    from gguf import GGUFWriter
+
+    monkeypatch.setenv("PEFTTOOLS_CACHE", str(tmp_path / "cache"))
+    file, draw = tmp_path / "tiny.gguf", numpy.random.default_rng(0)
+    tokens = ["<unk>", "<s>", "</s>", *"abcdefgh", "ab", "cd"]
+    writer = GGUFWriter(str(file), "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(8)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_merges(["a b", "c d"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    shapes = {"attn_q": (32, 32), "attn_k": (16, 32), "attn_v": (16, 32), "attn_output": (32, 32)}
+    shapes |= {"ffn_gate": (64, 32), "ffn_up": (64, 32), "ffn_down": (32, 64), "attn_norm": (32,), "ffn_norm": (32,)}
+    named = {f"blk.{i}.{name}.weight": shape for i in range(2) for name, shape in shapes.items()}
+    named |= {"token_embd.weight": (len(tokens), 32), "output_norm.weight": (32,), "output.weight": (len(tokens), 32)}
+    for name, shape in named.items():
+        writer.add_tensor(name, draw.normal(size=shape).astype(numpy.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    base = TASK.load(BaseSettings(source=str(file)))
+    assert base.head == ("score",)
+    assert base.tokenizer.pad_token_id == base.model.config.pad_token_id == 2
+    (folder,) = (p for p in (tmp_path / "cache" / "dequantised").iterdir() if not p.name.startswith("."))
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    model = strategies.get("lora")().wrap(TASK.load(BaseSettings(source=str(file))))
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    with torch.no_grad():
+        assert model(torch.tensor([[3, 4, 5]]), attention_mask=torch.ones(1, 3)).logits.isfinite().all()
 
 
 def test_a_named_module_joins_the_head(bases: Callable[[str], Path]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pefttools import atomic
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
-from pefttools.sources.cache import cache_dir
+from pefttools.sources.cache import cache_dir, only_one
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,10 +29,11 @@ def encode(rows: list[Row], task: Task, base: Base, title: str, reporter: Report
     versions = {name: metadata.version(name) for name in LIBRARIES}
     key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), versions]
     folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
-    if not folder.exists():
-        encoded = encode_once(rows, task, base, title, reporter)
-        with atomic.new_folder(folder) as part:
-            encoded.save_to_disk(part)
+    with only_one(folder):
+        if not folder.exists():
+            encoded = encode_once(rows, task, base, title, reporter)
+            with atomic.new_folder(folder) as part:
+                encoded.save_to_disk(part)
     encoded = load_from_disk(folder)
     assert isinstance(encoded, Dataset)
     if cut := sum(encoded["cut"]):

@@ -6,8 +6,10 @@ A row is a dict of column -> value. Columns of text files are text; json, parque
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
     except UnicodeDecodeError as error:
         raise UserError(
             f"{key}: {settings.source}: byte {error.object[error.start]:#04x} at position {error.start} is not"
-            f" {error.encoding}; set {key}.encoding (latin-1, gb18030, …) or {key}.decode_errors=replace"
+            f" {error.encoding}; set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
         ) from error
     if not rows:
         raise UserError(f"{key}: {settings.source} is empty: it holds no rows")
@@ -65,7 +67,7 @@ def _rows(settings: FileSettings, reporter: Reporter) -> list[Raw]:
         )
     if path.is_dir() != (kind == "folders"):
         raise UserError(f"{settings.source}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
-    return READERS[kind](path, settings)
+    return READERS[kind](path, settings.model_copy(update={"format": kind}))
 
 
 def _text(path: Path, settings: FileSettings) -> str:
@@ -76,25 +78,25 @@ def _text(path: Path, settings: FileSettings) -> str:
 
 
 def _csv(path: Path, settings: FileSettings) -> list[Raw]:
-    import io
-
     import pandas
 
     text = _text(path, settings)
     if not text.strip():
         return []
     try:
-        frame = pandas.read_csv(
-            io.StringIO(text),
-            sep="\t" if settings.format == "tsv" or (settings.format == "auto" and path.suffix == ".tsv") else ",",
-            dtype=str,
-            keep_default_na=False,  # "NA" and "null" are words
-            header=None if settings.header else 0,
-            names=list(settings.header) if settings.header else None,
-            quoting=csv.QUOTE_MINIMAL if settings.quotes else csv.QUOTE_NONE,
-            index_col=False,
-        )
-    except pandas.errors.ParserError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pandas.errors.ParserWarning)  # a first row too long would be cut
+            frame = pandas.read_csv(
+                io.StringIO(text),
+                sep="\t" if settings.format == "tsv" else ",",
+                dtype=str,
+                keep_default_na=False,  # "NA" and "null" are words
+                header=None if settings.header else 0,
+                names=list(settings.header) if settings.header else None,
+                quoting=csv.QUOTE_MINIMAL if settings.quotes else csv.QUOTE_NONE,
+                index_col=False,
+            )
+    except (pandas.errors.ParserError, pandas.errors.ParserWarning, ValueError) as error:
         hint = "; set `quotes: false` if quotes are part of the text" if settings.quotes else ""
         raise UserError(f"{settings.source}: {str(error).strip()}{hint}") from error
     columns = [[v if isinstance(v, str) else None for v in frame[c]] for c in frame.columns]
@@ -105,7 +107,7 @@ def _jsonl(path: Path, settings: FileSettings) -> list[Raw]:
     rows = []
     for number, line in enumerate(_text(path, settings).split("\n"), 1):
         if line.strip():
-            rows.append(_object(line, f"{settings.source} line {number}"))
+            rows.append(json_object(line, f"{settings.source} line {number}"))
     return rows
 
 
@@ -123,7 +125,8 @@ def _json(path: Path, settings: FileSettings) -> list[Raw]:
     return rows
 
 
-def _object(line: str, where: str) -> Raw:
+def json_object(line: str, where: str) -> Raw:
+    """The object on one JSON line. Raises UserError when it is none."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
@@ -172,7 +175,7 @@ def _hub(settings: FileSettings, reporter: Reporter) -> list[Raw]:
     reporter.note(f"{settings.source}: loading its {settings.split} split from the hub")
     try:
         table = load_dataset(name, settings.config, split=settings.split, revision=revision)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # no such configuration or split; a loading script
         raise UserError(f"{settings.source}: {error}") from error
     except Exception as error:
         raise hub.explained(rest, error) from error

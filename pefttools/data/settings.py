@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -51,6 +52,12 @@ class FileSettings(Settings):
     def _pattern_goes_with_lines(self) -> FileSettings:
         if (self.format == "lines") != (self.pattern is not None):
             raise ValueError("`format: lines` and `pattern` go together")
+        try:
+            re.compile(self.pattern or "")
+        except re.error as error:
+            raise ValueError(f"`pattern` is no regular expression: {error}") from error
+        if self.sha256 and self.source.startswith("hf:"):
+            raise ValueError("a hub set is pinned by its revision, hf:NAME@REVISION, not by `sha256`")
         return self
 
 
@@ -93,7 +100,7 @@ class DataSettings(Settings):
     deduplicate: bool = True
     """Keep one row of those with the same inputs; a row in test or validation is never also in training."""
     min_class_rows: int = Field(default=1, ge=1)
-    """Leave out classes with fewer rows than this."""
+    """Leave out classes with fewer training rows than this."""
     train_rows: int | None = Field(default=None, ge=1)
     """Train on only so many rows; a smaller number's rows are among a larger one's."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.reading import Raw, read
@@ -34,6 +34,8 @@ class Splits:
     test: list[Row]
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
+    spare: list[Row] = field(default_factory=list)
+    """Training rows that `train_rows` leaves aside; their labels are known all the same."""
 
     @property
     def digest(self) -> str:
@@ -51,21 +53,18 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
     Raises:
         UserError: a file that cannot be read, a missing column, rows the task cannot use.
     """
-    given = {
-        name: _rows_of(file, f"data.{name}", settings, task, reporter)
-        for name in NAMES
-        if (file := getattr(settings, name)) is not None
-    }
     counts: Counter[str] = Counter()
-    if settings.bins:
-        given = {name: _binned(rows, settings, f"data.{name}", counts) for name, rows in given.items()}
-    if settings.min_class_rows > 1:
-        given = _without_rare(given, settings.min_class_rows, counts)
+    given = {
+        name: load_rows(name, settings, task, counts, reporter) for name in NAMES if getattr(settings, name) is not None
+    }
     if settings.deduplicate:
         given = _unique(given, task, counts, reporter)
-    splits = _split(given, settings, task, dict(counts))
-    if settings.train_rows is not None:
-        splits = replace(splits, train=_subset(splits.train, settings.train_rows, settings, task))
+    parts = _split(given, settings, task)
+    if settings.min_class_rows > 1:
+        parts = _without_rare(parts, settings.min_class_rows, counts)
+    train, spare = _subset(parts["train"], settings, task)
+    left_out = {reason: number for reason, number in counts.items() if number}
+    splits = Splits(train, parts["validation"], parts["test"], left_out, spare)
     if not splits.train:
         raise UserError("data.train: no rows are left to train on")
     if not splits.validation:
@@ -76,7 +75,11 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
     return splits
 
 
-def _rows_of(file: FileSettings, key: str, settings: DataSettings, task: Task, reporter: Reporter) -> list[Row]:
+def load_rows(
+    name: str, settings: DataSettings, task: Task, counts: Counter[str], reporter: Reporter = SILENT
+) -> list[Row]:
+    """The checked rows of one file (`train`, `validation` or `test`), all of them but those in a nameless bin."""
+    file, key = getattr(settings, name), f"data.{name}"
     raws = read(file, key, reporter)
     columns = _columns(raws, key, file, settings, task)
     rows, bad = [], []
@@ -93,7 +96,7 @@ def _rows_of(file: FileSettings, key: str, settings: DataSettings, task: Task, r
     if bad:
         more = f" (and {len(bad) - 3} rows more)" if len(bad) > 3 else ""
         raise UserError(f"{key}: {file.source}: {'; '.join(bad[:3])}{more}")
-    return rows
+    return _binned(rows, settings, key, counts) if settings.bins else rows
 
 
 def _columns(raws: list[Raw], key: str, file: FileSettings, settings: DataSettings, task: Task) -> dict[str, str]:
@@ -135,10 +138,10 @@ def _binned(rows: list[Row], settings: DataSettings, key: str, counts: Counter[s
     return kept
 
 
-def _without_rare(given: dict[str, list[Row]], least: int, counts: Counter[str]) -> dict[str, list[Row]]:
-    sizes = Counter(row.get("label") for rows in given.values() for row in rows)
-    kept = {name: [row for row in rows if sizes[row.get("label")] >= least] for name, rows in given.items()}
-    counts["of a rare class"] += sum(map(len, given.values())) - sum(map(len, kept.values()))
+def _without_rare(parts: dict[str, list[Row]], least: int, counts: Counter[str]) -> dict[str, list[Row]]:
+    sizes = Counter(row.get("label") for row in parts["train"])
+    kept = {name: [row for row in rows if sizes[row.get("label")] >= least] for name, rows in parts.items()}
+    counts["of a rare class"] += sum(map(len, parts.values())) - sum(map(len, kept.values()))
     return kept
 
 
@@ -162,15 +165,15 @@ def _unique(given: dict[str, list[Row]], task: Task, counts: Counter[str], repor
     return {name: kept[name] for name in NAMES if name in given}
 
 
-def _split(given: Mapping[str, list[Row]], settings: DataSettings, task: Task, counts: dict[str, int]) -> Splits:
-    parts: dict[str, list[Row]] = {name: list(rows) for name, rows in given.items() if name != "train"}
+def _split(given: Mapping[str, list[Row]], settings: DataSettings, task: Task) -> dict[str, list[Row]]:
+    parts = {name: list(given.get(name, [])) if name != "train" else [] for name in NAMES}
     test_below = 0.0 if "test" in given else settings.test_share
     validation_below = test_below + (0.0 if "validation" in given else settings.validation_share)
     for row in given["train"]:
         place = _place(row, settings, task)
         name = "test" if place < test_below else "validation" if place < validation_below else "train"
-        parts.setdefault(name, []).append(row)
-    return Splits(*(parts.get(name, []) for name in NAMES), left_out={k: n for k, n in counts.items() if n})
+        parts[name].append(row)
+    return parts
 
 
 def _place(row: Row, settings: DataSettings, task: Task) -> float:
@@ -180,7 +183,11 @@ def _place(row: Row, settings: DataSettings, task: Task) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def _subset(rows: Iterable[Row], number: int, settings: DataSettings, task: Task) -> list[Row]:
+def _subset(rows: list[Row], settings: DataSettings, task: Task) -> tuple[list[Row], list[Row]]:
+    """The rows to train on and those left aside, both in their order."""
+    if settings.train_rows is None:
+        return rows, []
     other = settings.model_copy(update={"split_seed": -1 - settings.split_seed})
-    ranked = sorted(enumerate(rows), key=lambda pair: _place(pair[1], other, task))
-    return [row for _, row in sorted(ranked[:number], key=lambda pair: pair[0])]
+    ranked = sorted(range(len(rows)), key=lambda i: _place(rows[i], other, task))
+    chosen = set(ranked[: settings.train_rows])
+    return [r for i, r in enumerate(rows) if i in chosen], [r for i, r in enumerate(rows) if i not in chosen]

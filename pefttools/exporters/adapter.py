@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from pefttools.exporters.base import Exporter
-from pefttools.run import Run, Trained
+from pefttools.run import Trained, write_recipe
 from pefttools.strategies.base import PeftStrategy
 
 
@@ -21,12 +21,14 @@ class Adapter(Exporter):
         trained.recipe.strategy.save(trained.model, folder)
         trained.base.tokenizer.save_pretrained(folder)
         if not isinstance(trained.recipe.strategy, PeftStrategy):
-            Run(folder).create(trained.recipe)
+            write_recipe(
+                folder / "recipe.yaml", trained.recipe, "# An adapter of pefttools; `pefttools.load` reads it."
+            )
 
     def loader(self, trained: Trained) -> dict[str, str]:
         if not isinstance(trained.recipe.strategy, PeftStrategy):
             return {"kind": "pefttools"}
-        values = json.dumps(trained.task.config_values())
+        values = json.dumps({**trained.task.config_values(), "pad_token_id": trained.base.model.config.pad_token_id})
         return {
             "kind": "peft",
             "auto_class": trained.task.auto_class,

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.batching import batches
 from pefttools.data.splitting import Row
+from pefttools.evaluate import outputs_of
 from pefttools.tasks import tasks
 
 if TYPE_CHECKING:
@@ -23,33 +23,23 @@ if TYPE_CHECKING:
 
     from pefttools.tasks.base import Prediction, Task
 
-MAX_ROWS, MAX_TOKENS, MULTIPLE = 64, 4096, 8
-
 
 def answers(
     model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Tensor], list[Prediction]]:
     """Logits (of real tokens, where there are some a token) and predictions of every row, in order."""
-    import torch
-
     columns = task.encode(rows, tokenizer)
     lengths = [len(ids) for ids in columns["input_ids"]]
+
+    def pick(indices: Sequence[int]) -> dict[str, list[Any]]:
+        return {name: [values[i] for i in indices] for name, values in columns.items()}
+
     logits: dict[int, Tensor] = {}
     said: dict[int, Prediction] = {}
-    with torch.inference_mode():
-        for indices in batches(range(len(rows)), lengths, MAX_ROWS, MAX_TOKENS, MULTIPLE):
-            picked = {name: [values[i] for i in indices] for name, values in columns.items()}
-            batch = task.collate(picked, tokenizer, MULTIPLE)
-            outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
-            for i, row, mask, prediction in zip(
-                indices,
-                outputs.logits.float(),
-                batch["attention_mask"],
-                task.predict(outputs, batch),
-                strict=True,
-            ):
-                logits[i] = row[mask.bool()] if row.ndim > 1 and len(row) == len(mask) else row
-                said[i] = prediction
+    for indices, batch, outputs in outputs_of(model, task, pick, range(len(rows)), lengths, tokenizer):
+        said.update(zip(indices, task.predict(outputs, batch), strict=True))
+        for i, row, mask in zip(indices, outputs.logits.float(), batch["attention_mask"], strict=True):
+            logits[i] = row[mask.bool()] if row.ndim > 1 and len(row) == len(mask) else row
     return [logits[i] for i in range(len(rows))], [said[i] for i in range(len(rows))]
 
 
@@ -71,7 +61,7 @@ def load(folder: Path, loader: Mapping[str, str]) -> tuple[nn.Module, PreTrained
         values = json.loads(loader["config"])
         values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
         torch.manual_seed(1)  # a head that was not saved must not come out right by luck
-        model = auto.from_pretrained(loader["base"], **values)
+        model = auto.from_pretrained(loader["base"], dtype=torch.float32, **values)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             model = PeftModel.from_pretrained(model, str(folder))

@@ -25,11 +25,22 @@ def fetch(source: str, sha256: str | None = None, reporter: Reporter = SILENT) -
     Raises:
         UserError: nothing is there, it cannot be reached, or its content is not the pinned one.
     """
-    scheme, _, rest = source.partition(":")
-    path = SCHEMES[scheme](rest, reporter) if scheme in SCHEMES else local.fetch(source)
-    if sha256 is not None and (found := content_sha256(path)) != sha256:
+    return fetch_hashed(source, sha256, reporter)[0] if sha256 else _fetch(source, reporter)
+
+
+def fetch_hashed(source: str, sha256: str | None = None, reporter: Reporter = SILENT) -> tuple[Path, str]:
+    """Like `fetch`, and the sha256 of the content, pinned or not."""
+    path = _fetch(source, reporter)
+    # the hub's cache may hold other files of the same revision, which somebody else asked for
+    found = content_sha256(path, hub.MODEL_FILES if source.startswith("hf:") else ())
+    if sha256 not in (None, found):
         raise UserError(f"{source}: the content's sha256 is {found}, but the recipe pins {sha256}")
-    return path
+    return path, found
+
+
+def _fetch(source: str, reporter: Reporter) -> Path:
+    scheme, _, rest = source.partition(":")
+    return SCHEMES[scheme](rest, reporter) if scheme in SCHEMES else local.fetch(source)
 
 
 def is_remote(source: str) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 
@@ -14,3 +17,11 @@ def cache_dir(*parts: str) -> Path:
     return (
         Path(root).expanduser().absolute().joinpath(*parts) if root else user_cache_path("pefttools").joinpath(*parts)
     )
+
+
+@contextmanager
+def only_one(entry: Path) -> Iterator[None]:
+    """Held by the one process that may make this entry; others wait, and then find it made."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(entry.with_name(f".{entry.name}.lock")):
+        yield

@@ -8,7 +8,7 @@ from pathlib import Path
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
 
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.gguf"]
+MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
 def split(rest: str) -> tuple[str, str | None]:
@@ -28,7 +28,7 @@ def fetch(rest: str, reporter: Reporter) -> Path:
     name, revision = split(rest)
     reporter.note(f"hf:{rest}: looking it up on the hub")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=MODEL_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     except Exception as error:
         raise explained(rest, error) from error
 

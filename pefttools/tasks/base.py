@@ -49,6 +49,10 @@ class Task(Choice, ABC):
         """This task with what it must know of the data; raises UserError when the data cannot serve it."""
 
     @abstractmethod
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
+
+    @abstractmethod
     def config_values(self) -> dict[str, Any]:
         """What the model's configuration must say (`num_labels`, `id2label` …)."""
 

@@ -32,19 +32,21 @@ class TextClassification(Task):
 
     labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
     """The classes in the order of the model's outputs; from the training rows when empty."""
+    pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    """Whether a row is two texts; from the training rows when null."""
 
     def read(self, values: Mapping[str, Any]) -> Row:
         row: Row = {}
-        for name in ("text", "text_pair"):
+        if self.pair and "text_pair" not in values:
+            raise ValueError("has no text_pair")
+        for name in self.inputs if self.pair is not False else ("text",):
             if name in values:
-                if not isinstance(values[name], str) or not values[name].strip():
-                    raise ValueError(f"has no {name}")
-                row[name] = values[name].strip()
+                row[name] = _text(values[name], name)
         if "label" in values:
             label = values["label"]
             if isinstance(label, float) and label.is_integer():
                 label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
-            if label is None or not str(label).strip():
+            if label is None or label != label or not str(label).strip():  # NaN is not itself
                 raise ValueError("has no label")
             row["label"] = str(label).strip()
         if values.get("id") is not None:
@@ -53,12 +55,19 @@ class TextClassification(Task):
 
     def fit(self, splits: Splits) -> Self:
         found = {row["label"] for row in splits.train}
-        labels = self.labels or tuple(sorted(found, key=_natural))
+        known = found | {row["label"] for row in splits.spare}
+        labels = self.labels or tuple(sorted(known, key=_natural))
         problems = []
-        if len(labels) < 2:
+        if len(found) < 2:
             problems.append(f"data.train: has one class only ({min(found)!r}); there is nothing to tell apart")
+        if idle := sorted(set(labels) - known, key=_natural):
+            problems.append(f"task.labels: no training row has {_listed(idle)}; training has {_listed(sorted(known))}")
+        pair = "text_pair" in splits.train[0]
         for name, rows in splits.named().items():
-            if strange := sorted({row["label"] for row in rows} - set(labels), key=_natural):
+            if any(("text_pair" in row) != pair for row in rows):
+                problems.append(f"data.{name}: some rows are pairs of texts and some are not")
+        for name, rows in splits.named().items():
+            if strange := self._strange(rows, labels):
                 problems.append(
                     f"data.{name}: labels that training lacks: {_listed(strange)}. Training has {_listed(labels)};"
                     " set data.min_class_rows to leave out rare classes, or data.labels to rename"
@@ -69,7 +78,14 @@ class TextClassification(Task):
             )
         if problems:
             raise UserError(*problems)
-        return self.with_values(labels=labels)
+        return self.with_values(labels=labels, pair=pair)
+
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        if strange := self._strange(rows, self.labels):
+            raise UserError(f"{key}: labels the model does not know: {_listed(strange)}. It has {_listed(self.labels)}")
+
+    def _strange(self, rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+        return sorted({row["label"] for row in rows} - set(labels), key=_natural)
 
     def config_values(self) -> dict[str, Any]:
         names = dict(enumerate(self.labels))
@@ -82,7 +98,7 @@ class TextClassification(Task):
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         texts = [row["text"] for row in rows]
-        pairs = [row["text_pair"] for row in rows] if rows and "text_pair" in rows[0] else None
+        pairs = [row["text_pair"] for row in rows] if self.pair else None
         limit = min(self.max_length, tokenizer.model_max_length)
         whole = tokenizer(texts, pairs, truncation=False, verbose=False)
         cut = [len(ids) > limit for ids in whole["input_ids"]]
@@ -130,9 +146,19 @@ class TextClassification(Task):
         return row.get("label")
 
 
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"has no {name}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half a character (a lone surrogate) in its {name}") from error
+    return value.strip()
+
+
 def _natural(label: str) -> tuple[bool, float, str]:
     """Numbers by value, before words by letter."""
-    number = label.lstrip("-").isdigit()
+    number = label.removeprefix("-").isdecimal()
     return (not number, float(label) if number else 0.0, label)
 
 
