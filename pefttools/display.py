@@ -140,15 +140,18 @@ def explained(lines: Sequence[tuple[str, str, str]]) -> None:
 
 def result(values: Mapping[str, Any], folder: str) -> None:
     """A run's result: before and after, then what it cost."""
-    table = Table(title=f"{values['recipe']}: {values['task']} by {values['strategy']}", title_justify="left")
     before, after = values["before"], values["test"] or values["validation"]
+    title = (
+        f"{values['recipe']}: {values['task']} by {values['strategy']}; before is on the {before['measured_on']} rows"
+    )
+    table = Table(title=title, title_justify="left")
     columns = {
-        "majority class": before["majority"],
-        "untouched model": before,
-        "best on validation": values["validation"],
+        "majority": before["majority"],
+        "before": before,
+        "validation": values["validation"],
         **({"test": values["test"]} if values["test"] else {}),
     }
-    table.add_column(f"metric ({before['measured_on']} rows before)")
+    table.add_column("metric")
     for name in columns:
         table.add_column(name, justify="right")
     for metric, value in after.items():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.batching import batches
+from pefttools.data.batching import batches, token_budget
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
 from pefttools.tasks.base import Prediction, Task
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-MAX_ROWS, MAX_TOKENS, MULTIPLE = 256, 8192, 8
+MAX_ROWS, MULTIPLE = 256, 8
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def outputs_of(
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for indices in batches(rows, lengths, MAX_ROWS, MAX_TOKENS, MULTIPLE):
+        for indices in batches(rows, lengths, MAX_ROWS, token_budget(device.type), MULTIPLE):
             batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, MULTIPLE).items()}
             yield indices, batch, model(**{k: v for k, v in batch.items() if k != "labels"})
     model.train(was_training)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import checkpoint, schedule
 from pefttools.checkpoint import Progress
-from pefttools.data.batching import batches, steps
+from pefttools.data.batching import batches, steps, token_budget
 from pefttools.errors import Interrupted, UserError
 from pefttools.recipe import Recipe
 from pefttools.reporter import Bar, Reporter
@@ -219,7 +219,8 @@ class Loop:
         settings, accelerator = self.recipe.train, self.accelerator
         share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
         weight = 1.0 if share else 0.0
-        limits = (settings.micro_batch_size, settings.micro_batch_tokens, settings.pad_multiple)
+        max_tokens = settings.micro_batch_tokens or token_budget(accelerator.device.type)
+        limits = (settings.micro_batch_size, max_tokens, settings.pad_multiple)
         parts = list(batches(share or rows[:1], self.lengths, *limits))
         for part in parts:
             columns: Any = self.rows[part]

@@ -42,8 +42,8 @@ class TrainSettings(Settings):
     """Rows a step, over all processes and accumulation: the number that changes what is learnt."""
     micro_batch_size: int = Field(default=1024, ge=1)
     """Most rows that are computed at once; a step of more is accumulated."""
-    micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Most padded tokens that are computed at once."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Most padded tokens that are computed at once; null suits the device (on a CPU more is slower)."""
     pad_multiple: int = Field(default=8, ge=1)
     """Batches are padded to a multiple of this many tokens."""
     optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
