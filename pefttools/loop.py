@@ -14,6 +14,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, nn
+
 from pefttools import checkpoint, schedule
 from pefttools.checkpoint import Progress
 from pefttools.data.batching import batches, steps, token_budget
@@ -27,7 +30,6 @@ from pefttools.tasks.base import Task
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
-    from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PreTrainedTokenizerBase
 
@@ -74,8 +76,6 @@ class Loop:
     def step(self) -> None:
         """One update: the next rows' summed loss through the model, clipped, into the weights."""
         settings, progress, accelerator = self.recipe.train, self.progress, self.accelerator
-        import torch
-
         rows = self.next_rows()
         num_targets = sum(self.targets[row] for row in rows)
         self.set_learning_rate()
@@ -180,8 +180,6 @@ class Loop:
         Raises:
             UserError: one is no number; the weights since the last checkpoint are worth nothing then.
         """
-        import torch
-
         if not self.pending:
             return
         losses, norms = (torch.stack(values) for values in zip(*self.pending, strict=True))
@@ -254,8 +252,6 @@ class Loop:
 
     def agreed(self, *wishes: bool) -> list[bool]:
         """What any process wishes, all do."""
-        import torch
-
         if self.accelerator.num_processes == 1:
             return list(wishes)
         flags = torch.tensor(wishes, dtype=torch.int64, device=self.accelerator.device)
