@@ -62,6 +62,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
         return run.result()
     models.hush()
     last = checkpoint.latest(run.checkpoints)
+    if resume and last is None:
+        reporter.note(f"{out} holds no checkpoint; starting from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     ready = prepare(recipe, reporter)
     if accelerator.is_main_process:
