@@ -7,20 +7,24 @@ A folder is always either resumable or finished: `recipe.yaml` comes first, `res
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from pefttools import atomic, models, recipe
 from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
+from pefttools.sources.cache import cache_dir
 from pefttools.strategies.base import CONFIG
 
 if TYPE_CHECKING:
@@ -103,6 +107,20 @@ class Run:
             raise UserError(f"--out: {place} is a file")
         if not os.access(place, os.W_OK):
             raise UserError(f"--out: {place} cannot be written to")
+
+    @contextmanager
+    def only_one(self) -> Iterator[None]:
+        """Held while a process trains here. Raises UserError when another one does."""
+        lock = FileLock(cache_dir("runs", hashlib.sha256(str(self.path).encode()).hexdigest() + ".lock"), timeout=0)
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(f"--out: another process is training in {self.path}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def forget(self) -> None:
         """Take away what a run writes, and the folder when nothing else is in it."""

@@ -7,6 +7,7 @@ number is drawn after the seed is set, the head's start included.
 from __future__ import annotations
 
 import platform
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -66,15 +67,21 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
         reporter.note(f"{out} holds no checkpoint; starting from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     ready = prepare(recipe, reporter)
+    with run.only_one() if accelerator.is_main_process else nullcontext():
+        return _in_folder(ready, run, recipe.digest, accelerator, reporter)
+
+
+def _in_folder(ready: Prepared, run: Run, digest: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
+    """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
     if accelerator.is_main_process:
         run.create(ready.recipe)
     accelerator.wait_for_everyone()
     if not run.exists:
         raise UserError(f"--out: {run.path} is not the same folder for all processes; it must be on a shared disk")
     try:
-        accelerator.init_trackers("pefttools", config={"recipe": recipe.name, "digest": recipe.digest})
+        accelerator.init_trackers("pefttools", config={"recipe": ready.recipe.name, "digest": digest})
         with stop_signals() as should_stop:
-            return _run(ready, run, recipe.digest, accelerator, should_stop, reporter)
+            return _run(ready, run, digest, accelerator, should_stop, reporter)
     except UserError:
         if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
             run.forget()

@@ -187,6 +187,15 @@ def test_resuming_under_other_conditions_is_refused(recipe_file: Path, rows_file
     assert (run / "checkpoints").exists()
 
 
+def test_two_cannot_train_in_one_folder(recipe_file: Path, tmp_path: Path) -> None:
+    with (
+        Run(tmp_path / "run").only_one(),
+        pytest.raises(UserError, match=r"another process is training in .*run"),
+    ):
+        train_tiny(recipe_file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_shortest_run(recipe_file: Path, tmp_path: Path) -> None:
     _, result = train_tiny(recipe_file, tmp_path / "run", "train.batch_size=300", "train.epochs=1")
     assert result["train"]["steps"] == 2
