@@ -1,4 +1,4 @@
-"""Nothing half-written: a file or folder appears under its name only when it is complete (DESIGN decision 9)."""
+"""Nothing half-written: a file or folder appears under its name only when it is complete."""
 
 from __future__ import annotations
 

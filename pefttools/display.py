@@ -182,8 +182,8 @@ def per_class(scores: Mapping[str, Mapping[str, Any]]) -> None:
 def metrics(values: Mapping[str, Any]) -> None:
     """Metrics, a line each, and the table of classes when there is one."""
     for name, value in values.items():
-        if isinstance(value, (int, float)):
-            _out(f"{name:<12} {value:.4f}")
+        if not isinstance(value, Mapping):
+            _out(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value}")
     if "per_class" in values:
         per_class(values["per_class"])
 

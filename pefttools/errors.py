@@ -1,6 +1,6 @@
 """What a user can act on.
 
-A `UserError` is one message on stderr, exit code 2, no traceback (DESIGN decision 10). Anything else that
+A `UserError` is one message on stderr, exit code 2, no traceback. Anything else that
 escapes is our bug and shows its traceback.
 """
 

@@ -1,7 +1,7 @@
 """The one training loop, on Accelerate.
 
 The loss is summed over targets and divided by their number in the whole step, over all processes and
-accumulation, so one batch of 32 equals four of 8 equals two processes with 16 (DESIGN decision 2). Every process
+accumulation, so one batch of 32 equals four of 8 equals two processes with 16. Every process
 knows the rows of a step beforehand, so that number needs no communication.
 """
 
@@ -124,7 +124,8 @@ class Loop:
                     self.save()
                     saved = time.monotonic()
                 if stop and not is_end:
-                    raise Interrupted(f"stopped after step {progress.step} of {self.num_steps}; go on with --resume")
+                    where = f"stopped after step {progress.step} of {self.num_steps}"
+                    raise Interrupted(f"{where}; go on with `{self.run.resume_command}`")
         return progress
 
     def look(self) -> None:

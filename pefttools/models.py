@@ -2,7 +2,7 @@
 
 The head is the task's own modules, what else the checkpoint lacks (read from the load report), and what was
 never trained: a pooler whose bias is still exactly zero, as in all-MiniLM, where a frozen pooler would hold the
-loss at ln 2 for ever. The head is trained, saved, merged and counted apart under every strategy (DESIGN decision 1).
+loss at ln 2 for ever. The head is trained, saved, merged and counted apart under every strategy.
 """
 
 from __future__ import annotations

@@ -65,14 +65,18 @@ class Run:
         if not run.exists:
             raise UserError(f"{path}: there is no run here")
         if not run.finished:
-            again = f"pefttools train {run.recipe_file} --out {path} --resume"
-            raise UserError(f"{path}: this run is not finished; finish it with `{again}`")
+            raise UserError(f"{path}: this run is not finished; finish it with `{run.resume_command}`")
         return run
 
     @property
     def exists(self) -> bool:
         """Whether the recipe here is one that a run wrote."""
         return self.recipe_file.is_file() and self.recipe_file.read_text("utf-8").startswith(MARK)
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run, whatever overrides it was started with."""
+        return f"pefttools train {self.recipe_file} --out {self.path} --resume"
 
     @property
     def finished(self) -> bool:
@@ -91,14 +95,16 @@ class Run:
     def refuse_unless_free(self, digest: str, resume: bool) -> None:
         """Raises UserError when training here would overwrite something or mix two runs, or nothing can be written."""
         if self.exists:
-            if not resume:
-                state = "a finished" if self.finished else "an unfinished"
-                raise UserError(
-                    f"--out: {self.path} holds {state} run; add --resume to go on with it, or name another folder"
-                )
+            state = "a finished" if self.finished else "an unfinished"
             if self.recipe().digest != digest:
-                again = f"pefttools train {self.recipe_file} --out {self.path} --resume"
-                raise UserError(f"--resume: {self.path} holds a run of another recipe; go on with it by `{again}`")
+                raise UserError(
+                    f"--out: {self.path} holds {state} run of another recipe; name another folder"
+                    + ("" if self.finished else f", or finish that one with `{self.resume_command}`")
+                )
+            if not resume:
+                raise UserError(
+                    f"--out: {self.path} holds {state} run of this recipe; add --resume, or name another folder"
+                )
             return
         if self.path.is_dir() and any(not p.name.startswith(f".{self.recipe_file.name}.") for p in self.path.iterdir()):
             raise UserError(f"--out: {self.path} is not empty")

@@ -96,9 +96,9 @@ def test_a_run_by_hand(said: Said, recipe_file: Path, tmp_path: Path) -> None:
     code, answer, err = said("train", recipe_file, "--out", out, "--resume", "train.epochs=6")
     assert (code, "nothing to do" in err) == (0, True)
     code, _, err = said("train", recipe_file, "--out", out, "train.epochs=6")
-    assert (code, "holds a finished run; add --resume" in err) == (2, True)
+    assert (code, "holds a finished run of this recipe; add --resume" in err) == (2, True)
     code, _, err = said("train", recipe_file, "--out", out, "--resume", "train.epochs=7")
-    assert (code, "holds a run of another recipe" in err) == (2, True)
+    assert (code, "holds a finished run of another recipe" in err) == (2, True)
 
 
 def test_predict_reads_standard_input(finished_run: Path) -> None:

@@ -220,7 +220,7 @@ def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_f
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert "go on with --resume" in said
+    assert f"go on with `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in said
     (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert int(kept.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
 

