@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pefttools import atomic
 from pefttools.errors import UserError
-from pefttools.strategies.base import restore, trained
+from pefttools.strategies.base import Strategy, restore, trained
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,8 @@ class Progress:
     tokens: int = 0
     recent: list[float] = field(default_factory=list)
     """Losses since the last line of metrics.jsonl."""
+    recent_penalties: list[float] = field(default_factory=list)
+    """What penalties added to them."""
     before: dict[str, Any] = field(default_factory=dict)
     """Scores of the untouched model."""
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +54,7 @@ def save(
     progress: Progress,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
     accelerator: Accelerator,
 ) -> None:
     """Write `folder/step-N`, then remove the older ones and the best weights no checkpoint names any more."""
@@ -63,7 +66,11 @@ def save(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         _save_weights(model, part)
-        state = {"progress": asdict(progress), "optimizer": optimizer.state_dict()}
+        state = {
+            "progress": asdict(progress),
+            "optimizer": optimizer.state_dict(),
+            "strategy": strategy.state(model),
+        }
         torch.save(state, part / "state.pt")
     accelerator.wait_for_everyone()
     torch.save(_random_states(), part / f"random-{accelerator.process_index}.pt")
@@ -99,8 +106,15 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, conditions: dict[str, Any]) -> Progress:
-    """Put weights and optimizer state back; the answer is where the loop stood.
+def load(
+    checkpoint: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    strategy: Strategy,
+    num_steps: int,
+    conditions: dict[str, Any],
+) -> Progress:
+    """Put weights, optimizer state and the strategy's own back; the answer is where the loop stood.
 
     Raises:
         UserError: the conditions are not those the run began under.
@@ -118,6 +132,7 @@ def load(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, c
         )
     _load_weights(model, checkpoint)
     optimizer.load_state_dict(state["optimizer"])
+    strategy.set_state(model, state["strategy"], num_steps)
     return progress
 
 

@@ -18,12 +18,12 @@ app = App(
 )
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
-Kind = Literal["recipes", "strategies", "tasks", "exporters"]
+Kind = Literal["recipes", "strategies", "tasks", "regularizers", "exporters"]
 
 
 @app.command(name="list")
 def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
-    """List what can be picked by name.
+    """List what can be picked by name; of the strategies, alone, also what each fits.
 
     Args:
         kind: only this kind.
@@ -31,6 +31,7 @@ def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
     """
     from pefttools import recipe
     from pefttools.exporters import exporters
+    from pefttools.regularizers import regularizers
     from pefttools.strategies import strategies
     from pefttools.tasks import tasks
 
@@ -38,10 +39,17 @@ def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
         "recipes": recipe.descriptions,
         "strategies": strategies.summaries,
         "tasks": tasks.summaries,
+        "regularizers": regularizers.summaries,
         "exporters": exporters.summaries,
     }
     listing = {name: summaries() for name, summaries in known.items() if kind in (None, name)}
-    display.as_json(listing) if json else display.names(listing)
+    if kind == "strategies":
+        from pefttools import support
+
+        matrix = support.kept()
+        display.as_json({**listing, "support": matrix}) if json else display.support(listing[kind], matrix)
+    else:
+        display.as_json(listing) if json else display.names(listing)
 
 
 @app.command
@@ -74,6 +82,24 @@ def show(
         )
     else:
         display.explained(lines(resolved, explain))
+
+
+@app.command
+def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
+    """Tell a recipe's parameters, exactly, and its peak memory by part, before any weight is loaded.
+
+    Args:
+        recipe: a shipped name or a path.
+        overrides: KEY=VALUE with dotted keys, e.g. strategy=bitfit train.batch_size=64.
+        json: print one JSON object.
+    """
+    from pefttools import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides).recipe
+    from pefttools.plan import plan as made
+
+    values = made(resolved, display.RichReporter()).as_dict()
+    display.as_json(values) if json else display.plan(values)
 
 
 @app.command

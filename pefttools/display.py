@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -130,6 +131,64 @@ def names(listing: Mapping[str, Mapping[str, str]]) -> None:
             _out(f"  {name:<{width}}  {summary}")
 
 
+def support(summaries: Mapping[str, str], matrix: Mapping[str, Any]) -> None:
+    """Strategies, then what each fits, a table a task; the reasons of what does not fit below it."""
+    names({"strategies": summaries})
+    for task, strategies in matrix["tasks"].items():
+        rows = {(name, variant): row for name, found in strategies.items() for variant, row in found.items()}
+        never = {a: {row["fits"][a] for row in rows.values()} for a in matrix["architectures"]}
+        groups: dict[str, list[str]] = {}
+        for architecture, group in matrix["architectures"].items():
+            if len(never[architecture]) > 1 or True in never[architecture]:
+                groups.setdefault(group, []).append(architecture)
+        table = Table(
+            title=f"what fits, for {task}",
+            title_justify="left",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
+        for column in ("strategy", "merges", "exact\nstart", "nf4\nbase", *groups):
+            header, width = column.replace("encoder-", "encoder-\n"), 10 if column in groups else None
+            table.add_column(header, no_wrap=column in ("strategy", "merges"), min_width=width, overflow="fold")
+        notes: dict[str, int] = {}
+        for (name, variant), row in rows.items():
+            table.add_row(
+                name if variant == "default" else f"  {variant}",
+                _mark(row["merges"]),
+                _mark(row["exact_start"]),
+                _which(row["nf4"], notes),
+                *(_which({a: row["fits"][a] for a in members}, notes) for members in groups.values()),
+            )
+        _table(table)
+        _out("\n".join(f"{group}: {', '.join(members)}" for group, members in groups.items()))
+        for architecture in sorted(never.keys() - {a for members in groups.values() for a in members}):
+            _out(f"{architecture}: {min(map(str, never[architecture]))}")
+        _out("\n".join(f"({number}) {reason}" for reason, number in notes.items()))
+    kinds = {kind: row["fits"] for kind, row in matrix["peft_types"].items()}
+    _out("\nstrategy=peft strategy.type=TYPE, on a BERT at peft's default settings:")
+    _out(f"  fit: {', '.join(kind for kind, fits in kinds.items() if fits is True)}")
+    _out("\n".join(f"  {kind}: {fits}" for kind, fits in kinds.items() if fits is not True))
+
+
+def _mark(holds: bool) -> str:
+    return "✓" if holds else "no"
+
+
+def _which(fits: Mapping[str, bool | str], notes: dict[str, int]) -> str:
+    """✓ where all fit, else those that do not, with the number of the reason; a new reason gets the next number."""
+    reasons: dict[str, list[str]] = {}
+    for architecture, answer in fits.items():
+        if isinstance(answer, str):
+            reasons.setdefault(answer, []).append(architecture)
+    lines = []
+    for reason, members in reasons.items():
+        number = notes.setdefault(reason, len(notes) + 1)
+        lines.append(f"not {', '.join(members)} ({number})" if len(members) < len(fits) else f"none ({number})")
+    return "\n".join(lines) or "✓"
+
+
 def explained(lines: Sequence[tuple[str, str, str]]) -> None:
     """YAML lines, each with a comment on its origin and help."""
     width = max(len(line) for line, _, _ in lines if len(line) < 60)
@@ -166,6 +225,42 @@ def result(values: Mapping[str, Any], folder: str) -> None:
         f" in {train['steps']} steps, {train['seconds']:.0f} s, {train['precision']}"
     )
     _out(f"run folder: {folder}")
+
+
+PARTS = {
+    "weights": "the base's, the adapter's and the head's",
+    "gradients": "of what is trained",
+    "optimizer": "the optimizer's state",
+    "activations": "of {rows} rows of {length} tokens, beyond what gradients will take",
+    "allocator": "holes in the heap that glibc cannot use again",
+    "process": "the interpreter and the libraries, as now",
+}
+"""Part of the peak memory -> what it is."""
+
+
+def plan(values: Mapping[str, Any]) -> None:
+    """Parameters with their share, and the peak memory by part."""
+    params, sizes = values["params"], values["bytes"]
+    _out(f"{values['recipe']}: {values['task']} by {values['strategy']} on {values['base']}")
+    table = Table()
+    table.add_column("parameters")
+    table.add_column("number", justify="right")
+    table.add_column("share", justify="right")
+    for name in ("total", "trainable", "adapter", "head"):
+        table.add_row(name, f"{params[name]:,}", f"{params[name] / params['total']:.2%}")
+    _table(table)
+    table = Table()
+    table.add_column("peak memory")
+    table.add_column("MiB", justify="right")
+    table.add_column("")
+    for name, about in PARTS.items():
+        table.add_row(name, f"{sizes[name] / 2**20:,.1f}", about.format(**values))
+    table.add_section()
+    step = f"{values['precision']} on {values['device']}, {values['micro_batches']} micro-batch(es) a step"
+    table.add_row("peak", f"{sizes['peak'] / 2**20:,.1f}", step)
+    _table(table)
+    for name, value in values["facts"].items():
+        _out(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
 def per_class(scores: Mapping[str, Mapping[str, Any]]) -> None:

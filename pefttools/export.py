@@ -48,6 +48,7 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     """
     exporter = exporters.get(to)()
     run = Run.open(path)
+    exporter.refuse(run.recipe())
     target = (out or run.path / "export" / to).absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UserError(f"--out: {target} is not empty")

@@ -21,7 +21,8 @@ from pefttools import checkpoint, schedule
 from pefttools.checkpoint import Progress
 from pefttools.data.batching import batches, steps, token_budget
 from pefttools.errors import Interrupted, UserError
-from pefttools.recipe import Recipe
+from pefttools.penalties import Penalties
+from pefttools.recipe import Recipe, TrainSettings
 from pefttools.reporter import Bar, Reporter
 from pefttools.run import Run
 from pefttools.strategies.base import trained
@@ -37,6 +38,11 @@ WATCHED_STEPS = 5
 """Steps within which every trained tensor must have had a gradient."""
 
 Validate = Callable[[], Mapping[str, Any]]
+
+
+def num_steps(settings: TrainSettings, num_rows: int) -> int:
+    """How many updates a run makes."""
+    return max(1, round(settings.epochs * math.ceil(num_rows / settings.batch_size)))
 
 
 @dataclass
@@ -57,6 +63,7 @@ class Loop:
     validate: Validate
     should_stop: Callable[[], bool]
     reporter: Reporter
+    penalties: Penalties
     progress: Progress = field(default_factory=Progress)
 
     def __post_init__(self) -> None:
@@ -64,12 +71,12 @@ class Loop:
         self.lengths: list[int] = [len(ids) for ids in self.rows["input_ids"]]
         self.targets: list[int] = self.rows["num_targets"][:]
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
-        self.num_steps = max(1, round(settings.epochs * self.steps_per_epoch))
+        self.num_steps = num_steps(settings, len(self.lengths))
         self.look_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
         self.parameters = list(trained(self.bare).values())
         self.without_gradient = set(trained(self.bare))
         self.watched = self.progress.step + WATCHED_STEPS
-        self.pending: list[tuple[Tensor, Tensor]] = []
+        self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.grad_norm = 0.0
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
 
@@ -80,19 +87,21 @@ class Loop:
         num_targets = sum(self.targets[row] for row in rows)
         self.set_learning_rate()
         loss: Tensor | float = 0.0
-        for batch, weight, is_last in self.micro_batches(rows):
-            with nullcontext() if is_last else accelerator.no_sync(self.model):
-                outputs = self.model(**{name: value for name, value in batch.items() if name != "labels"})
-                part = self.task.loss(outputs, batch) * weight / num_targets
-                accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
-            loss = loss + part.detach()
+        with self.penalties.perturbed():
+            for batch, weight, is_last in self.micro_batches(rows):
+                with nullcontext() if is_last else accelerator.no_sync(self.model):
+                    outputs = self.model(**{name: value for name, value in batch.items() if name != "labels"})
+                    part = self.task.loss(outputs, batch) * weight / num_targets
+                    accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
+                loss = loss + part.detach()
+        penalty = self.penalties.add_gradients()
         norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf)
         self.optimizer.step()
         progress.step += 1
         self.recipe.strategy.updated(self.bare, progress.step, self.num_steps)
         self.watch_gradients()
         self.optimizer.zero_grad()
-        self.pending.append((torch.as_tensor(loss), torch.as_tensor(norm)))
+        self.pending.append((torch.as_tensor(loss), torch.as_tensor(penalty), torch.as_tensor(norm)))
         progress.tokens += sum(self.lengths[row] for row in rows)
 
     def fit(self) -> Progress:
@@ -152,11 +161,13 @@ class Loop:
         progress = self.progress
         values = {
             "loss": sum(progress.recent) / len(progress.recent),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "penalty": sum(progress.recent_penalties) / len(progress.recent_penalties),
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
             "grad_norm": self.grad_norm,
             "tokens_per_second": round(tokens_per_second, 1),
         }
         progress.recent.clear()
+        progress.recent_penalties.clear()
         bar.advance(
             progress.step - shown,
             loss=values["loss"],
@@ -173,7 +184,8 @@ class Loop:
 
     def save(self) -> None:
         self.settle_losses()
-        checkpoint.save(self.run.checkpoints, self.progress, self.bare, self.optimizer, self.accelerator)
+        strategy = self.recipe.strategy
+        checkpoint.save(self.run.checkpoints, self.progress, self.bare, self.optimizer, strategy, self.accelerator)
 
     def settle_losses(self) -> None:
         """Fetch the last steps' losses over all processes, and their gradient norms.
@@ -183,15 +195,17 @@ class Loop:
         """
         if not self.pending:
             return
-        losses, norms = (torch.stack(values) for values in zip(*self.pending, strict=True))
+        losses, penalties, norms = (torch.stack(values) for values in zip(*self.pending, strict=True))
         self.pending.clear()
         losses = torch.as_tensor(self.accelerator.reduce(losses)).tolist()
         first = self.progress.step - len(losses) + 1
-        for step, (loss, norm) in enumerate(zip(losses, norms.tolist(), strict=True), first):
-            for name, value in (("loss", loss), ("gradient norm", norm)):
+        lines = list(zip(losses, penalties.tolist(), norms.tolist(), strict=True))
+        for step, values in enumerate(lines, first):
+            for name, value in zip(("loss", "penalty", "gradient norm"), values, strict=True):
                 if not math.isfinite(value):
                     raise UserError(self.told(step, name, value))
         self.progress.recent += losses
+        self.progress.recent_penalties += penalties.tolist()
         self.grad_norm = norms[-1].item()
 
     def told(self, step: int, name: str, value: float) -> str:
@@ -233,7 +247,8 @@ class Loop:
         assert settings.warmup is not None
         progress = (self.progress.step + 0.5) / self.num_steps  # a step's middle: neither the first nor the last is 0
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.learning_rate * schedule.multiplier(progress, settings.schedule, settings.warmup)
+            peak = settings.learning_rate * group["lr_scale"]
+            group["lr"] = peak * schedule.multiplier(progress, settings.schedule, settings.warmup)
 
     def watch_gradients(self) -> None:
         """In the first steps, see that everything that is trained gets a gradient. Raises UserError otherwise."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from safetensors import SafetensorError
 
-from pefttools import gguf
-from pefttools.errors import UserError, unknown
+from pefttools import gguf, heads
+from pefttools.errors import UserError
 from pefttools.nn import find
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings
 from pefttools.sources import fetch_hashed
 
 if TYPE_CHECKING:
-    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -60,6 +59,8 @@ class Base:
     sha256: str
     folder: Path
     """Where transformers loads it from."""
+    keep_start: bool = False
+    """Whether a strategy that replaces pretrained matrices must keep them, for a penalty that asks for them."""
 
 
 def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, str]:
@@ -98,6 +99,7 @@ def load(
     values: Mapping[str, Any],
     task_type: str,
     reporter: Reporter = SILENT,
+    empty: bool = False,
 ) -> Base:
     """The base with the head of a task.
 
@@ -105,6 +107,7 @@ def load(
         auto_class: the transformers Auto class, e.g. `AutoModelForSequenceClassification`.
         values: what to set in the model's configuration (`num_labels`, `id2label`, …).
         task_type: peft's name of the task (`SEQ_CLS`).
+        empty: no weights: the model is on the meta device, and otherwise the same.
 
     Raises:
         UserError: it cannot be had, or it has no such architecture.
@@ -125,7 +128,12 @@ def load(
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(config))
     try:
         model, report = auto.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            device_map="meta" if empty else None,
         )
         blocks = find.blocks(model)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -133,21 +141,9 @@ def load(
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     if lost := sorted(name for name in missing if name.startswith(tuple(f"{path}." for path in blocks))):
         raise UserError(f"base: the checkpoint of {settings.source} lacks weights of its blocks: {', '.join(lost[:3])}")
-    head = [*_tops(model), *_owners(model, missing), *never_trained(model), *_known(model, settings.head)]
-    return Base(model, tokenizer, _outermost(head), task_type, settings.source, sha256, folder)
-
-
-def never_trained(model: nn.Module) -> list[str]:
-    """Paths of linear layers above the blocks whose bias is exactly zero: nobody ever trained them."""
-    import torch
-
-    above = find.above_blocks(model)
-    untouched = [
-        path
-        for path, module in model.named_modules()
-        if path in above and isinstance(module, torch.nn.Linear) and module.bias is not None and not module.bias.any()
-    ]
-    return _owners(model, [f"{path}.{name}" for path in untouched for name in ("weight", "bias")])
+    bias = heads.stored(folder, model) if empty else model.get_parameter
+    head = heads.head(model, missing, settings.head, bias)
+    return Base(model, tokenizer, head, task_type, settings.source, sha256, folder)
 
 
 def hush() -> None:
@@ -184,44 +180,6 @@ def _positions(config: Any) -> int:
     return (
         positions - config.pad_token_id - 1 if "roberta" in config.model_type else positions
     )  # it starts behind padding
-
-
-def _tops(model: nn.Module) -> list[str]:
-    """The task's own modules: those outside the backbone that hold parameters."""
-    prefix = getattr(model, "base_model_prefix", "")
-    return [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
-
-
-def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
-    """The widest modules, below the backbone, all of whose parameters are among `new`: `bert.pooler`."""
-    names = set(new)
-    found = []
-    for name in sorted(names):
-        path = name.rpartition(".")[0]
-        while "." in path:
-            parent = path.rpartition(".")[0]
-            inside = {f"{parent}.{n}" for n, _ in model.get_submodule(parent).named_parameters()}
-            if parent == getattr(model, "base_model_prefix", "") or not inside <= names:
-                break
-            path = parent
-        found.append(path)
-    return found
-
-
-def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """Each path once, and none that lies inside another."""
-    unique = list(dict.fromkeys(paths))
-    return tuple(p for p in unique if not any(p.startswith(f"{other}.") for other in unique))
-
-
-def _known(model: nn.Module, names: Iterable[str]) -> list[str]:
-    paths = [path for path, _ in model.named_modules() if path]
-    inside = tuple(f"{path}." for path in find.blocks(model))
-    shown = [path for path in paths if not path.startswith(inside)]
-    problems = [f"base.head: {unknown('module', name, shown)}" for name in names if name not in paths]
-    if problems:
-        raise UserError(*problems)
-    return list(names)
 
 
 def _first_line(error: Exception) -> str:

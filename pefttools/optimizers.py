@@ -1,10 +1,12 @@
-"""Optimizers of torch.optim, with biases and norms left out of weight decay."""
+"""Optimizers of torch.optim, with biases and norms left out of weight decay, and learning rates a layer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pefttools.strategies.base import trained
+from pefttools.nn import find
+from pefttools.strategies.base import Strategy, trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,19 +15,29 @@ if TYPE_CHECKING:
     from pefttools.recipe import TrainSettings
 
 
-def build(model: nn.Module, settings: TrainSettings) -> Optimizer:
-    """The recipe's optimizer over what is trained, in two groups: with weight decay and without."""
+def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Optimizer:
+    """The strategy's own optimizer, or the recipe's, over what is trained.
+
+    Parameters are grouped by weight decay (none on biases and norms) and by what their learning rate is multiplied
+    with, which each group keeps as `lr_scale`: the strategy's own factor, and ξ^(L-l) in layer l of L
+    (`train.layer_decay`; the embeddings are layer 0, the head and all above the last block are layer L).
+    """
     import torch
 
     assert settings.learning_rate is not None, "a loaded recipe has its learning rate filled in"
     lr = settings.learning_rate
-    decayed, plain = [], []
+    depth = _depths(model)
+    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained(model).items():
-        (plain if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
-    pairs = ((decayed, settings.weight_decay), (plain, 0.0))
+        decay = 0.0 if parameter.ndim < 2 or name.endswith("bias") else settings.weight_decay
+        scale = strategy.lr_scale(name) * settings.layer_decay ** depth(name)
+        grouped.setdefault((decay, scale), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": decay} for parameters, decay in pairs if parameters
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale, "lr": lr * scale}
+        for (decay, scale), parameters in grouped.items()
     ]
+    if (own := strategy.optimizer(model, groups, settings)) is not None:
+        return own
     match settings.optimizer:
         case "adamw":
             return torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
@@ -35,3 +47,18 @@ def build(model: nn.Module, settings: TrainSettings) -> Optimizer:
             return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, fused=True)
         case "adagrad":
             return torch.optim.Adagrad(groups, lr=lr, eps=settings.eps)
+
+
+def _depths(model: nn.Module) -> Callable[[str], int]:
+    """A parameter's name -> how many layers it lies below the top: L - l."""
+    blocks = find.blocks(model)
+    modules = [path for path, _ in model.named_modules()]
+    below = {path for path in modules[: modules.index(blocks[0])] if path}
+
+    def depth(name: str) -> int:
+        for i, path in enumerate(blocks):
+            if name.startswith(f"{path}."):
+                return len(blocks) - 1 - i
+        return len(blocks) if name.rpartition(".")[0] in below else 0
+
+    return depth

@@ -74,6 +74,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
     place = values
     for section in sections:
         inner = place.get(section)
+        if section == "regularizers" and isinstance(inner, (str, list)):
+            inner = dict.fromkeys([inner] if isinstance(inner, str) else inner)
         if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
             inner = {"name" if section in ("strategy", "task") else "source": inner}
         elif inner is not None and not isinstance(inner, dict):

@@ -1,18 +1,167 @@
-"""Parameters of a model, counted once per storage, the head apart from the adapter."""
+"""What a recipe will take before any weight is loaded: its parameters, exactly, and its peak memory by part.
+
+The model is built on the meta device. Its head comes from the load report and from the few biases that tell whether
+a module was ever trained, so the counts are those of the trained model. A strategy that must see weights to know its
+shapes (ranks by energy), or what its start loses, gets them.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pefttools import models
+from pefttools.data.splitting import load_splits
+from pefttools.errors import UserError
+from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig
+
+    from pefttools.recipe import Recipe
+    from pefttools.strategies.base import Strategy
+    from pefttools.tasks.base import Task
+
+NEVER_TRAINED = ("ranknum",)
+"""Parameters that hold a setting (AdaLoRA's rank); on the meta device peft forgets that they take no gradient."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe will take."""
+
+    recipe: str
+    base: str
+    task: str
+    strategy: str
+    params: dict[str, int]
+    """`total`, `trainable`, `adapter`, `head`."""
+    rows: int
+    """Rows computed at once, at most."""
+    length: int
+    """Their padded tokens, at most."""
+    micro_batches: int
+    """Such batches a step, at most."""
+    precision: str
+    device: str
+    bytes: dict[str, int]
+    """`weights`, `gradients`, `optimizer`, `activations`, `allocator` and `process`, and `peak`, their sum."""
+    facts: dict[str, Any]
+    """What the strategy says of its start: the reconstruction error of a projection."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
+    """What training a recipe will take on this machine, by this process of a launch.
+
+    Raises:
+        UserError: the data, the base or the strategy's settings cannot work.
+    """
+    from pefttools.penalties import mark_pretrained
+    from pefttools.runtime import computes_in_bf16, device_type, resident_bytes
+    from pefttools.strategies.base import trained
+
+    models.hush()
+    splits = load_splits(recipe.data, recipe.task, reporter)
+    task = recipe.task.fit(splits)
+    recipe = recipe.model_copy(update={"task": task})
+    strategy, settings = recipe.strategy, recipe.train
+
+    def loaded(empty: bool) -> models.Base:
+        values = task.config_values()
+        base = models.load(recipe.base, task.auto_class, values, task.peft_type, reporter, empty=empty)
+        base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
+        mark_pretrained(base)
+        return base
+
+    base = loaded(empty=True)
+    try:
+        model = wrapped(strategy, base)
+    except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
+        reporter.note(f"{strategy.name} needs the weights of {base.source} to know its shapes; loading them")
+        base = loaded(empty=False)
+        model = strategy.wrap(base)
+    if strategy.trains and not trained(model):
+        raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
+    facts = strategy.facts(model)
+    if any(value != value for value in facts.values()):  # NaN: it takes the weights to say
+        facts = strategy.facts(strategy.wrap(loaded(empty=False)))
+    params = count_parameters(model, base.head)
+    encoded = task.encode(splits.train[:1], base.tokenizer)
+    row = {name: values[0] for name, values in encoded.items()}
+    process = resident_bytes() if device_type() == "cpu" else 0
+
+    from pefttools import evaluate, memory
+    from pefttools.data.batching import token_budget
+
+    longest = min(task.max_length, base.tokenizer.model_max_length)
+    total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    tokens = settings.micro_batch_tokens or token_budget(device_type())
+    step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple, total)
+    most = max(len(rows) for rows in (splits.validation, splits.test))
+    look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, evaluate.MULTIPLE, most)
+    parts = {**memory.peak_by_part(recipe, base, model, row, step, look), "process": process}
+    return Plan(
+        recipe=recipe.name,
+        base=base.source,
+        task=task.name,
+        strategy=strategy.name,
+        params=params,
+        rows=step.rows,
+        length=step.length,
+        micro_batches=step.count,
+        precision="bf16" if computes_in_bf16(settings.precision) else "fp32",
+        device=device_type(),
+        bytes={**parts, "peak": sum(parts.values())},
+        facts=facts,
+    )
+
+
+def count_from_config(
+    config: PretrainedConfig, task: Task | type[Task], strategy: Strategy, head: Iterable[str] = ()
+) -> dict[str, int]:
+    """`count_parameters` of a strategy on a model known by its configuration alone.
+
+    Args:
+        head: paths of what belongs to the head beside the task's own modules, as a checkpoint would tell.
+    """
+    import torch
+    import transformers
+
+    from pefttools.heads import tops
+
+    with torch.device("meta"):
+        model = getattr(transformers, task.auto_class).from_config(config)
+    positions: Any = SimpleNamespace(model_max_length=models._positions(config))
+    paths = (*tops(model), *head)
+    base = models.Base(model, positions, paths, task.peft_type, config.model_type, "", Path())
+    return count_parameters(wrapped(strategy, base), paths)
+
+
+def wrapped(strategy: Strategy, base: models.Base) -> nn.Module:
+    """An empty base made ready to train; what the strategy adds is empty too."""
+    import torch
+
+    with torch.device("meta"):
+        model = strategy.wrap(base)
+    for name, parameter in model.named_parameters():
+        if any(word in name for word in NEVER_TRAINED):
+            parameter.requires_grad_(False)
+    return model
 
 
 def count_parameters(model: nn.Module, head: Iterable[str]) -> dict[str, int]:
     """`total`, `trainable`, `adapter` and `head`, the last two adding up to `trainable`.
 
-    The frozen twin that peft keeps of a head it saves (`original_module`) is not a part of the model.
+    Each storage counts once. The frozen twin that peft keeps of a head it saves (`original_module`) is not a part of
+    the model.
     """
     parts = [f".{path}." for path in head]
     counts = {"total": 0, "trainable": 0, "adapter": 0, "head": 0}

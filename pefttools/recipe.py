@@ -21,6 +21,8 @@ from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
 from pefttools.overrides import Overlaid, flat, overlay
+from pefttools.regularizers import regularizers
+from pefttools.regularizers.base import Regularizer
 from pefttools.schedule import SCHEDULES
 from pefttools.settings import Settings, check
 from pefttools.sources import is_remote
@@ -46,6 +48,8 @@ class TrainSettings(Settings):
     """Most padded tokens that are computed at once; null suits the device (on a CPU more is slower)."""
     pad_multiple: int = Field(default=8, ge=1)
     """Batches are padded to a multiple of this many tokens."""
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    """ξ: the learning rate of layer l of L is multiplied with ξ^(L-l); the head has the whole, the embeddings least."""
     optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
     """From torch.optim."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -101,12 +105,16 @@ class Recipe(Header):
     data: DataSettings
     task: Task
     strategy: Strategy
+    regularizers: dict[str, Regularizer] = {}
+    """Penalties by name, each with its settings; they add up."""
     train: TrainSettings
 
     def as_dict(self) -> dict[str, Any]:
         """What `recipe.yaml` holds."""
-        plain = self.model_dump(mode="json", exclude={"task", "strategy"})
-        return {**plain, "task": self.task.as_dict(), "strategy": self.strategy.as_dict()}
+        plain = self.model_dump(mode="json", exclude={"task", "strategy", "regularizers"})
+        penalties = {name: regularizer.model_dump(mode="json") for name, regularizer in self.regularizers.items()}
+        chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict(), "regularizers": penalties}
+        return {name: {**plain, **chosen}[name] for name in type(self).model_fields}
 
     @property
     def digest(self) -> str:
@@ -195,6 +203,8 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
             continue
         sections[name], found = registry.parse(values[name], name)
         problems += found
+    sections["regularizers"], found = _penalties(values.get("regularizers"))
+    problems += found
     for name, cls in (("base", BaseSettings), ("data", DataSettings), ("train", TrainSettings)):
         if name not in values and name != "train":
             problems.append(f"{name}: is required")
@@ -206,6 +216,23 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
         _, more = check(Header, top, "")
         return None, [*problems, *more]
     return check(Recipe, {**top, **sections}, "")
+
+
+def _penalties(value: Any) -> tuple[dict[str, Regularizer], list[str]]:
+    """From a name, a list of names, or names with settings to the regularizers, or the problems."""
+    named = {value: None} if isinstance(value, str) else value or {}
+    if isinstance(named, (list, tuple)):
+        named = dict.fromkeys(map(str, named))
+    if not isinstance(named, Mapping):
+        return {}, [f"regularizers: takes names, or names with settings, got {value!r}"]
+    made, problems = {}, []
+    for name, settings in named.items():
+        if not isinstance(settings or {}, Mapping):
+            problems.append(f"regularizers.{name}: takes settings, got {settings!r}")
+            continue
+        made[name], found = regularizers.parse({**(settings or {}), "name": name}, f"regularizers.{name}")
+        problems += found
+    return made, problems
 
 
 def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:

@@ -30,18 +30,10 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration
 
-    on_cpu = not torch.accelerator.is_available()
-    native = (
-        torch.cuda.is_bf16_supported()
-        if torch.cuda.is_available()
-        else on_cpu and torch.cpu._is_avx512_bf16_supported()
-    )
-    precision = recipe.train.precision
-    bf16 = precision == "bf16" or (precision == "auto" and native)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
-        mixed_precision="bf16" if bf16 else "no",
-        cpu=on_cpu,
+        mixed_precision="bf16" if computes_in_bf16(recipe.train.precision) else "no",
+        cpu=not torch.accelerator.is_available(),
         log_with=_trackers(recipe, run, first_step) or None,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
     )
@@ -53,6 +45,26 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
             " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
         )
     return accelerator
+
+
+def device_type() -> str:
+    """Where this machine trains: `cuda`, `mps`, `cpu` …"""
+    import torch
+
+    return str(torch.accelerator.current_accelerator().type) if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+
+
+def computes_in_bf16(precision: str) -> bool:
+    """Whether steps compute in bf16 on this machine, by `train.precision`."""
+    import torch
+
+    on_cpu = not torch.accelerator.is_available()
+    native = (
+        torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available()
+        else on_cpu and torch.cpu._is_avx512_bf16_supported()
+    )
+    return precision == "bf16" or (precision == "auto" and native)
 
 
 def _trackers(recipe: Recipe, run: Run, first_step: int) -> list[Any]:
@@ -98,6 +110,13 @@ def peak_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:

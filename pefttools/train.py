@@ -7,6 +7,7 @@ number is drawn after the seed is set, the head's start included.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, checkpoint, evaluate, models, optimizers
 from pefttools.checkpoint import Progress
+from pefttools.data.batching import steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.loop import Loop
+from pefttools.loop import Loop, num_steps
+from pefttools.penalties import Penalties, mark_pretrained
 from pefttools.plan import count_parameters
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -27,10 +30,13 @@ from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signal
 from pefttools.strategies.base import trained
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
     from datasets import Dataset
     from torch import nn
 
+START_BATCHES = 32
+"""Most batches that a strategy which starts from the data looks at."""
 LIBRARIES = ("pefttools", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "tokenizers")
 
 
@@ -43,6 +49,7 @@ class Prepared:
     encoded: dict[str, Dataset]
     base: models.Base
     model: nn.Module
+    penalties: Penalties
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -66,7 +73,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
     if resume and last is None:
         reporter.note(f"{out} holds no checkpoint; starting from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
-    ready = prepare(recipe, reporter)
+    ready = prepare(recipe, reporter, accelerator.device)
     with run.only_one() if accelerator.is_main_process else nullcontext():
         return _in_folder(ready, run, recipe.digest, accelerator, reporter)
 
@@ -90,7 +97,7 @@ def _in_folder(ready: Prepared, run: Run, digest: str, accelerator: Accelerator,
         accelerator.end_training()
 
 
-def prepare(recipe: Recipe, reporter: Reporter = SILENT) -> Prepared:
+def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | str = "cpu") -> Prepared:
     """Load and check everything a run needs; seeds, and writes nothing but caches.
 
     Raises:
@@ -98,20 +105,42 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT) -> Prepared:
     """
     from accelerate.utils import set_seed
 
+    strategy = recipe.strategy
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = recipe.task.fit(splits)
     recipe = recipe.model_copy(update={"task": task})
     set_seed(recipe.seed)
     base = task.load(recipe.base, reporter)
+    base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
+    mark_pretrained(base)
+    model = strategy.wrap(base)
     encoded = {name: encode(rows, task, base, name, reporter) for name, rows in splits.named().items() if rows}
-    model = recipe.strategy.wrap(base)
-    if not trained(model):
-        raise UserError(f"strategy: {recipe.strategy.name} trains nothing of {base.source}")
+    if strategy.trains and not trained(model):
+        raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
+    if recipe.regularizers and not strategy.trains:
+        raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
+    model.to(device)
+    strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
+    penalties = Penalties(recipe, base, model, reporter)
+    for name, value in strategy.facts(model).items():
+        if isinstance(value, float):
+            reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
     reporter.note(
         f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
         + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
     )
-    return Prepared(recipe, splits, encoded, base, model)
+    return Prepared(recipe, splits, encoded, base, model, penalties)
+
+
+def _first_batches(
+    recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
+) -> Iterator[Mapping[str, Any]]:
+    """Training batches for a strategy that starts from the data."""
+    lengths, multiple = [len(ids) for ids in rows["input_ids"]], recipe.train.pad_multiple
+    for indices in steps(lengths, recipe.train.batch_size, recipe.seed, 0)[:START_BATCHES]:
+        columns: Any = rows[indices]
+        batch = recipe.task.collate(columns, base.tokenizer, multiple)
+        yield {name: value.to(device) for name, value in batch.items() if name != "labels"}
 
 
 def _run(
@@ -120,7 +149,6 @@ def _run(
     from accelerate.utils import set_seed
 
     recipe, model, task = ready.recipe, ready.model, ready.recipe.task
-    model.to(accelerator.device)
 
     def score(name: str, title: str) -> evaluate.Scored:
         rows, encoded = getattr(ready.splits, name), ready.encoded[name]
@@ -129,29 +157,14 @@ def _run(
     params = count_parameters(model, ready.base.head)
     last = checkpoint.latest(run.checkpoints)
     measured = "test" if ready.splits.test else "validation"
-    untouched = {} if last else score(measured, f"{measured}, untouched").metrics
+    untouched = {} if last else _untouched(ready, measured, accelerator, reporter)
     simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
-    prepared, optimizer = accelerator.prepare(model, optimizers.build(model, recipe.train))
-    conditions = {
-        "data": ready.splits.digest,
-        "base": ready.base.sha256,
-        "labels": list(task.config_values().get("label2id", {})),
-        "precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes,
-    }
-    fresh = Progress(before=untouched, conditions=conditions)
-    progress = checkpoint.load(last, model, optimizer, conditions) if last else fresh
-    run.rewind(progress.step)
-    loop = Loop(
-        recipe, task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator, run,
-        lambda: score("validation", "validation").metrics, should_stop, reporter, progress,
-    )  # fmt: skip
-    if last:
-        checkpoint.load_random_states(last, accelerator.process_index)
-    progress = loop.fit()
-    checkpoint.load_best(run.checkpoints, progress.best_step, model)
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
+    if recipe.strategy.trains:
+        validate = lambda: score("validation", "validation").metrics  # noqa: E731
+        progress = _fit(ready, run, last, untouched, validate, accelerator, should_stop, reporter)
+    else:
+        progress = Progress(before=untouched)
     validation = score("validation", "validation, best").metrics
     test = score("test", "test") if ready.splits.test else None
     if accelerator.is_main_process:
@@ -172,17 +185,19 @@ def _run(
             },
             "task": task.name,
             "strategy": recipe.strategy.name,
+            "regularizers": sorted(recipe.regularizers),
             "seed": recipe.seed,
             "params": params,
+            "facts": recipe.strategy.facts(model),
             "before": {**progress.before, "majority": simplest, "measured_on": measured},
             "validation": validation,
             "test": test.metrics if test else None,
             "train": {
                 "steps": progress.step,
-                "epochs": progress.step / loop.steps_per_epoch,
+                "epochs": progress.step * recipe.train.batch_size / len(ready.splits.train),
                 "seconds": progress.seconds,
                 "tokens": progress.tokens,
-                "tokens_per_second": progress.tokens / progress.step_seconds,
+                "tokens_per_second": progress.tokens / progress.step_seconds if progress.step else 0.0,
                 "peak_bytes": peak_bytes(),
                 "best_step": progress.best_step,
                 "stopped_early": progress.stopped_early,
@@ -201,3 +216,51 @@ def _run(
             run.forget_checkpoints()
     accelerator.wait_for_everyone()
     return run.result()
+
+
+def _untouched(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
+    """Scores of the base as it was loaded; a strategy whose start is not exact has changed it by now."""
+    from accelerate.utils import set_seed
+
+    recipe, model = ready.recipe, ready.model
+    if not recipe.strategy.exact_start:
+        set_seed(recipe.seed)
+        model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
+    rows, encoded, title = ready.splits.named()[name], ready.encoded[name], f"{name}, untouched"
+    return evaluate.score(model, recipe.task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter).metrics
+
+
+def _fit(
+    ready: Prepared,
+    run: Run,
+    last: Path | None,
+    untouched: dict[str, Any],
+    validate: Callable[[], dict[str, Any]],
+    accelerator: Accelerator,
+    should_stop: Any,
+    reporter: Reporter,
+) -> Progress:
+    """Train from the last checkpoint, or from the beginning, and leave the model with its best weights."""
+    recipe, model, strategy = ready.recipe, ready.model, ready.recipe.strategy
+    prepared, optimizer = accelerator.prepare(model, optimizers.build(model, strategy, recipe.train))
+    conditions = {
+        "data": ready.splits.digest,
+        "base": ready.base.sha256,
+        "labels": list(recipe.task.config_values().get("label2id", {})),
+        "precision": accelerator.mixed_precision,
+        "processes": accelerator.num_processes,
+    }
+    total = num_steps(recipe.train, len(ready.splits.train))
+    fresh = Progress(before=untouched, conditions=conditions)
+    progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
+    run.rewind(progress.step)
+    loop = Loop(
+        recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator, run,
+        validate, should_stop, reporter, ready.penalties, progress,
+    )  # fmt: skip
+    if last:
+        checkpoint.load_random_states(last, accelerator.process_index)
+    progress = loop.fit()
+    checkpoint.load_best(run.checkpoints, progress.best_step, model)
+    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
+    return progress

@@ -56,7 +56,7 @@ def make_tokenizer(inputs: tuple[str, ...] = ("input_ids", "attention_mask")) ->
 
 
 def make_base(family: str, folder: Path) -> Path:
-    """A tiny headless checkpoint of a family: `bert`, `roberta` or `llama`."""
+    """A tiny headless checkpoint of a family: `bert`, `roberta`, `llama` or `bart`."""
     import torch
     import transformers
 
@@ -68,10 +68,16 @@ def make_base(family: str, folder: Path) -> Path:
         "num_attention_heads": 4, "max_position_embeddings": 80, "pad_token_id": 0,
     }  # fmt: skip
     torch.manual_seed(1234)
-    config = {"bert": "BertConfig", "roberta": "RobertaConfig", "llama": "LlamaConfig"}[family]
-    extra = {"num_key_value_heads": 2} if family == "llama" else {}
+    values: dict[str, Any] = {"num_labels": len(KEYS), **sizes}
+    if family == "llama":
+        values["num_key_value_heads"] = 2
+    if family == "bart":
+        halves = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
+        values = {f"{half}_{n}": size for half in ("encoder", "decoder") for n, size in halves.items()}
+        values |= {"d_model": 32, "num_labels": len(KEYS)} | {n: sizes[n] for n in list(sizes)[-2:]}
+        values |= {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3}
     model = transformers.AutoModelForSequenceClassification.from_config(
-        getattr(transformers, config)(**sizes, **extra, num_labels=len(KEYS))
+        transformers.AutoConfig.for_model(family, **values)
     )
     pretrain(model, tokenizer)
     model.base_model.save_pretrained(folder)

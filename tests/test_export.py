@@ -12,14 +12,17 @@ import torch
 from conftest import make_rows, train_tiny
 
 import pefttools
+from pefttools import recipe
 from pefttools.errors import UserError
 from pefttools.export import export
+from pefttools.exporters import exporters
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 
 
-@pytest.fixture(scope="module", params=strategies.names())
+@pytest.fixture(scope="module", params=["full", "low_rank", "lora"])
 def run(request: pytest.FixtureRequest, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of ours, of one that swaps modules, and of peft's; tests/test_strategies.py merges every one."""
     overrides = [f"strategy={request.param}", "train.learning_rate=1e-3", "train.epochs=1"]
     return train_tiny(recipe_file, tmp_path_factory.mktemp(request.param) / "run", *overrides)[0]
 
@@ -68,6 +71,13 @@ def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Pa
         model = pefttools.load(tmp_path / "adapter").model
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     assert torch.equal(answers(model, tokenizer), answers(trained.model, trained.base.tokenizer))
+
+
+@pytest.mark.parametrize("strategy", [name for name in strategies.names() if not strategies.get(name)().mergeable])
+def test_what_cannot_merge_says_why_before_anything_is_loaded(strategy: str, recipe_file: Path) -> None:
+    chosen = recipe.load(str(recipe_file), [f"strategy={strategy}"]).recipe
+    with pytest.raises(UserError, match=rf"--to merged: {strategy} cannot be merged: .*; use --to adapter, or train"):
+        exporters.get("merged")().refuse(chosen)
 
 
 def scaling_dropped(self: Any, model: Any) -> Any:

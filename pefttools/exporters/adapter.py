@@ -1,7 +1,7 @@
 """adapter: only what was trained, the head with it; the base stays where it is.
 
-Where the method is peft's, the folder is peft's own and loads by plain `PeftModel.from_pretrained`. For the other
-strategies it holds the trained tensors and loads by `pefttools.load`.
+Where the strategy `loads_by_peft`, the folder is peft's own and loads by plain `PeftModel.from_pretrained`. Of the
+others it holds the trained tensors and loads by `pefttools.load`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pefttools.exporters.base import Exporter
 from pefttools.run import Trained, write_recipe
-from pefttools.strategies.base import PeftStrategy
 
 
 class Adapter(Exporter):
@@ -20,13 +19,13 @@ class Adapter(Exporter):
     def write(self, trained: Trained, folder: Path) -> None:
         trained.recipe.strategy.save(trained.model, folder)
         trained.base.tokenizer.save_pretrained(folder)
-        if not isinstance(trained.recipe.strategy, PeftStrategy):
+        if not trained.recipe.strategy.loads_by_peft:
             write_recipe(
                 folder / "recipe.yaml", trained.recipe, "# An adapter of pefttools; `pefttools.load` reads it."
             )
 
     def loader(self, trained: Trained) -> dict[str, str]:
-        if not isinstance(trained.recipe.strategy, PeftStrategy):
+        if not trained.recipe.strategy.loads_by_peft:
             return {"kind": "pefttools"}
         values = json.dumps({**trained.task.config_values(), "pad_token_id": trained.base.model.config.pad_token_id})
         return {

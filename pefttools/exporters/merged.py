@@ -6,17 +6,20 @@ from pathlib import Path
 
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter
+from pefttools.recipe import Recipe
 from pefttools.run import Trained
 
 
 class Merged(Exporter):
     """Loads by `AutoModel….from_pretrained(folder)` with tokenizer and label names; nothing of ours is needed."""
 
-    def write(self, trained: Trained, folder: Path) -> None:
-        strategy = trained.recipe.strategy
+    def refuse(self, recipe: Recipe) -> None:
+        strategy = recipe.strategy
         if not strategy.mergeable:
-            raise UserError(f"--to merged: {strategy.name} does not fold into plain weights; use --to adapter")
-        model = strategy.merge(trained.model)
+            raise UserError(f"--to merged: {strategy.name} cannot be merged: {strategy.why_not_merged}")
+
+    def write(self, trained: Trained, folder: Path) -> None:
+        model = trained.recipe.strategy.merge(trained.model)
         model.save_pretrained(folder)
         trained.base.tokenizer.save_pretrained(folder)
 

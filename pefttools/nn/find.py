@@ -1,4 +1,4 @@
-"""Modules found by full path and by their place: in the blocks, above them, or matching a pattern.
+"""Modules found by full path and by their place or role: in the blocks, above them, or matching a pattern.
 
 Suffix matching is a trap (`output.dense` is also in `attention.output.dense`, `all-linear` takes the pooler), so
 everything here answers with full paths.
@@ -10,27 +10,68 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from pefttools.nn.families import FAMILIES
+
 if TYPE_CHECKING:
     from torch import nn
 
 
 def blocks(model: nn.Module) -> list[str]:
-    """Paths of the transformer's blocks, lowest first: the members of its longest list of like modules."""
+    """Paths of the transformer's blocks, lowest first; of an encoder-decoder the encoder's, then the decoder's.
+
+    Of a family nobody listed: the members of the longest list of like modules.
+
+    Raises:
+        ValueError: there is no such list.
+    """
     import torch
 
-    lists = [
-        (path, module)
+    lists = {
+        path: module
         for path, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList)
         and len({type(m) for m in module}) == 1
-        and sum(p.numel() for p in module.parameters())
-    ]
+        and any(True for _ in module.parameters())
+    }
     if not lists:
         raise ValueError(
             f"{type(model).__name__} has no list of blocks; its children are {[n for n, _ in model.named_children()]}"
         )
-    path, best = max(lists, key=lambda pair: len(pair[1]))
-    return [f"{path}.{i}" for i in range(len(best))]
+    family = FAMILIES.get(_kind(model))
+    ends = tuple(f".{stack}" for stack in family.stacks) if family else ()
+    stacks = [path for path in lists if f".{path}".endswith(ends)] if ends else []
+    return [
+        f"{path}.{i}" for path in stacks or [max(lists, key=lambda p: len(lists[p]))] for i in range(len(lists[path]))
+    ]
+
+
+def playing(model: nn.Module, *roles: str) -> list[str]:
+    """Full paths of the modules that play any of these roles (`families.ROLES`), each once, in the model's order.
+
+    Raises:
+        ValueError: nobody listed this kind of model; says what was found in a block, and which kinds are listed.
+    """
+    family = FAMILIES.get(_kind(model))
+    within = blocks(model)
+    if family is None:
+        found = [path.removeprefix(f"{within[-1]}.") for path in linears(model) if path.startswith(f"{within[-1]}.")]
+        raise ValueError(
+            f"nobody has listed the roles of a {_kind(model)!r} model ({type(model).__name__}); a block of it holds"
+            f" {', '.join(found)}. Listed are: {', '.join(sorted(FAMILIES))}"
+        )
+    known = {path for path, _ in model.named_modules()}
+    paths = [f"{block}.{part}" for block in within for role in roles for part in family.roles.get(role, ())]
+    chosen = {path for path in paths if path in known}
+    return [path for path, _ in model.named_modules() if path in chosen]
+
+
+def norms(model: nn.Module) -> list[str]:
+    """Full paths of every normalisation layer (LayerNorm, RMSNorm and the families' own), by the class's name."""
+    return [path for path, m in model.named_modules() if type(m).__name__.endswith("Norm") and not [*m.children()]]
+
+
+def _kind(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
 
 
 def above_blocks(model: nn.Module) -> set[str]:

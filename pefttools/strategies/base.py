@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,13 +18,16 @@ from pefttools.registry import Choice
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
-    from transformers import PreTrainedModel
+    from torch.optim import Optimizer
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from pefttools.models import Base
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1
 """Version of the adapter folder of the methods that are not peft's."""
+MIN_TOKENS = 4
+"""The shortest text a task cuts to."""
 
 
 class Strategy(Choice, ABC):
@@ -36,8 +41,16 @@ class Strategy(Choice, ABC):
     """Share of the steps over which the learning rate rises."""
     mergeable: ClassVar[bool]
     """Whether it folds into plain weights."""
+    why_not_merged: ClassVar[str] = ""
+    """Where it does not: why, and what to do instead."""
     exact_start: ClassVar[bool]
     """Whether the wrapped model first answers like the base."""
+    rewrites_base: ClassVar[bool] = False
+    """Whether frozen weights of the base are changed at the start, so that exact means to rounding (PiSSA)."""
+    trains: ClassVar[bool] = True
+    """Whether there is anything to train."""
+    variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Name -> settings of the published methods that this strategy holds beside its default."""
 
     @abstractmethod
     def wrap(self, base: Base) -> nn.Module:
@@ -55,23 +68,62 @@ class Strategy(Choice, ABC):
         """The learning rate for these settings, where it depends on them."""
         return self.default_lr
 
+    def lr_scale(self, name: str) -> float:
+        """What the learning rate of a trained parameter is multiplied with (LoRA+)."""
+        del name
+        return 1.0
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        """Trained parameters beside the head in closed form, on a BERT-like encoder; None where there is none."""
+        del config
+        return None
+
+    def start(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
+        """Set what starts from the data, given training batches (EVA); called once, before anything is trained."""
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """A term of shape () that the method itself adds to the loss, under any task and objective (AdaLoRA)."""
+        del model
+        return None
+
+    def optimizer(self, model: nn.Module, groups: list[dict[str, Any]], settings: Any) -> Optimizer | None:
+        """An optimizer of the method's own over parameter groups like `torch.optim`'s (GaLore); None for the recipe's.
+
+        Args:
+            settings: the recipe's `train` section.
+        """
+        del model, groups, settings
+        return None
+
     def updated(self, model: nn.Module, step: int, num_steps: int) -> None:
         """Called after every optimizer step, before the gradients are cleared."""
 
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        """What `updated` keeps beside the parameters; checkpointed, so plain values and tensors only."""
+        del model
+        return {}
+
+    def set_state(self, model: nn.Module, state: Mapping[str, Any], num_steps: int) -> None:
+        """Put back what `state` gave."""
+
+    def facts(self, model: nn.Module) -> dict[str, Any]:
+        """Numbers worth reporting beside the parameters (the reconstruction error of a projection)."""
+        del model
+        return {}
+
+    @property
+    def loads_by_peft(self) -> bool:
+        """Whether what `save` wrote loads by plain `PeftModel.from_pretrained`."""
+        return False
+
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write what was trained to an existing folder."""
-        from safetensors.torch import save_file
-
-        save_file({name: p.detach().contiguous() for name, p in trained(model).items()}, folder / WEIGHTS)
-        about = {"pefttools": metadata.version("pefttools"), "format": FORMAT, "strategy": self.as_dict()}
-        (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        write(self, trained(model), folder)
 
     def load(self, base: Base, folder: Path) -> nn.Module:
         """The wrapped base with what `save` wrote. Raises UserError when a tensor is missing or foreign."""
-        from safetensors.torch import load_file
-
         model = self.wrap(base)
-        restore(model, load_file(folder / WEIGHTS), str(folder))
+        restore(model, read(folder), str(folder))
         return model
 
 
@@ -85,12 +137,24 @@ class PeftStrategy(Strategy, ABC):
     def config(self, base: Base) -> PeftConfig:
         """peft's configuration, with `task_type` and the head as `modules_to_save`."""
 
+    @property
+    def loads_by_peft(self) -> bool:
+        return True
+
     def wrap(self, base: Base) -> nn.Module:
         from peft import get_peft_model
 
-        return get_peft_model(base.model, self.config(base))
+        if self.rewrites_base:
+            refuse_quantised(base)
+        with _without_false_alarms():
+            return get_peft_model(base.model, self.config(base))
 
     def merge(self, model: Any) -> PreTrainedModel:
+        from peft.utils import ModulesToSaveWrapper
+
+        # peft puts some methods' heads back wrongly or not at all: LN tuning's is lost, IA3's must be a single matrix
+        for path in [p for p, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]:
+            model.set_submodule(path, model.get_submodule(path).modules_to_save["default"])
         return model.merge_and_unload()
 
     def save(self, model: Any, folder: Path) -> None:
@@ -99,12 +163,38 @@ class PeftStrategy(Strategy, ABC):
     def load(self, base: Base, folder: Path) -> nn.Module:
         from peft import PeftModel
 
-        with warnings.catch_warnings():
+        with _without_false_alarms():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             try:
                 return PeftModel.from_pretrained(base.model, str(folder))
             except (UserWarning, KeyError) as error:
                 raise UserError(f"{folder}: the adapter is not whole: {error}") from error
+
+
+@contextmanager
+def _without_false_alarms() -> Iterator[None]:
+    """peft warns of layers that its own LN tuning is made for, and of memory that EVA could save on a GPU."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unsupported layer type.*Norm")
+        warnings.filterwarnings("ignore", message="lora with eva initialization")
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
+def write(strategy: Strategy, parameters: Mapping[str, Tensor], folder: Path) -> None:
+    """An adapter folder of our own: tensors by name, and the strategy that knows what they mean."""
+    from safetensors.torch import save_file
+
+    save_file({name: p.detach().contiguous() for name, p in parameters.items()}, folder / WEIGHTS)
+    about = {"pefttools": metadata.version("pefttools"), "format": FORMAT, "strategy": strategy.as_dict()}
+    (folder / CONFIG).write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """The tensors that `write` wrote."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / WEIGHTS)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -133,8 +223,75 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
             target.copy_(tensors[name])
 
 
+def take_positions(base: Base, number: int, key: str) -> None:
+    """Leave room for `number` virtual tokens: longer texts are cut.
+
+    Raises:
+        UserError: there is no room, or peft has no virtual tokens for this kind of model and task.
+    """
+    if base.model.config.is_encoder_decoder and base.task_type == "SEQ_CLS":
+        raise UserError(
+            f"strategy: {base.source} is an encoder-decoder, and peft cannot put virtual tokens before one that"
+            " classifies; use lora, adapter or ia3"
+        )
+    limit = base.tokenizer.model_max_length
+    if limit - number < MIN_TOKENS:
+        raise UserError(
+            f"{key}: {number} virtual tokens leave {max(limit - number, 0)} of the {limit} positions of {base.source};"
+            f" a text needs at least {MIN_TOKENS}: at most {limit - MIN_TOKENS} can be virtual"
+        )
+    base.tokenizer.model_max_length = limit - number
+
+
+def refuse_last_token(base: Base) -> None:
+    """Raises UserError when the model classifies by its last token: given embeddings, it would take padding for it."""
+    if base.task_type == "SEQ_CLS" and hasattr(base.model, "score"):  # so transformers names the head of a decoder
+        raise UserError(
+            f"strategy: {base.source} ({type(base.model).__name__}) reads its answer at the last token, and cannot find"
+            " that behind virtual tokens when texts are padded; strategy=prefix can"
+        )
+
+
+def refuse_without_past(base: Base) -> None:
+    """Raises UserError when the model takes no keys and values from before the text."""
+    forwards = (base.model.forward, base.model.base_model.forward)
+    if not any("past_key_values" in inspect.signature(forward).parameters for forward in forwards):
+        raise UserError(
+            f"strategy: {base.source} ({type(base.model).__name__}) takes no keys and values from before the text;"
+            " strategy=prompt and strategy=lora work"
+        )
+
+
+def refuse_quantised(base: Base, modules: Iterable[str] = ("",)) -> None:
+    """Raises UserError when a module of these paths holds quantised weights."""
+    for path in modules:
+        if any(not p.is_floating_point() for p in base.model.get_submodule(path).parameters()):
+            raise UserError(
+                f"strategy: {base.source} is quantised, and quantised weights cannot be trained or decomposed;"
+                " strategy=lora trains beside them"
+            )
+
+
+def refuse_rank_beyond(base: Base, paths: Iterable[str], rank: int, key: str = "strategy.rank") -> None:
+    """Raises UserError when the rank exceeds the smaller side of one of the matrices."""
+    modules = {path: base.model.get_submodule(path) for path in paths}
+    sides = {path: min(_sides(module)) for path, module in modules.items()}
+    smallest = min(sides, key=lambda path: sides[path])
+    if rank > sides[smallest]:
+        raise UserError(f"{key}: {rank} is more than {smallest} allows, whose smaller side is {sides[smallest]}")
+
+
+def _sides(module: Any) -> tuple[int, int]:
+    """(in, out) of an `nn.Linear`, quantised or not (a packed weight's shape says nothing), or of a `Conv1D`."""
+    import torch
+
+    return (module.in_features, module.out_features) if isinstance(module, torch.nn.Linear) else (module.nx, module.nf)
+
+
 def train_only(base: Base, modules: Iterable[str]) -> None:
-    """Freeze the base but for the modules of these paths and its head."""
+    """Freeze the base but for the modules of these paths and its head. Raises UserError when they are quantised."""
+    chosen = [*modules, *base.head]
+    refuse_quantised(base, chosen)
     base.model.requires_grad_(False)
-    for path in (*modules, *base.head):
+    for path in chosen:
         base.model.get_submodule(path).requires_grad_(True)

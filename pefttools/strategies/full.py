@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pefttools.strategies.base import Strategy
+from pefttools.nn.shape import Shape
+from pefttools.strategies.base import Strategy, train_only
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from pefttools.models import Base
 
@@ -26,7 +27,12 @@ class Full(Strategy):
     exact_start: ClassVar[bool] = True
 
     def wrap(self, base: Base) -> nn.Module:
-        return base.model.requires_grad_(True)
+        train_only(base, ("",))
+        return base.model
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        shape = Shape.of(config)
+        return None if shape is None else shape.backbone
 
     def merge(self, model: PreTrainedModel) -> PreTrainedModel:  # type: ignore[override]
         return model

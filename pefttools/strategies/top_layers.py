@@ -6,17 +6,18 @@ the last block (final norm, pooler) learn too.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from pefttools.errors import UserError
 from pefttools.nn import find
+from pefttools.nn.shape import Shape
 from pefttools.strategies.base import Strategy, train_only
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from pefttools.models import Base
 
@@ -28,6 +29,8 @@ class TopLayers(Strategy):
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 1e-2)
     mergeable: ClassVar[bool] = True
     exact_start: ClassVar[bool] = True
+
+    variants: ClassVar[Any] = {"last_one": {"layers": 1}}
 
     layers: int = Field(default=0, ge=0)
     """How many blocks, counted from the top, are trained beside the head."""
@@ -42,6 +45,11 @@ class TopLayers(Strategy):
         above = find.above_blocks(base.model) if self.layers else ()
         train_only(base, [*blocks[len(blocks) - self.layers :], *above])
         return base.model
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        if (shape := Shape.of(config)) is None:
+            return None
+        return self.layers * shape.block + (shape.pooler if self.layers else 0)
 
     def merge(self, model: PreTrainedModel) -> PreTrainedModel:  # type: ignore[override]
         return model

@@ -40,6 +40,11 @@ class Task(Choice, ABC):
     max_length: int = Field(default=256, ge=4)
     """Tokens a row may have; longer ones are cut, and counted."""
 
+    @classmethod
+    def example(cls) -> Self:
+        """A fitted task, for probing what works with it."""
+        return cls()
+
     @abstractmethod
     def read(self, values: Mapping[str, Any]) -> Row:
         """A checked row from a file's values. Raises ValueError saying what is wrong with it."""

@@ -35,6 +35,10 @@ class TextClassification(Task):
     pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
     """Whether a row is two texts; from the training rows when null."""
 
+    @classmethod
+    def example(cls) -> Self:
+        return cls(labels=("one", "two", "three"), pair=False)
+
     def read(self, values: Mapping[str, Any]) -> Row:
         row: Row = {}
         if self.pair and "text_pair" not in values:

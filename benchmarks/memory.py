@@ -1,0 +1,197 @@
+"""What `pefttools plan` says of the peak memory, against the peak resident memory of real steps.
+
+    OMP_NUM_THREADS=2 python benchmarks/memory.py [--strategy lora] [--precision bf16] [--force]
+
+Every strategy of the registry and every variant it names, on MiniLM, at two batch sizes and two lengths. A row is two
+fresh processes: the plan's, and one that loads the model, evaluates full rows as a run does before it trains, takes
+steps with pefttools' own loop, and evaluates again; VmHWM is what the kernel saw. Rows that are in
+benchmarks/results/memory.json already are kept, so an interrupted run goes on where it was; --force measures again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pefttools import atomic
+
+RESULTS = Path(__file__).parent / "results"
+RECIPE = "question-type-lora"
+BATCHES, LENGTHS, STEPS, ROWS, MIB = (8, 32), (32, 128), 6, 128, 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--strategy", action="append", help="only this one; may be given several times")
+    parser.add_argument(
+        "--precision", action="append", choices=("fp32", "bf16"), help="fp32 when not given; may be given twice"
+    )
+    parser.add_argument("--defaults", action="store_true", help="no variants, only the default settings")
+    parser.add_argument("--force", action="store_true", help="measure rows again that are there")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        sys.stdout.write(json.dumps(measured(json.loads(options.worker))))
+        return
+    file = RESULTS / "memory.json"
+    rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
+    for name, overrides in settings(options.strategy, options.precision or ["fp32"], options.defaults):
+        if name in rows and not options.force:
+            continue
+        rows[name] = {"overrides": overrides, **compared(overrides)}
+        sys.stderr.write(line(name, rows[name]) + "\n")
+        RESULTS.mkdir(exist_ok=True)
+        atomic.write_json(file, {"machine": machine(), "rows": dict(sorted(rows.items()))})
+    text = report(rows)
+    (RESULTS / "memory.md").write_text(text)
+    sys.stdout.write(text)
+
+
+def settings(names: list[str] | None, precisions: list[str], defaults: bool) -> Iterator[tuple[str, list[str]]]:
+    """A row's name and its overrides."""
+    from pefttools.strategies import strategies
+
+    for strategy in names or strategies.names():
+        kind = strategies.get(strategy)
+        if not kind.trains:
+            continue
+        variants = {"": {}} if defaults else {"": {}, **kind.variants}
+        for (variant, values), precision, batch, length in itertools.product(
+            variants.items(), precisions, BATCHES, LENGTHS
+        ):
+            chosen = [f"strategy.{key}={json.dumps(value)}" for key, value in values.items()]
+            title = f"{strategy}/{variant}" if variant else strategy
+            yield (
+                f"{title} {precision} {batch}x{length}",
+                [
+                    f"strategy={strategy}", *chosen, f"train.precision={precision}", f"task.max_length={length}",
+                    f"train.batch_size={batch}", f"train.micro_batch_size={batch}", "train.micro_batch_tokens=1000000",
+                    "train.trackers=[]",
+                ],
+            )  # fmt: skip
+
+
+def compared(overrides: list[str]) -> dict[str, Any]:
+    """Bytes as planned and as measured."""
+    plan = json.loads(fresh("-m", "pefttools", "plan", RECIPE, *overrides, "--json"))["bytes"]
+    return {"plan": plan, "measured": json.loads(fresh(__file__, "--worker", json.dumps(overrides)))}
+
+
+def fresh(*arguments: str) -> str:
+    """What a fresh process writes."""
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
+    return done.stdout
+
+
+def measured(overrides: list[str]) -> dict[str, int]:
+    """Peak resident bytes of this process over loading, evaluation and steps."""
+    import datasets
+
+    from pefttools import evaluate, models, optimizers, recipe, train
+    from pefttools.loop import Loop
+    from pefttools.run import Run
+    from pefttools.runtime import accelerator_for
+
+    made = recipe.load(RECIPE, overrides).recipe
+    splits = train.load_splits(made.data, made.task)
+    task = made.task.fit(splits)
+    made = made.model_copy(update={"task": task})
+    models.hush()
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder))
+        accelerator = accelerator_for(made, run, 0)
+        # as train.prepare does, without tokenising every row
+        base = task.load(made.base)
+        base.keep_start = any(regularizer.needs_start for regularizer in made.regularizers.values())
+        train.mark_pretrained(base)
+        model = made.strategy.wrap(base)
+        row = {name: values[0] for name, values in task.encode(splits.train[:1], base.tokenizer).items()}
+        tokens, length = len(row["input_ids"]), min(task.max_length, base.tokenizer.model_max_length)
+        full = {
+            name: [value[min(i, tokens - 1)] for i in range(length)] if isinstance(value, list) else value
+            for name, value in row.items()
+        }
+        rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
+        batch = task.collate(rows[: made.train.batch_size], base.tokenizer, made.train.pad_multiple)
+        made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
+        penalties = train.Penalties(made, base, model)
+
+        def look() -> None:
+            for _ in evaluate.outputs_of(model, task, rows.__getitem__, range(ROWS), [length] * ROWS, base.tokenizer):
+                pass
+
+        look()
+        optimizer = optimizers.build(model, made.strategy, made.train)
+        prepared, optimizer = accelerator.prepare(model, optimizer)
+        loop = Loop(
+            made, task, prepared, model, optimizer, rows, base.tokenizer, accelerator, run, dict, bool, train.SILENT,
+            penalties,
+        )  # fmt: skip
+        model.train()
+        for _ in range(STEPS):
+            loop.step()
+        look()
+        status = Path("/proc/self/status").read_text()
+        peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+        return {"peak": int(peak) * 1024}
+
+
+def error(row: dict[str, Any]) -> float:
+    return row["plan"]["peak"] / row["measured"]["peak"] - 1
+
+
+def tensor_error(row: dict[str, Any]) -> float:
+    """The error of what is planned beside the process."""
+    process = row["plan"]["process"]
+    return (row["plan"]["peak"] - process) / (row["measured"]["peak"] - process) - 1
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    plan, real = row["plan"], row["measured"]
+    parts = " | ".join(f"{plan[part] / MIB:,.0f}" for part in plan if part != "peak")
+    return (
+        f"| {name} | {parts} | {plan['peak'] / MIB:,.0f} | {real['peak'] / MIB:,.0f}"
+        f" | {error(row):+.1%} | {tensor_error(row):+.1%} |"
+    )
+
+
+def report(rows: dict[str, Any]) -> str:
+    parts = [part for part in next(iter(rows.values()))["plan"] if part != "peak"]
+    errors = [abs(error(row)) for row in rows.values()]
+    return "\n".join(
+        [
+            "# Peak memory: planned and measured",
+            "",
+            f"`OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')} python {' '.join(sys.argv)}`, {machine()}.",
+            f"MiB; MiniLM, recipe {RECIPE}, rows x tokens at once. The last column leaves `process` out of both.",
+            "",
+            f"{len(rows)} rows; error at most {max(errors):.1%}, on average {sum(errors) / len(errors):.1%};"
+            f" {sum(e > 0.15 for e in errors)} beyond 15%.",
+            "",
+            f"| row | {' | '.join(parts)} | planned | measured | error | tensors alone |",
+            "|---|" + "---:|" * (len(parts) + 4),
+            *(line(name, row) for name, row in rows.items()),
+            "",
+        ]
+    )
+
+
+def machine() -> str:
+    versions = " ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "peft"))
+    return f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}, {versions}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Which modules of a loaded model are its head: new, never trained, or named by the user."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pefttools.errors import UserError, unknown
+from pefttools.nn import find
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def head(
+    model: nn.Module, missing: Iterable[str], named: Iterable[str], bias: Callable[[str], Tensor]
+) -> tuple[str, ...]:
+    """Full paths of the task's own modules, of what the checkpoint lacks, of what nobody trained, and of `named`.
+
+    Args:
+        missing: names of the weights the checkpoint lacks.
+        bias: a bias's name -> its values, for a model without weights the checkpoint's.
+
+    Raises:
+        UserError: one of `named` is no module of the model.
+    """
+    return _outermost([*tops(model), *_owners(model, missing), *never_trained(model, bias), *_known(model, named)])
+
+
+def tops(model: nn.Module) -> list[str]:
+    """The task's own modules: those outside the backbone that hold parameters."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
+
+
+def never_trained(model: nn.Module, bias: Callable[[str], Tensor]) -> list[str]:
+    """Paths of linear layers above the blocks whose bias is exactly zero: nobody ever trained them."""
+    import torch
+
+    above = find.above_blocks(model)
+    untouched = [
+        path
+        for path, module in model.named_modules()
+        if path in above
+        and isinstance(module, torch.nn.Linear)
+        and module.bias is not None
+        and not bias(f"{path}.bias").any()
+    ]
+    return _owners(model, [f"{path}.{name}" for path in untouched for name in ("weight", "bias")])
+
+
+def stored(folder: Path, model: nn.Module) -> Callable[[str], Tensor]:
+    """A weight's name -> its values, read alone from the folder's checkpoint; zero where the checkpoint lacks it.
+
+    A headless checkpoint names the backbone's weights without their prefix.
+    """
+    import torch
+    from safetensors import safe_open
+
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+
+    def read(name: str) -> Tensor:
+        bare = name.removeprefix(prefix)
+        for file in _files(folder, (name, bare)):
+            if file.suffix == ".safetensors":
+                with safe_open(file, "pt") as tensors:
+                    names = set(tensors.keys())
+                    if found := [n for n in (name, bare) if n in names]:
+                        return tensors.get_tensor(found[0])
+            else:
+                tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+                if found := [n for n in (name, bare) if n in tensors]:
+                    return tensors[found[0]]
+        return torch.zeros(1)
+
+    return read
+
+
+def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The checkpoint's files that may hold a weight of these names."""
+    for whole, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if (folder / index).is_file():
+            placed = json.loads((folder / index).read_text("utf-8"))["weight_map"]
+            return [folder / placed[name] for name in names if name in placed]
+    return []
+
+
+def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
+    """The widest modules, below the backbone, all of whose parameters are among `new`: `bert.pooler`."""
+    names = set(new)
+    found = []
+    for name in sorted(names):
+        path = name.rpartition(".")[0]
+        while "." in path:
+            parent = path.rpartition(".")[0]
+            inside = {f"{parent}.{n}" for n, _ in model.get_submodule(parent).named_parameters()}
+            if parent == getattr(model, "base_model_prefix", "") or not inside <= names:
+                break
+            path = parent
+        found.append(path)
+    return found
+
+
+def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
+    """Each path once, and none that lies inside another."""
+    unique = list(dict.fromkeys(paths))
+    return tuple(p for p in unique if not any(p.startswith(f"{other}.") for other in unique))
+
+
+def _known(model: nn.Module, names: Iterable[str]) -> list[str]:
+    paths = [path for path, _ in model.named_modules() if path]
+    inside = tuple(f"{path}." for path in find.blocks(model))
+    shown = [path for path in paths if not path.startswith(inside)]
+    problems = [f"base.head: {unknown('module', name, shown)}" for name in names if name not in paths]
+    if problems:
+        raise UserError(*problems)
+    return list(names)

@@ -1,0 +1,221 @@
+"""The peak memory of a run by part: its steps and its evaluation are gone through with tensors that have no data.
+
+torch's FakeTensorMode computes shapes only, and every storage that appears or goes is counted. torch's own
+`MemTracker` does the same, but puts hooks on parameters that take no gradient and fails on a frozen one.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from pefttools import optimizers
+from pefttools.heap import Event, heap_peak_bytes
+from pefttools.penalties import Penalties
+from pefttools.recipe import Recipe
+from pefttools.runtime import computes_in_bf16, device_type
+from pefttools.strategies.base import trained
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from pefttools.models import Base
+
+FEW = 2
+"""Micro-batches that are gone through in a step of more: from the second on gradients are there already."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is computed at once."""
+
+    rows: int
+    length: int
+    """Tokens of a row, padded."""
+    count: int = 1
+    """How many of them make a step."""
+
+
+def largest(max_rows: int, max_tokens: int, longest: int, multiple: int, total: int) -> Batch:
+    """The batch of most tokens that rows of up to `longest` tokens can make, of equal ones the longest."""
+    lengths = range(multiple, -(-longest // multiple) * multiple + 1, multiple)
+    rows = {length: max(1, min(total, max_rows, max_tokens // length)) for length in lengths}
+    length = max(lengths, key=lambda length: (rows[length] * length, length))
+    return Batch(rows[length], length, -(-total // rows[length]))
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of the storages alive, and keeps when each came and went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.peak = self.made = 0
+        self.numbers: dict[int, int] = {}
+        self.events: list[Event] = []
+
+    def see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.numbers:
+            return
+        self.made += 1
+        self.numbers[key] = self.made
+        self.events.append((self.made, size))
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self.events.append((self.numbers.pop(key), 0))
+        self.bytes -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return args[0].dtype is torch.bool or 0  # a value that nobody has: what may happen does, a count begins
+        outputs = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(outputs):
+            if isinstance(leaf, Tensor):
+                self.see(leaf)
+        return outputs
+
+
+def peak_by_part(
+    recipe: Recipe, base: Base, model: nn.Module, row: Mapping[str, Any], step: Batch, look: Batch
+) -> dict[str, int]:
+    """Bytes of `weights`, `gradients`, `optimizer`, `activations` and `allocator` at the peak of a run.
+
+    Weights, gradients and optimizer state are whole; `activations` is what the peak holds beyond them (gradients come
+    as activations go, so both share some space), and `allocator` what the heap holds beyond what is alive.
+
+    Args:
+        model: as wrapped, on any device; its tensors are replaced.
+        row: an encoded row; stretched to the batches' lengths.
+        step: what a step computes at once.
+        look: what the evaluation computes at once.
+    """
+    device = device_type()
+    bf16 = computes_in_bf16(recipe.train.precision)
+    optimizer, begin = None, 0
+    gc.disable()  # a collection in the middle would move the end of a tensor
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            without_data(model, device)
+            held = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+            with Alive() as alive:
+                for tensor in (*model.parameters(), *model.buffers()):
+                    alive.see(tensor)
+                own = len(held)
+                penalties = Penalties(recipe, base, model)
+                weights = alive.bytes
+                _look(model, _batch(recipe, base, row, look, device), device, False)
+                if recipe.strategy.trains:
+                    optimizer = optimizers.build(model, recipe.strategy, recipe.train)
+                    batch = _batch(recipe, base, row, step, device)
+                    for _ in range(2):  # only the second has the optimizer's state during its passes
+                        begin = len(alive.events)
+                        _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)
+                    _look(model, _batch(recipe, base, row, look, device), device, bf16)
+            gradients = sum(p.nbytes for p in trained(model).values())
+            state = _state_bytes(optimizer)
+            peak, events = max(alive.peak, weights + gradients + state), alive.events
+    finally:
+        gc.enable()
+    mapped = {number for number, _ in events[:own]}  # the base's weights lie in the file's pages, not on the heap
+    first, again = ([e for e in part if e[0] not in mapped] for part in (events[:begin], events[begin:]))
+    heap = heap_peak_bytes(first, again) if device == "cpu" else 0
+    parts = {"weights": weights, "gradients": gradients, "optimizer": state}
+    kept = sum(size for _, size in events[:own])
+    return {
+        **parts,
+        "activations": peak - sum(parts.values()),
+        "allocator": max(0, heap - (peak - kept)),
+    }
+
+
+def without_data(model: nn.Module, device: str) -> nn.Module:
+    """The model with every tensor replaced by one of the same shape without data, tied ones by one."""
+    made: dict[int, Any] = {}
+
+    def replaced(tensor: Tensor) -> Any:
+        if id(tensor) not in made:
+            empty: Any = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            if isinstance(tensor, nn.Parameter):
+                empty = nn.Parameter(empty, tensor.requires_grad)
+            vars(empty).update({k: v for k, v in vars(tensor).items() if k == "pretrained"})
+            made[id(tensor)] = (empty, tensor)  # keeping the old one keeps its id
+        return made[id(tensor)][0]
+
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers, vars(module)):
+            for name, value in list(tensors.items()):
+                if isinstance(value, Tensor):
+                    tensors[name] = replaced(value)  # type: ignore[index]
+    return model
+
+
+def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, device: str) -> dict[str, Tensor]:
+    """A batch of full rows: what an encoded row holds a token is stretched to the length."""
+    tokens = len(row["input_ids"])
+
+    def stretched(value: Any) -> Any:
+        same = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == tokens
+        return [value[min(i, tokens - 1)] for i in range(size.length)] if same else value
+
+    columns = {name: [stretched(value)] * size.rows for name, value in row.items()}
+    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def _step(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: Optimizer,
+    penalties: Penalties,
+    batch: dict[str, Tensor],
+    count: int,
+    device: str,
+    bf16: bool,
+) -> None:
+    """`Loop.step`, as far as memory goes."""
+    model.train()
+    with penalties.perturbed():
+        for _ in range(count):
+            outputs = _forward(model, batch, device, bf16)
+            recipe.task.loss(outputs, batch).backward()
+    penalties.add_gradients()
+    nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _look(model: nn.Module, batch: dict[str, Tensor], device: str, bf16: bool) -> None:
+    """`evaluate.outputs_of`, as far as memory goes."""
+    model.eval()
+    with torch.no_grad():
+        _forward(model, batch, device, bf16)
+
+
+def _forward(model: nn.Module, batch: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
+    """The outputs as Accelerate's wrapper gives them."""
+    from accelerate.utils import convert_outputs_to_fp32
+
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    if not bf16:
+        return model(**inputs)
+    with torch.autocast(device, torch.bfloat16):
+        return convert_outputs_to_fp32(model.forward)(**inputs)
+
+
+def _state_bytes(optimizer: Optimizer | None) -> int:
+    states: Iterable[Any] = optimizer.state.values() if optimizer else ()
+    return sum(leaf.nbytes for state in states for leaf in tree_leaves(state) if isinstance(leaf, Tensor))

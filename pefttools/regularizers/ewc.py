@@ -1,0 +1,74 @@
+"""ewc: (λ/2)ΣFᵢ(θᵢ − θᵢ*)², what the old data needs is held hardest.
+
+Kirkpatrick et al. (2017), eq. 3. F is the diagonal of the empirical Fisher information: the mean over rows of the
+old data of the squared gradient of a row's loss, taken once, at the start, over the pretrained weights that are
+trained. Empirical: the labels are the data's, where the exact one draws them from the model. The loss is that of
+the task, through the head as it is at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+from pefttools.regularizers.base import (
+    Penalty,
+    Regularizer,
+    RowLosses,
+    Weighted,
+    pretrained_and_new,
+    start_of,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class EWC(Regularizer):
+    """How strongly the weights are held, and the data they are held for."""
+
+    weight: float = Field(default=400.0, gt=0)
+    """λ; squared gradients are small numbers, so this is a large one."""
+    data: FileSettings
+    """Rows that must not be forgotten; a plain string is its `source`."""
+    rows: int = Field(default=256, ge=1)
+    """At most so many rows estimate the Fisher information, one backward pass each."""
+
+    def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:
+        pretrained, _ = pretrained_and_new(model, head)
+        if not pretrained:
+            raise self.refusal("pretrained parameter", model)
+        parameters = list(pretrained.values())
+        fisher = self.fisher(parameters, row_losses)
+        return Weighted(
+            self.weight / 2,
+            [partial(_held, p, start_of(p), f) for p, f in zip(parameters, fisher, strict=True)],
+        )
+
+    def fisher(self, parameters: Sequence[Tensor], row_losses: RowLosses) -> list[Tensor]:
+        """The mean over rows of the squared gradient, of each parameter's shape."""
+        import torch
+
+        sums, num_rows = [torch.zeros_like(p) for p in parameters], 0
+        for loss in row_losses(self.data, self.rows):
+            num_rows += 1
+            for total, gradient in zip(sums, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                if gradient is not None:
+                    total += gradient.square()
+        if not num_rows:
+            raise UserError(f"regularizers.{self.name}.data: {self.data.source} has no rows")
+        if not any(total.any() for total in sums):
+            raise UserError(
+                f"regularizers.{self.name}: every Fisher value is zero over {num_rows} rows of {self.data.source}:"
+                " no pretrained weight has a gradient there, and nothing would be held"
+            )
+        return [total / num_rows for total in sums]
+
+
+def _held(x: Tensor, start: Tensor, fisher: Tensor) -> Tensor:
+    return (fisher * (x - start).square()).sum()

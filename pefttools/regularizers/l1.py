@@ -1,0 +1,47 @@
+"""l1: λ‖θ‖₁ on everything trained, or λ‖w − w⁰‖₁ on what was pretrained.
+
+Tibshirani (1996). By plain subgradient, sign(0) being 0: unlike under a proximal step, weights come close to zero
+(or to their start) and rarely land on it. A strategy's factors count as trained as they are, not their product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, Weighted, pretrained_and_new, start_of
+from pefttools.strategies.base import trained
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class L1(Regularizer):
+    """Strength, and what the weights are drawn toward."""
+
+    weight: float = Field(default=1e-5, gt=0)
+    """λ, on the sum of absolute values."""
+    toward: Literal["zero", "start"] = "zero"
+    """Draw everything trained to zero, or the pretrained weights to where they started (the new ones are free)."""
+
+    def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
+        if self.toward == "start":
+            pretrained, _ = pretrained_and_new(model, head)
+            if not pretrained:
+                raise self.refusal("pretrained parameter (toward: start)", model)
+            return Weighted(self.weight, [partial(_distance, p, start_of(p)) for p in pretrained.values()])
+        parameters = trained(model)
+        if not parameters:
+            raise self.refusal("parameter", model)
+        return Weighted(self.weight, [partial(_size, p) for p in parameters.values()])
+
+
+def _size(x: Tensor) -> Tensor:
+    return x.abs().sum()
+
+
+def _distance(x: Tensor, start: Tensor) -> Tensor:
+    return (x - start).abs().sum()

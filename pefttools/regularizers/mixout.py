@@ -1,0 +1,74 @@
+"""mixout: w̃ = (M⊙w + (1−M)⊙u − p·u)/(1−p), a share p of each matrix swapped for its start at every step.
+
+Lee, Cho and Kang (2020), eq. 5, with u the pretrained weights and M ~ Bernoulli(1−p) elementwise: E[w̃] = w, and
+∂w̃/∂w = M/(1−p). Drawn once a step, not once a forward pass. Only pretrained matrices are mixed (embeddings too; the
+authors' code takes linear layers), never vectors or what is new. They replace dropout by it: set `base.dropout: 0`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, pretrained_and_new, start_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Mixout(Regularizer):
+    """How much is swapped."""
+
+    p: float = Field(default=0.7, gt=0, lt=1)
+    """The share of each pretrained matrix that is its start during a step."""
+
+    def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
+        pretrained, _ = pretrained_and_new(model, head)
+        matrices = [p for p in pretrained.values() if p.ndim == 2]
+        if not matrices:
+            raise self.refusal("pretrained matrix", model)
+        return _Mixed(self.p, matrices, [start_of(p) for p in matrices])
+
+
+@dataclass(frozen=True)
+class _Mixed(Penalty):
+    p: float
+    weights: list[nn.Parameter]
+    starts: list[Tensor]
+
+    def value(self) -> None:
+        return None
+
+    @contextmanager
+    def perturbed(self) -> Iterator[None]:
+        import torch
+
+        masks = self.masks()
+        kept = [start_of(w) for w in self.weights]
+        try:
+            with torch.no_grad():
+                for w, u, mask in zip(self.weights, self.starts, masks, strict=True):
+                    w.copy_((torch.where(mask, w, u) - self.p * u) / (1 - self.p))
+            yield
+        finally:
+            with torch.no_grad():
+                for w, own in zip(self.weights, kept, strict=True):
+                    w.copy_(own)
+        for w, mask in zip(self.weights, masks, strict=True):
+            if w.grad is not None:
+                w.grad.mul_(mask / (1 - self.p))
+
+    def masks(self) -> list[Tensor]:
+        """M of every matrix, True with probability 1 − p: the same on every process, or their weights would part."""
+        import torch
+
+        device = self.weights[0].device
+        seed = torch.randint(2**62, ()).to(device)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.broadcast(seed, 0)
+        draw = torch.Generator(device).manual_seed(int(seed))
+        return [torch.empty_like(w, dtype=torch.bool).bernoulli_(1 - self.p, generator=draw) for w in self.weights]

@@ -1,0 +1,135 @@
+"""adalora: W + (α/r₀)·PΛQ, ranks pruned by importance while it trains (Zhang et al. 2023), through peft.
+
+The budget falls from `init_rank` to `target_rank` on average along a cubic curve (eq. 11) between the shares of steps
+`warmup_share` and 1 - `final_share`. The orthogonal term γ(‖PᵀP-I‖² + ‖QQᵀ-I‖²) (eq. 4) is added by our loop, whatever
+the task: peft adds its own only where the model itself computes the loss. Learning rate: 5e-4 to 2.2e-3 in the
+paper's table 8; init rank 1.5 times the target rank, same place.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from pefttools import targets
+from pefttools.nn.orthogonal import orthogonality
+from pefttools.nn.shape import Shape
+from pefttools.strategies.base import PeftStrategy, refuse_rank_beyond
+from pefttools.targets import Targets
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig
+
+    from pefttools.models import Base
+
+
+class AdaLora(PeftStrategy):
+    """Ranks, their schedule, and the orthogonal term."""
+
+    default_lr: ClassVar[float] = 2e-3
+    lr_range: ClassVar[tuple[float, float]] = (3e-4, 1e-2)
+
+    init_rank: int = Field(default=12, ge=1)
+    """r₀ of every matrix at the start."""
+    target_rank: int = Field(default=8, ge=1)
+    """Average rank at the end."""
+    alpha: float = Field(default=32.0, gt=0)
+    """α: PΛQ is multiplied with α/r₀."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the input of Q."""
+    warmup_share: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps before anything is pruned."""
+    final_share: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the steps after the last pruning."""
+    every: int = Field(default=10, ge=1)
+    """Steps between two prunings."""
+    orthogonal: float = Field(default=0.1, ge=0)
+    """γ of the orthogonal term."""
+    beta1: float = Field(default=0.85, gt=0, lt=1)
+    """Averaging of the sensitivity."""
+    beta2: float = Field(default=0.85, gt=0, lt=1)
+    """Averaging of its uncertainty."""
+    targets: Targets = Field(default=("all",))
+    """`all` matrices of the blocks, roles (`query`, `down` …), or patterns on names and paths."""
+
+    @model_validator(mode="after")
+    def _shrinks(self) -> Self:
+        if self.target_rank > self.init_rank:
+            raise ValueError(f"target_rank: {self.target_rank} is more than init_rank, {self.init_rank}")
+        if self.warmup_share + self.final_share >= 1:
+            raise ValueError("warmup_share and final_share: leave no steps to prune in")
+        return self
+
+    def config(self, base: Base) -> PeftConfig:
+        from peft import AdaLoraConfig
+
+        paths = targets.resolve(base, self.targets)
+        refuse_rank_beyond(base, paths, self.init_rank, "strategy.init_rank")
+        return AdaLoraConfig(
+            task_type=base.task_type,
+            init_r=self.init_rank,
+            target_r=self.target_rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type]  # peft's own annotation says int; it only multiplies
+            lora_dropout=self.dropout,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            orth_reg_weight=self.orthogonal,
+            total_step=1_000_000,  # `updated` sets it once it is known
+            target_modules=paths,
+            modules_to_save=list(base.head),
+            fan_in_fan_out=targets.are_transposed(base, paths),
+        )
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        value = orthogonality(model) if self.orthogonal else None
+        return None if value is None else self.orthogonal * value
+
+    def updated(self, model: Any, step: int, num_steps: int) -> None:
+        if self.target_rank == self.init_rank:
+            return  # nothing to prune; peft would look for the 0th smallest score
+        self._set_schedule(model, num_steps)
+        model.base_model.update_and_allocate(step)
+
+    def _set_schedule(self, model: Any, num_steps: int) -> None:
+        settings = model.peft_config["default"]
+        settings.total_step, settings.deltaT = num_steps, self.every
+        settings.tfinal = min(max(1, round(self.final_share * num_steps)), num_steps - 1)
+        settings.tinit = min(round(self.warmup_share * num_steps), max(num_steps - settings.tfinal - 1, 0))
+
+    def state(self, model: Any) -> dict[str, Any]:
+        allocator = model.base_model.rankallocator
+        kept = {name: getattr(allocator, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
+        return {**kept, "rank_pattern": model.peft_config["default"].rank_pattern}
+
+    def set_state(self, model: Any, state: Mapping[str, Any], num_steps: int) -> None:
+        for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+            setattr(model.base_model.rankallocator, name, dict(state[name]))
+        model.peft_config["default"].rank_pattern = state["rank_pattern"]
+        self._set_schedule(model, num_steps)
+
+    def facts(self, model: Any) -> dict[str, Any]:
+        if model.device.type == "meta":
+            return {}
+        ranks = {
+            path.removeprefix("base_model.model."): int((module.lora_E["default"] != 0).sum())
+            for path, module in model.named_modules()
+            if "default" in getattr(module, "lora_E", {})
+        }
+        return {"ranks": ranks}
+
+    def save(self, model: Any, folder: Path) -> None:
+        # pruned directions are zeros in Λ; a pattern of the last step would not fit the best weights, kept earlier
+        model.peft_config["default"].rank_pattern = None
+        with warnings.catch_warnings():
+            super().save(model, folder)
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        if (shape := Shape.of(config)) is None or (sides := targets.sides(shape, self.targets)) is None:
+            return None
+        return shape.layers * sum(self.init_rank * (i + o) + self.init_rank for i, o in sides)

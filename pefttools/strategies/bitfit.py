@@ -1,0 +1,65 @@
+"""bitfit: only the bias terms are trained (Ben Zaken et al. 2022).
+
+All biases of the backbone by default, those of the norms among them: L(7d+f)+d on a BERT-like encoder, +d with a
+pooler. `subset` is the paper's cheaper choice, the query's and the first MLP matrix's (b_q, b_m2), L(d+f).
+Learning rate: the authors' repository takes 1e-3 over 16 epochs of batches of 8; in 4 epochs of batches of 32 on
+question types 3e-3 and 1e-2 were best on validation rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pefttools import targets
+from pefttools.errors import UserError
+from pefttools.nn.shape import Shape
+from pefttools.strategies.base import Strategy, train_only
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from pefttools.models import Base
+
+
+class BitFit(Strategy):
+    """Which biases."""
+
+    default_lr: ClassVar[float] = 5e-3
+    lr_range: ClassVar[tuple[float, float]] = (3e-4, 3e-2)
+    mergeable: ClassVar[bool] = True
+    exact_start: ClassVar[bool] = True
+    variants: ClassVar[Any] = {"subset": {"biases": "subset"}}
+
+    biases: Literal["all", "subset"] = Field(default="all")
+    """`all` biases outside the head, or the `subset` of the query and the first MLP matrix."""
+
+    def wrap(self, base: Base) -> nn.Module:
+        train_only(base, ())
+        wanted = None if self.biases == "all" else set(targets.playing(base, "query", "up"))
+        chosen = 0
+        for name, parameter in base.model.named_parameters():
+            path, _, last = name.rpartition(".")
+            if last == "bias" and not parameter.requires_grad and (wanted is None or path in wanted):
+                parameter.requires_grad_(True)
+                chosen += 1
+        if not chosen:
+            raise UserError(
+                f"strategy: {base.source} ({type(base.model).__name__}) has no biases"
+                f"{'' if wanted is None else ' in its query and first MLP matrices'} outside its head, so bitfit has"
+                " nothing to train; layer_norm and ia3 change as little"
+            )
+        return base.model
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        if (shape := Shape.of(config)) is None:
+            return None
+        d, f = shape.hidden, shape.inner
+        if self.biases == "subset":
+            return shape.layers * (d + f)
+        return shape.layers * (7 * d + f) + d + (d if shape.has_pooler else 0)
+
+    def merge(self, model: PreTrainedModel) -> PreTrainedModel:  # type: ignore[override]
+        return model

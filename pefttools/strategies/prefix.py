@@ -1,0 +1,64 @@
+"""prefix: virtual keys and values in every block (Li and Liang 2021; P-tuning v2, Liu et al. 2022), through peft.
+
+K ← [P_K; K], V ← [P_V; V]: 2Lpd parameters. `p_tuning_v2` trains them as they are; `prefix_tuning` computes them from
+smaller ones by an MLP while it trains, and keeps only what comes out. An encoder's position ids move by p.
+Learning rate: 5e-3 in P-tuning v2's repository.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pefttools.nn.shape import Shape
+from pefttools.strategies.base import PeftStrategy, refuse_without_past, take_positions
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from pefttools.models import Base
+
+
+class Prefix(PeftStrategy):
+    """How many virtual tokens, and how they are computed."""
+
+    default_lr: ClassVar[float] = 1e-2
+    lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-1)
+    mergeable: ClassVar[bool] = False
+    why_not_merged: ClassVar[str] = (
+        "virtual keys and values are no weights of the base; use --to adapter, or train strategy=lora, which merges"
+    )
+    exact_start: ClassVar[bool] = False
+    variants: ClassVar[Any] = {"prefix_tuning": {"variant": "prefix_tuning"}}
+
+    tokens: int = Field(default=20, ge=1)
+    """p, how many virtual tokens; a text has so many positions less."""
+    variant: Literal["p_tuning_v2", "prefix_tuning"] = Field(default="p_tuning_v2")
+    """Keys and values trained as they are, or through an MLP."""
+    projection_size: int | None = Field(default=None, ge=1)
+    """Inner width of `prefix_tuning`'s MLP; the model's own width when null."""
+
+    def config(self, base: Base) -> PeftConfig:
+        from peft import PrefixTuningConfig
+
+        inner = self.projection_size or base.model.config.hidden_size
+        return PrefixTuningConfig(
+            task_type=base.task_type,
+            num_virtual_tokens=self.tokens,
+            prefix_projection=self.variant == "prefix_tuning",
+            encoder_hidden_size=inner if self.variant == "prefix_tuning" else None,  # type: ignore[arg-type]
+            modules_to_save=list(base.head),
+        )
+
+    def wrap(self, base: Base) -> nn.Module:
+        refuse_without_past(base)
+        take_positions(base, self.tokens, "strategy.tokens")
+        return super().wrap(base)
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        if (shape := Shape.of(config)) is None or self.variant != "p_tuning_v2":
+            return None
+        return 2 * shape.layers * self.tokens * shape.hidden

@@ -1,0 +1,60 @@
+"""prompt: virtual tokens before the text (Lester et al. 2021), through peft.
+
+They start as tokens drawn from the vocabulary, which beats random vectors (same paper, figure 3b). An encoder's [CLS]
+moves to index p, while its pooler and head read index 0, the first virtual token: expect less of it there than of
+`prefix`. Learning rate: 0.3 with Adafactor in the paper; 1e-3 to 3e-2 with AdamW.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from pefttools.nn.shape import Shape
+from pefttools.strategies.base import PeftStrategy, refuse_last_token, take_positions
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from pefttools.models import Base
+
+
+class Prompt(PeftStrategy):
+    """How many virtual tokens, and their start."""
+
+    default_lr: ClassVar[float] = 1e-2
+    lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-1)
+    mergeable: ClassVar[bool] = False
+    why_not_merged: ClassVar[str] = (
+        "virtual tokens are no weights of the base; use --to adapter, or train strategy=lora, which merges"
+    )
+    exact_start: ClassVar[bool] = False
+
+    tokens: int = Field(default=20, ge=1)
+    """p, how many virtual tokens; a text has so many positions less."""
+    init: Literal["vocabulary", "random"] = Field(default="vocabulary")
+    """What they start as."""
+
+    def config(self, base: Base) -> PeftConfig:
+        from peft import PromptTuningConfig, PromptTuningInit
+
+        start = PromptTuningInit.SAMPLE_VOCAB if self.init == "vocabulary" else PromptTuningInit.RANDOM
+        return PromptTuningConfig(
+            task_type=base.task_type,
+            num_virtual_tokens=self.tokens,
+            prompt_tuning_init=start,
+            token_dim=base.model.get_input_embeddings().embedding_dim,  # type: ignore[arg-type]  # peft knows not all names of these two
+            num_attention_heads=base.model.config.num_attention_heads,
+            modules_to_save=list(base.head),
+        )
+
+    def wrap(self, base: Base) -> nn.Module:
+        refuse_last_token(base)
+        take_positions(base, self.tokens, "strategy.tokens")
+        return super().wrap(base)
+
+    def num_trainable(self, config: PretrainedConfig) -> int | None:
+        return None if Shape.of(config) is None else self.tokens * config.hidden_size

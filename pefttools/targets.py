@@ -1,0 +1,77 @@
+"""Which matrices a method changes: all of the blocks, by role, or by pattern; resolved to full paths at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+
+from pefttools.errors import UserError, nearest
+from pefttools.nn import find
+from pefttools.nn.families import BERT, ROLES
+from pefttools.nn.shape import Shape
+
+if TYPE_CHECKING:
+    from pefttools.models import Base
+
+
+def _one_is_a_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Targets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
+"""`all` matrices of the blocks, roles (`query`, `value`, `down` …), or patterns: a module's last name (`q_lin`) or a
+glob on its full path."""
+
+
+def playing(base: Base, *roles: str) -> list[str]:
+    """Full paths of the modules of these roles. Raises UserError when nobody listed this kind of model."""
+    try:
+        return find.playing(base.model, *roles)
+    except ValueError as error:
+        raise UserError(f"strategy: {base.source}: {error}") from error
+
+
+def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets") -> list[str]:
+    """Full paths of the matrices, in the model's order.
+
+    Raises:
+        UserError: a pattern matches none; says which names there are, how often, and the nearest.
+    """
+    linears = find.linears(base.model)
+    chosen: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        found = linears if pattern == "all" else find.matching(linears, [pattern])[pattern]
+        if not found and pattern in ROLES:
+            found = playing(base, pattern)
+        if not found:
+            problems.append(f"{key}: {pattern!r} matches no matrix of {base.source}{_hint(pattern, linears)}")
+        chosen.update(found)
+    if problems:
+        raise UserError(*problems)
+    return [path for path in linears if path in chosen]
+
+
+def _hint(pattern: str, linears: list[str]) -> str:
+    names = [path.rpartition(".")[2] for path in linears]
+    counts = {name: names.count(name) for name in names}
+    match = nearest(pattern, [*counts, *ROLES])
+    known = ", ".join(f"{name} ({count})" for name, count in counts.items())
+    return f"{f'; did you mean {match!r}?' if match else '.'} There are: {known}; or by role: all, {', '.join(ROLES)}"
+
+
+def are_transposed(base: Base, paths: list[str]) -> bool:
+    """Whether the matrices are stored (in, out), as GPT-2's `Conv1D` does; peft wants to know."""
+    import torch
+
+    return bool(paths) and not isinstance(base.model.get_submodule(paths[0]), torch.nn.Linear)
+
+
+def sides(shape: Shape, patterns: tuple[str, ...]) -> list[tuple[int, int]] | None:
+    """(in, out) of every target in a block of a BERT-like encoder; None when a pattern is neither `all` nor a role."""
+    known = {role: path for role, (path,) in BERT.roles.items()}
+    if not set(patterns) <= {"all", *known}:
+        return None
+    chosen = known if "all" in patterns else {role: known[role] for role in patterns}
+    return [shape.sides(path) for path in chosen.values()]

@@ -1,0 +1,166 @@
+"""The kept support matrix is what this code does; and a strategy that claims too much stops it from being written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from pefttools import cli, support
+from pefttools.strategies import strategies
+from pefttools.strategies.lora import Lora
+from pefttools.tasks.text_classification import TextClassification
+
+TASK = TextClassification.example()
+
+
+def test_the_kept_matrix_is_what_is_measured() -> None:
+    measured, kept = json.loads(json.dumps(support.matrix())), support.kept()
+    assert measured.pop("versions").keys() == kept.pop("versions").keys()
+    assert measured == kept, f"what fits where has changed; if that is meant, run: {support.COMMAND}"
+
+
+def test_every_strategy_and_architecture_is_in_it() -> None:
+    kept = support.kept()
+    for found in kept["tasks"].values():
+        assert found.keys() == set(strategies.names())
+        for name, variants in found.items():
+            assert variants.keys() == {"default", *strategies.get(name).variants}
+            assert all(row["fits"].keys() == support.ARCHITECTURES.keys() for row in variants.values())
+
+
+def test_whatever_does_not_fit_is_told_in_our_words() -> None:
+    rows = [row for found in support.kept()["tasks"].values() for v in found.values() for row in v.values()]
+    rows += support.kept()["peft_types"].values()
+    reasons = {
+        str(r) for row in rows for r in (row["fits"] if isinstance(row["fits"], dict) else {0: row["fits"]}).values()
+    }
+    reasons |= {str(r) for row in rows for r in row.get("nf4", {}).values()}
+    assert not [r for r in reasons if r.partition(":")[0].endswith("Error")]
+
+
+def test_nothing_that_rewrites_weights_takes_a_quantised_base() -> None:
+    found = support.kept()["tasks"]["text_classification"]
+    rewriting = ["full", "galore", "low_rank", "top_layers last_one", "lora pissa", "lora olora", "lora loftq"]
+    for name, _, variant in (words.partition(" ") for words in rewriting):
+        assert all("quantised" in reason for reason in found[name][variant or "default"]["nf4"].values())
+    assert found["lora"]["default"]["nf4"] == {"bert": True, "llama": True}
+
+
+class StartsElsewhere(Lora):
+    """Claims an exact start, and shifts the base."""
+
+    exact_start: ClassVar[bool] = True  # type: ignore[override]
+
+    def wrap(self, base: Any) -> nn.Module:
+        model = super().wrap(base)
+        with torch.no_grad():
+            for parameter in base.model.get_input_embeddings().parameters():
+                parameter.mul_(1.1)
+        return model
+
+
+class MergesWrong(Lora):
+    """Forgets to merge half of it."""
+
+    def merge(self, model: Any) -> Any:
+        merged = super().merge(model)
+        with torch.no_grad():
+            next(merged.parameters()).mul_(1.1)
+        return merged
+
+
+class LeavesItsOwn(Lora):
+    """Claims to merge, and leaves a module of its own."""
+
+    def merge(self, model: Any) -> Any:
+        merged = super().merge(model)
+        merged.set_submodule("dropout", OwnDropout())
+        return merged
+
+
+class OwnDropout(nn.Dropout):
+    pass
+
+
+class DropsTheQuantised(Lora):
+    """Puts plain matrices where quantised ones were."""
+
+    def wrap(self, base: Any) -> nn.Module:
+        for path in [p for p, m in base.model.named_modules() if type(m).__name__ == "Linear4bit"]:
+            old = base.model.get_submodule(path)
+            base.model.set_submodule(path, nn.Linear(old.in_features, old.out_features))
+        return super().wrap(base)
+
+
+@pytest.mark.parametrize(
+    ("cls", "sentence"),
+    [
+        (StartsElsewhere, "on bert it claims exact_start but starts elsewhere"),
+        (MergesWrong, "on bert it claims mergeable but merging changes its answers"),
+        (LeavesItsOwn, "on bert it claims mergeable but merging leaves modules of test_support"),
+        (
+            DropsTheQuantised,
+            "on a quantised bert it changes or replaces bert.encoder.layer.0.attention.self.query.weight",
+        ),
+    ],
+)
+def test_a_claim_that_does_not_hold_is_no_row(cls: type[Lora], sentence: str) -> None:
+    with pytest.raises(support.Contradiction, match=sentence):
+        support.row(TASK, cls(), ["bert"])
+
+
+def test_every_contradiction_is_told_at_once_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(support, "KEPT", tmp_path / "support.json")
+    monkeypatch.setattr(support, "ARCHITECTURES", {"bert": support.ARCHITECTURES["bert"]})
+    monkeypatch.setattr(
+        type(strategies), "names", lambda self: ["lora"] if self is strategies else ["text_classification"]
+    )
+    monkeypatch.setattr(support, "peft_types", lambda problems: {})
+    monkeypatch.setattr(StartsElsewhere, "variants", {"again": {"rank": 4}})
+    monkeypatch.setattr(
+        type(strategies), "get", lambda self, name: StartsElsewhere if self is strategies else TextClassification
+    )
+    with pytest.raises(support.Contradiction) as caught:
+        support.write()
+    assert len(str(caught.value).splitlines()) == 2
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_table_fits(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert cli.run(["list", "strategies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(i for i, line in enumerate(lines) if "merges" in line)
+    end = next(i for i, line in enumerate(lines) if line.startswith("encoders: "))
+    assert max(len(line) for line in lines[head:end]) <= columns
+    assert not [line for line in lines[head:end] if "…" in line], "a cell is cut"
+    assert not [line for line in lines[head:end] if line.count("(") != line.count(")")], "the table is cut"
+    names = {line.split()[0] for line in lines[head:end] if line.strip()}
+    assert {*strategies.names(), "pissa", "houlsby"} <= names
+
+
+def test_json_has_the_whole_matrix(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", "strategies", "--json"]) == 0
+    listing = json.loads(capsys.readouterr().out)
+    assert listing["support"] == support.kept()
+    assert listing["strategies"] == strategies.summaries()
+
+
+def test_listing_strategies_imports_no_torch() -> None:
+    check = "import sys; from pefttools import cli; sys.exit(cli.run(['list', 'strategies']) or 'torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], env={**os.environ}, capture_output=True, check=True)
+
+
+def test_regularizers_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", "regularizers"]) == 0
+    assert "l2_sp" in capsys.readouterr().out
