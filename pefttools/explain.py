@@ -30,7 +30,8 @@ def _lines(
         path, indent = f"{prefix}{key}", "  " * depth
         if isinstance(value, Mapping) and value:
             yield f"{indent}{_plain(key)}:", "", ""
-            yield from _lines(value, getattr(owner, key, None), f"{path}.", depth + 1, origins)
+            inner = owner.get(key) if isinstance(owner, Mapping) else getattr(owner, key, None)
+            yield from _lines(value, inner, f"{path}.", depth + 1, origins)
             continue
         field = type(owner).model_fields.get(key) if isinstance(owner, Settings) else None
         origin = origins.get(path, "")

@@ -66,7 +66,8 @@ def _replay(begin: Sequence[Event], step: Sequence[Event]) -> int:
             libc.free(address)
         if size:
             alive[number] = [libc.malloc(small) for small in BOOKKEEPING]
-            libc.posix_memalign(ctypes.byref(block), ALIGNMENT, size)
+            if libc.posix_memalign(ctypes.byref(block), ALIGNMENT, size):
+                return 0  # more than this machine can even promise
             alive[number].append(block.value)
             peak = max(peak, held_bytes() - start)
     return peak

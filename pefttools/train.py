@@ -161,7 +161,10 @@ def _run(
     simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     if recipe.strategy.trains:
-        validate = lambda: score("validation", "validation").metrics  # noqa: E731
+
+        def validate() -> dict[str, Any]:
+            return score("validation", "validation").metrics
+
         progress = _fit(ready, run, last, untouched, validate, accelerator, should_stop, reporter)
     else:
         progress = Progress(before=untouched)

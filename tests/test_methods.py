@@ -19,8 +19,10 @@ from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
 from pefttools.recipe import TrainSettings
+from pefttools.run import load
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.use import predict_rows
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 OUTPUT = "bert.encoder.layer.0.attention.output.dense"
@@ -265,3 +267,12 @@ def test_longer_texts_are_cut_for_virtual_tokens(fresh: Callable[[], Base]) -> N
     base = fresh()
     strategies.get("prefix")(tokens=10).wrap(base)
     assert base.tokenizer.model_max_length == 54
+
+
+def test_a_loaded_prefix_leaves_room_too(recipe_file: Path, tmp_path: Path) -> None:
+    overrides = ["strategy=prefix", "task.max_length=64", "train.epochs=0.1"]
+    run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    loaded = load(run)
+    assert loaded.base.tokenizer.model_max_length == 44
+    (answer,) = predict_rows(run, [{"text": "apple " * 200}])
+    assert set(answer["probabilities"]) == {"colour", "fruit", "tool"}

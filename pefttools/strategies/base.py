@@ -141,9 +141,13 @@ class PeftStrategy(Strategy, ABC):
     def loads_by_peft(self) -> bool:
         return True
 
+    def make_room(self, base: Base) -> None:
+        """Take what the method needs of the base's positions; called before it is wrapped or loaded."""
+
     def wrap(self, base: Base) -> nn.Module:
         from peft import get_peft_model
 
+        self.make_room(base)
         if self.rewrites_base:
             refuse_quantised(base)
         with _without_false_alarms():
@@ -163,6 +167,7 @@ class PeftStrategy(Strategy, ABC):
     def load(self, base: Base, folder: Path) -> nn.Module:
         from peft import PeftModel
 
+        self.make_room(base)
         with _without_false_alarms():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             try:

@@ -103,13 +103,12 @@ class Peft(PeftStrategy):
     def wrap(self, base: Base) -> nn.Module:
         if self.type in NOT_HERE:
             raise UserError(f"strategy.type: peft's {self.type} {NOT_HERE[self.type]}; it cannot be used here")
-        config = self.config(base)
-        if hasattr(config, "num_virtual_tokens"):
-            self._make_room(base, config.num_virtual_tokens)  # type: ignore[union-attr]
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         try:
             model = super().wrap(base)
+        except UserError:
+            raise
         except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, AssertionError) as error:
             raise UserError(f"strategy: peft refuses {self.type} on {base.source}: {error}") from error
         lost = [path for path in base.head if not any(p.requires_grad for p in _of_head(model, path))]
@@ -125,8 +124,11 @@ class Peft(PeftStrategy):
         refuse_quantised(base, strange)
         return model
 
-    def _make_room(self, base: Base, tokens: int | None) -> None:
-        if tokens is None:
+    def make_room(self, base: Base) -> None:
+        config: Any = self.config(base)
+        if not hasattr(config, "num_virtual_tokens"):
+            return
+        if (tokens := config.num_virtual_tokens) is None:
             raise UserError(f"strategy.settings.num_virtual_tokens: peft's {self.type} needs a number")
         (refuse_without_past if self.type in ("PREFIX_TUNING", "CARTRIDGE") else refuse_last_token)(base)
         take_positions(base, tokens, "strategy.settings.num_virtual_tokens")

@@ -16,7 +16,6 @@ from pefttools.strategies.base import PeftStrategy, refuse_without_past, take_po
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
     from transformers import PretrainedConfig
 
     from pefttools.models import Base
@@ -53,10 +52,9 @@ class Prefix(PeftStrategy):
             modules_to_save=list(base.head),
         )
 
-    def wrap(self, base: Base) -> nn.Module:
+    def make_room(self, base: Base) -> None:
         refuse_without_past(base)
         take_positions(base, self.tokens, "strategy.tokens")
-        return super().wrap(base)
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
         if (shape := Shape.of(config)) is None or self.variant != "p_tuning_v2":

@@ -16,7 +16,6 @@ from pefttools.strategies.base import PeftStrategy, refuse_last_token, take_posi
 
 if TYPE_CHECKING:
     from peft import PeftConfig
-    from torch import nn
     from transformers import PretrainedConfig
 
     from pefttools.models import Base
@@ -46,15 +45,15 @@ class Prompt(PeftStrategy):
             task_type=base.task_type,
             num_virtual_tokens=self.tokens,
             prompt_tuning_init=start,
-            token_dim=base.model.get_input_embeddings().embedding_dim,  # type: ignore[arg-type]  # peft knows not all names of these two
+            # peft does not know what every family calls these two
+            token_dim=base.model.get_input_embeddings().embedding_dim,  # type: ignore[arg-type]
             num_attention_heads=base.model.config.num_attention_heads,
             modules_to_save=list(base.head),
         )
 
-    def wrap(self, base: Base) -> nn.Module:
+    def make_room(self, base: Base) -> None:
         refuse_last_token(base)
         take_positions(base, self.tokens, "strategy.tokens")
-        return super().wrap(base)
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
         return None if Shape.of(config) is None else self.tokens * config.hidden_size
