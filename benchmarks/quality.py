@@ -26,7 +26,7 @@ from pefttools.strategies import strategies
 RESULTS = Path(__file__).parent / "results"
 DATA = {
     "question-types": ("question-type-lora", []),
-    "movie-sentiment": ("sentiment-lora", ["train.epochs=2"]),
+    "movie-sentiment": ("sentiment-lora", ["train.epochs=1"]),
 }
 """Name -> recipe and overrides; the strategy is laid over it."""
 FEWER_ROWS = {

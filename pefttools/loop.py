@@ -94,12 +94,12 @@ class Loop:
                     part = self.task.loss(outputs, batch) * weight / num_targets
                     accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
                 loss = loss + part.detach()
+        self.watch_gradients()
         penalty = self.penalties.add_gradients()
         norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf)
         self.optimizer.step()
         progress.step += 1
         self.recipe.strategy.updated(self.bare, progress.step, self.num_steps)
-        self.watch_gradients()
         self.optimizer.zero_grad()
         self.pending.append((torch.as_tensor(loss), torch.as_tensor(penalty), torch.as_tensor(norm)))
         progress.tokens += sum(self.lengths[row] for row in rows)
@@ -142,6 +142,9 @@ class Loop:
         progress = self.progress
         self.settle_losses()
         scores = self.validate()
+        if not self.recipe.strategy.is_done(progress.step, self.num_steps):
+            self.tell(scores)
+            return
         score, loss = scores[self.task.primary], scores["loss"]
         gained = progress.best_score is None or score > progress.best_score
         progress.looks_without_gain = 0 if gained else progress.looks_without_gain + 1
@@ -151,6 +154,11 @@ class Loop:
         if gained or tied:  # of equal scores the one with the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
             checkpoint.save_best(self.run.checkpoints, progress.step, self.bare, self.accelerator)
+        self.tell(scores)
+
+    def tell(self, scores: Mapping[str, Any]) -> None:
+        """Write a look's scores to metrics.jsonl and the trackers."""
+        progress = self.progress
         plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, "validation": plain})
         self.accelerator.log({f"validation/{name}": value for name, value in plain.items()}, step=progress.step)
@@ -259,7 +267,7 @@ class Loop:
             for name, p in trained(self.bare).items()
             if name in self.without_gradient and p.grad is not None and p.grad.any()
         }
-        if self.without_gradient and self.progress.step == self.watched:
+        if self.without_gradient and self.progress.step + 1 == self.watched:
             names = sorted(self.without_gradient)
             raise UserError(
                 f"strategy: {len(names)} trained tensors have had no gradient in {WATCHED_STEPS} steps"

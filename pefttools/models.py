@@ -59,6 +59,8 @@ class Base:
     sha256: str
     folder: Path
     """Where transformers loads it from."""
+    new: tuple[str, ...] = ()
+    """The part of the head that no checkpoint ever held: all of it but what `base.head` names."""
     keep_start: bool = False
     """Whether a strategy that replaces pretrained matrices must keep them, for a penalty that asks for them."""
 
@@ -143,7 +145,8 @@ def load(
         raise UserError(f"base: the checkpoint of {settings.source} lacks weights of its blocks: {', '.join(lost[:3])}")
     bias = heads.stored(folder, model) if empty else model.get_parameter
     head = heads.head(model, missing, settings.head, bias)
-    return Base(model, tokenizer, head, task_type, settings.source, sha256, folder)
+    new = heads.head(model, missing, (), bias)
+    return Base(model, tokenizer, head, task_type, settings.source, sha256, folder, new)
 
 
 def hush() -> None:

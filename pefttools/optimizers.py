@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pefttools.nn import find
-from pefttools.strategies.base import Strategy, trained
+from pefttools.strategies.base import Strategy, is_vector, trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
     depth = _depths(model)
     grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained(model).items():
-        decay = 0.0 if parameter.ndim < 2 or name.endswith("bias") else settings.weight_decay
+        decay = 0.0 if is_vector(parameter) or name.endswith("bias") else settings.weight_decay
         scale = strategy.lr_scale(name) * settings.layer_decay ** depth(name)
         grouped.setdefault((decay, scale), []).append(parameter)
     groups: list[dict[str, Any]] = [
@@ -52,8 +52,7 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
 def _depths(model: nn.Module) -> Callable[[str], int]:
     """A parameter's name -> how many layers it lies below the top: L - l."""
     blocks = find.blocks(model)
-    modules = [path for path, _ in model.named_modules()]
-    below = {path for path in modules[: modules.index(blocks[0])] if path}
+    below = find.below_blocks(model)
 
     def depth(name: str) -> int:
         for i, path in enumerate(blocks):

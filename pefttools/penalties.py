@@ -5,10 +5,12 @@ They depend on the weights alone, so they are added once a step, apart from the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pefttools.data.encoding import encode_once
 from pefttools.data.settings import FileSettings
@@ -29,12 +31,16 @@ class Penalties:
     """Every penalty of a run, bound to its model at the start."""
 
     def __init__(self, recipe: Recipe, base: Base, model: nn.Module, reporter: Reporter = SILENT) -> None:
+        seen = hashlib.sha256()
+
         def row_losses(file: FileSettings, number: int) -> Iterator[Tensor]:
-            return _row_losses(recipe, base, model, file, number, reporter)
+            return _row_losses(recipe, base, model, file, number, seen, reporter)
 
         self.strategy, self.model = recipe.strategy, model
         self.parameters = list(trained(model).values())
-        self.bound: list[Penalty] = [r.bind(model, base.head, row_losses) for r in recipe.regularizers.values()]
+        self.bound: list[Penalty] = [r.bind(model, base.new, row_losses) for r in recipe.regularizers.values()]
+        self.digest = seen.hexdigest()
+        """Of the rows that penalties looked at."""
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
@@ -63,20 +69,21 @@ class Penalties:
 
 
 def mark_pretrained(base: Base) -> None:
-    """Tell the base's own weights from what a strategy is about to add; the head is new."""
-    heads = tuple(f"{path}." for path in base.head)
+    """Tell the base's own weights from what a strategy is about to add, and from a new head."""
+    new = tuple(f"{path}." for path in base.new)
     for name, parameter in base.model.named_parameters():
-        parameter.pretrained = not name.startswith(heads)  # type: ignore[attr-defined]
+        parameter.pretrained = not name.startswith(new)  # type: ignore[attr-defined]
 
 
 def _row_losses(
-    recipe: Recipe, base: Base, model: nn.Module, file: FileSettings, number: int, reporter: Reporter
+    recipe: Recipe, base: Base, model: nn.Module, file: FileSettings, number: int, seen: Any, reporter: Reporter
 ) -> Iterator[Tensor]:
     """The loss of each of a file's first rows, with its graph, the model in evaluation mode."""
     task = recipe.task
     settings = recipe.data.model_copy(update={"test": file})
     rows = load_rows("test", settings, task, Counter(), reporter)[:number]
     task.refuse_strange("regularizers.ewc.data", rows)
+    seen.update(json.dumps(rows, sort_keys=True).encode())
     encoded = encode_once(rows, task, base, "penalty", reporter)
     device, was_training = next(model.parameters()).device, model.training
     model.eval()

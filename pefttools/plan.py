@@ -7,6 +7,7 @@ shapes (ranks by energy), or what its start loses, gets them.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -85,6 +86,9 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     try:
         model = wrapped(strategy, base)
     except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
+        model = None
+    process = resident_bytes() if device_type() == "cpu" else 0  # before any weight is there
+    if model is None:
         reporter.note(f"{strategy.name} needs the weights of {base.source} to know its shapes; loading them")
         base = loaded(empty=False)
         model = strategy.wrap(base)
@@ -96,7 +100,6 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     params = count_parameters(model, base.head)
     encoded = task.encode(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
-    process = resident_bytes() if device_type() == "cpu" else 0
 
     from pefttools import evaluate, memory
     from pefttools.data.batching import token_budget
@@ -171,8 +174,14 @@ def count_parameters(model: nn.Module, head: Iterable[str]) -> dict[str, int]:
         if ".original_module." in name or storage in seen:
             continue
         seen.add(storage)
-        counts["total"] += parameter.numel()
+        counts["total"] += _numel(parameter)
         if parameter.requires_grad:
             counts["trainable"] += parameter.numel()
             counts["head" if any(part in f".{name}" for part in parts) else "adapter"] += parameter.numel()
     return counts
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    """How many weights it stands for; bitsandbytes packs two of four bits into a byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from pefttools.data.settings import DataSettings
+from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
 from pefttools.overrides import Overlaid, flat, overlay
@@ -245,6 +245,7 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
             "train": recipe.train.with_values(**filled),
             "data": recipe.data.model_copy(update=data),
             "base": _absolute(recipe.base),
+            "regularizers": {name: _with_absolute_files(r) for name, r in recipe.regularizers.items()},
         }
     )
     layers = (
@@ -262,6 +263,11 @@ def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:
         (name for keys, name in layers if key in keys or (section in keys and last in ("name", "source"))),
         "default",
     )
+
+
+def _with_absolute_files(choice: Any) -> Any:
+    files = {n: _absolute(value) for n, value in dict(choice).items() if isinstance(value, FileSettings)}
+    return choice.model_copy(update=files)
 
 
 def _absolute(settings: Any) -> Any:

@@ -205,9 +205,10 @@ def _train(model: nn.Module, strategy: Strategy) -> None:
         logits = _answer(model, batch)
         targets = torch.arange(len(logits.flatten(0, -2))) % logits.shape[-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets)
-        extra = strategy.penalty(model)
-        (loss if extra is None else loss + extra).backward()
+        loss.backward()
         waiting -= {n for n, p in trained(model).items() if p.grad is not None and p.grad.any()}
+        if (extra := strategy.penalty(model)) is not None:
+            extra.backward()
         optimizer.step()
         strategy.updated(model, step, STEPS)
         optimizer.zero_grad()

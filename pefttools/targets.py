@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from pefttools.errors import UserError, nearest
 from pefttools.nn import find
@@ -19,17 +19,25 @@ def _one_is_a_list(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Targets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
+Targets = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_is_a_list)]
 """`all` matrices of the blocks, roles (`query`, `value`, `down` …), or patterns: a module's last name (`q_lin`) or a
 glob on its full path."""
 
+MaybeTargets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
+"""The same, or none."""
 
-def playing(base: Base, *roles: str) -> list[str]:
-    """Full paths of the modules of these roles. Raises UserError when nobody listed this kind of model."""
+
+def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
+    """Full paths of the modules of these roles. Raises UserError when nobody listed this kind of model.
+
+    Args:
+        key: the setting in which matrices can be named instead, where there is one.
+    """
     try:
         return find.playing(base.model, *roles)
     except ValueError as error:
-        raise UserError(f"strategy: {base.source}: {error}") from error
+        cure = f"name the matrices in {key}" if key else "strategy=lora needs no roles"
+        raise UserError(f"{key or 'strategy'}: {base.source}: {error}; {cure}") from error
 
 
 def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets") -> list[str]:
@@ -44,7 +52,7 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
     for pattern in patterns:
         found = linears if pattern == "all" else find.matching(linears, [pattern])[pattern]
         if not found and pattern in ROLES:
-            found = playing(base, pattern)
+            found = playing(base, pattern, key=key)
         if not found:
             problems.append(f"{key}: {pattern!r} matches no matrix of {base.source}{_hint(pattern, linears)}")
         chosen.update(found)

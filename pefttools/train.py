@@ -249,6 +249,7 @@ def _fit(
     conditions = {
         "data": ready.splits.digest,
         "base": ready.base.sha256,
+        "penalty rows": ready.penalties.digest,
         "labels": list(recipe.task.config_values().get("label2id", {})),
         "precision": accelerator.mixed_precision,
         "processes": accelerator.num_processes,

@@ -17,6 +17,7 @@ from pefttools.errors import UserError
 from pefttools.models import hush
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
+from pefttools.strategies.base import is_quantised
 
 CHUNK = 4096
 """Rows that are read, sorted by length and answered together."""
@@ -81,7 +82,8 @@ def predict_rows(path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT) -
     hush()
     trained = load(path, reporter)
     task = trained.task
-    model = trained.recipe.strategy.merge(trained.model).eval() if trained.recipe.strategy.mergeable else trained.model
+    merges = trained.recipe.strategy.mergeable and not is_quantised(trained.base.model)  # merging would round again
+    model = trained.recipe.strategy.merge(trained.model).eval() if merges else trained.model
     chunk: list[dict[str, Any]] = []
 
     def answered() -> Iterator[dict[str, Any]]:

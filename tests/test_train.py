@@ -297,14 +297,15 @@ def test_a_tensor_without_gradient_stops_the_run(
 
     def with_an_idle_tensor(self: Any, base: Any) -> Any:
         model = plain(self, base)
-        model.register_parameter("idle", torch.nn.Parameter(torch.zeros(3)))
+        model.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
         return model
 
     monkeypatch.setattr(Lora, "wrap", with_an_idle_tensor)
-    with pytest.raises(
-        UserError, match="1 trained tensors have had no gradient in 5 steps and would never learn: idle"
-    ):
-        train_tiny(recipe_file, tmp_path / "run")
+    for overrides in ([], ["regularizers=l1"]):  # a penalty's own gradient is no proof
+        with pytest.raises(
+            UserError, match="1 trained tensors have had no gradient in 5 steps and would never learn: idle"
+        ):
+            train_tiny(recipe_file, tmp_path / "run", *overrides)
 
 
 def test_patience_stops_and_the_best_is_kept(recipe_file: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter
 from pefttools.recipe import Recipe
 from pefttools.run import Trained
+from pefttools.strategies.base import is_quantised
 
 
 class Merged(Exporter):
@@ -19,6 +20,8 @@ class Merged(Exporter):
             raise UserError(f"--to merged: {strategy.name} cannot be merged: {strategy.why_not_merged}")
 
     def write(self, trained: Trained, folder: Path) -> None:
+        if is_quantised(trained.base.model):
+            raise UserError("--to merged: merging into a quantised base rounds the change away; use --to adapter")
         model = trained.recipe.strategy.merge(trained.model)
         model.save_pretrained(folder)
         trained.base.tokenizer.save_pretrained(folder)

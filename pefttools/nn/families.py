@@ -21,6 +21,8 @@ class Family:
     """Ends of the paths of the lists of blocks, lowest first."""
     roles: Mapping[str, tuple[str, ...]]
     """Role -> paths inside a block; those a model lacks (a decoder's cross-attention in an encoder) are passed over."""
+    below: tuple[str, ...] = ()
+    """Ends of the paths of modules that feed the blocks though they stand behind them in the model."""
 
 
 BERT = Family(
@@ -42,6 +44,7 @@ DEBERTA = Family(
         "key": ("attention.self.key_proj", "attention.self.in_proj"),
         "value": ("attention.self.value_proj", "attention.self.in_proj"),
     },
+    below=("encoder.LayerNorm", "encoder.conv"),
 )
 DISTILBERT = Family(
     ("transformer.layer",),
@@ -111,6 +114,7 @@ BART = Family(
         "up": ("fc1",),
         "down": ("fc2",),
     },
+    below=("layernorm_embedding",),
 )
 
 FAMILIES: Mapping[str, Family] = {

@@ -75,13 +75,26 @@ def _kind(model: nn.Module) -> str:
 
 
 def above_blocks(model: nn.Module) -> set[str]:
-    """Paths of the modules that come after the last block, embeddings apart: norms, poolers, heads."""
-    import torch
-
+    """Paths of the modules that come after the last block: norms, poolers, heads."""
     last = blocks(model)[-1]
     names = [path for path, _ in model.named_modules()]
     end = max(i for i, path in enumerate(names) if path == last or path.startswith(last + "."))
-    return {path for path in names[end + 1 :] if not isinstance(model.get_submodule(path), torch.nn.Embedding)}
+    return set(names[end + 1 :]) - below_blocks(model)
+
+
+def below_blocks(model: nn.Module) -> set[str]:
+    """Paths of the modules that feed the blocks: what comes before them, and embeddings and their norms anywhere."""
+    import torch
+
+    paths = [path for path, _ in model.named_modules()]
+    within = blocks(model)
+    family = FAMILIES.get(_kind(model))
+    ends = tuple(f".{end}" for end in family.below) if family else ()
+    first = {path for path in paths[: paths.index(within[0])] if path}
+    tables = {path for path, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
+    named = {path for path in paths if ends and f".{path}".endswith(ends)}
+    inside = tuple(f"{path}." for path in within)
+    return {path for path in first | tables | named if not path.startswith(inside)}
 
 
 def linears(model: nn.Module) -> list[str]:

@@ -23,7 +23,7 @@ from pefttools.regularizers.base import (
     product_square,
     square,
 )
-from pefttools.strategies.base import trained
+from pefttools.strategies.base import is_vector, trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ class L2(Regularizer):
         if self.of == "product" and not modules:
             raise self.refusal("low-rank projection (of: product)", model)
         factors = {id(f) for m in modules for f in (m.U, m.V)}
-        alone = [p for p in trained(model).values() if id(p) not in factors and (self.biases or p.ndim >= 2)]
+        alone = [p for p in trained(model).values() if id(p) not in factors and (self.biases or not is_vector(p))]
         if not alone and not modules:
             raise self.refusal("parameter" if self.biases else "matrix (biases: false)", model)
         products = [partial(product_square, m.U, m.V) for m in modules]

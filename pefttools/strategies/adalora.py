@@ -8,7 +8,6 @@ paper's table 8; init rank 1.5 times the target rank, same place.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -38,7 +37,7 @@ class AdaLora(PeftStrategy):
     init_rank: int = Field(default=12, ge=1)
     """r₀ of every matrix at the start."""
     target_rank: int = Field(default=8, ge=1)
-    """Average rank at the end."""
+    """Average rank at the end; weights of earlier steps are never kept."""
     alpha: float = Field(default=32.0, gt=0)
     """α: PΛQ is multiplied with α/r₀."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -99,8 +98,14 @@ class AdaLora(PeftStrategy):
     def _set_schedule(self, model: Any, num_steps: int) -> None:
         settings = model.peft_config["default"]
         settings.total_step, settings.deltaT = num_steps, self.every
-        settings.tfinal = min(max(1, round(self.final_share * num_steps)), num_steps - 1)
+        settings.tfinal = self._final_steps(num_steps)
         settings.tinit = min(round(self.warmup_share * num_steps), max(num_steps - settings.tfinal - 1, 0))
+
+    def is_done(self, step: int, num_steps: int) -> bool:
+        return self.target_rank == self.init_rank or step >= num_steps - self._final_steps(num_steps)
+
+    def _final_steps(self, num_steps: int) -> int:
+        return min(max(1, round(self.final_share * num_steps)), num_steps - 1)
 
     def state(self, model: Any) -> dict[str, Any]:
         allocator = model.base_model.rankallocator
@@ -126,8 +131,7 @@ class AdaLora(PeftStrategy):
     def save(self, model: Any, folder: Path) -> None:
         # pruned directions are zeros in Λ; a pattern of the last step would not fit the best weights, kept earlier
         model.peft_config["default"].rank_pattern = None
-        with warnings.catch_warnings():
-            super().save(model, folder)
+        super().save(model, folder)
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
         if (shape := Shape.of(config)) is None or (sides := targets.sides(shape, self.targets)) is None:

@@ -7,8 +7,9 @@
 - `parallel` (He et al. 2022, eq. 10): MLP(x) + s·W_u σ(W_d x + b_d), W_u starting at zero.
 
 Where we differ: the adapter sits right behind the named matrix, that is before the sub-layer's dropout, because that
-is the one place every family has. Learning rate: Houlsby et al. search {3e-5, 3e-4, 3e-3} on BERT-large. On validation rows
-of question types 3e-3 was better than 1e-3 for `pfeiffer` (mean of seeds); `houlsby` and `parallel` were tried at 1e-3.
+is the one place every family has. Learning rate: Houlsby et al. search {3e-5, 3e-4, 3e-3} on BERT-large. On
+validation rows of question types 3e-3 was better than 1e-3 for `pfeiffer` (mean of seeds); `houlsby` and `parallel`
+were tried at 1e-3.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Adapter(Strategy):
     variant: Literal["houlsby", "pfeiffer", "parallel"] = Field(default="pfeiffer")
     """Who published it: twice a block, once a block, or beside the MLP."""
     bottleneck: int | None = Field(default=None, ge=1)
-    """m, the inner width."""
+    """m, the inner width; 64 when neither it nor `reduction` is given."""
     reduction: float | None = Field(default=None, gt=0)
     """Instead of `bottleneck`: m is the model's width divided by this."""
     activation: str = Field(default="relu")

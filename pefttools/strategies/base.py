@@ -98,6 +98,11 @@ class Strategy(Choice, ABC):
     def updated(self, model: nn.Module, step: int, num_steps: int) -> None:
         """Called after every optimizer step, before the gradients are cleared."""
 
+    def is_done(self, step: int, num_steps: int) -> bool:
+        """Whether the weights after this step may be the ones that are kept (AdaLoRA's, once it has pruned)."""
+        del step, num_steps
+        return True
+
     def state(self, model: nn.Module) -> dict[str, Any]:
         """What `updated` keeps beside the parameters; checkpointed, so plain values and tensors only."""
         del model
@@ -207,6 +212,11 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+def is_vector(parameter: Tensor) -> bool:
+    """Whether it has one side only, even if written as a matrix (IA3's scales are (d, 1))."""
+    return parameter.numel() == max(parameter.shape, default=1)
+
+
 def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Copy tensors into the trained parameters of those names.
 
@@ -267,10 +277,15 @@ def refuse_without_past(base: Base) -> None:
         )
 
 
+def is_quantised(module: nn.Module) -> bool:
+    """Whether weights are packed integers."""
+    return any(not p.is_floating_point() for p in module.parameters())
+
+
 def refuse_quantised(base: Base, modules: Iterable[str] = ("",)) -> None:
     """Raises UserError when a module of these paths holds quantised weights."""
     for path in modules:
-        if any(not p.is_floating_point() for p in base.model.get_submodule(path).parameters()):
+        if is_quantised(base.model.get_submodule(path)):
             raise UserError(
                 f"strategy: {base.source} is quantised, and quantised weights cannot be trained or decomposed;"
                 " strategy=lora trains beside them"

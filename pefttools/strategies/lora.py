@@ -12,6 +12,7 @@ LoftQ (Li et al. 2024: starts from what quantising to NF4 loses; merges into the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -20,7 +21,7 @@ from pydantic import Field, model_validator
 from pefttools import targets
 from pefttools.errors import UserError
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy, refuse_rank_beyond
+from pefttools.strategies.base import PeftStrategy, read, refuse_rank_beyond
 from pefttools.targets import Targets
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Lora(PeftStrategy):
     """How A and B start: A random and B zero (default, gaussian), or from the weights (pissa, olora, loftq) or the
     data (eva)."""
     eva_ratio: float = Field(default=1.0, ge=1)
-    """EVA's ρ: above 1 ranks move between matrices by explained variance, up to ρ·r each."""
+    """EVA's ρ: above 1 ranks move between matrices by explained variance, up to ρ·r each; `plan` counts r each."""
     loftq_steps: int = Field(default=1, ge=1)
     """LoftQ's alternations between quantising and the singular value decomposition."""
 
@@ -99,7 +100,7 @@ class Lora(PeftStrategy):
         from peft import EvaConfig, LoraConfig
 
         paths = targets.resolve(base, self.targets)
-        refuse_rank_beyond(base, paths, self.rank)
+        refuse_rank_beyond(base, paths, math.ceil(self.rank * self.eva_ratio))
         transposed = targets.are_transposed(base, paths)
         if self.init == "olora" and transposed:
             raise UserError(
@@ -136,13 +137,13 @@ class Lora(PeftStrategy):
     def load(self, base: Base, folder: Any) -> nn.Module:
         if self.loads_by_peft:
             return super().load(base, folder)
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        from pefttools.strategies.base import WEIGHTS
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         model: Any = self.wrap(base)
-        set_peft_model_state_dict(model, load_file(folder / WEIGHTS))
+        tensors = read(folder)
+        if strange := sorted(tensors.keys() ^ get_peft_model_state_dict(model).keys()):
+            raise UserError(f"{folder}: the adapter is not whole: {', '.join(strange[:5])}")
+        set_peft_model_state_dict(model, tensors)
         return model
 
     def start(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
