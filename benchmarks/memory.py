@@ -27,7 +27,7 @@ from pefttools import atomic
 
 RESULTS = Path(__file__).parent / "results"
 RECIPE = "question-type-lora"
-BATCHES, LENGTHS, STEPS, ROWS, MIB = (8, 32), (32, 128), 6, 128, 2**20
+BATCHES, LENGTHS, STEPS, ROWS, MIB = (8, 32), (32, 128), 4, 64, 2**20
 
 
 def main() -> None:
