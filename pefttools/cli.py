@@ -58,6 +58,7 @@ def show(
     /,
     *overrides: str,
     explain: Annotated[bool, Parameter(negative="")] = False,
+    sample: int = 0,
     json: Json = False,
 ) -> None:
     """Print the resolved recipe as YAML, each value with where it came from.
@@ -66,13 +67,19 @@ def show(
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. strategy.rank=16.
         explain: add what each setting means.
+        sample: print, instead, so many training rows as the model will see them, with what is to be learnt.
         json: print one JSON object.
     """
     from pefttools import recipe as recipes
     from pefttools.explain import lines
 
     resolved = recipes.load(recipe, overrides)
-    if json:
+    if sample:
+        from pefttools.use import sample as sampled
+
+        rows = list(sampled(resolved.recipe, sample, display.RichReporter()))
+        display.as_json({"sample": rows}) if json else display.sample(rows)
+    elif json:
         display.as_json(
             {
                 "recipe": resolved.recipe.as_dict(),

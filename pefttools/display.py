@@ -217,6 +217,7 @@ def result(values: Mapping[str, Any], folder: str) -> None:
         if isinstance(value, (int, float)):
             table.add_row(metric, *(f"{c[metric]:.4f}" if metric in c else "" for c in columns.values()))
     _table(table)
+    scores({name: table for name, table in after.items() if name in ("entities", "per_tag")})
     params, train = values["params"], values["train"]
     share = params["trainable"] / params["total"]
     _out(
@@ -263,24 +264,36 @@ def plan(values: Mapping[str, Any]) -> None:
         _out(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
-def per_class(scores: Mapping[str, Mapping[str, Any]]) -> None:
-    """Precision, recall, F1 and support of every class."""
-    table = Table()
-    table.add_column("class")
-    for name in ("precision", "recall", "f1", "support"):
-        table.add_column(name, justify="right")
-    for label, row in scores.items():
-        table.add_row(label, *(f"{row[name]:.4f}" for name in ("precision", "recall", "f1")), str(row["support"]))
-    _table(table)
+def sample(rows: Iterable[str]) -> None:
+    """Training rows as the model will see them."""
+    for number, row in enumerate(rows, 1):
+        _out(f"--- {number}\n{row}")
+
+
+TABLES = {"entities": "entity", "per_tag": "tag", "per_class": "class"}
+"""Metric that holds precision, recall, F1 and support of each of something -> what that is called."""
+
+
+def scores(values: Mapping[str, Any]) -> None:
+    """The tables of entities, tags and classes that there are."""
+    for metric, title in TABLES.items():
+        if metric not in values:
+            continue
+        table = Table()
+        table.add_column(title)
+        for name in ("precision", "recall", "f1", "support"):
+            table.add_column(name, justify="right")
+        for label, row in values[metric].items():
+            table.add_row(label, *(f"{row[name]:.4f}" for name in ("precision", "recall", "f1")), str(row["support"]))
+        _table(table)
 
 
 def metrics(values: Mapping[str, Any]) -> None:
-    """Metrics, a line each, and the table of classes when there is one."""
+    """Metrics, a line each, and the tables of classes, entities and tags when there are any."""
     for name, value in values.items():
         if not isinstance(value, Mapping):
             _out(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value}")
-    if "per_class" in values:
-        per_class(values["per_class"])
+    scores(values)
 
 
 def manifest(values: Mapping[str, Any]) -> None:

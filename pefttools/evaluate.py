@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.batching import batches, token_budget
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
-from pefttools.tasks.base import Prediction, Task
+from pefttools.tasks.base import LABELS, Prediction, Task
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,7 +52,7 @@ def outputs_of(
     with torch.inference_mode():
         for indices in batches(rows, lengths, MAX_ROWS, token_budget(device.type), MULTIPLE):
             batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, MULTIPLE).items()}
-            yield indices, batch, model(**{k: v for k, v in batch.items() if k != "labels"})
+            yield indices, batch, model(**task.inputs_of(batch))
     model.train(was_training)
 
 
@@ -60,6 +60,7 @@ def answers(
     model: nn.Module,
     task: Task,
     encoded: Dataset,
+    rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
     title: str,
     accelerator: Accelerator | None = None,
@@ -71,20 +72,62 @@ def answers(
     """
     from accelerate.utils import gather_object
 
-    lengths = [len(ids) for ids in encoded["input_ids"]]
+    lengths: list[int] = encoded["length"][:]
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     mine = list(range(len(lengths)))[rank::world]
     said: list[tuple[int, Prediction]] = []
     total = 0.0
     with reporter.bar(title, len(mine), "rows") as bar:
-        for rows, batch, outputs in outputs_of(model, task, encoded.__getitem__, mine, lengths, tokenizer):
-            if "labels" in batch:
+        for indices, batch, outputs in outputs_of(model, task, encoded.__getitem__, mine, lengths, tokenizer):
+            if LABELS in batch:
                 total += task.loss(outputs, batch).item()
-            said += zip(rows, task.predict(outputs, batch), strict=True)
-            bar.advance(len(rows))
+            said += zip(indices, task.predict(outputs, batch), strict=True)
+            bar.advance(len(indices))
     if world > 1:
         said, total = gather_object(said), sum(gather_object([total]))
-    return [prediction for _, prediction in sorted(said, key=lambda pair: pair[0])], total
+    return joined(task, rows, encoded, dict(said)), total
+
+
+def joined(task: Task, rows: Sequence[Row], encoded: Any, said: Mapping[int, Prediction]) -> list[Prediction]:
+    """What is said of every row, from what was said of its encoded rows.
+
+    Args:
+        encoded: the encoded rows, each a dict, with `row`; or a function of an index.
+    """
+    parts: dict[int, list[int]] = {}
+    for index, row in enumerate(encoded["row"]):
+        parts.setdefault(row, []).append(index)
+    if type(task).join is Task.join:  # nothing of the encoded rows is looked at
+        return [said[parts[i][0]] for i in range(len(rows))]
+    return [task.join(row, [encoded[j] for j in parts[i]], [said[j] for j in parts[i]]) for i, row in enumerate(rows)]
+
+
+def generated(
+    model: nn.Module,
+    task: Task,
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    title: str,
+    accelerator: Accelerator | None = None,
+    reporter: Reporter = SILENT,
+) -> list[Prediction]:
+    """A generated answer a row, in the rows' order; each process takes its share."""
+    import torch
+    from accelerate.utils import gather_object
+
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    mine = list(range(len(rows)))[rank::world]
+    said: list[tuple[int, Prediction]] = []
+    was_training = model.training
+    model.eval()
+    with reporter.bar(title, len(mine), "rows") as bar, torch.inference_mode():
+        for index, prediction in task.generate(model, [rows[i] for i in mine], tokenizer):
+            said.append((mine[index], prediction))
+            bar.advance(1)
+    model.train(was_training)
+    if world > 1:
+        said = gather_object(said)
+    return [prediction for _, prediction in sorted(said, key=lambda pair: pair[0])]
 
 
 def score(
@@ -96,8 +139,17 @@ def score(
     title: str,
     accelerator: Accelerator | None = None,
     reporter: Reporter = SILENT,
+    generate: bool = False,
 ) -> Scored:
-    """Metrics and predictions on labelled rows."""
-    predictions, loss = answers(model, task, encoded, tokenizer, title, accelerator, reporter)
+    """Metrics and predictions on labelled rows.
+
+    Args:
+        generate: whether a task that generates answers some rows so (`Task.num_generated`).
+    """
+    predictions, loss = answers(model, task, encoded, rows, tokenizer, title, accelerator, reporter)
+    if generate and task.generates and (number := task.num_generated(len(rows))):
+        chosen = rows[:number]
+        texts = generated(model, task, chosen, tokenizer, f"{title}, generating", accelerator, reporter)
+        predictions[:number] = [{**p, **text} for p, text in zip(predictions, texts, strict=False)]
     metrics = task.metrics(predictions, [task.reference(row) for row in rows])
-    return Scored({**metrics, "loss": loss / sum(encoded["num_targets"])}, predictions)
+    return Scored({**metrics, "loss": loss / max(1, sum(encoded["num_targets"]))}, predictions)

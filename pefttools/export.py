@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from pefttools.data.splitting import Row
 
 COMPARED_ROWS = 256
-"""Validation rows whose logits are compared."""
+"""Validation rows whose logits are compared, at most."""
 LOGIT_TOLERANCE = 1e-5
-"""Largest difference of a logit in fp32."""
+"""Largest difference of a logit in fp32, times the largest logit where that is above 1 (a language model's)."""
+COMPARED_VALUES = 30_000_000
+"""Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
 METRIC_TOLERANCE = 1e-3
 """Largest difference of the task's metric, a fraction."""
 
@@ -62,22 +64,25 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
         reporter.note(f"the trained model answers {len(scored)} rows")
         case = Path(scratch, "case.json")
-        before = _ask(trained, splits.validation[:COMPARED_ROWS], scored, exporter.loader(trained), case)
+        compared = _compared(trained, splits.validation)
+        before, largest = _ask(trained, compared, scored, exporter.loader(trained), case)
+        tolerance = LOGIT_TOLERANCE * max(1.0, largest)
         _refuse_unless_loaded(before, result[scored_on], trained)
         reporter.note(f"writing {to}")
         exporter.write(trained, part)
         reporter.note("a fresh process loads it and answers the same rows")
         answer = _fresh_process(case, part)
-        _refuse_unless_equal(to, before, answer, trained)
+        _refuse_unless_equal(to, before, answer, trained, tolerance)
         manifest = {
             "exporter": to,
             "base": {"id": trained.base.source, "sha256": trained.base.sha256},
             "recipe": trained.recipe.name,
             "digest": trained.recipe.digest,
             "dtype": "float32",
-            "compared_rows": min(COMPARED_ROWS, len(splits.validation)),
+            "compared_rows": len(compared),
             "max_logit_error": answer["max_error"],
-            "tolerance": LOGIT_TOLERANCE,
+            "largest_logit": largest,
+            "tolerance": tolerance,
             "scored_rows": len(scored),
             "scored_on": scored_on,
             "metric": trained.task.primary,
@@ -89,8 +94,19 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     return {**manifest, "folder": str(target)}
 
 
-def _ask(trained: Trained, rows: list[Row], scored: list[Row], loader: Mapping[str, str], case: Path) -> dict[str, Any]:
-    """Write the case: rows and the trained model's logits on them. Answers its metrics on the scored rows."""
+def _compared(trained: Trained, rows: list[Row]) -> list[Row]:
+    """As many of the rows as have no more logits than can be kept."""
+    (first, *_), _ = verify.answers(trained.model, trained.task, rows[:1], trained.base.tokenizer)
+    return rows[: min(COMPARED_ROWS, max(4, COMPARED_VALUES // first.numel()))]
+
+
+def _ask(
+    trained: Trained, rows: list[Row], scored: list[Row], loader: Mapping[str, str], case: Path
+) -> tuple[dict[str, Any], float]:
+    """Write the case: rows and the trained model's logits on them.
+
+    Answers its metrics on the scored rows, and its largest logit.
+    """
     import torch
 
     logits, _ = verify.answers(trained.model, trained.task, rows, trained.base.tokenizer)
@@ -105,7 +121,8 @@ def _ask(trained: Trained, rows: list[Row], scored: list[Row], loader: Mapping[s
         "threads": torch.get_num_threads(),
     }
     case.write_text(json.dumps(about, ensure_ascii=False), "utf-8")
-    return trained.task.metrics(said, [trained.task.reference(row) for row in scored])
+    largest = max(float(row.abs().max()) for row in logits)
+    return trained.task.metrics(said, [trained.task.reference(row) for row in scored]), largest
 
 
 def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
@@ -128,13 +145,15 @@ def _refuse_unless_loaded(before: Mapping[str, Any], recorded: Mapping[str, Any]
         )
 
 
-def _refuse_unless_equal(to: str, before: Mapping[str, Any], answer: Mapping[str, Any], trained: Trained) -> None:
+def _refuse_unless_equal(
+    to: str, before: Mapping[str, Any], answer: Mapping[str, Any], trained: Trained, tolerance: float
+) -> None:
     name = trained.task.primary
     problems = [f"export: {problem}" for problem in answer["problems"]]
-    if not answer["max_error"] <= LOGIT_TOLERANCE:  # a NaN is refused too
+    if not answer["max_error"] <= tolerance:  # a NaN is refused too
         problems.append(
             f"export: the {to} model's logits differ from the trained model's by up to {answer['max_error']:.3g};"
-            f" allowed are {LOGIT_TOLERANCE:g}"
+            f" allowed are {tolerance:g}"
         )
     if not abs(answer["metrics"][name] - before[name]) <= METRIC_TOLERANCE:
         problems.append(f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {before[name]:.4f}")

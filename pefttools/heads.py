@@ -15,24 +15,52 @@ if TYPE_CHECKING:
 
 
 def head(
-    model: nn.Module, missing: Iterable[str], named: Iterable[str], bias: Callable[[str], Tensor]
+    model: nn.Module, missing: Iterable[str], named: Iterable[str], bias: Callable[[str], Tensor], own: bool = True
 ) -> tuple[str, ...]:
     """Full paths of the task's own modules, of what the checkpoint lacks, of what nobody trained, and of `named`.
 
     Args:
         missing: names of the weights the checkpoint lacks.
         bias: a bias's name -> its values, for a model without weights the checkpoint's.
+        own: whether the modules outside the backbone are the task's own; a language model's are not.
 
     Raises:
         UserError: one of `named` is no module of the model.
     """
-    return _outermost([*tops(model), *_owners(model, missing), *never_trained(model, bias), *_known(model, named)])
+    new = _owners(model, missing) if own else _apart(model, _owners(model, missing))
+    untrained = never_trained(model, bias) if own else []
+    return _outermost([*(tops(model) if own else ()), *new, *untrained, *_known(model, named)])
 
 
 def tops(model: nn.Module) -> list[str]:
     """The task's own modules: those outside the backbone that hold parameters."""
     prefix = getattr(model, "base_model_prefix", "")
-    return [name for name, child in model.named_children() if name != prefix and any(True for _ in child.parameters())]
+    within = tuple(f"{path}." for path in find.blocks(model))
+    tables = {id(p) for p in model.get_input_embeddings().parameters()}  # type: ignore[operator]
+    return [
+        name
+        for name, child in model.named_children()
+        if name != prefix
+        and any(True for _ in child.parameters())
+        and not any(path.startswith(f"{name}.") for path in within)  # T5's question answering has no backbone
+        and not tables & {id(p) for p in child.parameters()}
+    ]
+
+
+def _apart(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """The paths, those that share weights with the rest of the model (a tied decoder) replaced by what does not."""
+    kept = []
+    for path in paths:
+        module = model.get_submodule(path)
+        inside = {id(p) for p in module.parameters()}
+        outside = {
+            id(p) for name, p in model.named_parameters(remove_duplicate=False) if not name.startswith(f"{path}.")
+        }
+        if not inside & outside:
+            kept.append(path)
+        else:
+            kept += _apart(model, [f"{path}.{n}" for n, m in module.named_children() if [*m.parameters()]])
+    return kept
 
 
 def never_trained(model: nn.Module, bias: Callable[[str], Tensor]) -> list[str]:

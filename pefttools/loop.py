@@ -68,7 +68,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         settings = self.recipe.train
-        self.lengths: list[int] = [len(ids) for ids in self.rows["input_ids"]]
+        self.lengths: list[int] = self.rows["length"][:]
         self.targets: list[int] = self.rows["num_targets"][:]
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
@@ -84,13 +84,13 @@ class Loop:
         """One update: the next rows' summed loss through the model, clipped, into the weights."""
         settings, progress, accelerator = self.recipe.train, self.progress, self.accelerator
         rows = self.next_rows()
-        num_targets = sum(self.targets[row] for row in rows)
+        num_targets = max(1, sum(self.targets[row] for row in rows))
         self.set_learning_rate()
         loss: Tensor | float = 0.0
         with self.penalties.perturbed():
             for batch, weight, is_last in self.micro_batches(rows):
                 with nullcontext() if is_last else accelerator.no_sync(self.model):
-                    outputs = self.model(**{name: value for name, value in batch.items() if name != "labels"})
+                    outputs = self.model(**self.task.inputs_of(batch))
                     part = self.task.loss(outputs, batch) * weight / num_targets
                     accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
                 loss = loss + part.detach()
@@ -146,7 +146,7 @@ class Loop:
             self.tell(scores)
             return
         score, loss = scores[self.task.primary], scores["loss"]
-        gained = progress.best_score is None or score > progress.best_score
+        gained = progress.best_score is None or self.task.is_better(score, progress.best_score)
         progress.looks_without_gain = 0 if gained else progress.looks_without_gain + 1
         patience = self.recipe.train.patience
         progress.stopped_early = patience is not None and progress.looks_without_gain >= patience
@@ -245,7 +245,7 @@ class Loop:
         parts = list(batches(share or rows[:1], self.lengths, *limits))
         for part in parts:
             columns: Any = self.rows[part]
-            batch = self.task.collate(columns, self.tokenizer, settings.pad_multiple)
+            batch = self.task.collate_training(columns, self.tokenizer, settings.pad_multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             yield on_device, weight, part is parts[-1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,14 +117,14 @@ def peak_by_part(
                 own = len(held)
                 penalties = Penalties(recipe, base, model)
                 weights = alive.bytes
-                _look(model, _batch(recipe, base, row, look, device), device, False)
+                _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, False)
                 if recipe.strategy.trains:
                     optimizer = optimizers.build(model, recipe.strategy, recipe.train)
                     batch = _batch(recipe, base, row, step, device)
                     for _ in range(2):  # only the second has the optimizer's state during its passes
                         begin = len(alive.events)
                         _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)
-                    _look(model, _batch(recipe, base, row, look, device), device, bf16)
+                    _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, bf16)
             gradients = sum(p.nbytes for p in trained(model).values())
             state = _state_bytes(optimizer)
             peak, events = max(alive.peak, weights + gradients + state), alive.events
@@ -165,13 +165,8 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
 
 def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, device: str) -> dict[str, Tensor]:
     """A batch of full rows: what an encoded row holds a token is stretched to the length."""
-    tokens = len(row["input_ids"])
-
-    def stretched(value: Any) -> Any:
-        same = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == tokens
-        return [value[min(i, tokens - 1)] for i in range(size.length)] if same else value
-
-    columns = {name: [stretched(value)] * size.rows for name, value in row.items()}
+    full = recipe.task.stretched(row, size.length)
+    columns = {name: [value] * size.rows for name, value in full.items()}
     batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
     return {name: value.to(device) for name, value in batch.items()}
 
@@ -190,7 +185,7 @@ def _step(
     model.train()
     with penalties.perturbed():
         for _ in range(count):
-            outputs = _forward(model, batch, device, bf16)
+            outputs = _forward(model, recipe.task.inputs_of(batch), device, bf16)
             recipe.task.loss(outputs, batch).backward()
     penalties.add_gradients()
     nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
@@ -198,18 +193,17 @@ def _step(
     optimizer.zero_grad()
 
 
-def _look(model: nn.Module, batch: dict[str, Tensor], device: str, bf16: bool) -> None:
+def _look(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
     """`evaluate.outputs_of`, as far as memory goes."""
     model.eval()
     with torch.no_grad():
-        _forward(model, batch, device, bf16)
+        _forward(model, inputs, device, bf16)
 
 
-def _forward(model: nn.Module, batch: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
+def _forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
     """The outputs as Accelerate's wrapper gives them."""
     from accelerate.utils import convert_outputs_to_fp32
 
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
     if not bf16:
         return model(**inputs)
     with torch.autocast(device, torch.bfloat16):

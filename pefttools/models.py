@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from safetensors import SafetensorError
 
 from pefttools import gguf, heads
 from pefttools.errors import UserError
-from pefttools.nn import find
+from pefttools.nn import find, new_tokens
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings
 from pefttools.sources import fetch_hashed
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -37,6 +38,8 @@ class BaseSettings(Settings):
     """The pin: refuse any other content."""
     head: tuple[str, ...] = ()
     """Full paths of more modules to train whole, beside those the checkpoint lacks or never trained."""
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    """`scratch` builds the model from its configuration alone, every weight random: what pretraining is worth."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Every dropout probability of the model; its own when null."""
 
@@ -53,8 +56,8 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     head: tuple[str, ...]
     """Full paths of the modules that are new."""
-    task_type: str
-    """peft's name of the task."""
+    task_type: str | None
+    """peft's name of the task; None where it has none."""
     source: str
     sha256: str
     folder: Path
@@ -76,6 +79,11 @@ def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, s
         raise UserError(*(f"base: {problem}" for problem in error.problems)) from error
     if path.suffix.lower() == ".gguf":
         return gguf.dequantised(path, sha256, reporter), sha256
+    if (path / "recipe.yaml").is_file() and (path / "result.json").is_file():
+        raise UserError(
+            f"base: {path} is a run; write it as a plain model with `pefttools export {path} --to merged`, and name"
+            f" {path / 'export' / 'merged'}"
+        )
     if not (path / "config.json").is_file():
         raise UserError(f"base: {settings.source} holds no config.json: it is not a model folder of transformers")
     return path, sha256
@@ -99,9 +107,11 @@ def load(
     settings: BaseSettings,
     auto_class: str,
     values: Mapping[str, Any],
-    task_type: str,
+    task_type: str | None,
     reporter: Reporter = SILENT,
     empty: bool = False,
+    own_head: bool = True,
+    added: Sequence[str] = (),
 ) -> Base:
     """The base with the head of a task.
 
@@ -110,6 +120,8 @@ def load(
         values: what to set in the model's configuration (`num_labels`, `id2label`, …).
         task_type: peft's name of the task (`SEQ_CLS`).
         empty: no weights: the model is on the meta device, and otherwise the same.
+        own_head: whether the modules outside the backbone are the head also where the checkpoint has them.
+        added: tokens to add to the vocabulary; their embeddings join the head.
 
     Raises:
         UserError: it cannot be had, or it has no such architecture.
@@ -125,9 +137,28 @@ def load(
         raise UserError(
             f"base: {settings.source} is a {config.model_type} model, and transformers has no {auto_class} for it"
         )
+    if reason := not_causal(auto_class, config):
+        raise UserError(f"base: {settings.source} {reason}")
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(config))
+    if settings.init == "scratch":
+        with torch.device("meta" if empty else "cpu"):
+            model, missing = auto.from_config(config, dtype=torch.float32), set()
+    else:
+        model, missing = _pretrained(auto, folder, config, settings, empty)
+    bias = heads.stored(folder, model) if empty and settings.init == "pretrained" else _value(model)
+    extra = _extended(model, tokenizer, added, settings.source)
+    paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
+    return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new)
+
+
+def _pretrained(
+    auto: Any, folder: Path, config: Any, settings: BaseSettings, empty: bool
+) -> tuple[PreTrainedModel, set[str]]:
+    """The checkpoint in a model of this class, and the names of the weights it lacks."""
+    import torch
+
     try:
         model, report = auto.from_pretrained(
             folder,
@@ -143,10 +174,52 @@ def load(
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     if lost := sorted(name for name in missing if name.startswith(tuple(f"{path}." for path in blocks))):
         raise UserError(f"base: the checkpoint of {settings.source} lacks weights of its blocks: {', '.join(lost[:3])}")
-    bias = heads.stored(folder, model) if empty else model.get_parameter
-    head = heads.head(model, missing, settings.head, bias)
-    new = heads.head(model, missing, (), bias)
-    return Base(model, tokenizer, head, task_type, settings.source, sha256, folder, new)
+    return model, missing
+
+
+def _extended(model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str], source: str) -> list[str]:
+    """Paths of the embeddings of tokens that were added to the vocabulary; none where there are none to add."""
+    if not tokens:
+        return []
+    before = tokenizer.get_vocab()
+    add_tokens(tokenizer, tokens)
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
+    known = [i for token, i in zip(tokens, ids, strict=True) if token in before]
+    try:
+        return new_tokens.extend(model, len(tokens), ids=ids, known=known)
+    except ValueError as error:
+        raise UserError(f"base: {source} cannot take new tokens: {error}") from error
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
+    """Add special tokens to the vocabulary, found whole in any text."""
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+
+
+def _value(model: PreTrainedModel) -> Callable[[str], Tensor]:
+    """A parameter's values; zero on the meta device, as every bias of a model from scratch is."""
+    import torch
+
+    def value(name: str) -> Tensor:
+        parameter = model.get_parameter(name)
+        return torch.zeros(1) if parameter.is_meta else parameter
+
+    return value
+
+
+def not_causal(auto_class: str, config: Any) -> str | None:
+    """Why a model cannot write from left to right, though transformers has a class for it; None where it can."""
+    from transformers import AutoModelForMaskedLM
+
+    if auto_class != "AutoModelForCausalLM":
+        return None
+    if config.is_encoder_decoder:
+        return f"is an encoder-decoder ({config.model_type}); task=seq2seq is for those"
+    if type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False):
+        return f"is an encoder ({config.model_type}): its tokens see those behind them, so it cannot write text"
+    return None
 
 
 def hush() -> None:

@@ -19,8 +19,9 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
     """The strategy's own optimizer, or the recipe's, over what is trained.
 
     Parameters are grouped by weight decay (none on biases and norms) and by what their learning rate is multiplied
-    with, which each group keeps as `lr_scale`: the strategy's own factor, and ξ^(L-l) in layer l of L
-    (`train.layer_decay`; the embeddings are layer 0, the head and all above the last block are layer L).
+    with, which each group keeps as `lr_scale`: the strategy's own factor, `train.head_lr_scale` for a new head, and
+    ξ^(L-l) in layer l of L (`train.layer_decay`; the embeddings are layer 0, the head and all above the last block are
+    layer L).
     """
     import torch
 
@@ -31,6 +32,8 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
     for name, parameter in trained(model).items():
         decay = 0.0 if is_vector(parameter) or name.endswith("bias") else settings.weight_decay
         scale = strategy.lr_scale(name) * settings.layer_decay ** depth(name)
+        if not getattr(parameter, "pretrained", True):
+            scale *= settings.head_lr_scale or strategy.head_lr_scale
         grouped.setdefault((decay, scale), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale, "lr": lr * scale}

@@ -8,6 +8,10 @@ from typing import Any
 
 import yaml
 
+FITTED = (
+    "labels", "pair", "label_mean", "label_scale", "num_choices", "read_as", "unanswerable", "chat", "examples",
+)  # fmt: skip
+"""What tasks learn from their training rows and write into a run's recipe."""
 RESETS: Mapping[str, tuple[str, ...]] = {
     "base.source": ("base.sha256",),
     "data.train": (
@@ -17,14 +21,13 @@ RESETS: Mapping[str, tuple[str, ...]] = {
         "data.labels",
         "data.bins",
         "data.min_class_rows",
-        "task.labels",
-        "task.pair",
+        *(f"task.{name}" for name in FITTED),
     ),
     "data.train.source": ("data.train.sha256",),
     "data.validation.source": ("data.validation.sha256",),
     "data.test.source": ("data.test.sha256",),
-    "strategy": ("train.learning_rate", "train.warmup"),
-    "strategy.name": ("train.learning_rate", "train.warmup"),
+    "strategy": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
+    "strategy.name": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
 }
 """Override -> what the recipe's file said that no longer holds."""
 

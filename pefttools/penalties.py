@@ -84,12 +84,13 @@ def _row_losses(
     rows = load_rows("test", settings, task, Counter(), reporter)[:number]
     task.refuse_strange("regularizers.ewc.data", rows)
     seen.update(json.dumps(rows, sort_keys=True).encode())
-    encoded = encode_once(rows, task, base, "penalty", reporter)
+    encoded = encode_once(rows, task, base, "penalty", reporter, training=True)
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        for i in range(len(rows)):
-            batch = {k: v.to(device) for k, v in task.collate(encoded[i : i + 1], base.tokenizer, 1).items()}
-            yield task.loss(model(**{k: v for k, v in batch.items() if k != "labels"}), batch)
+        for i in range(len(encoded)):
+            columns: Any = encoded[i : i + 1]
+            batch = {k: v.to(device) for k, v in task.collate_training(columns, base.tokenizer, 1).items()}
+            yield task.loss(model(**task.inputs_of(batch)), batch)
     finally:
         model.train(was_training)

@@ -76,8 +76,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     strategy, settings = recipe.strategy, recipe.train
 
     def loaded(empty: bool) -> models.Base:
-        values = task.config_values()
-        base = models.load(recipe.base, task.auto_class, values, task.peft_type, reporter, empty=empty)
+        base = task.load(recipe.base, reporter, empty)
         base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
         mark_pretrained(base)
         return base
@@ -98,13 +97,13 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     if any(value != value for value in facts.values()):  # NaN: it takes the weights to say
         facts = strategy.facts(strategy.wrap(loaded(empty=False)))
     params = count_parameters(model, base.head)
-    encoded = task.encode(splits.train[:1], base.tokenizer)
+    encoded = task.encode_training(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
 
     from pefttools import evaluate, memory
     from pefttools.data.batching import token_budget
 
-    longest = min(task.max_length, base.tokenizer.model_max_length)
+    longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
     tokens = settings.micro_batch_tokens or token_budget(device_type())
     step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple, total)
@@ -139,11 +138,13 @@ def count_from_config(
     import transformers
 
     from pefttools.heads import tops
+    from pefttools.nn import new_tokens
 
     with torch.device("meta"):
         model = getattr(transformers, task.auto_class).from_config(config)
     positions: Any = SimpleNamespace(model_max_length=models._positions(config))
-    paths = (*tops(model), *head)
+    own = tops(model) if task.own_head else []
+    paths = (*own, *head, *(new_tokens.extend(model, len(task.new_tokens)) if task.new_tokens else ()))
     base = models.Base(model, positions, paths, task.peft_type, config.model_type, "", Path())
     return count_parameters(wrapped(strategy, base), paths)
 

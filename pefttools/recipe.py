@@ -54,6 +54,9 @@ class TrainSettings(Settings):
     """From torch.optim."""
     learning_rate: float | None = Field(default=None, gt=0)
     """The highest learning rate; the strategy's default when null."""
+    head_lr_scale: float | None = Field(default=None, gt=0)
+    """What the learning rate of a new head is multiplied with; the strategy's default when null. Of the methods of peft
+    the head learns like the rest."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warmup."""
     warmup: float | None = Field(default=None, ge=0, lt=1)
@@ -238,6 +241,7 @@ def _penalties(value: Any) -> tuple[dict[str, Regularizer], list[str]]:
 def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
     """The recipe with the strategy's defaults and absolute paths filled in, and every value's origin."""
     by_strategy = {"learning_rate": recipe.strategy.start_lr(), "warmup": recipe.strategy.default_warmup}
+    by_strategy["head_lr_scale"] = recipe.strategy.head_lr_scale
     filled = {k: v for k, v in by_strategy.items() if getattr(recipe.train, k) is None}
     data = {n: _absolute(f) for n in ("train", "validation", "test") if (f := getattr(recipe.data, n)) is not None}
     recipe = recipe.model_copy(

@@ -62,8 +62,12 @@ def kept() -> dict[str, Any]:
     return json.loads(KEPT.read_text("utf-8"))
 
 
-def matrix() -> dict[str, Any]:
+def matrix(only: str | None = None, architectures: Iterable[str] = tuple(ARCHITECTURES)) -> dict[str, Any]:
     """The whole matrix, measured now, on one thread: that is fastest for models so small.
+
+    Args:
+        architectures: only these, where given.
+        only: only this task, where given.
 
     Raises:
         Contradiction: strategies whose claims are wrong, every one of them.
@@ -78,10 +82,13 @@ def matrix() -> dict[str, Any]:
     problems: list[str] = []
     try:
         measured = {
-            name: {s: rows(tasks.get(name).example(), strategies.get(s), problems) for s in strategies.names()}
-            for name in tasks.names()
+            name: {
+                s: rows(tasks.get(name).example(), strategies.get(s), problems, architectures)
+                for s in strategies.names()
+            }
+            for name in ([only] if only else tasks.names())
         }
-        types = peft_types(problems)
+        types = {} if only else peft_types(problems)
     finally:
         torch.set_num_threads(threads)
     if problems:
@@ -94,12 +101,14 @@ def matrix() -> dict[str, Any]:
     }
 
 
-def rows(task: Task, cls: type[Strategy], problems: list[str]) -> dict[str, Any]:
+def rows(
+    task: Task, cls: type[Strategy], problems: list[str], architectures: Iterable[str] = tuple(ARCHITECTURES)
+) -> dict[str, Any]:
     """Variant -> its line, the strategy as it is by default first; contradictions are added to `problems`."""
     found: dict[str, Any] = {}
     for variant, settings in {"default": {}, **cls.variants}.items():
         try:
-            found[variant] = row(task, cls(**settings))
+            found[variant] = row(task, cls(**settings), architectures)
         except Contradiction as error:
             problems.append(f"{task.name}, {cls.name} ({variant}): {error}")
     return found
@@ -165,17 +174,18 @@ def probe(
         try:
             base = tiny.base(task, architecture, quantised, sizes or ARCHITECTURES[architecture].sizes)
             frozen = {n: p.detach().clone() for n, p in base.model.named_parameters() if not p.is_floating_point()}
-            bare, plain = copy.deepcopy(base.model), _logits(base.model)
+            bare, plain = copy.deepcopy(base.model), _logits(task, base.model)
             torch.manual_seed(0)
             model = strategy.wrap(base)
-            strategy.start(model, [tiny.batch(base.model.config, 0)] * 2)  # alike, so that EVA converges at once
-            logits = _logits(model)
+            batch = task.inputs_of(tiny.batch(task, base.model.config, 0))
+            strategy.start(model, [batch] * 2)  # alike, so that EVA converges at once
+            logits = _logits(task, model)
             if logits.shape != plain.shape:
                 raise ArithmeticError(f"answers of shape {tuple(logits.shape)} for {tuple(plain.shape)}")
-            if _gap(_logits(model, padding=3), logits) > TOLERANCE >= _gap(_logits(bare, padding=3), plain):
+            if _gap(_padded(task, model, logits), logits) > TOLERANCE >= _gap(_padded(task, bare, plain), plain):
                 raise ArithmeticError("answers change with padding")
             gap = _gap(logits, plain)
-            _train(model, strategy)
+            _train(task, model, strategy)
         except Exception as error:
             return Found(reason=_short(error))
         if changed := [n for n, p in frozen.items() if not _still_there(model, p)]:
@@ -183,10 +193,10 @@ def probe(
         found = Found(exact_start=gap <= TOLERANCE)
         if not strategy.mergeable or quantised:
             return found
-        return _merged(model, strategy, found)
+        return _merged(task, model, strategy, found)
 
 
-def _train(model: nn.Module, strategy: Strategy) -> None:
+def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     """A few steps like the loop's. Raises where an answer is not finite or something trained has no gradient."""
     import torch
 
@@ -200,11 +210,13 @@ def _train(model: nn.Module, strategy: Strategy) -> None:
         return
     optimizer = optimizers.build(model, strategy, TrainSettings(learning_rate=strategy.start_lr()))
     model.train()
-    batch = tiny.batch(model.config, 0)
+    batch = tiny.batch(task, model.config, 0)
     for step in range(1, STEPS + 1):
-        logits = _answer(model, batch)
-        targets = torch.arange(len(logits.flatten(0, -2))) % logits.shape[-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), targets)
+        logits = _answer(task, model, batch).flatten(0, -2)
+        if logits.shape[-1] > 1:
+            loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
+        else:
+            loss = (logits[:, 0] - torch.arange(len(logits))).square().mean()
         loss.backward()
         waiting -= {n for n, p in trained(model).items() if p.grad is not None and p.grad.any()}
         if (extra := strategy.penalty(model)) is not None:
@@ -212,18 +224,18 @@ def _train(model: nn.Module, strategy: Strategy) -> None:
         optimizer.step()
         strategy.updated(model, step, STEPS)
         optimizer.zero_grad()
-    if not _logits(model).isfinite().all():
+    if not _logits(task, model).isfinite().all():
         raise ArithmeticError("answers are not finite after training")
     if waiting:
         raise ArithmeticError(f"{len(waiting)} trained tensors never get a gradient: {min(waiting)}")
 
 
-def _merged(model: nn.Module, strategy: Strategy, found: Found) -> Found:
+def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> Found:
     """The same with what merging the trained model does."""
-    before = _logits(model)
+    before = _logits(task, model)
     try:
         merged = strategy.merge(model)
-        gap = _gap(_logits(merged), before)
+        gap = _gap(_logits(task, merged), before)
     except Exception as error:
         return Found(None, found.exact_start, False, f"cannot be merged: {_short(error)}")
     foreign = {type(m).__module__.partition(".")[0] for m in merged.modules()} - {"torch", "transformers"}
@@ -244,15 +256,21 @@ def _still_there(model: nn.Module, parameter: Tensor) -> bool:
     )
 
 
-def _answer(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    return model(**batch).logits
+def _answer(task: Task, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    return task.logits(model(**task.inputs_of(batch)), batch)
 
 
-def _logits(model: nn.Module, padding: int = 0) -> Tensor:
+def _logits(task: Task, model: nn.Module, padding: int = 0) -> Tensor:
     import torch
 
     with torch.no_grad():
-        return _answer(model.eval(), tiny.batch(model.config, padding))
+        return _answer(task, model.eval(), tiny.batch(task, model.config, padding))
+
+
+def _padded(task: Task, model: nn.Module, logits: Tensor) -> Tensor:
+    """The logits of the same rows with padding behind them, without the padding's own."""
+    padded = _logits(task, model, padding=3)
+    return padded[tuple(slice(size) for size in logits.shape)] if padded.ndim == logits.ndim else padded
 
 
 def _gap(logits: Tensor, others: Tensor) -> float:

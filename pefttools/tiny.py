@@ -81,11 +81,18 @@ def base(task: Task, architecture: str, quantised: bool, sizes: Mapping[str, Any
 
     from pefttools.heads import tops
     from pefttools.models import Base
+    from pefttools.nn import new_tokens
 
     values = json.dumps({**sizes, **task.config_values()})
     model = copy.deepcopy(_pretrained(task.auto_class, architecture, values, quantised))
     tokenizer: Any = SimpleNamespace(model_max_length=64)
-    return Base(model, tokenizer, tuple(tops(model)), task.peft_type, "it", "", Path())
+    head = tops(model) if task.own_head else []
+    if task.new_tokens:
+        try:
+            head += new_tokens.extend(model, len(task.new_tokens))
+        except ValueError as error:
+            raise UserError(f"base: {architecture} cannot take new tokens: {error}") from error
+    return Base(model, tokenizer, tuple(head), task.peft_type, "it", "", Path())
 
 
 @cache
@@ -94,10 +101,14 @@ def _pretrained(auto_class: str, architecture: str, values: str, quantised: bool
     import torch
     import transformers
 
+    from pefttools.models import not_causal
+
     config = transformers.AutoConfig.for_model(architecture, **json.loads(values))
     auto = getattr(transformers, auto_class)
     if type(config) not in auto._model_mapping:
         raise UserError(f"base: transformers has no {auto_class} for it")
+    if reason := not_causal(auto_class, config):
+        raise UserError(f"base: {reason}")
     torch.manual_seed(0)
     model = auto.from_config(config)
     with torch.no_grad():
@@ -126,11 +137,13 @@ def _quantised(model: Any) -> PreTrainedModel:
     return model
 
 
-def batch(config: Any, padding: int) -> dict[str, Tensor]:
-    """Four rows of eight tokens, each ending with the one end-of-text that encoder-decoders look for."""
+def batch(task: Task, config: Any, padding: int) -> dict[str, Tensor]:
+    """Four rows of eight tokens, each ending with the one end-of-text that encoder-decoders look for, for the task."""
     import torch
 
     ids = torch.randint(3, config.vocab_size, (4, 8), generator=torch.Generator().manual_seed(0))
+    added = len(task.new_tokens)
+    ids[:, 1 : 1 + added] = config.vocab_size + torch.arange(added)
     ids[:, -1] = config.eos_token_id
     ids = torch.nn.functional.pad(ids, (0, padding), value=config.pad_token_id)
-    return {"input_ids": ids, "attention_mask": (ids != config.pad_token_id).long()}
+    return task.probe({"input_ids": ids, "attention_mask": (ids != config.pad_token_id).long()})

@@ -114,7 +114,13 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
     mark_pretrained(base)
     model = strategy.wrap(base)
-    encoded = {name: encode(rows, task, base, name, reporter) for name, rows in splits.named().items() if rows}
+    for remark in task.remarks(splits, base.tokenizer):
+        reporter.warn(remark)
+    encoded = {
+        name: encode(rows, task, base, name, reporter, training=name == "train")
+        for name, rows in splits.named().items()
+        if rows
+    }
     if strategy.trains and not trained(model):
         raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
     if recipe.regularizers and not strategy.trains:
@@ -136,11 +142,11 @@ def _first_batches(
     recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
 ) -> Iterator[Mapping[str, Any]]:
     """Training batches for a strategy that starts from the data."""
-    lengths, multiple = [len(ids) for ids in rows["input_ids"]], recipe.train.pad_multiple
+    lengths, multiple = rows["length"][:], recipe.train.pad_multiple
     for indices in steps(lengths, recipe.train.batch_size, recipe.seed, 0)[:START_BATCHES]:
         columns: Any = rows[indices]
-        batch = recipe.task.collate(columns, base.tokenizer, multiple)
-        yield {name: value.to(device) for name, value in batch.items() if name != "labels"}
+        batch = recipe.task.collate_training(columns, base.tokenizer, multiple)
+        yield {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
 
 
 def _run(
@@ -150,9 +156,9 @@ def _run(
 
     recipe, model, task = ready.recipe, ready.model, ready.recipe.task
 
-    def score(name: str, title: str) -> evaluate.Scored:
+    def score(name: str, title: str, generate: bool = False) -> evaluate.Scored:
         rows, encoded = getattr(ready.splits, name), ready.encoded[name]
-        return evaluate.score(model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter)
+        return evaluate.score(model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter, generate)
 
     params = count_parameters(model, ready.base.head)
     last = checkpoint.latest(run.checkpoints)
@@ -168,8 +174,8 @@ def _run(
         progress = _fit(ready, run, last, untouched, validate, accelerator, should_stop, reporter)
     else:
         progress = Progress(before=untouched)
-    validation = score("validation", "validation, best").metrics
-    test = score("test", "test") if ready.splits.test else None
+    validation = score("validation", "validation, best", measured == "validation").metrics
+    test = score("test", "test", True) if ready.splits.test else None
     if accelerator.is_main_process:
         with atomic.new_folder(run.adapter) as part:
             recipe.strategy.save(model, part)
@@ -197,7 +203,7 @@ def _run(
             "test": test.metrics if test else None,
             "train": {
                 "steps": progress.step,
-                "epochs": progress.step * recipe.train.batch_size / len(ready.splits.train),
+                "epochs": progress.step * recipe.train.batch_size / len(ready.encoded["train"]),
                 "seconds": progress.seconds,
                 "tokens": progress.tokens,
                 "tokens_per_second": progress.tokens / progress.step_seconds if progress.step else 0.0,
@@ -230,7 +236,8 @@ def _untouched(ready: Prepared, name: str, accelerator: Accelerator, reporter: R
         set_seed(recipe.seed)
         model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
     rows, encoded, title = ready.splits.named()[name], ready.encoded[name], f"{name}, untouched"
-    return evaluate.score(model, recipe.task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter).metrics
+    tokenizer = ready.base.tokenizer
+    return evaluate.score(model, recipe.task, encoded, rows, tokenizer, title, accelerator, reporter, True).metrics
 
 
 def _fit(
@@ -254,7 +261,7 @@ def _fit(
         "precision": accelerator.mixed_precision,
         "processes": accelerator.num_processes,
     }
-    total = num_steps(recipe.train, len(ready.splits.train))
+    total = num_steps(recipe.train, len(ready.encoded["train"]))
     fresh = Progress(before=untouched, conditions=conditions)
     progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
     run.rewind(progress.step)

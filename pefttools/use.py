@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from pefttools import evaluate
-from pefttools.data.encoding import encode, encode_once
+from pefttools.data.encoding import columns_of, encode, encode_once
 from pefttools.data.reading import ENDINGS, Raw, json_object, read
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.models import hush
+from pefttools.models import add_tokens, hush, load_tokenizer, locate
+from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
 from pefttools.strategies.base import is_quantised
@@ -43,8 +44,28 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
     task.refuse_strange(f"data.{name}", rows)
     trained = load(path, reporter)
     encoded = encode(rows, task, trained.base, name, reporter)
-    scored = evaluate.score(trained.model, task, encoded, rows, trained.base.tokenizer, name, reporter=reporter)
+    tokenizer = trained.base.tokenizer
+    scored = evaluate.score(trained.model, task, encoded, rows, tokenizer, name, reporter=reporter, generate=True)
     return {"rows": len(rows), "scored_on": name, **scored.metrics}
+
+
+def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator[str]:
+    """The first training rows as the model will see them: text with special tokens, and what is to be learnt.
+
+    Raises:
+        UserError: the data or the tokenizer cannot be had, or the data cannot serve the task.
+    """
+    hush()
+    splits = load_splits(recipe.data, recipe.task, reporter)
+    task = recipe.task.fit(splits)
+    folder, _ = locate(recipe.base, reporter)
+    tokenizer = load_tokenizer(folder, recipe.base.source)
+    add_tokens(tokenizer, task.new_tokens)
+    for remark in task.remarks(splits, tokenizer):
+        reporter.warn(remark)
+    columns = columns_of(splits.train[:number], task, tokenizer, training=True)
+    for i in range(min(number, len(columns["input_ids"]))):
+        yield task.shown({name: values[i] for name, values in columns.items()}, tokenizer)
 
 
 def rows_to_predict(run: Run, file: str | None, texts: Sequence[str], stdin: Iterable[str]) -> Iterable[Raw]:
@@ -88,14 +109,19 @@ def predict_rows(path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT) -
 
     def answered() -> Iterator[dict[str, Any]]:
         if chunk:
-            encoded = encode_once(chunk, task, trained.base, "given", reporter)
-            said, _ = evaluate.answers(model, task, encoded, trained.base.tokenizer, "predicting", reporter=reporter)
+            tokenizer, title = trained.base.tokenizer, "predicting"
+            if task.generates:
+                said = evaluate.generated(model, task, chunk, tokenizer, title, reporter=reporter)
+            else:
+                encoded = encode_once(chunk, task, trained.base, "given", reporter)
+                said, _ = evaluate.answers(model, task, encoded, chunk, tokenizer, title, reporter=reporter)
             for row, prediction in zip(chunk, said, strict=True):
                 yield {**row, **prediction}
             chunk.clear()
 
     for number, raw in enumerate(raws, 1):
-        values = {f: raw.get(trained.recipe.data.columns.get(f, f), raw.get(f)) for f in task.fields if f != "label"}
+        columns, asked = trained.recipe.data.columns, [f for f in task.fields if f not in task.targets]
+        values = {f: raw.get(columns.get(f, f), raw.get(f)) for f in asked}
         try:
             chunk.append(task.read({f: v for f, v in values.items() if v is not None or task.fields[f]}))
         except ValueError as error:

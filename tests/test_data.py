@@ -138,7 +138,7 @@ def test_contradicting_duplicates_are_told(tmp_path: Path) -> None:
     rows = [*make_rows(60), {"text": make_rows(60)[0]["text"], "label": "tool"}]
     settings = DataSettings(train=FileSettings(source=str(write_csv(tmp_path / "a.csv", rows))))
     load_splits(settings, TASK, Listener())
-    assert told == ["1 duplicate rows say another label than the one that was kept"]
+    assert told == ["1 duplicate rows say something else than the one that was kept"]
 
 
 def test_classes_from_numbers_and_new_names(tmp_path: Path) -> None:

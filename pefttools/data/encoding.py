@@ -3,52 +3,108 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+from collections.abc import Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
 from pefttools.data.splitting import Row
+from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir, only_one
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
     from pefttools.models import Base
     from pefttools.tasks.base import Task
 
 CHUNK = 1000
 LIBRARIES = ("transformers", "tokenizers", "pefttools")
+MUCH_UNKNOWN = 0.01
+"""Share of unknown tokens that is worth a warning."""
 
 
-def encode(rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT) -> Dataset:
-    """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids` and `cut` a row."""
+def encode(
+    rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT, training: bool = False
+) -> Dataset:
+    """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids`, `length` and `cut` a row.
+
+    Raises:
+        UserError: rows are too long, and `task.too_long` says to refuse them.
+    """
     from datasets import Dataset, load_from_disk
 
     versions = {name: metadata.version(name) for name in LIBRARIES}
     limit = min(task.max_length, base.tokenizer.model_max_length)  # a strategy with virtual tokens lowers the second
-    key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), limit, versions]
+    key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), limit, training, _code(task), versions]
     folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
     with only_one(folder):
         if not folder.exists():
-            encoded = encode_once(rows, task, base, title, reporter)
+            encoded = encode_once(rows, task, base, title, reporter, training)
             with atomic.new_folder(folder) as part:
                 encoded.save_to_disk(part)
     encoded = load_from_disk(folder)
     assert isinstance(encoded, Dataset)
     if cut := sum(encoded["cut"]):
-        reporter.warn(f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens; they were cut")
+        said = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"
+        if task.too_long == "refuse":
+            raise UserError(f"data.{title}: {said}; raise task.max_length, or cut them with task.too_long=cut")
+        reporter.warn(f"{said}; they were cut")
+    tell_unknown(encoded, base, title, reporter)
     return encoded
 
 
-def encode_once(rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT) -> Dataset:
+def encode_once(
+    rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT, training: bool = False
+) -> Dataset:
     """The rows as the task encodes them, in memory."""
     from datasets import Dataset, concatenate_datasets
 
     chunks = []
     with reporter.bar(f"tokenising {title}", len(rows), "rows") as bar:
         for start in range(0, len(rows), CHUNK):
-            chunks.append(Dataset.from_dict(task.encode(rows[start : start + CHUNK], base.tokenizer)))
-            bar.advance(len(chunks[-1]))
+            part = rows[start : start + CHUNK]
+            chunks.append(Dataset.from_dict(columns_of(part, task, base.tokenizer, training, start)))
+            bar.advance(len(part))
     return concatenate_datasets(chunks)
+
+
+def columns_of(
+    rows: Sequence[Row], task: Task, tokenizer: PreTrainedTokenizerBase, training: bool = False, start: int = 0
+) -> dict[str, list[Any]]:
+    """The columns of some rows with `length` and `row`, the index of each encoded row's row counted from `start`."""
+    columns = (task.encode_training if training else task.encode)(rows, tokenizer)
+    ids = columns["input_ids"]
+    columns.setdefault("length", [len(row) for row in ids])
+    columns["row"] = [start + i for i in columns.get("row", range(len(ids)))]
+    return columns
+
+
+def tell_unknown(encoded: Dataset, base: Base, title: str, reporter: Reporter) -> None:
+    """Warn when much of the text is characters that the vocabulary does not know."""
+    import pyarrow
+    import pyarrow.compute
+
+    unknown = base.tokenizer.unk_token_id
+    if unknown is None or unknown in (base.tokenizer.eos_token_id, base.tokenizer.pad_token_id):
+        return
+    ids = encoded.data.column("input_ids")
+    while pyarrow.types.is_list(ids.type) or pyarrow.types.is_large_list(ids.type):
+        ids = pyarrow.compute.list_flatten(ids)
+    share = (pyarrow.compute.mean(pyarrow.compute.equal(ids, unknown)).as_py() or 0.0) if len(ids) else 0.0
+    if share >= MUCH_UNKNOWN:
+        reporter.warn(
+            f"{share:.1%} of the {title} tokens are unknown to the tokenizer of {base.source}:"
+            " it was not made for this language or alphabet"
+        )
+
+
+def _code(task: Task) -> str:
+    """A digest of what encodes: the task's file and those beside this one."""
+    files = [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -25,6 +25,10 @@ Row = dict[str, Any]
 NAMES = ("train", "validation", "test")
 
 
+class LeftOut(ValueError):
+    """Why a row cannot be used; it is counted and skipped, where any other ValueError refuses its file."""
+
+
 @dataclass(frozen=True)
 class Splits:
     """Checked rows of one task, and what was left out of them."""
@@ -87,16 +91,29 @@ def load_rows(
         values = {f: raw.get(column) for f, column in columns.items()}
         try:
             row = task.read(values)
+        except LeftOut as reason:
+            counts[str(reason)] += 1
+            continue
         except ValueError as error:
             bad.append(f"row {number} {error}")
             continue
-        if "label" in row and isinstance(row["label"], str):
-            row["label"] = settings.labels.get(row["label"], row["label"])
+        if "label" in row:
+            row["label"] = _renamed(row["label"], settings.labels)
         rows.append(row)
     if bad:
         more = f" (and {len(bad) - 3} rows more)" if len(bad) > 3 else ""
         raise UserError(f"{key}: {file.source}: {'; '.join(bad[:3])}{more}")
+    if not rows:
+        told = "; ".join(f"{number} rows: {reason}" for reason, number in counts.items())
+        raise UserError(f"{key}: {file.source}: no row can be used ({told})")
     return _binned(rows, settings, key, counts) if settings.bins else rows
+
+
+def _renamed(label: Any, names: Mapping[str, str]) -> Any:
+    """A label, or each of a list of them, by its new name."""
+    if isinstance(label, list):
+        return [_renamed(one, names) for one in label]
+    return names.get(label, label) if isinstance(label, str) else label
 
 
 def _columns(raws: list[Raw], key: str, file: FileSettings, settings: DataSettings, task: Task) -> dict[str, str]:
@@ -128,7 +145,7 @@ def _binned(rows: list[Row], settings: DataSettings, key: str, counts: Counter[s
     for number, row in enumerate(rows, 1):
         try:
             value = float(row["label"])
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UserError(f"{key}: row {number}: data.bins needs a number as label, got {row['label']!r}") from error
         name = settings.bins.names[sum(value >= edge for edge in settings.bins.edges)]
         if name is None:
@@ -139,10 +156,17 @@ def _binned(rows: list[Row], settings: DataSettings, key: str, counts: Counter[s
 
 
 def _without_rare(parts: dict[str, list[Row]], least: int, counts: Counter[str]) -> dict[str, list[Row]]:
-    sizes = Counter(row.get("label") for row in parts["train"])
-    kept = {name: [row for row in rows if sizes[row.get("label")] >= least] for name, rows in parts.items()}
+    sizes = Counter(label for row in parts["train"] for label in _labels(row))
+    rare = {label for rows in parts.values() for row in rows for label in _labels(row) if sizes[label] < least}
+    kept = {name: [row for row in rows if not rare & {*_labels(row)}] for name, rows in parts.items()}
     counts["of a rare class"] += sum(map(len, parts.values())) - sum(map(len, kept.values()))
     return kept
+
+
+def _labels(row: Row) -> list[Any]:
+    """The row's classes: one, several, or none."""
+    label = row.get("label")
+    return label if isinstance(label, list) else [] if label is None else [label]
 
 
 def _unique(given: dict[str, list[Row]], task: Task, counts: Counter[str], reporter: Reporter) -> dict[str, list[Row]]:
@@ -154,14 +178,14 @@ def _unique(given: dict[str, list[Row]], task: Task, counts: Counter[str], repor
         for row in given.get(name, []):
             key = tuple(" ".join(str(row[f]).split()) for f in task.inputs if f in row)
             if key in seen:
-                contradictions += seen[key].get("label") != row.get("label")
+                contradictions += any(seen[key].get(f) != row.get(f) for f in task.targets)
             else:
                 seen[key] = row
                 unique.append(row)
         kept[name] = unique
     counts["duplicate"] += sum(map(len, given.values())) - len(seen)
     if contradictions:
-        reporter.warn(f"{contradictions} duplicate rows say another label than the one that was kept")
+        reporter.warn(f"{contradictions} duplicate rows say something else than the one that was kept")
     return {name: kept[name] for name in NAMES if name in given}
 
 

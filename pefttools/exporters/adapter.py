@@ -1,7 +1,7 @@
 """adapter: only what was trained, the head with it; the base stays where it is.
 
-Where the strategy `loads_by_peft`, the folder is peft's own and loads by plain `PeftModel.from_pretrained`. Of the
-others it holds the trained tensors and loads by `pefttools.load`.
+Where the strategy `loads_by_peft` and the task adds no tokens, the folder is peft's own and loads by plain
+`PeftModel.from_pretrained`. Otherwise it holds the trained tensors and loads by `pefttools.load`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Adapter(Exporter):
     def write(self, trained: Trained, folder: Path) -> None:
         trained.recipe.strategy.save(trained.model, folder)
         trained.base.tokenizer.save_pretrained(folder)
-        if not trained.recipe.strategy.loads_by_peft:
+        if not _is_peft(trained):
             write_recipe(
                 folder / "recipe.yaml", trained.recipe, "# An adapter of pefttools; `pefttools.load` reads it."
             )
 
     def loader(self, trained: Trained) -> dict[str, str]:
-        if not trained.recipe.strategy.loads_by_peft:
+        if not _is_peft(trained):
             return {"kind": "pefttools"}
         values = json.dumps({**trained.task.config_values(), "pad_token_id": trained.base.model.config.pad_token_id})
         return {
@@ -34,3 +34,7 @@ class Adapter(Exporter):
             "base": str(trained.base.folder),
             "config": values,
         }
+
+
+def _is_peft(trained: Trained) -> bool:
+    return trained.recipe.strategy.loads_by_peft and not trained.task.new_tokens

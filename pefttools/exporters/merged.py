@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter
+from pefttools.nn import new_tokens
 from pefttools.recipe import Recipe
 from pefttools.run import Trained
 from pefttools.strategies.base import is_quantised
@@ -23,6 +24,8 @@ class Merged(Exporter):
         if is_quantised(trained.base.model):
             raise UserError("--to merged: merging into a quantised base rounds the change away; use --to adapter")
         model = trained.recipe.strategy.merge(trained.model)
+        if trained.task.new_tokens:
+            model = new_tokens.fold(model)
         model.save_pretrained(folder)
         trained.base.tokenizer.save_pretrained(folder)
 

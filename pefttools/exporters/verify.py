@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools.data.encoding import columns_of
 from pefttools.data.splitting import Row
-from pefttools.evaluate import outputs_of
+from pefttools.evaluate import joined, outputs_of
 from pefttools.tasks import tasks
 
 if TYPE_CHECKING:
@@ -27,20 +28,33 @@ if TYPE_CHECKING:
 def answers(
     model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[Tensor], list[Prediction]]:
-    """Logits (of real tokens, where there are some a token) and predictions of every row, in order."""
-    columns = task.encode(rows, tokenizer)
-    lengths = [len(ids) for ids in columns["input_ids"]]
+    """Logits of every encoded row (of real tokens, where there are some a token), and what is said of every row."""
+    columns = columns_of(rows, task, tokenizer)
+    lengths = columns["length"]
 
     def pick(indices: Sequence[int]) -> dict[str, list[Any]]:
         return {name: [values[i] for i in indices] for name, values in columns.items()}
 
     logits: dict[int, Tensor] = {}
     said: dict[int, Prediction] = {}
-    for indices, batch, outputs in outputs_of(model, task, pick, range(len(rows)), lengths, tokenizer):
+    for indices, batch, outputs in outputs_of(model, task, pick, range(len(lengths)), lengths, tokenizer):
         said.update(zip(indices, task.predict(outputs, batch), strict=True))
-        for i, row, mask in zip(indices, outputs.logits.float(), batch["attention_mask"], strict=True):
-            logits[i] = row[mask.bool()] if row.ndim > 1 and len(row) == len(mask) else row
-    return [logits[i] for i in range(len(rows))], [said[i] for i in range(len(rows))]
+        real = batch["attention_mask"].bool()
+        for i, row, mask in zip(indices, task.logits(outputs, batch).float(), real, strict=True):
+            logits[i] = row[mask] if row.ndim > 1 and len(row) == len(mask) else row
+    return [logits[i] for i in range(len(lengths))], joined(task, rows, _Encoded(columns), said)
+
+
+class _Encoded:
+    """Columns, picked from by name, or by index as rows."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self.columns = columns
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: values[key] for name, values in self.columns.items()}
 
 
 def load(folder: Path, loader: Mapping[str, str]) -> tuple[nn.Module, PreTrainedTokenizerBase, list[str]]:

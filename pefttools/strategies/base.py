@@ -39,6 +39,8 @@ class Strategy(Choice, ABC):
     """Where a search for the learning rate looks."""
     default_warmup: ClassVar[float] = 0.06
     """Share of the steps over which the learning rate rises."""
+    head_lr_scale: ClassVar[float] = 1.0
+    """What the learning rate of a new head is multiplied with, where pretrained weights take a much lower one."""
     mergeable: ClassVar[bool]
     """Whether it folds into plain weights."""
     why_not_merged: ClassVar[str] = ""
@@ -244,6 +246,8 @@ def take_positions(base: Base, number: int, key: str) -> None:
     Raises:
         UserError: there is no room, or peft has no virtual tokens for this kind of model and task.
     """
+    if base.task_type is None:
+        raise UserError("strategy: peft has no virtual tokens for this task; use lora, adapter or ia3")
     if base.model.config.is_encoder_decoder and base.task_type == "SEQ_CLS":
         raise UserError(
             f"strategy: {base.source} is an encoder-decoder, and peft cannot put virtual tokens before one that"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -14,13 +14,17 @@ from pefttools.registry import Choice
 from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
 Prediction = dict[str, Any]
 """What a model says of one row; at least `prediction`, comparable to the row's reference."""
+Columns = Mapping[str, Sequence[Any]]
+"""Encoded rows: column -> one value an encoded row."""
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+LABELS = "labels"
+IGNORED = -100
+"""A label that is no target."""
 
 
 class Task(Choice, ABC):
@@ -30,15 +34,33 @@ class Task(Choice, ABC):
     """Field -> whether a row must have it."""
     inputs: ClassVar[tuple[str, ...]]
     """The fields a model sees; rows with the same ones are duplicates."""
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+    """The fields that hold what is to be said; rows to predict on need none."""
+    samples: ClassVar[Sequence[Mapping[str, Any]]]
+    """Rows as a user's file has them; `pefttools list tasks` shows the first."""
+    sample_settings: ClassVar[Mapping[str, Any]] = {}
+    """What those rows need beside the defaults."""
     primary: ClassVar[str]
-    """The metric that models are chosen by; higher is better."""
+    """The metric that models are chosen by."""
+    lower_is_better: ClassVar[bool] = False
+    """Of the primary metric (perplexity)."""
     auto_class: ClassVar[str]
     """The transformers Auto class with the task's head."""
-    peft_type: ClassVar[str]
-    """peft's name for the task: without it peft leaves the head frozen and unsaved."""
+    peft_type: ClassVar[str | None]
+    """peft's name for the task: without it peft leaves the head frozen and unsaved. None where peft has none."""
+    own_head: ClassVar[bool] = True
+    """Whether the modules outside the backbone are always the head; a language model's belong to the pretrained."""
+    new_tokens: ClassVar[tuple[str, ...]] = ()
+    """Tokens the task adds to the vocabulary; their embeddings belong to the head."""
+    model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
+    """What of a batch the model is given."""
+    generates: ClassVar[bool] = False
+    """Whether answers are texts that are generated (`generate`)."""
 
     max_length: int = Field(default=256, ge=4)
     """Tokens a row may have; longer ones are cut, and counted."""
+    too_long: Literal["cut", "refuse"] = "cut"
+    """What to do with rows of more tokens: cut and count them, or refuse the data."""
 
     @classmethod
     def example(cls) -> Self:
@@ -47,23 +69,42 @@ class Task(Choice, ABC):
 
     @abstractmethod
     def read(self, values: Mapping[str, Any]) -> Row:
-        """A checked row from a file's values. Raises ValueError saying what is wrong with it."""
+        """A checked row from a file's values, JSON-serialisable.
 
-    @abstractmethod
+        Raises:
+            ValueError: what is wrong with it; the file is refused.
+            LeftOut: why the row cannot be used; it is counted and skipped.
+        """
+
     def fit(self, splits: Splits) -> Self:
         """This task with what it must know of the data; raises UserError when the data cannot serve it."""
+        del splits
+        return self
 
-    @abstractmethod
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """What the user should be warned of in the data; asked once, of the fitted task."""
+        del splits, tokenizer
+        return []
+
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
+        del key, rows
 
-    @abstractmethod
     def config_values(self) -> dict[str, Any]:
         """What the model's configuration must say (`num_labels`, `id2label` …)."""
+        return {}
 
     @abstractmethod
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Columns of encoded rows: the model's inputs, targets, `num_targets`, and `cut` (whether text was lost)."""
+        """Columns of encoded rows: the model's inputs, targets, `num_targets`, and `cut` (whether text was lost).
+
+        A row may become several encoded rows; then `row` holds each one's index in `rows`. `length` holds the tokens
+        an encoded row takes where that is not the number of its `input_ids`. Further columns are for `join`.
+        """
+
+    def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        """The same for rows to train on."""
+        return self.encode(rows, tokenizer)
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -71,7 +112,23 @@ class Task(Choice, ABC):
 
     @abstractmethod
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """One prediction a row."""
+        """What is said of every encoded row."""
+
+    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+        """What is said of a row, from its encoded rows and what was said of each."""
+        del row, encoded
+        return said[0]
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[tuple[int, Prediction]]:
+        """(index, generated answer) of every row, in any order, as they come; only where the task `generates`."""
+        raise NotImplementedError
+
+    def num_generated(self, number: int) -> int:
+        """How many of so many rows to score are answered by generation."""
+        del number
+        return 0
 
     @abstractmethod
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
@@ -86,19 +143,86 @@ class Task(Choice, ABC):
         del train, rows
         return {}
 
-    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT) -> models.Base:
-        """The base with this task's head."""
-        return models.load(settings, self.auto_class, self.config_values(), self.peft_type, reporter)
+    def is_better(self, score: float, best: float) -> bool:
+        """Whether a primary metric beats another."""
+        return score < best if self.lower_is_better else score > best
 
-    def collate(
-        self, columns: Mapping[str, list[Any]], tokenizer: PreTrainedTokenizerBase, multiple: int
-    ) -> dict[str, Tensor]:
-        """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them."""
+    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
+        """The base with this task's head; without weights (on the meta device) when `empty`."""
+        return models.load(
+            settings,
+            self.auto_class,
+            self.config_values(),
+            self.peft_type,
+            reporter,
+            empty=empty,
+            own_head=self.own_head,
+            added=self.new_tokens,
+        )
+
+    def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
+        """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them.
+
+        Labels that are lists as long as their `input_ids` are padded with `IGNORED`.
+        """
         import torch
 
-        inputs = {name: columns[name] for name in MODEL_INPUTS if name in columns}
-        padded = tokenizer.pad(inputs, pad_to_multiple_of=multiple, return_tensors="pt")
-        batch = {name: padded[name] for name in MODEL_INPUTS if name in padded}
-        if columns.get("labels") is not None:
-            batch["labels"] = torch.tensor(columns["labels"])
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        padded = tokenizer.pad(
+            {name: columns[name] for name in names if name in columns},
+            pad_to_multiple_of=multiple,
+            padding_side="right",
+            return_tensors="pt",
+        )
+        batch = {name: padded[name] for name in names if name in padded}
+        labels = columns.get(LABELS)
+        if labels is not None:
+            per_token = isinstance(labels[0], Sequence) and all(
+                len(row) == len(ids) for row, ids in zip(labels, columns["input_ids"], strict=True)
+            )
+            width = batch["input_ids"].shape[1]
+            rows = [[*row, *[IGNORED] * (width - len(row))] for row in labels] if per_token else labels
+            batch[LABELS] = torch.tensor(rows)
         return batch
+
+    def collate_training(
+        self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int
+    ) -> dict[str, Tensor]:
+        """The same for a batch to train on (masked at random, packed)."""
+        return self.collate(columns, tokenizer, multiple)
+
+    def inputs_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What of a batch the model is given."""
+        return {name: value for name, value in batch.items() if name in self.model_inputs}
+
+    def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The model's logits, without those of virtual tokens: shape (rows, …) or (rows, tokens, …)."""
+        return without_virtual(outputs.logits, batch)
+
+    def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+        """An encoded row as people read it: its text with special tokens, and its targets."""
+        return f"{tokenizer.decode(encoded['input_ids'])}\n-> {encoded.get(LABELS)}"
+
+    def probe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of `input_ids` and `attention_mask` as this task's model takes it; for trying what fits."""
+        return batch
+
+    def longest(self, limit: int) -> int:
+        """Tokens of the longest encoded row under a model that takes `limit`."""
+        return min(self.max_length, limit)
+
+    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        """An encoded row made `length` tokens long by repeating; for estimating memory."""
+        tokens = len(row["input_ids"])
+
+        def stretch(value: Any) -> Any:
+            same = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == tokens
+            return [value[min(i, tokens - 1)] for i in range(length)] if same else value
+
+        return {name: stretch(value) for name, value in row.items()}
+
+
+def without_virtual(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """Logits a token without those of virtual tokens (prompt tuning), which come first; others as they are."""
+    tokens = batch["input_ids"].shape[-1]
+    return logits[:, -tokens:] if logits.ndim == 3 and logits.shape[1] > tokens else logits
