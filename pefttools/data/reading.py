@@ -1,4 +1,4 @@
-"""Files to rows: csv, tsv, json, jsonl, parquet, lines with a pattern, folders of text files, and hub sets.
+"""Files to rows: csv, tsv, json, jsonl, parquet, conll, lines, folders of text files, and hub sets.
 
 A row is a dict of column -> value. Columns of text files are text; json, parquet and hub values keep their types.
 """
@@ -12,12 +12,16 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pefttools.data import conll, squad
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
 from pefttools.sources import fetch, hub
+
+if TYPE_CHECKING:
+    from datasets import ClassLabel
 
 Raw = dict[str, Any]
 ENDINGS = {
@@ -27,6 +31,12 @@ ENDINGS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bmes": "conll",
+    ".txt": "lines",
 }
 
 
@@ -43,11 +53,6 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
         rows = _rows(settings, reporter)
     except UserError as error:
         raise UserError(*(f"{key}: {problem}" for problem in error.problems)) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{key}: {settings.source}: byte {error.object[error.start]:#04x} at position {error.start} is not"
-            f" {error.encoding}; set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
-        ) from error
     if not rows:
         raise UserError(f"{key}: {settings.source} is empty: it holds no rows")
     return rows[-settings.last_rows :] if settings.last_rows else rows
@@ -58,6 +63,8 @@ def _rows(settings: FileSettings, reporter: Reporter) -> list[Raw]:
         return _hub(settings, reporter)
     path = fetch(settings.source, settings.sha256, reporter)
     kind = settings.format
+    if kind == "auto" and (settings.pattern or settings.beside):
+        kind = "lines"
     if kind == "auto":
         kind = "folders" if path.is_dir() else ENDINGS.get(path.suffix.lower(), "")
     if kind not in READERS:
@@ -67,14 +74,27 @@ def _rows(settings: FileSettings, reporter: Reporter) -> list[Raw]:
         )
     if path.is_dir() != (kind == "folders"):
         raise UserError(f"{settings.source}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
-    return READERS[kind](path, settings.model_copy(update={"format": kind}))
+    rows = READERS[kind](path, settings.model_copy(update={"format": kind}))
+    return _with_beside(rows, settings, reporter) if settings.beside else rows
 
 
-def _text(path: Path, settings: FileSettings) -> str:
+def _text(path: Path, settings: FileSettings, source: str = "") -> str:
+    source = source or settings.source
     try:
         return path.read_bytes().decode(settings.encoding, settings.decode_errors)
     except LookupError as error:
-        raise UserError(f"{settings.source}: {error}") from error
+        raise UserError(f"{source}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{source}: byte {error.object[error.start]:#04x} at position {error.start} is not"
+            f" {error.encoding}; set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
+        ) from error
+
+
+def _split_lines(text: str) -> list[str]:
+    """At line feeds only: other line ends that Unicode knows are characters of parallel texts."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    return lines if lines[-1] else lines[:-1]
 
 
 def _csv(path: Path, settings: FileSettings) -> list[Raw]:
@@ -120,6 +140,8 @@ def _json(path: Path, settings: FileSettings) -> list[Raw]:
     except json.JSONDecodeError as error:
         raise UserError(f"{settings.source}: not JSON: {error}") from error
     rows = value.get("data") if isinstance(value, dict) else value
+    if squad.is_squad(value):
+        return squad.rows(value, settings.source)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{settings.source}: takes a list of objects, or an object with such a list under `data`")
     return rows
@@ -146,13 +168,18 @@ def _parquet(path: Path, settings: FileSettings) -> list[Raw]:
         raise UserError(f"{settings.source}: not a parquet file: {error}") from error
 
 
+def _conll(path: Path, settings: FileSettings) -> list[Raw]:
+    return conll.rows(_split_lines(_text(path, settings)), settings.header, settings.source)
+
+
 def _lines(path: Path, settings: FileSettings) -> list[Raw]:
-    assert settings.pattern is not None
+    lines = _split_lines(_text(path, settings))
+    if not settings.pattern:
+        return [{"text": line} for line in lines if settings.beside or line.strip()]
     pattern = re.compile(settings.pattern)
-    lines = _text(path, settings).splitlines()
-    first = len(lines) - settings.last_rows if settings.last_rows else 0
+    first = max(0, len(lines) - settings.last_rows) if settings.last_rows and not settings.beside else 0
     rows = []
-    for number, line in enumerate(lines[max(0, first) :], max(0, first) + 1):
+    for number, line in enumerate(lines[first:], first + 1):
         match = pattern.fullmatch(line)
         if not match:
             raise UserError(
@@ -160,6 +187,23 @@ def _lines(path: Path, settings: FileSettings) -> list[Raw]:
             )
         rows.append(match.groupdict())
     return rows
+
+
+def _with_beside(rows: list[Raw], settings: FileSettings, reporter: Reporter) -> list[Raw]:
+    """The rows of a file of lines with the columns that are the same lines of other files; all blank ones left out."""
+    for column, source in settings.beside.items():
+        path = fetch(source, None, reporter)
+        if path.is_dir():
+            raise UserError(f"{source}: is a folder, but the lines of a file are asked for (`beside.{column}`)")
+        lines = _split_lines(_text(path, settings, source))
+        if len(lines) != len(rows):
+            raise UserError(
+                f"{source} has {len(lines)} lines and {settings.source} has {len(rows)};"
+                " the lines of files beside each other belong together one by one"
+            )
+        for row, line in zip(rows, lines, strict=True):
+            row[column] = line
+    return [row for row in rows if any(value and value.strip() for value in row.values())]
 
 
 def _folders(path: Path, settings: FileSettings) -> list[Raw]:
@@ -181,10 +225,17 @@ def _hub(settings: FileSettings, reporter: Reporter) -> list[Raw]:
         raise hub.explained(rest, error) from error
     rows = table.to_list()
     for column, feature in table.features.items():
-        if isinstance(feature, ClassLabel):
-            for row in rows:  # a hidden test split labels its rows -1
-                row[column] = feature.int2str(row[column]) if row[column] is not None and row[column] >= 0 else None
+        inner = getattr(feature, "feature", feature)  # of a list: one class a token
+        if isinstance(inner, ClassLabel):
+            for row in rows:
+                row[column] = _class_names(row[column], inner)
     return rows
+
+
+def _class_names(value: Any, classes: ClassLabel) -> Any:
+    if isinstance(value, list):
+        return [_class_names(item, classes) for item in value]
+    return classes.int2str(value) if value is not None and value >= 0 else None  # a hidden test split's are -1
 
 
 READERS: dict[str, Callable[[Path, FileSettings], list[Raw]]] = {
@@ -193,6 +244,7 @@ READERS: dict[str, Callable[[Path, FileSettings], list[Raw]]] = {
     "json": _json,
     "jsonl": _jsonl,
     "parquet": _parquet,
+    "conll": _conll,
     "lines": _lines,
     "folders": _folders,
 }

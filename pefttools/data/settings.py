@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pefttools.settings import Settings
+from pefttools.sources import is_remote
 
-Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "lines", "folders"]
+Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "conll", "lines", "folders"]
 
 
 class FileSettings(Settings):
@@ -21,17 +23,20 @@ class FileSettings(Settings):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The pin: refuse any other content."""
     format: Format = "auto"
-    """By the file's ending when `auto`; `lines` reads each with `pattern`; in `folders` a folder is a label."""
+    """By the file's ending when `auto`. In `conll` a line is a token with its tags and a blank line ends a sentence;
+    in `lines` a line is a row; in `folders` a folder is a label."""
     config: str | None = None
     """The configuration of a hub set that has several."""
     split: str = "train"
     """The split of a hub set."""
     header: tuple[str, ...] | None = None
-    """Column names of a csv or tsv file that has no header line."""
+    """Column names of a csv or tsv file that has no header line, or of a conll file (without it: tokens, …, tags)."""
     quotes: bool = True
     """Whether double quotes in csv and tsv files enclose fields."""
     pattern: str | None = None
-    """For `lines`: a regular expression whose named groups are the columns."""
+    """For `lines`: a regular expression whose named groups are the columns; without it a line is the column `text`."""
+    beside: Mapping[str, str] = {}
+    """For `lines`: column -> another file whose lines belong to this file's: `{tags: train.seq.out}`."""
     encoding: str = "utf-8-sig"
     """The text encoding (the default is UTF-8, with or without a byte-order mark)."""
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"
@@ -48,14 +53,38 @@ class FileSettings(Settings):
     def _from_string(cls, value: Any) -> Any:
         return cls.shorthand(value)
 
+    @field_validator("beside", mode="before")
+    @classmethod
+    def _columns_with_files(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError("takes columns with their files, like {tags: train.tags}")
+        return value
+
+    @field_validator("beside")
+    @classmethod
+    def _absolute(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        if hubs := [source for source in value.values() if source.startswith("hf:")]:
+            raise ValueError(f"takes files, and {hubs[0]} is a hub set")
+        return {
+            column: source if is_remote(source) else str(Path(source).expanduser().absolute())
+            for column, source in value.items()
+        }
+
     @model_validator(mode="after")
-    def _pattern_goes_with_lines(self) -> FileSettings:
-        if (self.format == "lines") != (self.pattern is not None):
-            raise ValueError("`format: lines` and `pattern` go together")
+    def _what_goes_with_lines(self) -> FileSettings:
+        given = [name for name in ("pattern", "beside") if getattr(self, name)]
+        if given and self.format not in ("lines", "auto"):
+            raise ValueError(f"`{given[0]}` is for `format: lines`, and this is {self.format}")
         try:
-            re.compile(self.pattern or "")
+            groups = re.compile(self.pattern or "").groupindex
         except re.error as error:
             raise ValueError(f"`pattern` is no regular expression: {error}") from error
+        if self.pattern and not groups:
+            raise ValueError("`pattern` has no named groups, like (?P<text>.+), so there are no columns")
+        if twice := sorted(set(self.beside) & (set(groups) if self.pattern else {"text"})):
+            raise ValueError(f"`beside` names {twice[0]}, which is a column of the file itself")
+        if self.header and len(set(self.header)) < len(self.header):
+            raise ValueError("`header` names a column twice")
         if self.sha256 and self.source.startswith("hf:"):
             raise ValueError("a hub set is pinned by its revision, hf:NAME@REVISION, not by `sha256`")
         return self

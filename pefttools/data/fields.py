@@ -1,0 +1,47 @@
+"""What several tasks ask of a field's value, and how labels are named to a user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+
+def text(value: Any, name: str) -> str:
+    """The text without the spaces around it; raises ValueError where there is none."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"has a {name} that is no text: {value!r}")
+    if not value or not value.strip():
+        raise ValueError(f"has no {name}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half a character (a lone surrogate) in its {name}") from error
+    return value.strip()
+
+
+def natural(label: str) -> tuple[bool, float, str]:
+    """A sorting key: numbers by value, before words by letter."""
+    number = label.removeprefix("-").isdecimal()
+    return (not number, float(label) if number else 0.0, label)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, quoted, and how many more there are."""
+    shown = ", ".join(repr(name) for name in names[:8])
+    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+
+
+def number(value: Any, name: str) -> float:
+    """The number; raises ValueError where there is none, or it is not finite."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError(f"has no {name}")
+    try:
+        if isinstance(value, bool) or "_" in str(value):  # Python would take True, and 1_000
+            raise ValueError
+        found = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"has a {name} that is no number: {value!r}") from error
+    if not math.isfinite(found):
+        raise ValueError(f"has a {name} that is not finite: {value!r}")
+    return found
