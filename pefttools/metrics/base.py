@@ -1,4 +1,9 @@
-"""What the metrics over class ids share."""
+"""What the metrics over class ids, over sets of classes and over numbers share."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
@@ -7,11 +12,37 @@ import evaluate
 class ClassMetric(evaluate.Metric):
     """A metric of predicted against true class ids; the subclass's module docstring is its description."""
 
+    feature: ClassVar[datasets.Value | datasets.List] = datasets.Value("int64")
+    what: ClassVar[str] = "class ids"
+
     def _info(self) -> evaluate.MetricInfo:
-        ids = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=self.__doc__ or "",
             citation="",
-            inputs_description="predictions, references: class ids",
-            features=datasets.Features({"predictions": ids, "references": ids}),
+            inputs_description=f"predictions, references: {self.what}",
+            features=datasets.Features({"predictions": self.feature, "references": self.feature}),
         )
+
+
+class SetMetric(ClassMetric):
+    """The same of sets of classes."""
+
+    feature = datasets.List(datasets.Value("int64"))
+    what = "rows of 0 and 1, one for every class"
+
+
+class NumberMetric(ClassMetric):
+    """The same of numbers."""
+
+    feature = datasets.Value("float64")
+    what = "numbers"
+
+
+def correlation(measure: Callable[..., Any], predictions: Sequence[float], references: Sequence[float]) -> float:
+    """What scipy measures; 0 where it cannot, since one side is constant or there are fewer than two rows."""
+    if len(predictions) < 2 or len(set(predictions)) == 1 or len(set(references)) == 1:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one side is nearly constant: the number is what it is
+        value = float(measure(predictions, references).statistic)
+    return value if math.isfinite(value) else 0.0

@@ -1,20 +1,25 @@
-"""Text classification: a text or a pair of texts to one of any number of classes.
+"""Text classification: a text or a pair of texts to one of any number of classes, or to several of them.
 
-The labels come from the training rows and are stored in the model's configuration. Metrics: accuracy, macro-F1,
-and precision, recall, F1 and support a class.
+A row is `text` (and `text_pair`) and `label`. With `multi_label` a row may have any number of labels, none too: a list
+in json, parquet and hub files, one text with a separator in others (`fruit|tool`). The classes come from the training
+rows and are stored in the model's configuration. Metrics: accuracy (with several labels: of whole sets), macro-F1 (with
+several labels micro-F1 too), and precision, recall, F1 and support a class.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
+from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
+from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
 from pefttools.errors import UserError
-from pefttools.tasks.base import Prediction, Task
+from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,14 +27,26 @@ if TYPE_CHECKING:
 
 
 class TextClassification(Task):
-    """One label a row; the loss is cross-entropy."""
+    """One label a row, with cross-entropy; or any number, with the binary cross-entropy of every class."""
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
-    inputs: ClassVar[tuple[str, ...]] = ("text", "text_pair")
+    inputs: ClassVar[tuple[str, ...]] = FIELDS
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"text": "a red apple", "label": "fruit"},
+        {"text": "a green pear", "label": "fruit"},
+        {"text": "a saw and a hammer", "label": "tool"},
+        {"text": "the drill", "label": "tool"},
+    )
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
-    peft_type: ClassVar[str] = "SEQ_CLS"
+    peft_type: ClassVar[str | None] = "SEQ_CLS"
 
+    multi_label: bool = False
+    """Whether a row has any number of labels."""
+    label_separator: str = Field(default="|", min_length=1)
+    """With `multi_label`: what stands between the labels of a row that has them as one text."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """With `multi_label`: the probability from which on a label is said."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
     """The classes in the order of the model's outputs; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
@@ -40,56 +57,65 @@ class TextClassification(Task):
         return cls(labels=("one", "two", "three"), pair=False)
 
     def read(self, values: Mapping[str, Any]) -> Row:
-        row: Row = {}
-        if self.pair and "text_pair" not in values:
-            raise ValueError("has no text_pair")
-        for name in self.inputs if self.pair is not False else ("text",):
-            if name in values:
-                row[name] = _text(values[name], name)
+        row = read_texts(values, self.pair)
         if "label" in values:
-            label = values["label"]
-            if isinstance(label, float) and label.is_integer():
-                label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
-            if label is None or label != label or not str(label).strip():  # NaN is not itself
-                raise ValueError("has no label")
-            row["label"] = str(label).strip()
-        if values.get("id") is not None:
-            row["id"] = str(values["id"])
+            row["label"] = self._several(values["label"]) if self.multi_label else _label(values["label"])
         return row
 
+    def _several(self, value: Any) -> list[str]:
+        if isinstance(value, str):
+            found = [part for part in value.split(self.label_separator) if part.strip()]
+        elif value is None or value != value:  # a row without labels; NaN is not itself
+            found = []
+        else:
+            found = value if isinstance(value, (list, tuple)) else [value]
+        if inner := [one for one in found if isinstance(one, (list, tuple))]:
+            raise ValueError(f"has a list among its labels: {inner[0]!r}")
+        return sorted({_label(one) for one in found}, key=natural)
+
     def fit(self, splits: Splits) -> Self:
-        found = {row["label"] for row in splits.train}
-        known = found | {row["label"] for row in splits.spare}
-        labels = self.labels or tuple(sorted(known, key=_natural))
+        found = _names(splits.train)
+        known = found | _names(splits.spare)
+        labels = self.labels or tuple(sorted(known, key=natural))
         problems = []
         if len(found) < 2:
-            problems.append(f"data.train: has one class only ({min(found)!r}); there is nothing to tell apart")
-        if idle := sorted(set(labels) - known, key=_natural):
-            problems.append(f"task.labels: no training row has {_listed(idle)}; training has {_listed(sorted(known))}")
-        pair = "text_pair" in splits.train[0]
+            one = f"one class only ({min(found)!r})" if found else "no labels"
+            problems.append(f"data.train: has {one}; there is nothing to tell apart")
+        if idle := sorted(set(labels) - known, key=natural):
+            problems.append(f"task.labels: no training row has {listed(idle)}; training has {listed(sorted(known))}")
+        problems += mixed(splits)
         for name, rows in splits.named().items():
-            if any(("text_pair" in row) != pair for row in rows):
-                problems.append(f"data.{name}: some rows are pairs of texts and some are not")
-        for name, rows in splits.named().items():
-            if strange := self._strange(rows, labels):
+            if strange := sorted(_names(rows) - set(labels), key=natural):
                 problems.append(
-                    f"data.{name}: labels that training lacks: {_listed(strange)}. Training has {_listed(labels)};"
+                    f"data.{name}: labels that training lacks: {listed(strange)}. Training has {listed(labels)};"
                     " set data.min_class_rows to leave out rare classes, or data.labels to rename"
                 )
-        if len(splits.train) < len(labels):
+        if not self.multi_label and len(splits.train) < len(labels):
             problems.append(
                 f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one"
             )
         if problems:
             raise UserError(*problems)
-        return self.with_values(labels=labels, pair=pair)
+        return self.with_values(labels=labels, pair=is_pair(splits))
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del splits, tokenizer
+        joint = [name for name in self.labels if self._is_joint(name)]
+        if self.multi_label or not joint:
+            return []
+        return [
+            f"labels like {joint[0]!r} are others side by side; if rows have several labels, set task.multi_label=true"
+            " and task.label_separator"
+        ]
+
+    def _is_joint(self, name: str) -> bool:
+        """Whether a label is made of other labels."""
+        parts = [part.strip() for part in re.split("[|;,]", name)]
+        return len(parts) > 1 and set(parts) <= set(self.labels)
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        if strange := self._strange(rows, self.labels):
-            raise UserError(f"{key}: labels the model does not know: {_listed(strange)}. It has {_listed(self.labels)}")
-
-    def _strange(self, rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
-        return sorted({row["label"] for row in rows} - set(labels), key=_natural)
+        if strange := sorted(_names(rows) - set(self.labels), key=natural):
+            raise UserError(f"{key}: labels the model does not know: {listed(strange)}. It has {listed(self.labels)}")
 
     def config_values(self) -> dict[str, Any]:
         names = dict(enumerate(self.labels))
@@ -97,77 +123,99 @@ class TextClassification(Task):
             "num_labels": len(names),
             "id2label": names,
             "label2id": {name: i for i, name in names.items()},
-            "problem_type": "single_label_classification",
+            "problem_type": f"{'multi' if self.multi_label else 'single'}_label_classification",
         }
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        texts = [row["text"] for row in rows]
-        pairs = [row["text_pair"] for row in rows] if self.pair else None
-        limit = min(self.max_length, tokenizer.model_max_length)
-        whole = tokenizer(texts, pairs, truncation=False, verbose=False)
-        cut = [len(ids) > limit for ids in whole["input_ids"]]
-        encoded = tokenizer(texts, pairs, truncation=True, max_length=limit) if any(cut) else whole
-        columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+        columns = encode_texts(rows, tokenizer, self.max_length, bool(self.pair))
         if rows and all("label" in row for row in rows):
-            ids = {name: i for i, name in enumerate(self.labels)}
-            columns["labels"] = [ids[row["label"]] for row in rows]
-        return {**columns, "num_targets": [1] * len(rows), "cut": cut}
+            columns[LABELS] = (
+                self._indicators(self.reference(row) for row in rows) if self.multi_label else self._ids(rows)
+            )
+        return {**columns, "num_targets": [len(self.labels) if self.multi_label else 1] * len(rows)}
 
-    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    def _ids(self, rows: Iterable[Row]) -> list[int]:
+        ids = {name: i for i, name in enumerate(self.labels)}
+        return [ids[row["label"]] for row in rows]
+
+    def _indicators(self, sets: Iterable[Iterable[str]]) -> list[list[int]]:
+        """1 for every class that a set has, 0 for the others."""
+        return [[int(name in names) for name in self.labels] for names in map(set, sets)]
+
+    def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
         import torch
 
-        return torch.nn.functional.cross_entropy(outputs.logits.float(), batch["labels"], reduction="sum")
+        inputs = {name: values for name, values in columns.items() if name != LABELS}
+        batch = super().collate(inputs, tokenizer, multiple)
+        if LABELS in columns:  # as many classes as tokens would be taken for one label a token
+            batch[LABELS] = torch.tensor(columns[LABELS])
+        return batch
+
+    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        return {**super().stretched(row, length), **{name: row[name] for name in (LABELS,) if name in row}}
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        from torch.nn import functional
+
+        logits, labels = outputs.logits.float(), batch[LABELS]
+        if self.multi_label:  # every class of every row is a target
+            return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
+        return functional.cross_entropy(logits, labels, reduction="sum")
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         del batch
-        rows = outputs.logits.float().softmax(-1).tolist()
+        logits = outputs.logits.float()
+        rows = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).tolist()
         return [
-            {
-                "prediction": self.labels[max(range(len(p)), key=p.__getitem__)],
-                "probabilities": dict(zip(self.labels, p, strict=True)),
-            }
-            for p in rows
+            {"prediction": self._said(row), "probabilities": dict(zip(self.labels, row, strict=True))} for row in rows
         ]
+
+    def _said(self, probabilities: Sequence[float]) -> str | list[str]:
+        if self.multi_label:
+            return [name for name, p in zip(self.labels, probabilities, strict=True) if p >= self.threshold]
+        return self.labels[max(range(len(probabilities)), key=probabilities.__getitem__)]
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
 
-        ids = {name: i for i, name in enumerate(self.labels)}
-        said = [ids[p["prediction"]] for p in predictions]
-        values = combined("accuracy", "f1", "per_class").compute(
-            predictions=said, references=[ids[r] for r in references]
-        )
+        said = [p["prediction"] for p in predictions]
+        if self.multi_label:
+            values = combined("multi_label").compute(
+                predictions=self._indicators(said), references=self._indicators(references)
+            )
+        else:
+            ids = {name: i for i, name in enumerate(self.labels)}
+            values = combined("accuracy", "f1", "per_class").compute(
+                predictions=[ids[name] for name in said], references=[ids[name] for name in references]
+            )
         assert values is not None
         values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
         return values
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        (label, _), *_ = Counter(row["label"] for row in train).most_common(1)
-        values = self.metrics([{"prediction": label}] * len(rows), [row["label"] for row in rows])
+        key = tuple if self.multi_label else str
+        (label, _), *_ = Counter(key(self.reference(row)) for row in train).most_common(1)
+        values = self.metrics([{"prediction": label}] * len(rows), [self.reference(row) for row in rows])
         return {name: value for name, value in values.items() if name != "per_class"}
 
     def reference(self, row: Row) -> Any:
-        return row.get("label")
+        label = row.get("label")
+        return sorted(set(label), key=natural) if isinstance(label, list) else label  # renaming may have made two one
 
 
-def _text(value: Any, name: str) -> str:
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"has a {name} that is no text: {value!r}")
-    if not value or not value.strip():
-        raise ValueError(f"has no {name}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"has half a character (a lone surrogate) in its {name}") from error
-    return value.strip()
+def _label(value: Any) -> str:
+    """A label of any plain type as text; raises ValueError where there is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
+    if isinstance(value, (list, tuple)):
+        raise ValueError(f"has a list as label, {value!r}; set task.multi_label=true if rows may have several")
+    if isinstance(value, Mapping):
+        raise ValueError(f"has a label that is no text: {value!r}")
+    if value is None or value != value or not str(value).strip():  # NaN is not itself
+        raise ValueError("has no label")
+    return str(value).strip()
 
 
-def _natural(label: str) -> tuple[bool, float, str]:
-    """Numbers by value, before words by letter."""
-    number = label.removeprefix("-").isdecimal()
-    return (not number, float(label) if number else 0.0, label)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:8])
-    return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
+def _names(rows: Iterable[Row]) -> set[str]:
+    """Every label that a row has."""
+    return {name for row in rows for name in (row["label"] if isinstance(row["label"], list) else [row["label"]])}

@@ -1,0 +1,66 @@
+"""A text or a pair of texts as a model's input: read, checked, and tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttools.data.fields import text
+from pefttools.data.splitting import Row, Splits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FIELDS = ("text", "text_pair")
+
+
+def read_texts(values: Mapping[str, Any], pair: bool | None) -> Row:
+    """The texts of a row, and its `id` where it has one.
+
+    Args:
+        pair: whether a row is two texts; where that is not known yet, what the row has.
+
+    Raises:
+        ValueError: a text is missing, or is none.
+    """
+    if pair and "text_pair" not in values:
+        raise ValueError("has no text_pair")
+    row: Row = {name: text(values[name], name) for name in FIELDS[: 1 if pair is False else 2] if name in values}
+    if values.get("id") is not None:
+        row["id"] = str(values["id"])
+    return row
+
+
+def is_pair(splits: Splits) -> bool:
+    """Whether the rows are two texts, as the first row to train on is."""
+    return "text_pair" in splits.train[0]
+
+
+def mixed(splits: Splits) -> list[str]:
+    """A problem for every split that mixes texts and pairs, or has what the rows to train on have not."""
+    pair = is_pair(splits)
+    return [
+        f"data.{name}: some rows are pairs of texts and some are not"
+        for name, rows in splits.named().items()
+        if any(("text_pair" in row) != pair for row in rows)
+    ]
+
+
+def encode_texts(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool
+) -> dict[str, list[Any]]:
+    """`input_ids`, `token_type_ids` where the tokenizer has them, and `cut`."""
+    return encode_pairs(
+        [r["text"] for r in rows], [r["text_pair"] for r in rows] if pair else None, tokenizer, max_length
+    )
+
+
+def encode_pairs(
+    first: list[str], second: list[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[Any]]:
+    """The same of texts side by side; of a pair the longer text is cut."""
+    limit = min(max_length, tokenizer.model_max_length)
+    whole = tokenizer(first, second, truncation=False, verbose=False)
+    cut = [len(ids) > limit for ids in whole["input_ids"]]
+    encoded = tokenizer(first, second, truncation=True, max_length=limit) if any(cut) else whole
+    return {**{name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}, "cut": cut}

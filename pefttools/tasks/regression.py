@@ -1,0 +1,165 @@
+"""Regression: a text or a pair of texts to a number, such as how alike two sentences are.
+
+A row is `text` (and `text_pair`) and `label`, a number in any unit. The loss is the squared error in units of the
+training labels' standard deviation, so that a learning rate fits any scale; the model answers in the labels' own unit,
+also when it is exported. Metrics: Pearson's and Spearman's correlation, mean squared and mean absolute error.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from pefttools import models
+from pefttools.data.fields import number
+from pefttools.data.splitting import Row, Splits
+from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
+from pefttools.errors import UserError
+from pefttools.reporter import SILENT, Reporter
+from pefttools.tasks.base import LABELS, Prediction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+LARGEST = 1e15
+"""The size of labels whose squares are safe in single precision."""
+FAR = 1e4
+"""How many times its spread a mean is from 0 where single precision begins to lose the labels."""
+
+
+class Regression(Task):
+    """One number a row; the loss is the squared error."""
+
+    fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
+    inputs: ClassVar[tuple[str, ...]] = FIELDS
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"text": "a red apple", "text_pair": "an apple", "label": 4.0},
+        {"text": "a green pear", "text_pair": "a hammer", "label": 0.5},
+        {"text": "a saw and a hammer", "text_pair": "a drill and a hammer", "label": "2.5"},
+        {"text": "the drill", "text_pair": "a drill", "label": 5},
+    )
+    primary: ClassVar[str] = "pearson"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    peft_type: ClassVar[str | None] = "SEQ_CLS"
+
+    symmetric: bool = False
+    """Whether the order of a pair's texts means nothing: it is trained on in both, and the answer is their mean."""
+    label_mean: float | None = Field(default=None, json_schema_extra={"digest": False})
+    """What the model answers from the start; the mean of the training labels when null."""
+    label_scale: float | None = Field(default=None, gt=0, json_schema_extra={"digest": False})
+    """The unit that errors are measured in; the standard deviation of the training labels when null."""
+    pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    """Whether a row is two texts; from the training rows when null."""
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(label_mean=0.0, label_scale=1.0, pair=False)
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        row = read_texts(values, self.pair)
+        if "label" in values:
+            row["label"] = number(values["label"], "label")
+            if not abs(row["label"]) <= LARGEST:
+                raise ValueError(f"has a label beyond {LARGEST:g}, more than single precision takes: {row['label']:g}")
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        problems = mixed(splits)
+        if any(isinstance(row["label"], str) for row in splits.train):
+            raise UserError("data.bins: makes classes of numbers, and the task regression takes the numbers themselves")
+        labels = [row["label"] for row in splits.train]
+        mean = statistics.fmean(labels)
+        scale = math.sqrt(statistics.fmean((label - mean) ** 2 for label in labels))
+        if min(labels) == max(labels):
+            problems.append(f"data.train: every row has the label {labels[0]:g}; there is nothing to learn")
+        if self.symmetric and not is_pair(splits):
+            problems.append("task.symmetric: takes pairs of texts, and data.train has no text_pair")
+        if problems:
+            raise UserError(*problems)
+        mean = mean if self.label_mean is None else self.label_mean
+        return self.with_values(label_mean=mean, label_scale=self.label_scale or scale, pair=is_pair(splits))
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del splits, tokenizer
+        mean, scale = self._unit()
+        if abs(mean) <= FAR * scale:
+            return []
+        return [
+            f"the labels are {mean:g} give or take {scale:g}: single precision cannot tell them apart well;"
+            " subtract what they have in common"
+        ]
+
+    def config_values(self) -> dict[str, Any]:
+        return {"num_labels": 1, "id2label": {0: "label"}, "label2id": {"label": 0}, "problem_type": "regression"}
+
+    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
+        from pefttools.heads import stored
+        from pefttools.nn import score
+
+        base = super().load(settings, reporter, empty)
+        found = score.layer(base.model, base.head)
+        if found is None:
+            raise UserError(
+                f"base: the head of {base.source} does not end in one linear layer; it cannot learn numbers"
+            )
+        path, layer = found
+        held = settings.init == "pretrained" and not empty
+        trained = held and stored(base.folder, base.model)(f"{path}.weight").shape == layer.weight.shape
+        mean, scale = self._unit()
+        scale = math.hypot(mean, scale) if layer.bias is None else scale  # such a layer must learn the mean, too
+        base.model.set_submodule(path, score.ScaledLinear.of(layer, mean, scale, trained))
+        return base
+
+    def _unit(self) -> tuple[float, float]:
+        return self.label_mean or 0.0, self.label_scale or 1.0
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        asked = [order for row in rows for order in (row, _turned(row))] if self.symmetric else rows
+        columns = encode_texts(asked, tokenizer, self.max_length, bool(self.pair))
+        if rows and all("label" in row for row in rows):
+            columns[LABELS] = [float(row["label"]) for row in asked]
+        times = len(asked) // max(1, len(rows))
+        return {**columns, "num_targets": [1] * len(asked), "row": [i // times for i in range(len(asked))]}
+
+    def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The answers as shares of the labels' size, which is what they are exact to."""
+        mean, scale = self._unit()
+        return super().logits(outputs, batch).float() / (abs(mean) + scale)
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        _, scale = self._unit()
+        return ((outputs.logits[:, 0].float() - batch[LABELS]) / scale).square().sum()
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        del batch
+        return [{"prediction": value} for value in outputs.logits[:, 0].float().tolist()]
+
+    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+        del row, encoded
+        return {"prediction": statistics.fmean(p["prediction"] for p in said)}
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+
+        values = combined("pearson", "spearman", "mse", "mae").compute(
+            predictions=[p["prediction"] for p in predictions], references=list(references)
+        )
+        assert values is not None
+        return values
+
+    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+        mean = statistics.fmean(row["label"] for row in train)
+        return self.metrics([{"prediction": mean}] * len(rows), [row["label"] for row in rows])
+
+    def reference(self, row: Row) -> Any:
+        return row.get("label")
+
+
+def _turned(row: Row) -> Row:
+    """A pair in its other order."""
+    return {**row, "text": row["text_pair"], "text_pair": row["text"]}
