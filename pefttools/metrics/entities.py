@@ -1,0 +1,37 @@
+"""Entities found: precision, recall and F1 as seqeval counts them in BIO tags, over all and for every type.
+
+An entity is right when its type, its first and its last word are. Over all they are micro-averages; `f1_macro` is the
+mean over the types that references or predictions have. What has nothing to divide by is 0.
+"""
+
+from typing import Any
+
+import datasets
+from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+
+from pefttools.metrics.base import ClassMetric
+
+NAMES = ("precision", "recall", "f1", "support")
+
+
+class Metric(ClassMetric):
+    """`precision`, `recall`, `f1`, `f1_macro`, and `entities`: type -> its four numbers."""
+
+    feature = datasets.List(datasets.Value("string"))
+    what = "BIO tags, one list a sentence"
+
+    def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:  # type: ignore[override]
+        types = sorted({kind for tags in (references, predictions) for kind, *_ in get_entities(tags)})
+        if not types:
+            return {**dict.fromkeys((*NAMES[:3], "f1_macro"), 0.0), "entities": {}}
+        whole, columns = (
+            precision_recall_fscore_support(references, predictions, average=average, zero_division=0)  # type: ignore[arg-type]
+            for average in ("micro", None)
+        )
+        rows = zip(*(column.tolist() for column in columns), strict=True)  # type: ignore[union-attr]
+        entities = {kind: dict(zip(NAMES, row, strict=True)) for kind, row in zip(types, rows, strict=True)}
+        return {
+            **{name: float(value) for name, value in zip(NAMES[:3], whole, strict=False)},  # type: ignore[arg-type]
+            "f1_macro": sum(scores["f1"] for scores in entities.values()) / len(entities),
+            "entities": entities,
+        }

@@ -1,0 +1,258 @@
+"""Token classification: a tag a word; named entities in BIO, IOB1, BMES or BILOU tags, or plain tags (parts of speech).
+
+A file has columns `tokens` and `tags`: lists, or strings that are split at white space. A CoNLL file has them without
+more ado, and so do two files of lines: `{source: seq.in, beside: {tags: seq.out}}`. To predict on, a row may be a plain
+`text`. Whatever the scheme, a model learns and says BIO. A word's tag is on its first sub-word; words that are cut off,
+or that the tokenizer makes nothing of, are said to be O. Metrics: precision, recall and F1 of whole entities as seqeval
+counts them, over all, by type and by tag; of plain tags, accuracy and macro-F1.
+
+A prediction has the BIO tags and `spans`: type, text, score (the mean probability of its tags), and start and end in
+characters of the row's `text`, or without one of its tokens joined by spaces (Chinese and Japanese ones by nothing).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from pefttools.data import tags, words
+from pefttools.data.alignment import NOWHERE, encode_words
+from pefttools.data.fields import listed
+from pefttools.data.splitting import LeftOut, Row, Splits
+from pefttools.errors import UserError, unknown
+from pefttools.tasks.base import IGNORED, Prediction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+
+class TokenClassification(Task):
+    """One tag a word; the loss is cross-entropy over words."""
+
+    fields: ClassVar[Mapping[str, bool]] = {"tokens": False, "text": False, "tags": True, "id": False}
+    inputs: ClassVar[tuple[str, ...]] = ("tokens",)
+    targets: ClassVar[tuple[str, ...]] = ("tags",)
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"tokens": ["apple", "word1", "word2"], "tags": ["B-FRUIT", "O", "O"]},
+        {"tokens": ["word3", "red", "hammer"], "tags": ["O", "B-TOOL", "I-TOOL"]},
+        {"tokens": "word4 pear", "tags": "O B-FRUIT"},
+        {"tokens": "drill", "tags": "B-TOOL"},
+    )
+    primary: ClassVar[str] = "f1"
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    peft_type: ClassVar[str | None] = "TOKEN_CLS"
+
+    scheme: Literal["auto", "bio", "iob1", "bmes", "bilou", "none"] = "auto"
+    """How the file's tags are written; `none` are plain tags without entities; `auto` looks at the training rows."""
+    broken: Literal["repair", "refuse"] = "repair"
+    """What to do with tags that break the scheme: begin a new entity there and count them, or refuse the data."""
+    types: tuple[str, ...] = ()
+    """Entity types to learn, the others being read as O; all of the training rows' when empty."""
+    sub_word: Literal["first", "last"] = "first"
+    """Which sub-word has its word's tag; `last` suits decoders, whose first has not seen the rest of the word."""
+    read_as: tags.Scheme | None = Field(default=None, json_schema_extra={"digest": False})
+    """The scheme that `auto` stands for; from the training rows when null."""
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    """The tags in the order of the model's outputs; from the training rows when empty."""
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(read_as="bio", labels=("O", "B-PER", "I-PER"))
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        row: Row = {}
+        text = values.get("text")
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"has a text that is no text: {text!r}")
+        if (tokens := values.get("tokens")) is not None:
+            row["tokens"] = _listed(tokens, "tokens")
+        elif text is not None:
+            row["tokens"] = _listed(text.split() if "tags" in values else words.split(text), "text")
+        else:
+            raise ValueError("has no tokens")
+        if "tags" in values:
+            row["tags"] = _listed(values["tags"], "tags")
+            if len(row["tags"]) != len(row["tokens"]):
+                raise ValueError(f"has {len(row['tokens'])} tokens and {len(row['tags'])} tags")
+            if "" in row["tags"]:
+                raise ValueError(f"has an empty tag for {row['tokens'][row['tags'].index('')]!r}")
+        if not row["tokens"]:
+            raise LeftOut("without a word")
+        if text is not None and words.places(text, row["tokens"]):
+            row["text"] = text
+        if values.get("id") is not None:
+            row["id"] = str(values["id"])
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        known = [row["tags"] for row in (*splits.train, *splits.spare)]
+        try:
+            read_as = (self.read_as or tags.detect(known)) if self.scheme == "auto" else self.scheme
+        except ValueError as error:
+            raise UserError(f"data.train: {error}; set task.scheme") from error
+        fitted = self.with_values(read_as=read_as)
+        normal = [fitted.reference({"tags": row}) for row in known]
+        fitted = fitted.with_values(labels=self.labels or tags.labels(normal, read_as))
+        problems = self._mistaken_types(known, read_as)
+        for name, rows in splits.named().items():
+            problems += fitted._problems(f"data.{name}", rows)
+        seen = sorted({tag for row in normal for tag in row})
+        if len(seen) < 2 and not problems:
+            problems.append(f"data.train: every word has the tag {seen[0]!r}; there is nothing to tell apart")
+        if problems:
+            raise UserError(*problems)
+        return fitted
+
+    def _mistaken_types(self, known: Sequence[Sequence[str]], read_as: tags.Scheme) -> list[str]:
+        if self.types and read_as == "none":
+            return ["task.types: the tags have no prefixes (scheme none), and so no entity types"]
+        types = {tags.parts(tag)[1] for row in known for tag in row} - {""}
+        return [
+            f"task.types: {unknown('entity type', name, sorted(types))}" for name in self.types if name not in types
+        ]
+
+    def _problems(self, key: str, rows: Sequence[Row]) -> list[str]:
+        """What is wrong with the tags of some rows, for the fitted task."""
+        assert self.read_as is not None
+        if odd := tags.strange((tag for row in rows for tag in row["tags"]), self.read_as):
+            letters = ", ".join(tags.PREFIXES[self.read_as])
+            return [
+                f"{key}: tags that are not of the scheme {self.read_as} (O, or one of {letters}, a hyphen and a type):"
+                f" {listed(odd)}; correct them or set task.scheme"
+            ]
+        problems = []
+        if new := {tag for row in rows for tag in self.reference(row)} - set(self.labels):
+            if plain := self.read_as == "none":
+                lacking, known = sorted(new), sorted(self.labels)
+            else:
+                lacking, known = (sorted({tags.parts(tag)[1] for tag in some} - {""}) for some in (new, self.labels))
+            problems.append(
+                f"{key}: {'tags' if plain else 'entity types'} that the training rows lack: {listed(lacking)}."
+                f" They have {listed(known)}{'' if plain else '; task.types can name those to learn'}"
+            )
+        if self.broken == "refuse" and (said := self._breaches(key, rows)):
+            problems.append(f"{said}; correct them or set task.broken=repair")
+        return problems
+
+    def _breaches(self, key: str, rows: Sequence[Row]) -> str:
+        """How many tags break the scheme, with an example; empty where none do."""
+        assert self.read_as is not None
+        found = [(row, breach) for row in rows for breach in tags.to_bio(row["tags"], self.read_as)[1]]
+        if not found:
+            return ""
+        row, breach = found[0]
+        near = " ".join(row["tokens"][max(0, breach.word - 4) : breach.word + 4])
+        number = sum(len(row["tags"]) for row in rows)
+        return (
+            f"{key}: {len(found)} of {number} tags break the scheme {self.read_as}, for example"
+            f" {breach.why} (at {row['tokens'][breach.word]!r} in {near!r})"
+        )
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del tokenizer
+        told = [self._breaches(f"data.{name}", rows) for name, rows in splits.named().items()]
+        return [f"{said}; an entity was taken to end or begin there" for said in told if said]
+
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        if problems := self._problems(key, rows):
+            raise UserError(*problems)
+
+    def config_values(self) -> dict[str, Any]:
+        names = dict(enumerate(self.labels))
+        return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        columns = encode_words([row["tokens"] for row in rows], tokenizer, self.max_length, self.sub_word == "last")
+        if rows and all("tags" in row for row in rows):
+            ids = {name: i for i, name in enumerate(self.labels)}
+            columns["labels"] = [[IGNORED] * len(tokens) for tokens in columns["input_ids"]]
+            for row, labels, places in zip(rows, columns["labels"], columns["places"], strict=True):
+                for tag, place in zip(self.reference(row), places, strict=True):
+                    if place != NOWHERE:
+                        labels[place] = ids[tag]
+        return {**columns, "num_targets": [sum(i != NOWHERE for i in places) for places in columns["places"]]}
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        logits = self.logits(outputs, batch).float()
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="sum"
+        )
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        """The best label of every sub-word, and its probability; `join` looks up those of words."""
+        best = self.logits(outputs, batch).float().softmax(-1).max(-1)
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [{"labels": ids, "probabilities": values} for ids, values in rows]
+
+    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+        places = encoded[0]["places"]
+        found = [self.labels[said[0]["labels"][i]] if i != NOWHERE else self._unseen for i in places]
+        if self.read_as == "none":
+            return {"prediction": found}
+        found = tags.to_bio(found, "bio")[0]
+        scores = [said[0]["probabilities"][i] if i != NOWHERE else 0.0 for i in places]
+        text, offsets = words.join(row["tokens"])
+        if "text" in row:
+            text, offsets = row["text"], words.places(row["text"], row["tokens"]) or offsets
+        spans = []
+        for kind, first, end in tags.spans(found):
+            start, stop = offsets[first][0], offsets[end - 1][1]
+            score = sum(scores[first:end]) / (end - first)
+            spans.append({"type": kind, "start": start, "end": stop, "text": text[start:stop], "score": score})
+        return {"prediction": found, "spans": spans}
+
+    @property
+    def _unseen(self) -> str:
+        """What is said of a word the model does not see: O, or of plain tags the most frequent."""
+        return tags.OUTSIDE if tags.OUTSIDE in self.labels else self.labels[0]
+
+    def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+        pieces = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+        labels = encoded.get("labels") or [IGNORED] * len(pieces)
+        pairs = zip(pieces, labels, strict=True)
+        return " ".join(piece if label == IGNORED else f"{piece}/{self.labels[label]}" for piece, label in pairs)
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+
+        names = ("per_tag",) if self.read_as == "none" else ("entities", "per_tag")
+        said = [p["prediction"] for p in predictions]
+        values = combined(*names).compute(predictions=said, references=list(references))
+        assert values is not None
+        tag_f1 = values.pop("tag_f1")
+        return {"f1": tag_f1, **values} if self.read_as == "none" else values
+
+    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+        (tag, _), *_ = Counter(tag for row in train for tag in self.reference(row)).most_common(1)
+        tag = tag if self.read_as == "none" else tags.OUTSIDE
+        said = [{"prediction": [tag] * len(row["tags"])} for row in rows]
+        values = self.metrics(said, [self.reference(row) for row in rows])
+        return {name: value for name, value in values.items() if name not in ("entities", "per_tag")}
+
+    def reference(self, row: Row) -> Any:
+        if "tags" not in row:
+            return None
+        assert self.read_as is not None
+        return tags.without(tags.to_bio(row["tags"], self.read_as)[0], self.types)
+
+
+def _listed(value: Any, name: str) -> list[str]:
+    """A list of words, from one or from a text."""
+    if value is None:
+        raise ValueError(f"has no {name}")
+    if isinstance(value, str):
+        value = value.split()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, int)) for v in value):
+        raise ValueError(f"has {name} that are no list of words: {str(value)[:80]}")
+    found = [str(v) for v in value]
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half a character (a lone surrogate) in its {name}") from error
+    return found

@@ -1,0 +1,437 @@
+"""Tagging: every scheme learnt as BIO, words on their sub-words, exact spans, and seqeval's numbers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import KEYS, make_rows, make_tokenizer, train_tiny
+
+from pefttools.data.alignment import encode_words, spaces_matter
+from pefttools.data.splitting import LeftOut, Splits
+from pefttools.errors import UserError
+from pefttools.tasks.token_classification import TokenClassification
+
+TASK = TokenClassification()
+ENGLISH = {"tokens": ["Angela", "Merkel", "in", "Rome"], "tags": ["B-PER", "I-PER", "O", "B-LOC"]}
+
+
+def make_row(tokens: str, tags: str) -> dict[str, Any]:
+    return TASK.read({"tokens": tokens, "tags": tags})
+
+
+def splits_of(*train: tuple[str, str], test: tuple[tuple[str, str], ...] = ()) -> Splits:
+    rows = [make_row(*row) for row in train]
+    return Splits(rows, rows[:1], [make_row(*row) for row in test])
+
+
+def word_pieces(**settings: Any) -> Any:
+    """A tokenizer that cuts words it does not know into pieces, and drops control characters."""
+    from transformers import BertTokenizer
+
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "ang",
+        "##ela",
+        "##el",
+        "mer",
+        "##k",
+        "in",
+        "rome",
+        "北",
+        "京",
+    ]
+    return BertTokenizer({piece: i for i, piece in enumerate(pieces)}, model_max_length=64, **settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        ({"tokens": "a b", "tags": "O O"}, {"tokens": ["a", "b"], "tags": ["O", "O"]}),
+        ({"tokens": ["New York", 7], "tags": ("B-LOC", "O"), "id": 3},
+         {"tokens": ["New York", "7"], "tags": ["B-LOC", "O"], "id": "3"}),
+        ({"text": "(a b)."}, {"tokens": ["(", "a", "b", ")", "."], "text": "(a b)."}),
+        ({"text": " (a b).\n", "tags": "O O"}, {"tokens": ["(a", "b)."], "tags": ["O", "O"], "text": " (a b).\n"}),
+        ({"text": "“a” b", "tokens": ["a", "b"]}, {"tokens": ["a", "b"]}),  # not the words of that text
+        ({"text": "a, b", "tokens": ["a", ",", "b"]}, {"tokens": ["a", ",", "b"], "text": "a, b"}),
+        ({"tokens": ["a", "", "\u3000"]}, {"tokens": ["a", "", "\u3000"]}),
+    ],
+)  # fmt: skip
+def test_rows(values: dict[str, Any], row: dict[str, Any]) -> None:
+    assert TASK.read(values) == row
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"tokens": "a b c", "tags": "O O"}, "has 3 tokens and 2 tags"),
+        ({"text": "a b", "tags": ["O"]}, "has 2 tokens and 1 tags"),
+        ({"tags": "O"}, "has no tokens"),
+        ({"tokens": ["a"], "tags": None}, "has no tags"),
+        ({"tokens": ["a", "b"], "tags": ["O", ""]}, "has an empty tag for 'b'"),
+        ({"tokens": ["a", None], "tags": ["O", "O"]}, r"has tokens that are no list of words: \['a', None\]"),
+        ({"tokens": {"a": 1}, "tags": "O"}, "has tokens that are no list of words"),
+        ({"tokens": ["a\ud800"], "tags": "O"}, "has half a character"),
+        ({"text": "a\ud800"}, "has half a character"),
+        ({"text": 4}, "has a text that is no text: 4"),
+    ],
+)
+def test_rows_that_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        TASK.read(values)
+    assert not isinstance(caught.value, LeftOut)
+
+
+@pytest.mark.parametrize("values", [{"tokens": [], "tags": []}, {"tokens": "", "tags": ""}, {"text": " "}])
+def test_sentences_without_words_are_left_out(values: dict[str, Any]) -> None:
+    with pytest.raises(LeftOut):
+        TASK.read(values)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "written"),
+    [
+        ("bio", "B-PER I-PER O B-LOC"),
+        ("iob1", "I-PER I-PER O I-LOC"),
+        ("bmes", "B-PER E-PER O S-LOC"),
+        ("bilou", "B-PER L-PER O U-LOC"),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_every_scheme_is_learnt_as_bio(scheme: str, written: str, told: bool) -> None:
+    task = TokenClassification(scheme=scheme if told else "auto")  # type: ignore[arg-type]
+    fitted = task.fit(splits_of(("Angela Merkel in Rome", written)))
+    assert fitted.read_as == scheme
+    assert fitted.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert fitted.reference(make_row("Angela Merkel in Rome", written)) == ENGLISH["tags"]
+    assert fitted.config_values()["id2label"][2] == "I-LOC"
+    assert fitted.remarks(splits_of(("Angela Merkel in Rome", written)), None) == []  # type: ignore[arg-type]
+    encoded = fitted.encode([make_row("angela merkel in rome", written)], word_pieces())
+    assert encoded["labels"] == [[-100, 3, -100, 4, -100, -100, 0, 1, -100]]
+    again = fitted.fit(splits_of(("Angela Merkel in Rome", written)))
+    assert again == fitted
+
+
+def test_plain_tags_and_chosen_types() -> None:
+    plain = TASK.fit(splits_of(("a b c", "NN VB NN")))
+    assert (plain.read_as, plain.labels) == ("none", ("NN", "VB"))
+    some = TokenClassification(types=("LOC",)).fit(splits_of(("Angela Merkel in Rome", "B-PER I-PER O B-LOC")))
+    assert some.labels == ("O", "B-LOC", "I-LOC")
+    assert some.reference(ENGLISH) == ["O", "O", "O", "B-LOC"]
+
+
+@pytest.mark.parametrize(
+    ("task", "splits", "message"),
+    [
+        (TASK, splits_of(("a", "O")), "data.train: every word has the tag 'O'"),
+        (TASK, splits_of(("a b", "B-X U-X"), ("a b", "E-X B-X")), "data.train: the prefixes B, E, U are of no single"),
+        (
+            TASK,
+            splits_of(("a b c", "B-X I-X Y")),
+            "data.train: tags that are not of the scheme bio (O, or one of B, I, a hyphen and a type): 'Y'",
+        ),
+        (
+            TASK,
+            splits_of(("a b", "B-X O"), test=(("c", "B-Y"),)),
+            "data.test: entity types that the training rows lack: 'Y'. They have 'X'; task.types can",
+        ),
+        (
+            TASK,
+            splits_of(("a b", "NN VB"), test=(("c", "JJ"),)),
+            "data.test: tags that the training rows lack: 'JJ'. They have 'NN', 'VB'",
+        ),
+        (
+            TokenClassification(types=("PRE",)),
+            splits_of(("a b", "B-PER O")),
+            "task.types: unknown entity type 'PRE'; did you mean 'PER'? Known: PER",
+        ),
+        (TokenClassification(types=("X",)), splits_of(("a b", "NN VB")), "task.types: the tags have no prefixes"),
+        (
+            TokenClassification(scheme="bmes"),
+            splits_of(("a b", "B-X L-X")),
+            "(O, or one of B, M, I, E, S, W, a hyphen and a type): 'L-X'; correct them or set task.scheme",
+        ),
+        (
+            TokenClassification(broken="refuse"),
+            splits_of(("on the way", "O B-X O"), ("to York City now", "B-Y O I-X I-X")),
+            "data.train: 1 of 7 tags break the scheme bio, for example I-X after O (at 'City' in 'to York City now')",
+        ),
+    ],
+)
+def test_data_that_is_refused(task: TokenClassification, splits: Splits, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        task.fit(splits)
+    assert message in str(caught.value)
+
+
+def test_broken_tags_are_told() -> None:
+    splits = splits_of(("a b c", "B-X I-X O"), ("d e f", "B-X O I-X"), test=(("g", "I-X"), ("h i", "I-X O")))
+    told = TASK.fit(splits).remarks(splits, None)  # type: ignore[arg-type]
+    assert told == [
+        "data.train: 1 of 6 tags break the scheme bio, for example I-X after O (at 'f' in 'd e f');"
+        " an entity was taken to end or begin there",
+        "data.test: 2 of 3 tags break the scheme bio, for example I-X at the start (at 'g' in 'g');"
+        " an entity was taken to end or begin there",
+    ]
+
+
+def test_other_data_must_have_known_tags() -> None:
+    fitted = TASK.fit(splits_of(("a b", "B-X O")))
+    fitted.refuse_strange("data", [make_row("a b", "I-X O")])
+    with pytest.raises(UserError, match="data: entity types that the training rows lack: 'Z'"):
+        fitted.refuse_strange("data", [make_row("a", "B-Z")])
+    with pytest.raises(UserError, match="data: tags that are not of the scheme bio"):
+        fitted.refuse_strange("data", [make_row("a", "S-X")])
+
+
+def test_words_are_told_by_their_first_pieces() -> None:
+    task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
+    rows = [
+        make_row("Angela Merkel in Rome", "B-PER I-PER O B-LOC"),
+        TASK.read({"tokens": ["\x00", "in", "\u200b", "北"], "tags": ["B-PER", "O", "O", "B-LOC"]}),
+    ]
+    encoded = task.encode(rows, word_pieces())
+    assert encoded["input_ids"] == [[2, 5, 6, 8, 9, 7, 10, 11, 3], [2, 10, 12, 3]]
+    assert encoded["places"][0] == [1, 3, 6, 7]
+    assert encoded["places"][1] == [-1, 1, -1, 2]
+    first = {name: values[0] for name, values in encoded.items()}
+    shown = "[CLS] ang/B-PER ##ela mer/I-PER ##k ##el in/O rome/B-LOC [SEP]"
+    assert task.shown(first, word_pieces()) == shown
+    assert encoded["labels"][1] == [-100, 0, 1, -100]
+    assert encoded["num_targets"] == [4, 2]
+    assert encoded["cut"] == [False, False]
+
+
+def test_words_that_are_cut_off() -> None:
+    task = TokenClassification(labels=("O", "B-PER", "I-PER"), read_as="bio", max_length=5)
+    encoded = task.encode([make_row("angela angela in", "B-PER I-PER O"), make_row("in", "O")], word_pieces())
+    assert encoded["input_ids"] == [[2, 5, 6, 5, 3], [2, 10, 3]]
+    assert encoded["places"] == [[1, 3, -1], [1]]
+    assert encoded["labels"] == [[-100, 1, -100, 2, -100], [-100, 0, -100]]
+    assert (encoded["num_targets"], encoded["cut"]) == ([2, 1], [True, False])
+    said = [{"labels": [0, 1, 1, 2, 0], "probabilities": [0.9, 0.8, 0.5, 0.6, 0.9]}]
+    answer = task.join({"tokens": ["angela", "angela", "in"]}, [{"places": [1, 3, -1]}], said)
+    assert answer["prediction"] == ["B-PER", "I-PER", "O"]
+    assert answer["spans"] == [
+        {"type": "PER", "start": 0, "end": 13, "text": "angela angela", "score": pytest.approx(0.7)}
+    ]
+    last = TokenClassification(labels=("O", "B-PER", "I-PER"), read_as="bio", sub_word="last")
+    assert last.encode([make_row("angela in", "B-PER O")], word_pieces())["labels"] == [[-100, -100, 1, 0, -100]]
+
+
+def byte_level() -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("c", "a"), ("ca", "t"), ("Ġ", "cat")]
+    vocabulary = {piece: i for i, piece in enumerate(["<pad>", *alphabet, *map("".join, merges)])}
+    inner = Tokenizer(models.BPE(vocabulary, merges))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", model_max_length=64)
+
+
+def test_words_are_tokenised_as_in_a_running_text() -> None:
+    gpt = byte_level()
+    assert spaces_matter(gpt)
+    assert not spaces_matter(word_pieces())
+    assert not spaces_matter(make_tokenizer())
+    encoded = encode_words([["the", "cat", "the"], ["北", "京", "2", "cat"]], gpt, 64)
+    assert encoded["input_ids"][0] == gpt("the cat the")["input_ids"]
+    assert encoded["places"] == [[0, 1, 2], [0, 3, 6, 7]]
+    assert gpt.convert_ids_to_tokens(encoded["input_ids"][1])[6:] == ["2", "Ġcat"]
+    assert encode_words([["北", "京"]], gpt, 64, last=True)["places"] == [[2, 5]]
+
+
+def test_a_tokenizer_without_word_ids_is_refused() -> None:
+    with pytest.raises(UserError, match="SimpleNamespace does not tell which word a sub-word is of"):
+        encode_words([["a"]], SimpleNamespace(is_fast=False), 64)  # type: ignore[arg-type]
+
+
+def outputs_for(labels: list[list[int]], num_labels: int, virtual: int = 0) -> Any:
+    """Logits that say these labels, with probability e³ / (e³ + num_labels - 1), after some virtual tokens."""
+    logits = torch.zeros(len(labels), virtual + len(labels[0]), num_labels)
+    for row, said in enumerate(labels):
+        for place, label in enumerate(said):
+            logits[row, virtual + place, label] = 3.0
+    return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize("virtual", [0, 3])
+def test_spans_of_tokens_and_of_texts(virtual: int) -> None:
+    task = TokenClassification(labels=("O", "B-LOC", "I-LOC"), read_as="bio")
+    probability = float(torch.tensor([3.0, 0.0, 0.0]).softmax(0)[0])
+    rows = [
+        task.read({"text": " In Rome's  New York (北京)."}),
+        task.read({"tokens": ["in", "New", "York"]}),
+        task.read({"tokens": list("我在北京住")}),
+        task.read({"tokens": ["in"]}),
+    ]
+    columns = task.encode(rows, word_pieces())
+    wanted = [[0, 1, 0, 1, 2, 0, 1, 2, 0], [0, 1, 2], [0, 0, 1, 2, 0], [0]]
+    width = max(map(len, columns["input_ids"]))
+    said = [[0] * width for _ in rows]
+    for labels, places, tags in zip(said, columns["places"], wanted, strict=True):
+        for place, tag in zip(places, tags, strict=True):
+            labels[place] = tag
+    batch = task.collate(columns, word_pieces(), 1)
+    assert "labels" not in batch
+    answers = task.predict(outputs_for(said, 3, virtual), batch)
+    joined = [
+        task.join(row, [{"places": places}], [answer])
+        for row, places, answer in zip(rows, columns["places"], answers, strict=True)
+    ]
+    found = [[(s["start"], s["end"], s["text"]) for s in answer["spans"]] for answer in joined]
+    assert found == [
+        [(4, 8, "Rome"), (12, 20, "New York"), (22, 24, "北京")],
+        [(3, 11, "New York")],
+        [(2, 4, "北京")],
+        [],
+    ]
+    assert [rows[0]["text"][start:end] for start, end, _ in found[0]] == [text for *_, text in found[0]]
+    assert joined[2]["prediction"] == ["O", "O", "B-LOC", "I-LOC", "O"]
+    assert joined[0]["spans"][0] == {"type": "LOC", "start": 4, "end": 8, "text": "Rome",
+                                     "score": pytest.approx(probability)}  # fmt: skip
+
+
+def test_what_a_model_says_is_well_formed() -> None:
+    task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
+    said = [{"labels": [2, 4, 0, 2, 3], "probabilities": [1.0] * 5}]
+    answer = task.join({"tokens": list("abcde")}, [{"places": [0, 1, 2, 3, 4]}], said)
+    assert answer["prediction"] == ["B-LOC", "B-PER", "O", "B-LOC", "B-PER"]
+    plain = TokenClassification(labels=("NN", "VB"), read_as="none")
+    assert plain.join(
+        {"tokens": ["a", "b"]}, [{"places": [1, -1]}], [{"labels": [0, 1], "probabilities": [1.0] * 2}]
+    ) == {
+        "prediction": ["VB", "NN"]  # of a word that is not seen the most frequent
+    }
+
+
+@pytest.mark.parametrize("virtual", [0, 2])
+def test_the_loss_is_summed_over_words(virtual: int) -> None:
+    task = TokenClassification(labels=("O", "B-PER", "I-PER"), read_as="bio")
+    rows = [make_row("angela merkel in", "B-PER I-PER O"), make_row("in", "O")]
+    columns = task.encode(rows, word_pieces())
+    batch = task.collate(columns, word_pieces(), 8)
+    assert batch["labels"].shape == batch["input_ids"].shape == (2, 8)
+    assert int((batch["labels"] != -100).sum()) == sum(columns["num_targets"]) == 4
+    torch.manual_seed(0)
+    logits = torch.randn(2, 8 + virtual, 3)
+    parts = [
+        torch.nn.functional.cross_entropy(logits[row, virtual + place][None], torch.tensor([label]))
+        for row, label_row in enumerate(batch["labels"].tolist())
+        for place, label in enumerate(label_row)
+        if label != -100
+    ]
+    assert task.loss(SimpleNamespace(logits=logits), batch).item() == pytest.approx(sum(parts).item(), rel=1e-6)  # type: ignore[union-attr]
+
+
+def drawn(seed: int, prefixes: str, number: int = 60) -> list[list[str]]:
+    draw = random.Random(seed)
+    some = ["O", "O", *(f"{p}-{kind}" for p in prefixes for kind in ("PER", "LOC", "ORG"))]
+    return [draw.choices(some, k=1 + (7 * i) % 11) for i in range(number)]
+
+
+def test_metrics_equal_seqeval_and_scikit_learn() -> None:
+    import seqeval.metrics
+    from sklearn.metrics import precision_recall_fscore_support
+
+    task = TokenClassification(labels=("O", "B-LOC", "I-LOC"), read_as="bio")
+    right, said = drawn(0, "BI"), drawn(1, "BI")
+    said = [
+        [b if i % 3 else a for i, (a, b) in enumerate(zip(*pair, strict=True))]
+        for pair in zip(right, said, strict=True)
+    ]
+    values = task.metrics([{"prediction": tags} for tags in said], right)
+    assert list(values) == ["precision", "recall", "f1", "f1_macro", "entities", "accuracy", "per_tag"]
+    for name in ("precision", "recall", "f1"):
+        assert values[name] == getattr(seqeval.metrics, f"{name}_score")(right, said)
+    assert values["f1_macro"] == pytest.approx(seqeval.metrics.f1_score(right, said, average="macro"), abs=1e-12)
+    assert values["accuracy"] == seqeval.metrics.accuracy_score(right, said)
+    report = seqeval.metrics.classification_report(right, said, output_dict=True)
+    assert isinstance(report, dict)
+    assert sorted(values["entities"]) == ["LOC", "ORG", "PER"]
+    for kind, scores in values["entities"].items():
+        assert list(scores.values()) == list(report[kind].values())
+    flat_right, flat_said = [t for row in right for t in row], [t for row in said for t in row]
+    order = ["B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER", "O"]
+    columns: Any = precision_recall_fscore_support(flat_right, flat_said, labels=order)
+    assert list(values["per_tag"]) == order
+    for i, scores in enumerate(values["per_tag"].values()):
+        assert list(scores.values()) == [column[i] for column in columns]
+
+
+def test_golden_report() -> None:
+    task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
+    right = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-LOC", "I-LOC"]]
+    said = [["B-PER", "I-PER", "O", "B-PER"], ["O", "B-LOC", "I-LOC"]]
+    values = task.metrics([{"prediction": tags} for tags in said], right)
+    assert values["precision"] == values["recall"] == pytest.approx(2 / 3)
+    assert values["entities"]["PER"] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}
+    assert values["entities"]["LOC"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+    assert values["per_tag"]["O"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 2}
+    assert values["accuracy"] == pytest.approx(6 / 7)
+    nothing = task.metrics([{"prediction": ["O"]}], [["O"]])
+    assert (nothing["f1"], nothing["f1_macro"], nothing["accuracy"], nothing["entities"]) == (0.0, 0.0, 1.0, {})
+
+
+def test_the_simplest_answer_and_plain_tags() -> None:
+    train, rows = [make_row("a b", "B-X O"), make_row("c", "B-X")], [make_row("d e", "O B-X")]
+    fitted = TASK.fit(Splits(train, train, rows))
+    simple = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "f1_macro": 0.0, "accuracy": 0.5}
+    assert fitted.simplest(train, rows) == simple
+    train, rows = [make_row("a b", "NN NN"), make_row("c", "VB")], [make_row("d e f g", "NN VB NN NN")]
+    plain = TASK.fit(Splits(train, train, rows))
+    assert plain.simplest(train, rows) == {"f1": pytest.approx((6 / 7) / 2), "accuracy": 0.75}
+    values = plain.metrics([{"prediction": ["NN", "VB", "VB", "NN"]}], [plain.reference(rows[0])])
+    assert values["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert values["per_tag"]["NN"] == {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8, "support": 3}
+
+
+ENDS = {"fruit": "word37", "tool": "word38", "colour": "word39"}
+
+
+def bmes_file(path: Path, number: int, seed: int) -> Path:
+    """Sentences with their keyword, and a word that ends it, as an entity of two words in BMES."""
+    lines = []
+    for row in make_rows(number, seed=seed):
+        for word in row["text"].split():
+            if word in KEYS[row["label"]]:
+                lines += [f"{word} B-{row['label']}", f"{ENDS[row['label']]} E-{row['label']}"]
+            elif word not in ENDS.values():
+                lines.append(f"{word} O")
+        lines.append("")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_tagger_from_a_file_to_spans(recipe_file: Path, tmp_path: Path) -> None:
+    from pefttools.use import evaluate_run, predict_rows
+
+    file = bmes_file(tmp_path / "rows.bmes", 300, seed=5)
+    overrides = [f"data.train={file}", "task=token_classification", "task.max_length=32"]
+    trained = ["strategy=full", "train.learning_rate=0.001", "train.epochs=4"]
+    run, result = train_tiny(recipe_file, tmp_path / "run", *overrides, *trained)
+    assert result["before"]["f1"] < 0.5
+    assert result["test"]["f1"] > 0.9
+    assert result["before"]["majority"]["f1"] == 0
+    assert set(result["test"]["entities"]) == set(KEYS)
+    assert {"B-tool", "I-tool", "O"} <= set(result["test"]["per_tag"])
+    scored = evaluate_run(run, [f"data.test={bmes_file(tmp_path / 'new.bmes', 60, seed=6)}"])
+    assert scored["f1"] > 0.9
+    said, given = predict_rows(
+        run, [{"text": "word1  pear word37 word3"}, {"tokens": ["saw", "word38"], "tags": ["?"]}]
+    )
+    assert [(s["type"], s["start"], s["end"], s["text"]) for s in said["spans"]] == [("fruit", 7, 18, "pear word37")]
+    assert given["prediction"] == ["B-tool", "I-tool"]
+    with pytest.raises(UserError, match=r"data\.test: entity types that the training rows lack: 'metal'"):
+        (tmp_path / "odd.bmes").write_text("pear S-metal\n")
+        evaluate_run(run, [f"data.test={tmp_path / 'odd.bmes'}"])
