@@ -1,0 +1,148 @@
+"""Answers in a context: where they are, and windows of a context too long for a model.
+
+Places are Python characters of the context as it was given. A window is a question with a stretch of its context;
+windows of one context overlap, so that what one cuts through another has whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+OUTSIDE = -1
+"""The place of a token that is not of the context."""
+
+
+class Answer(NamedTuple):
+    """A stretch of a context; the end is not included."""
+
+    text: str
+    start: int
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.text)
+
+
+def locate(context: str, text: str, start: int | None) -> Answer | None:
+    """The answer at its place or, where the text is not there, at the nearest place it is; None if it is nowhere.
+
+    Without a place the first counts. Spaces around it are no part of an answer.
+    """
+    bare = text.strip()
+    if start is None:
+        found = context.find(bare)
+        return Answer(bare, found) if found >= 0 else None
+    start += len(text) - len(text.lstrip())
+    if start >= 0 and context.startswith(bare, start):
+        return Answer(bare, start)
+    places = [place for place in range(len(context)) if context.startswith(bare, place)] if bare in context else []
+    return Answer(bare, min(places, key=lambda place: abs(place - start))) if places else None
+
+
+def given(value: Any) -> Iterator[tuple[str, int | None]]:
+    """Text and place of every answer that a field holds; those without text are none.
+
+    Takes a list of `{text, answer_start}`, one such mapping of lists, a text, or a list of texts.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if isinstance(texts, (list, tuple)):
+            starts = [None] * len(texts) if starts is None else starts
+            if not isinstance(starts, (list, tuple)) or len(starts) != len(texts):
+                raise ValueError(f"has {len(texts)} answers and not as many answer_start: {starts!r}")
+            items = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
+        else:
+            items = [value]
+    elif value is None or isinstance(value, str):
+        items = [] if value is None else [value]
+    elif isinstance(value, (list, tuple)):
+        items = list(value)
+    else:
+        raise ValueError(f"has answers that are neither texts nor a list of them: {value!r}")
+    for item in items:
+        text, start = (item.get("text"), item.get("answer_start")) if isinstance(item, Mapping) else (item, None)
+        if not isinstance(text, str):
+            raise ValueError(f"has an answer without a text: {item!r}")
+        if start is not None and (isinstance(start, bool) or not isinstance(start, int)):
+            raise ValueError(f"has an answer_start that is no whole number: {start!r}")
+        if text.strip():
+            yield text, start
+
+
+class Windows(NamedTuple):
+    """Windows of some rows, one a list item."""
+
+    rows: list[int]
+    """Which row a window is of."""
+    columns: dict[str, list[list[int]]]
+    """The model's inputs."""
+    starts: list[list[int]]
+    """Where each token begins in the context, `OUTSIDE` for those of the question and the tokenizer's own."""
+    ends: list[list[int]]
+    """Where it ends."""
+    cut: list[bool]
+    """Whether the row's question is longer than it may be and was cut."""
+
+
+def windows(
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    overlap: int,
+    question_limit: int,
+) -> Windows:
+    """Windows of at most `limit` tokens that share `overlap` tokens of context with the one before.
+
+    A question has at most `question_limit` tokens and half of the window; the overlap is at most half of what a window
+    has left for the context.
+
+    Raises:
+        ValueError: the tokenizer does not know where its tokens come from; there is no room for the context.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} does not say where in a text its tokens are")
+    question_limit = min(question_limit, limit // 2)
+    room = limit - question_limit - tokenizer.num_special_tokens_to_add(pair=True)
+    if room < 4:
+        raise ValueError(f"{limit} tokens have no room for a question and a context")
+    asked = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    long = [len(ids) > question_limit for ids in asked["input_ids"]]
+    short = [
+        question[: places[question_limit - 1][1]] if cut else question
+        for question, places, cut in zip(questions, asked["offset_mapping"], long, strict=True)
+    ]
+    encoded = tokenizer(
+        short,
+        list(contexts),
+        truncation="only_second",
+        max_length=limit,
+        stride=min(overlap, room // 2),
+        padding=False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    rows = encoded["overflow_to_sample_mapping"]
+    starts, ends = [], []
+    for i, places in enumerate(encoded["offset_mapping"]):
+        of_context = [part == 1 for part in encoded.sequence_ids(i)]
+        starts.append([place[0] if inside else OUTSIDE for place, inside in zip(places, of_context, strict=True)])
+        ends.append([place[1] if inside else OUTSIDE for place, inside in zip(places, of_context, strict=True)])
+    columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+    return Windows(rows, columns, starts, ends, [long[row] for row in rows])
+
+
+def tokens_of(answer: Answer, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int] | None:
+    """First and last token of an answer in a window; None where the window has not the whole of it."""
+    inside = [i for i, start in enumerate(starts) if start != OUTSIDE]
+    if not inside or answer.start < starts[inside[0]] or answer.end > ends[inside[-1]]:
+        return None
+    touching = [i for i in inside if ends[i] > answer.start and starts[i] < answer.end]
+    return (touching[0], touching[-1]) if touching else None

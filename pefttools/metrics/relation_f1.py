@@ -1,0 +1,58 @@
+"""F1 of relations between two entities, without the class that says there is none.
+
+`f1` is the official measure of SemEval-2010 task 8 (Hendrickx et al. 2010): where labels say a direction,
+`Cause-Effect(e1,e2)`, both directions are one relation, of which only what has the right direction is a hit, and the
+F1 of the relations is averaged. Without directions it is macro-F1. `f1_directed` is macro-F1 over the labels as they
+are, `f1_micro` pools all rows. Relations are those seen in references or predictions.
+"""
+
+import re
+from collections import Counter
+
+import datasets
+import evaluate
+from sklearn.metrics import f1_score
+
+DIRECTED = re.compile(r"(.+)\((?:e1,e2|e2,e1)\)", re.DOTALL)
+
+
+class Metric(evaluate.Metric):
+    """`f1`, `f1_micro` and `f1_directed`, fractions; `other` is the label that is left out, if any."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        labels = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=self.__doc__ or "",
+            citation="",
+            inputs_description="predictions, references: labels",
+            features=datasets.Features({"predictions": labels, "references": labels}),
+        )
+
+    def _compute(  # type: ignore[override]
+        self, predictions: list[str], references: list[str], other: str | None = None
+    ) -> dict[str, float]:
+        labels = sorted({*predictions, *references} - {other})
+        if not labels:
+            return {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0}
+
+        def sklearn(average: str) -> float:
+            return float(f1_score(references, predictions, labels=labels, average=average, zero_division=0))  # type: ignore[arg-type]
+
+        return {
+            "f1": _both_ways(predictions, references, labels),
+            "f1_micro": sklearn("micro"),
+            "f1_directed": sklearn("macro"),
+        }
+
+
+def relation(label: str) -> str:
+    """The label without its direction."""
+    match = DIRECTED.fullmatch(label)
+    return match[1] if match else label
+
+
+def _both_ways(predictions: list[str], references: list[str], labels: list[str]) -> float:
+    said, true = (Counter(map(relation, side)) for side in (predictions, references))
+    hits = Counter(relation(p) for p, r in zip(predictions, references, strict=True) if p == r)
+    relations = {relation(label) for label in labels}
+    return sum(2 * hits[name] / (said[name] + true[name]) for name in relations) / len(relations)

@@ -1,0 +1,256 @@
+"""Question answering: the stretch of a context that answers a question, or that there is none.
+
+A row is `question`, `context` and `answers`, a list of `{text, answer_start}` whose places are characters of the
+context (SQuAD's json is read as it is); an empty list, or `is_impossible`, says that the context has no answer. An
+answer that is not at its place is looked for in the context; rows whose answers are not in it are left out and counted.
+Long contexts are read in overlapping windows. Learning is from a row's first answer, scoring takes all of them.
+
+In every window the model gives each token a score as the answer's start and end; the softmax is over the context's
+tokens and the first one (CLS), which stands for "not here" (Devlin et al. 2019, section 4.3, whose softmax is over all
+tokens). So the probabilities of windows can be compared. Metrics: exact match and F1 as SQuAD's script counts them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field
+
+from pefttools.data import spans
+from pefttools.data.fields import text as text_of
+from pefttools.data.splitting import LeftOut, Row, Splits
+from pefttools.errors import UserError
+from pefttools.tasks.base import LABELS, Columns, Prediction, Task, without_virtual
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+CONTEXT, NOT_HERE = "context", "not_here"
+"""What a batch says beside the model's inputs: which tokens are of the context, and which stands for no answer."""
+CANDIDATES = 20
+"""Spans a window puts up."""
+PLACE = ("start", "end", "probability")
+
+
+class QuestionAnswering(Task):
+    """A start and an end a window; the loss is the mean of their cross-entropies."""
+
+    fields: ClassVar[Mapping[str, bool]] = {
+        "question": True, "context": True, "answers": True, "is_impossible": False, "id": False, "title": False
+    }  # fmt: skip
+    inputs: ClassVar[tuple[str, ...]] = ("context", "question")
+    targets: ClassVar[tuple[str, ...]] = ("answers", "is_impossible")
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"question": "word1 fruit", "context": "word2 apple word3", "answers": [{"text": "apple", "answer_start": 6}]},
+        {"question": "word1 tool", "context": "red hammer", "answers": [{"text": "red hammer", "answer_start": 0}]},
+        {"question": "word1 colour", "context": "saw blue", "answers": {"text": ["blue"], "answer_start": [4]}},
+        {"question": "word1 tool", "context": "word4 pear", "answers": []},
+    )
+    primary: ClassVar[str] = "f1"
+    auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
+    peft_type: ClassVar[str | None] = "QUESTION_ANS"
+
+    max_length: int = Field(default=384, ge=16)
+    """Tokens a window has, question and context together; contexts of more are read in several."""
+    stride: int = Field(default=128, ge=0)
+    """Tokens of context that windows share with the one before; no more than half of what they have."""
+    max_question_length: int = Field(default=64, ge=1)
+    """Tokens a question may have, no more than half of a window; longer ones are cut, and counted."""
+    max_answer_length: int = Field(default=30, ge=1)
+    """Tokens an answer may have when the model looks for one."""
+    num_best: int = Field(default=5, ge=1, le=CANDIDATES)
+    """Answers told a row, the best first."""
+    null_threshold: float = 0.0
+    """By how much the log-probability of no answer must exceed the best answer's for none to be given."""
+    unanswerable: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    """Whether there may be no answer; whether training has such rows when null."""
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(unanswerable=True)
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        context = values.get("context")
+        text_of(context, "context")  # its own spaces stay: answers are counted from its start
+        assert isinstance(context, str)
+        row: Row = {"context": context, "question": text_of(values.get("question"), "question")}
+        row |= {name: str(values[name]) for name in ("id", "title") if values.get(name) is not None}
+        if "answers" not in values:
+            return row
+        impossible = _truth(values.get("is_impossible"))
+        answers = [] if impossible else list(spans.given(values["answers"]))
+        found = [a for a in (spans.locate(context, *answer) for answer in answers) if a is not None]
+        if answers and not found:
+            raise LeftOut("an answer that is not in its context")
+        row["answers"] = [{"text": a.text, "answer_start": a.start} for a in found]
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        if not any(row["answers"] for row in splits.train):
+            raise UserError("data.train: no question has an answer; there is nothing to learn")
+        none = any(not row["answers"] for row in (*splits.train, *splits.spare))
+        return self.with_values(unanswerable=none if self.unanswerable is None else self.unanswerable)
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del tokenizer
+        told = []
+        for name, rows in splits.named().items():
+            number = sum(not row["answers"] for row in rows)
+            if number and not self.unanswerable:
+                told.append(
+                    f"{number} of {len(rows)} {name} questions have no answer; training has none such,"
+                    " so the model always gives one (task.unanswerable=true lets it give none)"
+                )
+        return told
+
+    def config_values(self) -> dict[str, Any]:
+        return {"num_labels": 2}
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        limit = min(self.max_length, tokenizer.model_max_length)
+        questions, contexts = ([row[name] for row in rows] for name in ("question", "context"))
+        try:
+            made = spans.windows(questions, contexts, tokenizer, limit, self.stride, self.max_question_length)
+        except ValueError as error:
+            raise UserError(f"task: {error}") from error
+        not_here = [_position(ids, tokenizer.cls_token_id) for ids in made.columns["input_ids"]]
+        columns: dict[str, list[Any]] = {
+            **made.columns, "row": made.rows, "starts": made.starts, "ends": made.ends, NOT_HERE: not_here,
+            "num_targets": [1] * len(made.rows), "cut": made.cut,
+        }  # fmt: skip
+        if rows and all("answers" in row for row in rows):
+            columns[LABELS] = [
+                list(_place(rows[row]["answers"], starts, ends) or (nowhere, nowhere))
+                for row, starts, ends, nowhere in zip(made.rows, made.starts, made.ends, not_here, strict=True)
+            ]
+        return columns
+
+    def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
+        import torch
+
+        batch = super().collate({k: v for k, v in columns.items() if k != LABELS}, tokenizer, multiple)
+        width = batch["input_ids"].shape[1]
+        batch[CONTEXT] = torch.tensor(
+            [[place != spans.OUTSIDE for place in row] + [False] * (width - len(row)) for row in columns["starts"]]
+        )
+        batch[NOT_HERE] = torch.tensor(columns[NOT_HERE])
+        if LABELS in columns:
+            batch[LABELS] = torch.tensor(columns[LABELS])
+        return batch
+
+    def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
+        text = f"{tokenizer.decode(encoded['input_ids'])}"
+        if LABELS not in encoded:
+            return text
+        first, last = encoded[LABELS]
+        answer = tokenizer.decode(encoded["input_ids"][first : last + 1]) if first != encoded[NOT_HERE] else "not here"
+        return f"{text}\n-> tokens {first} to {last}: {answer}"
+
+    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        longer = super().stretched(row, length)
+        return {**longer, LABELS: [longer[NOT_HERE]] * 2} if LABELS in row else longer  # it may be no token any more
+
+    def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """Of every token as start and as end: shape (rows, tokens, 2)."""
+        import torch
+
+        return without_virtual(torch.stack([outputs.start_logits, outputs.end_logits], dim=-1), batch)
+
+    def _log_probabilities(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The same as log-probabilities over the context and `NOT_HERE`."""
+        possible = batch[CONTEXT].scatter(1, batch[NOT_HERE][:, None], True)
+        logits = self.logits(outputs, batch).float()
+        return logits.masked_fill(~possible[..., None], float("-inf")).log_softmax(1)
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        wanted = batch[LABELS][:, None]  # (rows, 1, start and end)
+        return -self._log_probabilities(outputs, batch).gather(1, wanted).mean(-1).sum()
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        """Of every window the best spans as (first token, last token, log-probability), and that of none here."""
+        from torch.nn import functional
+
+        scores = self._log_probabilities(outputs, batch)
+        nowhere = scores.gather(1, batch[NOT_HERE][:, None, None].expand(-1, 1, 2)).sum((1, 2))
+        scores = scores.masked_fill(~batch[CONTEXT][..., None], float("-inf"))
+        length = min(self.max_answer_length, scores.shape[1])
+        ends = functional.pad(scores[..., 1], (0, length - 1), value=float("-inf")).unfold(1, length, 1)
+        both = scores[..., 0, None] + ends  # (rows, first token, tokens behind it)
+        best = both.flatten(1).topk(min(CANDIDATES, both[0].numel()))
+        return [
+            {
+                "spans": [
+                    (place // length, place // length + place % length, score)
+                    for place, score in zip(places, values, strict=True)
+                    if score > float("-inf")
+                ],
+                "nowhere": none,
+            }
+            for places, values, none in zip(best.indices.tolist(), best.values.tolist(), nowhere.tolist(), strict=True)
+        ]
+
+    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+        """The best spans of all windows, each once, as stretches of the context."""
+        best: dict[tuple[int, int], float] = {}
+        for window, one in zip(encoded, said, strict=True):
+            for first, last, score in one["spans"]:
+                place = _stripped(row["context"], window["starts"][first], window["ends"][last])
+                if place[0] < place[1]:
+                    best[place] = max(score, best.get(place, score))
+        nowhere = min(one["nowhere"] for one in said)
+        ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[: self.num_best]
+        all_scores = [score for _, score in ranked] + ([nowhere] if self.unanswerable or not ranked else [])
+        total = sum(math.exp(score - max(all_scores)) for score in all_scores)
+        share = [math.exp(score - max(all_scores)) / total for score in all_scores]
+        nbest = [
+            {"text": row["context"][start:end], "start": start, "end": end, "probability": p}
+            for ((start, end), _), p in zip(ranked, share, strict=False)
+        ]
+        margin = nowhere - ranked[0][1] if self.unanswerable and ranked else None
+        told = {"null_margin": margin} if self.unanswerable else {}
+        if ranked and (margin is None or margin <= self.null_threshold):
+            return {"prediction": nbest[0]["text"], **{k: nbest[0][k] for k in PLACE}, **told, "nbest": nbest}
+        return {"prediction": "", "start": None, "end": None, "probability": share[-1], **told, "nbest": nbest}
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+
+        values = combined("squad").compute(
+            predictions=[p["prediction"] for p in predictions], references=[list(r) for r in references]
+        )
+        assert values is not None
+        return values
+
+    def reference(self, row: Row) -> Any:
+        return [answer["text"] for answer in row["answers"]] if "answers" in row else None
+
+
+def _truth(value: Any) -> bool:
+    """Whether a field says yes; raises ValueError where it says neither."""
+    word = str(value).strip().lower()
+    if word in ("", "none", "false", "no", "0", "0.0", "nan"):
+        return False
+    if word in ("true", "yes", "1", "1.0"):
+        return True
+    raise ValueError(f"has an is_impossible that is neither true nor false: {value!r}")
+
+
+def _position(ids: Sequence[int], token: Any) -> int:
+    """Where CLS is; the first token where there is none."""
+    return ids.index(token) if token in ids else 0
+
+
+def _place(answers: Sequence[Mapping[str, Any]], starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int] | None:
+    """The tokens of a row's first answer in a window, if it is there."""
+    return (
+        spans.tokens_of(spans.Answer(answers[0]["text"], answers[0]["answer_start"]), starts, ends) if answers else None
+    )
+
+
+def _stripped(context: str, start: int, end: int) -> tuple[int, int]:
+    """A stretch without the spaces that some tokenizers count to a word."""
+    text = context[start:end]
+    return start + len(text) - len(text.lstrip()), start + len(text.rstrip())

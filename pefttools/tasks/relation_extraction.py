@@ -1,0 +1,204 @@
+"""Relation extraction: which relation a text says there is between two entities marked in it.
+
+A row is `text` with both entities between markers, `The <e1>child</e1> was bound into the <e2>cradle</e2>.`, and
+`label`; or a text without markers and where the entities are in it, `e1_start`, `e1_end`, `e2_start` and `e2_end`,
+counted in characters, the end not included. Other spellings of the markers are a setting. The markers become tokens of
+their own, whose embeddings are trained and saved with the head under every strategy (Baldini Soares et al. 2019 mark
+entities so). Metrics: macro-F1 without `other` as SemEval-2010 task 8 defines it, micro-F1, accuracy, and the numbers a
+class.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, field_validator
+
+from pefttools.data import fields as of_fields
+from pefttools.data import marked
+from pefttools.data.splitting import Row, Splits
+from pefttools.errors import UserError
+from pefttools.tasks.base import LABELS, Prediction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+NOTHING = {"other", "none", "no_relation", "no relation", "norelation", "na", "n/a", "null", "nil", "无关系", "无"}
+"""How sets call the class that says there is no relation."""
+
+
+class RelationExtraction(Task):
+    """One relation a row; the loss is cross-entropy."""
+
+    fields: ClassVar[Mapping[str, bool]] = {
+        "text": True, **dict.fromkeys(marked.OFFSETS, False), "label": True, "id": False
+    }  # fmt: skip
+    inputs: ClassVar[tuple[str, ...]] = ("text",)
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"text": "the <e1>apple</e1> is from the <e2>tree</e2>", "label": "Origin(e1,e2)"},
+        {"text": "a <e1>tree</e1> of <e2>plum</e2>", "label": "Origin(e2,e1)"},
+        {"text": "<e1>red</e1> and <e2>blue</e2>", "label": "Other"},
+        {"text": "saw pear", "e1_start": 0, "e1_end": 3, "e2_start": 4, "e2_end": 8, "label": "Other"},
+    )
+    primary: ClassVar[str] = "f1"
+    auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    peft_type: ClassVar[str | None] = "SEQ_CLS"
+    new_tokens: ClassVar[tuple[str, ...]] = marked.MARKERS
+
+    max_length: int = Field(default=256, ge=16)
+    """Tokens a row may have; of longer ones what is nearest to the entities stays, always with the markers."""
+    markers: tuple[str, str, str, str] = marked.MARKERS
+    """What stands before and behind the first entity, and the second, in the files."""
+    other: str | None = "Other"
+    """The label that says there is no relation: left out of F1. Null if there is none."""
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    """The classes in the order of the model's outputs; when empty those of the training rows, in both directions."""
+
+    @field_validator("markers")
+    @classmethod
+    def _markers_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(i != j and one.strip() in other for i, one in enumerate(value) for j, other in enumerate(value)):
+            raise ValueError("takes four markers, none of them empty or part of another")
+        return value
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(labels=("Other", "one(e1,e2)", "one(e2,e1)"))
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        text = values.get("text")
+        of_fields.text(text, "text")
+        assert isinstance(text, str)
+        offsets = [values.get(name) for name in marked.OFFSETS]
+        given = [value is not None and str(value).strip() != "" for value in offsets]
+        if any(given) and not all(given):
+            raise ValueError(f"has no {marked.OFFSETS[given.index(False)]}")
+        row: Row = {"text": marked.from_offsets(text, offsets) if all(given) else marked.canonical(text, self.markers)}
+        if "label" in values:
+            label = values["label"]
+            if isinstance(label, float) and label.is_integer():
+                label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
+            if label is None or label != label or not str(label).strip():  # NaN is not itself
+                raise ValueError("has no label")
+            row["label"] = str(label).strip()
+        if values.get("id") is not None:
+            row["id"] = str(values["id"])
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        found = {row["label"] for row in splits.train}
+        known = found | {row["label"] for row in splits.spare}
+        known |= {turned for turned in map(marked.turned, known) if turned}  # a direction may be too rare to be seen
+        labels = self.labels or tuple(sorted(known, key=of_fields.natural))
+        problems = []
+        if len(found) < 2:
+            problems.append(f"data.train: has one class only ({min(found)!r}); there is nothing to tell apart")
+        if idle := sorted(set(labels) - known, key=of_fields.natural):
+            problems.append(
+                f"task.labels: no training row has {of_fields.listed(idle)};"
+                f" training has {of_fields.listed(sorted(known))}"
+            )
+        for name, rows in splits.named().items():
+            if strange := _strange(rows, labels):
+                problems.append(
+                    f"data.{name}: labels that training lacks: {of_fields.listed(strange)}. Training has"
+                    f" {of_fields.listed(labels)}; set data.min_class_rows to leave out rare classes, or data.labels to"
+                    " rename"
+                )
+        if problems:
+            raise UserError(*problems)
+        return self.with_values(labels=labels)
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del splits, tokenizer
+        alike = [label for label in self.labels if label.casefold() in NOTHING and label != self.other]
+        if self.other in self.labels or not alike:
+            return []
+        return [
+            f"no row has the label task.other={self.other!r}, so every class counts in F1;"
+            f" set task.other={alike[0]!r} if that is the one that says there is no relation"
+        ]
+
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        if strange := _strange(rows, self.labels):
+            raise UserError(
+                f"{key}: labels the model does not know: {of_fields.listed(strange)}."
+                f" It has {of_fields.listed(self.labels)}"
+            )
+
+    def config_values(self) -> dict[str, Any]:
+        names = dict(enumerate(self.labels))
+        return {
+            "num_labels": len(names),
+            "id2label": names,
+            "label2id": {name: i for i, name in names.items()},
+            "problem_type": "single_label_classification",
+        }
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        limit = min(self.max_length, tokenizer.model_max_length)
+        encoded = tokenizer(
+            [marked.for_tokens(row["text"]) for row in rows],
+            truncation=False,
+            return_special_tokens_mask=True,
+            verbose=False,
+        )
+        markers = [tokenizer.get_vocab()[marker] for marker in marked.MARKERS]
+        columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+        cut = [len(ids) > limit for ids in columns["input_ids"]]
+        for i in (i for i, long in enumerate(cut) if long):
+            try:
+                stay = marked.kept(columns["input_ids"][i], encoded["special_tokens_mask"][i], markers, limit)
+            except ValueError as error:
+                raise UserError(f"task.max_length: {error}") from error
+            for values in columns.values():
+                values[i] = [values[i][position] for position in stay]
+        if rows and all("label" in row for row in rows):
+            ids = {name: i for i, name in enumerate(self.labels)}
+            columns[LABELS] = [ids[row["label"]] for row in rows]
+        return {**columns, "num_targets": [1] * len(rows), "cut": cut}
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        import torch
+
+        return torch.nn.functional.cross_entropy(outputs.logits.float(), batch[LABELS], reduction="sum")
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        del batch
+        return [
+            {
+                "prediction": self.labels[max(range(len(p)), key=p.__getitem__)],
+                "probabilities": dict(zip(self.labels, p, strict=True)),
+            }
+            for p in outputs.logits.float().softmax(-1).tolist()
+        ]
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+        from pefttools.metrics.relation_f1 import Metric
+
+        said = [p["prediction"] for p in predictions]
+        values = Metric(keep_in_memory=True).compute(predictions=said, references=list(references), other=self.other)
+        ids = {name: i for i, name in enumerate(self.labels)}
+        more = combined("accuracy", "per_class").compute(
+            predictions=[ids[name] for name in said], references=[ids[name] for name in references]
+        )
+        assert values is not None
+        assert more is not None
+        more["per_class"] = {self.labels[int(i)]: scores for i, scores in more["per_class"].items()}
+        return {**values, **more}
+
+    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+        (label, _), *_ = Counter(row["label"] for row in train).most_common(1)
+        values = self.metrics([{"prediction": label}] * len(rows), [row["label"] for row in rows])
+        return {name: value for name, value in values.items() if name != "per_class"}
+
+    def reference(self, row: Row) -> Any:
+        return row.get("label")
+
+
+def _strange(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    return sorted({row["label"] for row in rows} - set(labels), key=of_fields.natural)

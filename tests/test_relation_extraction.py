@@ -1,0 +1,248 @@
+"""Relation extraction: markers read and refused, windows that keep them, and F1 without the class that says none."""
+
+from __future__ import annotations
+
+import random
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import WORDS, make_tokenizer
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from pefttools.data import marked
+from pefttools.data.splitting import Splits
+from pefttools.errors import UserError
+from pefttools.metrics.relation_f1 import Metric
+from pefttools.tasks.relation_extraction import RelationExtraction
+
+LABELS = ("Other", "Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Part-Whole(e1,e2)", "Part-Whole(e2,e1)")
+
+
+def tokenizer() -> Any:
+    from transformers import AddedToken
+
+    made = make_tokenizer()
+    made.add_tokens([AddedToken(token, special=True, normalized=False) for token in marked.MARKERS], True)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("The <e1>child</e1> has a <e2>cradle</e2>.", "The <e1>child</e1> has a <e2>cradle</e2>."),
+        ("The <e1> child </e1> has a <e2> cradle </e2>.", "The <e1>child</e1> has a <e2>cradle</e2>."),
+        ("The<e1> child</e1> has a<e2> cradle</e2> .", "The <e1>child</e1> has a <e2>cradle</e2> ."),
+        ("<e2> student </e2> <e1> group </e1>", "<e2>student</e2> <e1>group</e1>"),
+        ("<e1>小明</e1>在<e2>北京</e2>工作", "<e1>小明</e1>在<e2>北京</e2>工作"),
+        ("<e1>the <e2>glass</e2> door</e1>", "<e1>the <e2>glass</e2> door</e1>"),
+        ("(<e1> a </e1>) and <e2> b </e2>c", "(<e1>a</e1>) and <e2>b</e2> c"),
+    ],
+)
+def test_entities_are_written_one_way(given: str, written: str) -> None:
+    assert RelationExtraction().read({"text": given, "label": " Other "}) == {"text": written, "label": "Other"}
+
+
+def test_other_spellings_and_offsets_give_the_same_row() -> None:
+    spelled = RelationExtraction(markers=("[E1]", "[/E1]", "[E2]", "[/E2]"))
+    row = spelled.read({"text": "The [E1] child [/E1] has a [E2]cradle[/E2].", "label": 3.0})
+    assert row == {"text": "The <e1>child</e1> has a <e2>cradle</e2>.", "label": "3"}
+    places = {"e1_start": "4", "e1_end": 9, "e2_start": 16.0, "e2_end": 22}
+    assert RelationExtraction().read({"text": "The child has a cradle.", **places, "label": 3}) == row
+    nested = {"e1_start": 0, "e1_end": 10, "e2_start": 0, "e2_end": 5}
+    assert RelationExtraction().read({"text": "glass door", **nested})["text"] == "<e1><e2>glass</e2> door</e1>"
+    touching = {"e1_start": 2, "e1_end": 4, "e2_start": 0, "e2_end": 2}
+    assert RelationExtraction().read({"text": "北京小明", **touching})["text"] == "<e2>北京</e2><e1>小明</e1>"
+    same = {"e1_start": 0, "e1_end": 2, "e2_start": 0, "e2_end": 2}
+    assert RelationExtraction().read({"text": "北京", **same})["text"] == "<e1><e2>北京</e2></e1>"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"text": "no entity"}, "has no marker <e1>"),
+        ({"text": "<e1>a</e1> <e2>b"}, "has no marker </e2>"),
+        ({"text": "<e1>a</e1> <e1>a</e1> <e2>b</e2>"}, "has the marker <e1> 2 times"),
+        ({"text": "</e1>a<e1> <e2>b</e2>"}, "has </e1> before <e1>"),
+        ({"text": "<e1>a <e2>b</e1> c</e2>"}, "has entities that cross: <e1> … <e2> … </e1> … </e2>"),
+        ({"text": "<e1> </e1> <e2>b</e2>"}, "has nothing between <e1> and </e1>"),
+        ({"text": "<e1><e2>b</e2></e1>", "label": " "}, "has no label"),
+        ({"text": "  "}, "has no text"),
+        ({"text": "a b", "e1_start": 0, "e1_end": 1, "e2_start": 2}, "has no e2_end"),
+        ({"text": "a b", "e1_start": 0, "e1_end": 1, "e2_start": 2, "e2_end": 9}, "has a e2_end of 9 in a text of 3"),
+        ({"text": "a b", "e1_start": 0.5, "e1_end": 1, "e2_start": 2, "e2_end": 3}, "has a e1_start of 0.5"),
+        ({"text": "a b", "e1_start": "x", "e1_end": 1, "e2_start": 2, "e2_end": 3}, "has a e1_start that is no number"),
+        ({"text": "a b", "e1_start": 1, "e1_end": 1, "e2_start": 2, "e2_end": 3}, "has an e1_end of 1, not behind"),
+        ({"text": "a b", "e1_start": 1, "e1_end": 2, "e2_start": 2, "e2_end": 3}, "has nothing between <e1> and </e1>"),
+        (
+            {"text": "<e1> b", "e1_start": 0, "e1_end": 1, "e2_start": 2, "e2_end": 3},
+            "has <e1> in its text and offsets",
+        ),
+    ],
+)
+def test_bad_rows_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        RelationExtraction().read(values)
+
+
+def test_markers_of_other_spellings_do_not_mix() -> None:
+    task = RelationExtraction(markers=("[E1]", "[/E1]", "[E2]", "[/E2]"))
+    with pytest.raises(ValueError, match="has <e1> in its text"):
+        task.read({"text": "[E1]a[/E1] [E2]b[/E2] <e1>"})
+    with pytest.raises(ValueError, match="has no marker \\[E1\\]"):
+        task.read({"text": "a"})
+    for wrong in (("$", "$", "#", "#"), ("", "a", "b", "c"), ("e1", "/e1", "e2", "/e2")):
+        with pytest.raises(ValueError, match="none of them empty or part of another"):
+            RelationExtraction(markers=wrong)
+
+
+def test_encoding_keeps_markers_and_what_is_near() -> None:
+    words = random.Random(0).choices(WORDS, k=60)
+    made = tokenizer()
+
+    def tokens(first: int, second: int, limit: int) -> tuple[list[str], bool]:
+        parts = [*words]
+        parts[first] = f"<e1>{parts[first]}</e1>"
+        parts[second] = f"<e2>{parts[second]}</e2>"
+        encoded = RelationExtraction(max_length=limit, labels=LABELS).encode([{"text": " ".join(parts)}], made)
+        return made.convert_ids_to_tokens(encoded["input_ids"][0]), encoded["cut"][0]
+
+    def spelled(first: int, second: int, low: int, high: int) -> list[str]:
+        out = []
+        for i in range(low, high):
+            mark = 1 if i == first else 2
+            out += [f"<e{mark}>", words[i], f"</e{mark}>"] if i in (first, second) else [words[i]]
+        return out
+
+    inside, cut = tokens(20, 30, 25)  # from 20 to 30 are 15 tokens, and 8 more fit about them
+    assert (inside, cut) == (["[CLS]", *spelled(20, 30, 16, 35), "[SEP]"], True)
+    apart, cut = tokens(5, 50, 24)  # two entities of three tokens, and 16 more fit about them
+    assert (apart, cut) == (["[CLS]", *spelled(5, 50, 1, 10), *spelled(5, 50, 46, 55), "[SEP]"], True)
+    made.model_max_length = 100
+    assert tokens(5, 6, 66) == (["[CLS]", *spelled(5, 6, 0, 60), "[SEP]"], False)
+
+
+def test_two_long_entities_keep_their_markers() -> None:
+    words = [WORDS[i % 40] for i in range(40)]
+    text = f"<e1>{' '.join(words[:20])}</e1> <e2>{' '.join(words[20:])}</e2>"
+    made = tokenizer()
+    encoded = RelationExtraction(max_length=16, labels=LABELS).encode([{"text": text}], made)
+    assert made.convert_ids_to_tokens(encoded["input_ids"][0]) == [
+        "[CLS]", "<e1>", *words[:3], *words[17:20], "</e1>", "<e2>", *words[20:22], *words[38:40], "</e2>", "[SEP]"
+    ]  # fmt: skip
+    made.model_max_length = 5
+    with pytest.raises(UserError, match=r"task\.max_length: 5 tokens have no room for 4 markers"):
+        RelationExtraction(labels=LABELS).encode([{"text": text}], made)
+
+
+def test_a_space_before_an_entity_belongs_to_its_first_word() -> None:
+    assert marked.for_tokens("A <e1>b</e1> c <e2>d</e2>") == "A<e1> b</e1> c<e2> d</e2>"
+    assert marked.for_tokens("A <e1><e2>b</e2> c</e1>") == "A<e1><e2> b</e2> c</e1>"
+    assert marked.for_tokens("<e1>a</e1><e2>b</e2>") == "<e1>a</e1><e2>b</e2>"
+
+
+def test_labels_become_ids_and_a_file_without_them_has_none() -> None:
+    task = RelationExtraction(labels=LABELS)
+    row = {"text": "<e1>word1</e1> <e2>word2</e2>"}
+    encoded = task.encode([{**row, "label": LABELS[3]}, {**row, "label": "Other"}], tokenizer())
+    assert (encoded["labels"], encoded["num_targets"], encoded["cut"]) == ([3, 0], [1, 1], [False, False])
+    assert "labels" not in task.encode([row], tokenizer())
+    assert task.reference(row) is None
+
+
+def test_loss_and_predictions() -> None:
+    task = RelationExtraction(labels=LABELS)
+    logits = torch.tensor([[0.0, 2.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 3.0]])
+    outputs = SimpleNamespace(logits=logits)
+    loss = task.loss(outputs, {"labels": torch.tensor([1, 0])})
+    expected = -logits.log_softmax(-1)[[0, 1], [1, 0]].sum()
+    assert loss.item() == pytest.approx(expected.item())
+    said = task.predict(outputs, {})
+    assert [p["prediction"] for p in said] == ["Cause-Effect(e1,e2)", "Part-Whole(e2,e1)"]
+    assert list(said[0]["probabilities"]) == list(LABELS)
+    assert said[0]["probabilities"]["Other"] == pytest.approx(logits[0].softmax(-1)[0].item())
+
+
+def f1(predictions: list[str], references: list[str], other: str | None = "Other") -> dict[str, float]:
+    values = Metric(keep_in_memory=True).compute(predictions=predictions, references=references, other=other)
+    assert values is not None
+    return values
+
+
+def test_f1_without_directions_is_sklearns() -> None:
+    draw = random.Random(1)
+    names = ["Other", "a", "b", "c"]
+    references, predictions = ([draw.choice(names) for _ in range(200)] for _ in range(2))
+    values = f1(predictions, references)
+    for name, average in (("f1", "macro"), ("f1_directed", "macro"), ("f1_micro", "micro")):
+        assert values[name] == pytest.approx(f1_score(references, predictions, labels=names[1:], average=average))
+    with_other = f1(predictions, references, other=None)
+    assert with_other["f1"] == pytest.approx(f1_score(references, predictions, average="macro"))
+    assert with_other["f1_micro"] == pytest.approx(f1_score(references, predictions, average="micro"))
+
+
+def test_both_directions_are_one_relation_whose_hits_need_the_right_one() -> None:
+    ce, ec, pw, wp = LABELS[1:]
+    references = [ce, ce, ec, ec, "Other", "Other", pw, pw, wp]
+    predictions = [ce, ec, ec, "Other", ce, "Other", pw, "Other", pw]
+    # Cause-Effect: 2 right (1 and 3) of 4 said and 4 true: P = 2/4, R = 2/4, F1 = 1/2
+    # Part-Whole: 1 right (7) of 2 said and 3 true: P = 1/2, R = 1/3, F1 = 2/5
+    values = f1(predictions, references)
+    assert values["f1"] == pytest.approx((1 / 2 + 2 / 5) / 2)
+    # both together: 3 right of 6 said and 7 true
+    assert values["f1_micro"] == pytest.approx(2 * 3 / 13)
+    # e1,e2: 1 of 2 and 2; e2,e1: 1 of 2 and 2; Part-Whole e1,e2: 1 of 2 and 2, e2,e1: none of 0 and 1
+    assert values["f1_directed"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 2 + 0) / 4)
+
+
+def test_f1_where_there_is_nothing_to_count() -> None:
+    assert f1(["Other"], ["Other"]) == {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0}
+    assert f1(["a(e1,e2)"], ["Other"])["f1"] == 0.0
+    assert f1(["a(e1,e2)"], ["a(e2,e1)"])["f1"] == 0.0
+    assert f1(["(e1,e2)"], ["(e1,e2)"])["f1"] == 1.0
+
+
+def test_the_tasks_metrics_and_its_simplest_answer() -> None:
+    task = RelationExtraction(labels=LABELS)
+    draw = random.Random(2)
+    references, said = ([draw.choice(LABELS) for _ in range(100)] for _ in range(2))
+    values = task.metrics([{"prediction": name} for name in said], references)
+    assert values["accuracy"] == sum(a == b for a, b in zip(said, references, strict=True)) / 100
+    precision, _, _, support = precision_recall_fscore_support(references, said, labels=list(LABELS))
+    assert list(values["per_class"]) == list(LABELS)
+    assert [v["precision"] for v in values["per_class"].values()] == pytest.approx(list(precision))  # type: ignore[arg-type]
+    assert [v["support"] for v in values["per_class"].values()] == list(support)  # type: ignore[arg-type]
+    rows = [{"label": name} for name in ("Other", "Other", LABELS[1])]
+    assert task.simplest(rows, rows) == {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0, "accuracy": 2 / 3}
+
+
+def test_fitting_takes_the_labels_and_refuses_what_cannot_serve() -> None:
+    def rows(*labels: str) -> list[dict[str, Any]]:
+        return [{"text": f"<e1>{i}</e1> <e2>b</e2>", "label": label} for i, label in enumerate(labels)]
+
+    task = RelationExtraction().fit(Splits(rows("b", "Other", "a"), rows("a"), rows("b")))
+    assert task.labels == ("Other", "a", "b")
+    assert task.config_values()["id2label"] == {0: "Other", 1: "a", 2: "b"}
+    assert task.remarks(Splits([], [], []), tokenizer()) == []
+    one_way = Splits(rows("a(e1,e2)", "Other"), rows("Other"), rows("a(e2,e1)"))
+    both_ways = RelationExtraction().fit(one_way)
+    assert both_ways.labels == ("Other", "a(e1,e2)", "a(e2,e1)")
+    assert both_ways.fit(one_way) == both_ways
+    with pytest.raises(UserError, match="has one class only \\('a'\\)"):
+        RelationExtraction().fit(Splits(rows("a", "a"), rows("a"), []))
+    with pytest.raises(UserError, match=r"data\.test: labels that training lacks: 'c'"):
+        RelationExtraction().fit(Splits(rows("a", "b"), rows("a"), rows("c")))
+    with pytest.raises(UserError, match=r"task\.labels: no training row has 'z'"):
+        RelationExtraction(labels=("a", "b", "z")).fit(Splits(rows("a", "b"), rows("a"), []))
+    with pytest.raises(UserError, match=r"data\.test: labels the model does not know: 'c'"):
+        task.refuse_strange("data.test", rows("c"))
+
+
+def test_a_class_that_looks_like_other_is_told() -> None:
+    task = RelationExtraction(labels=("no_relation", "per:title"))
+    (told,) = task.remarks(Splits([], [], []), tokenizer())
+    assert "set task.other='no_relation'" in told
+    assert RelationExtraction(labels=("no_relation", "a"), other="no_relation").remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
+    assert RelationExtraction(labels=("a", "b")).remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
