@@ -1,0 +1,12 @@
+"""Share of texts that equal their reference, or one of several, but for the spaces in them."""
+
+from pefttools.metrics.text import References, TextMetric, several
+
+
+class Metric(TextMetric):
+    """`exact_match`, a fraction."""
+
+    def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]
+        pairs = zip(predictions, several(references), strict=True)
+        hits = [" ".join(said.split()) in {" ".join(text.split()) for text in texts} for said, texts in pairs]
+        return {"exact_match": sum(hits) / len(hits)}

@@ -1,0 +1,290 @@
+"""prompted_classification: a language model classifies by which label it finds likeliest to follow a prompt.
+
+Zero-shot with `strategy: frozen`, few-shot with `shots`, and trained with any other strategy (Gao et al. 2021, LM-BFF).
+A row is `text` (and `text_pair`) and `label`, as for text_classification. A row's `prompt` is filled in, each class's
+`verbalizers` text is set behind it, and log P(verbaliser | prompt), summed over its tokens, is compared; so a row costs
+as many passes as there are classes. `shots` puts training rows with their answers before it; `calibrate` divides by the
+probabilities after a prompt without text (Zhao et al. 2021), which takes away the model's liking for a label.
+
+The loss, in training as in scoring, is that of the right class's verbaliser alone. Metrics: accuracy, macro-F1, and
+precision, recall, F1 and support a class.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, field_validator
+
+from pefttools.data import chat as chats
+from pefttools.data import chat_tokens
+from pefttools.data.fields import listed, natural
+from pefttools.data.splitting import Row, Splits
+from pefttools.data.texts import FIELDS, is_pair, mixed, read_texts
+from pefttools.errors import UserError, unknown
+from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+BETWEEN = "\n\n"
+"""What stands between examples."""
+SCORED = "scored"
+"""The column and tensor that say which tokens are a verbaliser's."""
+
+
+class PromptedClassification(Task):
+    """One label a row, by the likelihood of its verbaliser."""
+
+    fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
+    inputs: ClassVar[tuple[str, ...]] = FIELDS
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"text": "a red apple", "label": "fruit"},
+        {"text": "a green pear", "label": "fruit"},
+        {"text": "a saw and a hammer", "label": "tool"},
+        {"text": "the drill", "label": "tool"},
+    )
+    primary: ClassVar[str] = "accuracy"
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    peft_type: ClassVar[str | None] = "CAUSAL_LM"
+    own_head: ClassVar[bool] = False
+
+    max_length: int = Field(default=512, ge=4)
+    """Tokens a prompt with its verbaliser may have; a longer one loses the end of its text."""
+    prompt: str = "{text}\nLabel:"
+    """What a row is made into: {text} and {text_pair} are filled in, other braces are written double."""
+    verbalizers: Mapping[str, str] = {}
+    """Label -> the text that stands for it; a label without one is itself, after a space."""
+    shots: int = Field(default=0, ge=0)
+    """Examples of every class that are shown before a row, with their answers: training rows drawn by a hash."""
+    shot_seed: int = 0
+    """Which examples are drawn."""
+    normalise: Literal["sum", "mean"] = "sum"
+    """Whether log-likelihoods are summed over a verbaliser's tokens or averaged, which is fairer to long ones."""
+    calibrate: bool = False
+    """Divide each label's probability by the one it has when the text is empty; costs as many short passes again."""
+    chat: bool = False
+    """Ask in the base's chat template: the prompt is the user's turn, the verbaliser begins the answer."""
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    """The classes; from the training rows when empty."""
+    pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    """Whether a row is two texts; from the training rows when null."""
+    examples: tuple[Mapping[str, str], ...] = Field(default=(), json_schema_extra={"digest": False})
+    """The examples that were drawn."""
+
+    @classmethod
+    def example(cls) -> Self:
+        return cls(labels=("one", "two", "three"), pair=False)
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_takes_the_text(cls, value: str) -> str:
+        try:
+            names = [name for _, name, _, _ in Formatter().parse(value) if name is not None]
+        except ValueError as error:
+            raise ValueError(f"is no format string: {error}; braces that are meant are written double") from error
+        if strange := [name for name in names if name not in FIELDS]:
+            raise ValueError(f"has {{{strange[0]}}}; it takes {{text}} and {{text_pair}}")
+        if "text" not in names:
+            raise ValueError("has no {text}")
+        return value
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        row = read_texts(values, self.pair)
+        if "label" in values:
+            row["label"] = _label(values["label"])
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        known = {row["label"] for row in (*splits.train, *splits.spare)}
+        labels = self.labels or tuple(sorted(known, key=natural))
+        problems = mixed(splits)
+        if len(labels) < 2:
+            problems.append(f"data.train: has one class only ({listed(labels)}); there is nothing to tell apart")
+        problems += [f"task.verbalizers: {unknown('label', k, labels)}" for k in self.verbalizers if k not in labels]
+        for name, rows in splits.named().items():
+            if strange := sorted({row["label"] for row in rows} - set(labels), key=natural):
+                problems.append(
+                    f"data.{name}: labels that training lacks: {listed(strange)}. Training has {listed(labels)};"
+                    " set data.min_class_rows to leave out rare classes, or data.labels to rename"
+                )
+        texts = {label: self._verbalizer(label) for label in labels}
+        if same := [label for label, said in texts.items() if list(texts.values()).count(said) > 1]:
+            problems.append(f"task.verbalizers: {listed(same)} have the same one, {texts[same[0]]!r}")
+        if is_pair(splits) and "{text_pair}" not in self.prompt:
+            problems.append("task.prompt: the rows are pairs of texts, and it has no {text_pair}")
+        if not is_pair(splits) and "{text_pair}" in self.prompt:
+            problems.append("task.prompt: has {text_pair}, and the rows have none")
+        if problems:
+            raise UserError(*problems)
+        return self.with_values(labels=labels, pair=is_pair(splits), examples=self._drawn(splits.train, labels))
+
+    def _drawn(self, rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
+        """`shots` rows of every class, in the order of their hashes; those drawn before where there are any."""
+        if self.examples or not self.shots:
+            return [dict(row) for row in self.examples]
+
+        def place(row: Row) -> str:
+            return hashlib.sha256(json.dumps([self.shot_seed, row["text"]]).encode()).hexdigest()
+
+        ranked = sorted(rows, key=place)
+        chosen = [row for label in labels for row in [r for r in ranked if r["label"] == label][: self.shots]]
+        return [{name: row[name] for name in (*FIELDS, "label") if name in row} for row in sorted(chosen, key=place)]
+
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        if strange := sorted({row["label"] for row in rows} - set(self.labels), key=natural):
+            raise UserError(f"{key}: labels the task does not know: {listed(strange)}. It has {listed(self.labels)}")
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del splits
+        sizes = {
+            label: len(tokenizer(self._verbalizer(label), add_special_tokens=False)["input_ids"])
+            for label in self.labels
+        }  # type: ignore[arg-type]
+        short, long = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
+        if self.normalise == "mean" or sizes[long] == sizes[short]:
+            return []
+        return [
+            f"the verbaliser of {long!r} has {sizes[long]} tokens, that of {short!r} {sizes[short]}: longer ones are"
+            " less likely; give verbalizers of one length, or set task.normalise=mean"
+        ]
+
+    def _verbalizer(self, label: str) -> str:
+        said = self.verbalizers.get(label, f" {label}")
+        return said.strip() if self.chat else said
+
+    def _head(self, row: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
+        """All that comes before the verbaliser."""
+        shown = "".join(self.prompt.format(**one) + self._answer(one["label"]) + BETWEEN for one in self.examples)
+        asked = shown + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
+        return chats.rendered([{"role": "user", "content": asked}], tokenizer, None, ask=True) if self.chat else asked
+
+    def _answer(self, label: str) -> str:
+        """A label as an example writes it."""
+        said = self._verbalizer(label)
+        return f" {said}" if self.chat else said
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        return self._encoded(rows, tokenizer, training=False)
+
+    def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        return self._encoded(rows, tokenizer, training=True)
+
+    def _encoded(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, training: bool) -> dict[str, list[Any]]:
+        """A row an encoded row and candidate; in training the right candidate alone."""
+        names = ("input_ids", LABELS, SCORED, "num_targets", "cut", "row", "candidate", "prior")
+        columns: dict[str, list[Any]] = {name: [] for name in names}
+        empty: list[Row] = [dict.fromkeys(map(str, FIELDS), "")] if self.calibrate and not training else []
+        for number, row in enumerate(rows):
+            chosen = [row["label"]] if training else list(self.labels)
+            for asked in (row, *empty):
+                for label, (ids, scored, cut) in zip(chosen, self._candidates(asked, chosen, tokenizer), strict=True):
+                    right = asked is row and label == row.get("label")
+                    columns["input_ids"].append(ids)
+                    columns[LABELS].append(
+                        [i if right and one else IGNORED for i, one in zip(ids, scored, strict=True)]
+                    )
+                    columns[SCORED].append(scored)
+                    columns["num_targets"].append(sum(scored) if right else 0)
+                    columns["cut"].append(cut and asked is row and label == chosen[0])  # a row is counted once
+                    columns["row"].append(number)
+                    columns["candidate"].append(self.labels.index(label))
+                    columns["prior"].append(asked is not row)
+        return columns
+
+    def _candidates(
+        self, row: Mapping[str, str], labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    ) -> list[tuple[list[int], list[int], bool]]:
+        """Of every label: token ids, 1 for those of its verbaliser and 0 for others, and whether the text was cut.
+
+        All lose the same tokens of the text, so that they are compared after the same prompt.
+        """
+        head, said = self._head(row, tokenizer), row.get("text", "")
+        encoded = list(chat_tokens.tokens([head + self._verbalizer(label) for label in labels], tokenizer))
+        room = min(self.max_length, tokenizer.model_max_length)
+        excess = max(0, max(len(ids) for ids, _ in encoded) - room)
+        begin = head.rfind(said)
+        found = []
+        for ids, offsets in encoded:
+            of_text = [i for i, (start, end) in enumerate(offsets) if begin <= start < end <= begin + len(said)]
+            dropped = {*of_text[-excess:]} if excess else set()
+            kept = [i for i in range(len(ids)) if i not in dropped][-room:]
+            scored = [int(end > len(head)) for _, end in offsets]
+            found.append(([ids[i] for i in kept], [scored[i] for i in kept], excess > 0))
+        return found
+
+    def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
+        import torch
+
+        batch = super().collate(columns, tokenizer, multiple)
+        width = batch["input_ids"].shape[1]
+        batch[SCORED] = torch.tensor([[*row, *[0] * (width - len(row))] for row in columns[SCORED]])
+        return batch
+
+    def _likelihoods(self, outputs: Any, batch: Mapping[str, Tensor], asked: Tensor) -> Tensor:
+        """The log-probability of every token that is asked of: shape (tokens,)."""
+        chosen = self.logits(outputs, batch)[:, :-1][asked].float().log_softmax(-1)
+        return chosen.gather(1, batch["input_ids"][:, 1:][asked][:, None])[:, 0]
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return -self._likelihoods(outputs, batch, batch[LABELS][:, 1:] != IGNORED).sum()
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        asked = batch[SCORED][:, 1:].bool()
+        numbers = asked.sum(1).tolist()
+        parts = self._likelihoods(outputs, batch, asked).split(numbers)
+        return [
+            {"log_likelihood": part.sum().item(), "num_tokens": number}
+            for part, number in zip(parts, numbers, strict=True)
+        ]
+
+    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+        del row
+        scores = [0.0] * len(self.labels)
+        for one, part in zip(encoded, said, strict=True):
+            score = part["log_likelihood"] / (max(1, part["num_tokens"]) if self.normalise == "mean" else 1)
+            scores[one["candidate"]] += -score if one["prior"] else score
+        shares = [math.exp(score - max(scores)) for score in scores]
+        probabilities = [share / sum(shares) for share in shares]
+        best = max(range(len(scores)), key=scores.__getitem__)
+        return {
+            "prediction": self.labels[best],
+            "probabilities": dict(zip(self.labels, probabilities, strict=True)),
+        }
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+
+        ids = {name: i for i, name in enumerate(self.labels)}
+        values = combined("accuracy", "f1", "per_class").compute(
+            predictions=[ids[p["prediction"]] for p in predictions], references=[ids[name] for name in references]
+        )
+        assert values is not None
+        values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
+        return values
+
+    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+        (label, _), *_ = Counter(row["label"] for row in train).most_common(1)
+        values = self.metrics([{"prediction": label}] * len(rows), [row["label"] for row in rows])
+        return {name: value for name, value in values.items() if name != "per_class"}
+
+    def reference(self, row: Row) -> Any:
+        return row.get("label")
+
+
+def _label(value: Any) -> str:
+    """A label of any plain type as text; raises ValueError where there is none."""
+    if isinstance(value, (list, tuple, Mapping)):
+        raise ValueError(f"has a label that is no single text: {value!r}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
+    if value is None or value != value or not str(value).strip():  # NaN is not itself
+        raise ValueError("has no label")
+    return str(value).strip()

@@ -1,0 +1,391 @@
+"""Language models: labels, packed rows against single ones, answers that end by themselves, and bad rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from test_chat import CHATML, TWO_TURNS, make_tokenizer
+
+from pefttools import generation
+from pefttools.data import packing
+from pefttools.data.splitting import LeftOut, Splits
+from pefttools.errors import UserError
+from pefttools.settings import check
+from pefttools.tasks.base import IGNORED
+from pefttools.tasks.causal_lm import CausalLM
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft reads it
+FAMILIES = ("llama", "qwen2", "gemma", "mistral", "gpt2")
+ROWS = [
+    {"prompt": "one", "completion": "1"},
+    {"prompt": "two and three", "completion": "23"},
+    {"prompt": "seven, eight and nine", "completion": "789 of them"},
+    {"prompt": "four", "completion": "4"},
+]
+
+
+def make_model(family: str, seed: int = 0, **more: Any) -> Any:
+    """A tiny decoder over bytes; weights large enough for every token to matter."""
+    import transformers
+
+    sizes = {"vocab_size": 259, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "attn_implementation": "sdpa"}
+    wide = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    if family == "gpt2":
+        sizes |= {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+        sizes |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    elif family == "opt":
+        sizes |= {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        sizes |= {"word_embed_proj_dim": 32, "max_position_embeddings": 512}
+    else:
+        sizes |= {**wide, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 512}
+    torch.manual_seed(seed)
+    config = transformers.AutoConfig.for_model(family, **{**sizes, **more})
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def encoded(task: CausalLM, rows: list[dict[str, Any]], tokenizer: Any) -> dict[str, list[Any]]:
+    return task.encode([task.read(row) for row in rows], tokenizer)
+
+
+def loss_of(task: CausalLM, model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return task.loss(model(**task.inputs_of(batch)), batch)
+
+
+def splits_of(rows: list[dict[str, Any]]) -> Splits:
+    return Splits(rows, rows[:1], [])
+
+
+def test_labels_are_the_answers_tokens() -> None:
+    tokenizer, task = make_tokenizer(), CausalLM(chat=True)
+    columns = encoded(task, [{"prompt": "ab", "completion": "cd"}], tokenizer)
+    ((ids, labels),) = zip(columns["input_ids"], columns["labels"], strict=True)
+    assert tokenizer.decode(ids) == "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\ncd<|im_end|>\n"
+    assert tokenizer.decode([label for label in labels if label != IGNORED]) == "cd<|im_end|>"
+    assert [label for label in labels if label != IGNORED] == ids[-4:-1]
+    assert (columns["num_targets"], columns["cut"], columns["row"]) == ([3], [False], [0])
+    every = encoded(task.with_values(train_on="all"), [{"prompt": "ab", "completion": "cd"}], tokenizer)
+    assert every["labels"] == [[IGNORED, *ids[1:]]]
+    assert every["num_targets"] == [len(ids) - 1]
+
+
+def test_shown_marks_what_is_learnt() -> None:
+    tokenizer, task = make_tokenizer(), CausalLM(chat=True)
+    columns = encoded(task, [{"messages": TWO_TURNS}], tokenizer)
+    assert task.shown({name: column[0] for name, column in columns.items()}, tokenizer) == (
+        "<|im_start|>user\nWhere is it?<|im_end|>\n<|im_start|>assistant\n⟦In a box.<|im_end|>⟧\n"
+        "<|im_start|>user\n你好吗 😀<|im_end|>\n<|im_start|>assistant\n⟦很好\n\n你呢 🙂<|im_end|>⟧\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cut", "left"),
+    [
+        ("end", "<|im_start|>user\nabcdefgh<|im_end|>\n<|im_start|>assistant\n⟦12⟧"),
+        ("start", "\nabcdefgh<|im_end|>\n<|im_start|>assistant\n⟦12345<|im_end|>⟧\n"),
+        ("question", "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n⟦12345<|im_end|>⟧\n"),
+    ],
+)
+def test_a_chat_that_is_too_long_loses_what_it_is_told_to(cut: Any, left: str) -> None:
+    tokenizer = make_tokenizer()
+    row = {"prompt": "abcdefgh", "completion": "12345"}
+    whole = len(encoded(CausalLM(), [row], tokenizer)["input_ids"][0])
+    task = CausalLM(max_length=whole - (6 if cut == "question" else 5), cut=cut, chat=True)
+    columns = encoded(task, [row], tokenizer)
+    assert columns["cut"] == [True]
+    assert len(columns["input_ids"][0]) == task.max_length
+    assert task.shown({name: column[0] for name, column in columns.items()}, tokenizer) == left
+
+
+def test_plain_text_is_learnt_whole_in_windows() -> None:
+    tokenizer, task = make_tokenizer(), CausalLM(max_length=8, chat=False)
+    rows = [{"text": "abcdefghijklmnopq"}, {"text": "xy"}]
+    columns = encoded(task, rows, tokenizer)
+    assert [tokenizer.decode(ids) for ids in columns["input_ids"]] == [
+        "abcdefgh", "hijklmno", "opq<|im_end|>", "xy<|im_end|>",
+    ]  # fmt: skip
+    assert columns["row"] == [0, 0, 0, 1]
+    assert columns["num_targets"] == [7, 7, 3, 2]
+    assert not any(columns["cut"])
+    learnt = [tokenizer.decode([i for i in labels if i != IGNORED]) for labels in columns["labels"]]
+    assert learnt == ["bcdefgh", "ijklmno", "pq<|im_end|>", "y<|im_end|>"]
+    exact = encoded(task, [{"text": "abcdefg"}, {"text": "abcdefgh"}], tokenizer)  # with its end: 8 and 9 tokens
+    assert exact["num_targets"] == [7, 7, 1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_rows_have_the_loss_and_gradients_of_single_ones(family: str, attention: str) -> None:
+    more = {"sliding_window": 12} if family == "mistral" else {}
+    model = make_model(family, attn_implementation=attention, **more).train()
+    tokenizer, task = make_tokenizer(), CausalLM(max_length=150, packing=True, chat=True)
+    columns = encoded(task, [*ROWS, {"messages": TWO_TURNS}], tokenizer)
+    assert packing.keeps_apart(model)
+    found = []
+    for collate, multiple in ((task.collate, 1), (task.collate, 8), (task.collate_training, 8)):
+        batch = collate(columns, tokenizer, multiple)
+        model.zero_grad()
+        loss = loss_of(task, model, batch)
+        loss.backward()
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
+    assert len(batch["input_ids"]) < len(columns["input_ids"])  # the last was packed
+    for loss, gradient in found[1:]:
+        assert loss == pytest.approx(found[0][0], rel=1e-5)
+        assert (gradient - found[0][1]).abs().max() <= 1e-5 * found[0][1].abs().max()
+
+
+def test_packed_rows_without_positions_would_see_each_other() -> None:
+    """The test above can fail: an ordinary mask lets a packed row read the ones before it."""
+    model, tokenizer = make_model("llama"), make_tokenizer()
+    task = CausalLM(max_length=150, packing=True, chat=True)
+    columns = encoded(task, ROWS, tokenizer)
+    single = loss_of(task, model, task.collate(columns, tokenizer, 1)).item()
+    batch = task.collate_training(columns, tokenizer, 1)
+    blind = {name: tensor for name, tensor in batch.items() if name != packing.POSITIONS}
+    assert abs(loss_of(task, model, blind).item() / single - 1) > 1e-3
+
+
+def test_packing_is_refused_where_rows_would_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
+    from pefttools import models
+
+    assert not packing.keeps_apart(make_model("opt"))
+    monkeypatch.setattr(models, "load", lambda *_, **__: SimpleNamespace(model=make_model("opt")))
+    task, tokenizer = CausalLM(packing=True, chat=True), make_tokenizer()
+    with pytest.raises(UserError, match=r"task.packing: a opt model reads packed rows as one text"):
+        task.load(models.BaseSettings(source="it"))
+    batch = task.collate_training(encoded(task, ROWS, tokenizer), tokenizer, 1)
+    for config in (PrefixTuningConfig, PromptTuningConfig):
+        model = get_peft_model(make_model("llama"), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
+        with (
+            pytest.warns(UserWarning, match="Position ids") if config is PromptTuningConfig else _nothing(),
+            pytest.raises(UserError, match=r"task.packing: virtual tokens"),
+        ):
+            loss_of(task, model, batch)
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()
+
+
+def test_loss_and_predictions_are_those_of_transformers() -> None:
+    model, tokenizer, task = make_model("llama"), make_tokenizer(), CausalLM(chat=True)
+    columns = encoded(task, ROWS, tokenizer)
+    batch = task.collate(columns, tokenizer, 8)
+    outputs = model(**task.inputs_of(batch))
+    said = task.predict(outputs, batch)
+    mean = model(**task.inputs_of(batch), labels=batch["labels"]).loss.item()
+    total = sum(columns["num_targets"])
+    assert task.loss(outputs, batch).item() == pytest.approx(mean * total, rel=1e-5)
+    assert [p["num_targets"] for p in said] == columns["num_targets"] == [2, 3, 12, 2]
+    assert sum(p["nll"] for p in said) == pytest.approx(mean * total, rel=1e-5)
+    assert task.metrics(said, [row["completion"] for row in ROWS]) == {
+        "perplexity": pytest.approx(math.exp(mean), rel=1e-5)
+    }
+
+
+def test_windows_of_a_text_add_up() -> None:
+    task = CausalLM(chat=False)
+    said = task.join({}, [{}, {}], [{"nll": 2.0, "num_targets": 3}, {"nll": 1.0, "num_targets": 1}])
+    assert said == {"nll": 3.0, "num_targets": 4}
+
+
+def test_virtual_tokens_are_no_targets() -> None:
+    from peft import PromptTuningConfig, get_peft_model
+
+    model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
+    tokenizer, task = make_tokenizer(), CausalLM(chat=True)
+    batch = task.collate(encoded(task, ROWS, tokenizer), tokenizer, 8)
+    alone = [task.collate(encoded(task, [row], tokenizer), tokenizer, 1) for row in ROWS]
+    single = sum(model(**one).loss.item() * (one["labels"][:, 1:] != IGNORED).sum().item() for one in alone)
+    assert loss_of(task, model, batch).item() == pytest.approx(single, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["none", "lora", "prefix", "prompt"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_batches_generate_what_single_rows_do(family: str, method: str) -> None:
+    """Greedily, token by token without cache or padding, is the reference."""
+    import peft
+
+    model: Any = make_model(family)
+    configs = {
+        "lora": lambda: peft.LoraConfig(
+            init_lora_weights=False, target_modules="all-linear", fan_in_fan_out=family == "gpt2"
+        ),
+        "prefix": lambda: peft.PrefixTuningConfig(num_virtual_tokens=3),
+        "prompt": lambda: peft.PromptTuningConfig(num_virtual_tokens=3),
+    }
+    if method != "none":
+        config = configs[method]()
+        config.task_type = "CAUSAL_LM"
+        model = peft.get_peft_model(model, config).eval()
+    tokenizer, task = make_tokenizer(), CausalLM(chat=True, max_new_tokens=5)
+    rows = [task.read(row) for row in ROWS]
+    said = dict(task.generate(model, rows, tokenizer))
+    for number, ids in enumerate(task.prompts(rows, tokenizer)):
+        written: list[int] = []
+        while len(written) < 5 and written[-1:] != [2]:
+            with torch.inference_mode():
+                line = torch.tensor([[*ids, *written]])
+                logits = model(input_ids=line, attention_mask=torch.ones_like(line)).logits
+            written.append(int(logits[0, -1].argmax()))
+        expected = tokenizer.decode(written, skip_special_tokens=True).strip()
+        assert said[number] == {"prediction": expected, "finish": "stop" if 2 in written else "length"}
+
+
+def test_a_model_that_has_learnt_answers_and_stops() -> None:
+    model, tokenizer = make_model("llama"), make_tokenizer()
+    task = CausalLM(chat=True, packing=True, max_length=256, max_new_tokens=20, answer_pattern="([0-9]+)")
+    rows = [task.read(row) for row in ROWS]
+    columns = task.encode(rows, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        (loss_of(task, model, task.collate_training(columns, tokenizer, 8)) / sum(columns["num_targets"])).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    batch = task.collate(columns, tokenizer, 8)
+    said = task.predict(model(**task.inputs_of(batch)), batch)
+    model.generation_config.eos_token_id = None  # a base from GGUF may not say it; the tokenizer does
+    texts = dict(task.generate(model, rows, tokenizer))
+    assert [texts[i] for i in range(4)] == [{"prediction": row["completion"], "finish": "stop"} for row in rows]
+    told = task.metrics([{**p, **texts[i]} for i, p in enumerate(said)], [task.reference(row) for row in rows])
+    assert told.pop("perplexity") < 1.1
+    assert told == {"rouge_l": 1.0, "exact_match": 1.0, "stopped": 1.0}
+
+
+def test_generation_keeps_the_mode_and_the_random_state() -> None:
+    model, tokenizer, task = make_model("llama").train(), make_tokenizer(), CausalLM(chat=True, max_new_tokens=4)
+    rows, before = [task.read(row) for row in ROWS], torch.get_rng_state()
+    drawn = task.with_values(temperature=1.0)
+    assert dict(drawn.generate(model, rows, tokenizer)) == dict(drawn.generate(model, rows, tokenizer))
+    beams = dict(task.with_values(num_beams=3).generate(model, rows, tokenizer))
+    assert {*beams} == {0, 1, 2, 3}
+    assert torch.equal(before, torch.get_rng_state())
+    assert model.training
+
+
+def test_generation_makes_room_for_the_answer() -> None:
+    model, tokenizer = make_model("llama"), make_tokenizer()
+    tokenizer.model_max_length = 20
+    decoding = generation.Decoding(max_new_tokens=12)
+    long, short = ([*range(5, 35)], [*range(27, 35)])
+    said = dict(generation.generate(model, [long, short], tokenizer, decoding))
+    assert said[0] == said[1]  # the long prompt has lost its beginning
+    with pytest.raises(UserError, match=r"task.max_new_tokens: 20 leaves no room for a prompt: the model takes 20"):
+        list(generation.generate(model, [short], tokenizer, generation.Decoding(max_new_tokens=20)))
+
+
+def test_templates_own_end_ends_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where turns end with another token than the text does, both end an answer."""
+    tokenizer = make_tokenizer(CHATML.replace("<|im_end|>", "<pad>"))
+    task, asked = CausalLM(chat=True), []
+    rows = [task.read(row) for row in ROWS]
+    columns = task.encode(rows, tokenizer)
+    assert tokenizer.decode([i for i in columns["labels"][0] if i != IGNORED]) == "1<pad>"
+    monkeypatch.setattr(generation, "generate", lambda *given: asked.append(given) or iter(()))
+    assert list(task.generate(make_model("llama"), rows, tokenizer)) == []
+    ((_, prompts, _, decoding),) = asked
+    assert decoding.stop_ids == (0,)
+    assert all(ids[: len(p)] == p for ids, p in zip(columns["input_ids"], prompts, strict=True))
+
+
+def test_rows_are_read_by_their_columns() -> None:
+    task = CausalLM()
+    row = task.read({"prompt": "a", "completion": "b", "id": 7})
+    assert row == {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        "prompt": "user: a", "completion": "b", "id": "7",
+    }  # fmt: skip
+    assert task.reference(row) == "b"
+    assert task.read({"text": " a "}) == {"text": "a", "prompt": "a"}
+    with pytest.raises(ValueError, match="has none of messages, conversations"):
+        task.read({"id": "1"})
+    with pytest.raises(LeftOut, match="ends on a user turn"):
+        task.read({"messages": TWO_TURNS[:1]})
+
+
+def test_rows_to_predict_on_need_no_answer() -> None:
+    task = CausalLM(chat=True, system="Be brief.")
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+    for row in (
+        task.read({"prompt": "a"}),
+        task.read({"instruction": "a", "input": ""}),
+        task.read({"text": "a"}),
+        task.question({"messages": [{"role": "user", "content": "a"}]}),
+    ):
+        assert row["messages"] == asked
+        assert task.reference(row) is None
+    assert task.with_values(chat=False).read({"text": "a"}) == {"text": "a", "prompt": "a"}
+
+
+def test_fit_tells_chats_from_text_and_refuses_rows_without_answers() -> None:
+    task = CausalLM()
+    chats, texts = [task.read(row) for row in ROWS], [task.read({"text": "plain"})]
+    assert task.fit(splits_of(chats)).chat is True
+    assert task.fit(splits_of(texts)).chat is False
+    assert task.fit(splits_of(texts)).num_generated(10) == 0
+    assert task.fit(splits_of(chats)).num_generated(100) == 64
+    with pytest.raises(UserError, match=r"data.train: some rows are chats and some are plain text"):
+        task.fit(splits_of([*chats, *texts]))
+    unanswered = [task.read({"prompt": "a"})]
+    with pytest.raises(UserError, match=r"data.train: 1 of 5 rows have no answer to learn from"):
+        task.fit(splits_of([*chats, *unanswered]))
+    with pytest.raises(UserError, match=r"data.test: 1 of 1 rows have no answer"):
+        task.refuse_strange("data.test", unanswered)
+
+
+def test_remarks_warn_of_ends_that_are_never_learnt() -> None:
+    task = CausalLM(chat=True)
+    splits = splits_of([task.read(row) for row in ROWS])
+    assert task.remarks(splits, make_tokenizer()) == []
+    bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    (said,) = task.with_values(chat_template=bare).remarks(splits, make_tokenizer())
+    assert said.startswith("no end of text is learnt: the chat template writes no special token after an answer")
+    said = task.with_values(max_length=20).remarks(splits, make_tokenizer())
+    assert said[0].startswith("no end of text is learnt: no row is short enough")
+    assert said[1].startswith("4 of 4 rows are cut before their answer begins and teach nothing")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            {"answer_pattern": "#### .+"},
+            "task.answer_pattern: has no group, like (.+), that is compared, got '#### .+'",
+        ),
+        ({"answer_pattern": "(.+"}, "task.answer_pattern: is no regular expression"),
+        ({"chat_template": "no-such.jinja"}, "task.chat_template: is neither a Jinja template nor a file"),
+        ({"cut": "middle"}, "task.cut: 'middle' is not allowed. Allowed: end, start, question"),
+    ],
+)
+def test_settings_that_cannot_work_are_told(values: dict[str, Any], told: str) -> None:
+    task, problems = check(CausalLM, values, "task")
+    assert task is None
+    assert problems[0].startswith(told)
+
+
+def test_template_file_becomes_part_of_the_recipe(tmp_path: Any) -> None:
+    file = tmp_path / "chatml.jinja"
+    file.write_text(CHATML)
+    assert CausalLM(chat_template=str(file)).chat_template == CHATML
+
+
+def test_exact_match_compares_what_the_pattern_finds() -> None:
+    task = CausalLM(answer_pattern="#### (.+)", scores=("chrf",), chat=True)
+    said = ["2+2=4\n#### 3\n#### 4 ", "5", "#### 7", "x"]
+    predictions = [{"prediction": text, "finish": "stop"} for text in said]
+    told = task.metrics([*predictions, {"nll": 1.0, "num_targets": 1}], ["#### 4", "#### 5", "#### 7", "y", "z"])
+    assert told["exact_match"] == 0.5
+    assert {*told} == {"perplexity", "chrf", "exact_match", "stopped"}

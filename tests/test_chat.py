@@ -1,0 +1,184 @@
+"""Chats: every form read alike, what is wrong told, and exactly the answers marked, in characters and in tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pefttools.data import chat, chat_tokens, packing
+from pefttools.data.splitting import LeftOut
+from pefttools.errors import UserError
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+BRACKETS = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+FORGETFUL = (
+    "{% for m in messages %}{{ m['role'] + ': ' }}"
+    "{{ m['content'].split('</think>')[-1] if not loop.last and m['role'] == 'assistant' else m['content'] }}"
+    "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+TWO_TURNS = [
+    {"role": "user", "content": "Where is it?"},
+    {"role": "assistant", "content": "In a box."},
+    {"role": "user", "content": "你好吗 😀"},
+    {"role": "assistant", "content": "很好\n\n你呢 🙂"},
+]
+
+
+def make_tokenizer(template: str | None = CHATML, begins: bool = False) -> Any:
+    """One token a byte, and three special ones; `begins` puts one before every text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    inner = Tokenizer(models.BPE({token: i for i, token in enumerate([*special, *alphabet])}, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    inner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    if begins:
+        inner.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
+    names = {"pad_token": "<pad>", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=512, **names)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def learnt(messages: list[chat.Message], tokenizer: Any, template: str | None = None) -> list[str]:
+    """The texts that are learnt, one a stretch of tokens."""
+    marked = chat.marked(messages, tokenizer, template)
+    ((ids, offsets),) = chat_tokens.tokens([marked.text], tokenizer)
+    chosen, _ = chat_tokens.supervised(marked, ids, offsets, frozenset(tokenizer.all_special_ids))
+    stretches: list[list[int]] = [[]]
+    for token, is_learnt in zip(ids, chosen, strict=True):
+        if is_learnt:
+            stretches[-1].append(token)
+        elif stretches[-1]:
+            stretches.append([])
+    return [tokenizer.decode(stretch) for stretch in stretches if stretch]
+
+
+def test_every_form_is_read_alike() -> None:
+    asked, said = "Add 1 and 2.", "3"
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    for values in (
+        {"messages": turns},
+        {"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": f" {said}\n"}]},
+        {"instruction": asked, "input": "", "output": said},
+        {"instruction": asked, "input": None, "output": said, "text": "Below is an instruction …"},
+        {"prompt": asked, "completion": said},
+        {"prompt": turns[:1], "completion": turns[1:]},
+    ):
+        assert chat.read_chat(values) == turns
+    assert chat.read_chat({"text": "plain"}) is None
+
+
+def test_alpacas_input_follows_its_instruction() -> None:
+    messages = chat.read_chat({"instruction": "Add.", "input": "1 2", "output": "3"})
+    assert messages is not None
+    assert messages[0]["content"] == "Add.\n\n1 2"
+
+
+def test_system_of_the_row_comes_before_that_of_the_setting() -> None:
+    values: dict[str, Any] = {"prompt": "a", "completion": "b"}
+    roles = [chat.read_chat({**values, **more}, system="default") for more in ({}, {"system": "own"})]
+    assert [messages[0]["content"] for messages in roles if messages] == ["default", "own"]
+    own = [{"role": "system", "content": "first"}, *TWO_TURNS]
+    assert chat.read_chat({"messages": own}, system="default") == own
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "turn 1 has the role 'narrator'; known are 'system'"),
+        ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "no value in turn 2"),
+        ({"messages": [TWO_TURNS[0], TWO_TURNS[0]]}, "turn 2 is of the user after one of the user"),
+        ({"messages": [TWO_TURNS[0], {"role": "system", "content": "x"}]}, "turn 2 is of the system after"),
+        ({"messages": "hello"}, "has messages that are no list of {role, content}: 'hello'"),
+        ({"messages": []}, "has messages that are no list"),
+        ({"instruction": "x", "output": None}, "has no output"),
+        ({"prompt": 3, "completion": "x"}, "has a prompt that is no text: 3"),
+    ],
+)
+def test_what_is_no_chat_is_told(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=r"^has ") as caught:
+        chat.read_chat(values)
+    assert told in str(caught.value)
+    assert not isinstance(caught.value, LeftOut)
+
+
+def test_chats_without_an_answer_are_left_out_unless_they_are_to_be_answered() -> None:
+    with pytest.raises(LeftOut, match="a chat that ends on a user turn"):
+        chat.read_chat({"messages": TWO_TURNS[:3]})
+    with pytest.raises(LeftOut, match="a chat that begins with no user turn"):
+        chat.read_chat({"messages": TWO_TURNS[1:]})
+    assert chat.read_chat({"messages": TWO_TURNS[:3]}, unanswered=True) == TWO_TURNS[:3]
+    assert chat.question(TWO_TURNS) == chat.question(TWO_TURNS[:3]) == TWO_TURNS[:3]
+
+
+@pytest.mark.parametrize(("template", "end"), [(CHATML, "<|im_end|>"), (None, "<|im_end|>"), (BRACKETS, "<|im_end|>")])
+def test_answers_and_their_ends_are_learnt_and_nothing_else(template: str | None, end: str) -> None:
+    space = " " if template == BRACKETS else ""
+    expected = [f"{space}In a box.{end}", f"{space}很好\n\n你呢 🙂{end}"]
+    assert learnt(TWO_TURNS, make_tokenizer(template)) == expected
+    assert learnt(TWO_TURNS, make_tokenizer(None), template) == expected
+    assert not chat.marked(TWO_TURNS, make_tokenizer(template), None).rewritten
+
+
+def test_plain_template_of_a_tokenizer_without_one() -> None:
+    text = chat.rendered(TWO_TURNS[:3], make_tokenizer(None), None, ask=True)
+    assert text == (
+        "### User:\nWhere is it?\n\n### Assistant:\nIn a box.<|im_end|>\n\n### User:\n你好吗 😀\n\n### Assistant:\n"
+    )
+
+
+def test_template_that_rewrites_earlier_turns_teaches_the_last_one() -> None:
+    turns = [dict(turn) for turn in TWO_TURNS]
+    turns[1]["content"] = "<think>hm</think>In a box."
+    marked = chat.marked(turns, make_tokenizer(FORGETFUL), None)
+    assert marked.rewritten
+    assert learnt(turns, make_tokenizer(FORGETFUL)) == ["很好\n\n你呢 🙂<|im_end|>"]
+
+
+def test_template_without_an_end_teaches_what_it_writes() -> None:
+    bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    bare += "{{ 'assistant: ' if add_generation_prompt else '' }}"
+    assert learnt(TWO_TURNS, make_tokenizer(), bare) == ["In a box.\n", "很好\n\n你呢 🙂\n"]
+
+
+def test_template_that_refuses_a_chat_is_told() -> None:
+    picky = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+    with pytest.raises(UserError, match=r"task.chat_template: does not take a chat of turns system, user: no system"):
+        chat.rendered([{"role": "system", "content": "x"}, TWO_TURNS[0]], make_tokenizer(), picky)
+    with pytest.raises(UserError, match=r"task.chat_template: does not write this answer: 'In a box.'"):
+        chat.marked(TWO_TURNS[:2], make_tokenizer(), "{{ messages[0]['content'] }}")
+
+
+def test_beginning_of_text_comes_once() -> None:
+    tokenizer = make_tokenizer(begins=True)
+    rows = [ids for ids, _ in chat_tokens.tokens(["a", "<|im_start|>a"], tokenizer)]
+    assert rows[0] == rows[1] == tokenizer("a")["input_ids"]
+    assert [ids for ids, _ in chat_tokens.tokens(["a"], make_tokenizer())] == [rows[0][1:]]
+    assert learnt(TWO_TURNS, tokenizer, None) == ["In a box.<|im_end|>", "很好\n\n你呢 🙂<|im_end|>"]
+
+
+def test_first_fit() -> None:
+    assert packing.first_fit([3, 9, 4, 2, 6, 12], 10) == [[5], [1], [4, 2], [0, 3]]
+    assert packing.first_fit([], 10) == []
+
+
+def test_packed_rows_keep_their_positions_and_lose_their_first_target() -> None:
+    columns = {"input_ids": [[5, 6, 7], [8, 9], [4, 4, 4, 4]], "labels": [[5, 6, 7], [-100, 9], [-100, -100, 4, 4]]}
+    batch = packing.packed(columns, room=6, multiple=4, padding=0, ignored=-100)
+    assert {name: value.tolist() for name, value in batch.items()} == {
+        "input_ids": [[4, 4, 4, 4, 8, 9, 0, 0], [5, 6, 7, 0, 0, 0, 0, 0]],
+        "labels": [[-100, -100, 4, 4, -100, 9, -100, -100], [-100, 6, 7, *[-100] * 5]],
+        "position_ids": [[0, 1, 2, 3, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2, 3, 4]],
+    }

@@ -1,0 +1,187 @@
+"""Classes by the likelihood of their verbalisers: against transformers' own loss, and what a prompt can get wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from test_causal_lm import make_model
+from test_chat import make_tokenizer
+
+from pefttools.data.splitting import Splits
+from pefttools.errors import UserError
+from pefttools.settings import check
+from pefttools.tasks.base import IGNORED
+from pefttools.tasks.prompted_classification import PromptedClassification
+
+ROWS = [
+    {"text": "a fine film", "label": "good"},
+    {"text": "dull", "label": "bad"},
+    {"text": "I slept {well}", "label": "bad"},
+    {"text": "do see it, 好", "label": "good"},
+]
+
+
+def make_task(**values: Any) -> PromptedClassification:
+    return PromptedClassification(**values).fit(Splits(ROWS, ROWS[:1], []))
+
+
+def said_of(task: PromptedClassification, model: Any, rows: list[dict[str, str]], tokenizer: Any) -> list[Any]:
+    """Each row's prediction, as the toolkit makes it."""
+    columns = task.encode(rows, tokenizer)
+    batch = task.collate(columns, tokenizer, 8)
+    with torch.inference_mode():
+        said = task.predict(model(**task.inputs_of(batch)), batch)
+    encoded = [{name: column[i] for name, column in columns.items()} for i in range(len(said))]
+    parts = [[i for i, number in enumerate(columns["row"]) if number == row] for row in range(len(rows))]
+    return [
+        task.join(row, [encoded[i] for i in indices], [said[i] for i in indices])
+        for row, indices in zip(rows, parts, strict=True)
+    ]
+
+
+def log_likelihood(model: Any, tokenizer: Any, head: str, answer: str) -> float:
+    """By transformers' own mean loss over the answer's bytes."""
+    ids = torch.tensor([tokenizer(head + answer)["input_ids"]])
+    number = len(answer.encode())
+    labels = ids.clone()
+    labels[:, :-number] = IGNORED
+    with torch.inference_mode():
+        return -number * model(input_ids=ids, labels=labels).loss.item()
+
+
+def test_every_candidate_is_encoded_and_the_right_one_is_the_target() -> None:
+    tokenizer, task = make_tokenizer(), make_task(prompt="{text}?", verbalizers={"good": " yes"})
+    columns = task.encode(ROWS[:1], tokenizer)
+    assert task.labels == ("bad", "good")
+    assert [tokenizer.decode(ids) for ids in columns["input_ids"]] == ["a fine film? bad", "a fine film? yes"]
+    for ids, scored, verbalizer in zip(columns["input_ids"], columns["scored"], (" bad", " yes"), strict=True):
+        assert tokenizer.decode([i for i, one in zip(ids, scored, strict=True) if one]) == verbalizer
+    assert columns["labels"][0] == [IGNORED] * 16
+    assert columns["labels"][1] == [*[IGNORED] * 12, *columns["input_ids"][1][12:]]
+    assert columns["num_targets"] == [0, 4]
+    assert (columns["row"], columns["candidate"]) == ([0, 0], [0, 1])
+    training = task.encode_training(ROWS, tokenizer)
+    assert [tokenizer.decode(ids)[-4:] for ids in training["input_ids"]] == [" yes", " bad", " bad", " yes"]
+    assert training["num_targets"] == [4] * 4
+
+
+@pytest.mark.parametrize("normalise", ["sum", "mean"])
+@pytest.mark.parametrize("calibrate", [False, True])
+def test_likelihoods_are_those_of_transformers(normalise: Any, calibrate: bool) -> None:
+    model, tokenizer = make_model("llama"), make_tokenizer()
+    verbalizers = {"good": " excellent", "bad": " no"}
+    task = make_task(verbalizers=verbalizers, normalise=normalise, calibrate=calibrate)
+    for row, said in zip(ROWS, said_of(task, model, ROWS, tokenizer), strict=True):
+        scores = []
+        for answer in (" no", " excellent"):
+            score = log_likelihood(model, tokenizer, f"{row['text']}\nLabel:", answer)
+            score -= log_likelihood(model, tokenizer, "\nLabel:", answer) if calibrate else 0
+            scores.append(score / len(answer) if normalise == "mean" else score)
+        shares = [math.exp(score) for score in scores]
+        expected = [share / sum(shares) for share in shares]
+        assert list(said["probabilities"].values()) == pytest.approx(expected, rel=1e-4)
+        assert said["prediction"] == ("bad", "good")[expected[1] > expected[0]]
+
+
+def test_loss_is_that_of_the_right_answers() -> None:
+    model, tokenizer, task = make_model("llama"), make_tokenizer(), make_task()
+    expected = -sum(log_likelihood(model, tokenizer, f"{r['text']}\nLabel:", f" {r['label']}") for r in ROWS)
+    for columns in (task.encode(ROWS, tokenizer), task.encode_training(ROWS, tokenizer)):
+        batch = task.collate(columns, tokenizer, 8)
+        assert task.loss(model(**task.inputs_of(batch)), batch).item() == pytest.approx(expected, rel=1e-5)
+        assert sum(columns["num_targets"]) == 18
+
+
+def test_examples_come_before_the_row() -> None:
+    tokenizer, task = make_tokenizer(), make_task(shots=1, prompt="Text: {text}\nIt is")
+    labels = [example["label"] for example in task.examples]
+    assert sorted(labels) == ["bad", "good"]
+    (first, second) = (f"Text: {e['text']}\nIt is {e['label']}\n\n" for e in task.examples)
+    said = tokenizer.decode(task.encode([{"text": "new"}], tokenizer)["input_ids"][0])
+    assert said == f"{first}{second}Text: new\nIt is bad"
+    assert make_task(shots=1).examples == task.examples
+    assert task.fit(Splits(ROWS[:2], ROWS[:1], [])).examples == task.examples  # a run's examples stay its own
+    assert {len(make_task(shots=n).examples) for n in (2, 5)} == {4}
+
+
+def test_chat_asks_in_the_bases_template() -> None:
+    tokenizer, task = make_tokenizer(), make_task(chat=True, prompt="Is it good?\n{text}")
+    said = [tokenizer.decode(ids) for ids in task.encode(ROWS[1:2], tokenizer)["input_ids"]]
+    head = "<|im_start|>user\nIs it good?\ndull<|im_end|>\n<|im_start|>assistant\n"
+    assert said == [f"{head}bad", f"{head}good"]
+
+
+def test_long_texts_lose_their_end_and_nothing_else() -> None:
+    tokenizer, task = make_tokenizer(), make_task(max_length=24)
+    columns = task.encode([{"text": "abcdefghijklmnopqrst", "label": "bad"}, ROWS[1]], tokenizer)
+    assert [tokenizer.decode(ids) for ids in columns["input_ids"][:2]] == [
+        "abcdefghijkl\nLabel: bad", "abcdefghijkl\nLabel: good",
+    ]  # fmt: skip
+    assert columns["cut"] == [True, False, False, False]
+
+
+def test_pairs_fill_both_places() -> None:
+    rows = [{**row, "text_pair": "b"} for row in ROWS]
+    task = PromptedClassification(prompt="{text} / {text_pair} =").fit(Splits(rows, rows[:1], []))
+    tokenizer = make_tokenizer()
+    assert tokenizer.decode(task.encode(rows[1:2], tokenizer)["input_ids"][0]) == "dull / b = bad"
+
+
+def test_metrics_and_majority() -> None:
+    task = make_task()
+    said = [{"prediction": label} for label in ("good", "bad", "good", "good")]
+    told = task.metrics(said, [row["label"] for row in ROWS])
+    assert told["accuracy"] == 0.75
+    assert told["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert told["per_class"]["bad"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+    assert task.simplest(ROWS, ROWS)["accuracy"] == 0.5
+
+
+def test_remark_on_verbalisers_of_different_length() -> None:
+    splits, tokenizer = Splits(ROWS, ROWS[:1], []), make_tokenizer()
+    (said,) = make_task().remarks(splits, tokenizer)
+    assert said.startswith("the verbaliser of 'good' has 5 tokens, that of 'bad' 4: longer ones are less likely")
+    assert make_task(normalise="mean").remarks(splits, tokenizer) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"prompt": "Label:"}, "task.prompt: has no {text}"),
+        ({"prompt": "{text} {title}"}, "task.prompt: has {title}; it takes {text} and {text_pair}"),
+        ({"prompt": "{text"}, "task.prompt: is no format string: expected '}'"),
+    ],
+)
+def test_prompts_that_cannot_be_filled_are_told(values: dict[str, Any], told: str) -> None:
+    task, problems = check(PromptedClassification, values, "task")
+    assert task is None
+    assert problems[0].startswith(told)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"verbalizers": {"god": " yes"}}, "task.verbalizers: unknown label 'god'; did you mean 'good'?"),
+        ({"verbalizers": {"good": " x", "bad": " x"}}, "task.verbalizers: 'bad', 'good' have the same one, ' x'"),
+        ({"prompt": "{text} {text_pair}"}, "task.prompt: has {text_pair}, and the rows have none"),
+        ({"labels": ("good",)}, "data.train: labels that training lacks: 'bad'"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_told(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make_task(**values)
+    assert any(problem.startswith(told) for problem in caught.value.problems), caught.value.problems
+
+
+def test_rows_are_read_and_strange_labels_refused() -> None:
+    task = make_task()
+    assert task.read({"text": " a ", "label": 3.0}) == {"text": "a", "label": "3"}
+    assert task.read({"text": "a"}) == {"text": "a"}
+    for bad, told in (({"label": None}, "has no label"), ({"label": ["x"]}, "no single text")):
+        with pytest.raises(ValueError, match=told):
+            task.read({"text": "a", **bad})
+    with pytest.raises(UserError, match=r"data.test: labels the task does not know: 'ugly'. It has 'bad', 'good'"):
+        task.refuse_strange("data.test", [{"text": "a", "label": "ugly"}])
