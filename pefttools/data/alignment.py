@@ -1,0 +1,65 @@
+"""Words to sub-words and back: a sentence tokenised word by word, and which sub-word stands for each word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttools.data.words import gaps
+from pefttools.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NOWHERE = -1
+"""The sub-word of a word that has none: it was cut off, or the tokenizer makes nothing of it."""
+PROBE = ("the", "cat")
+
+
+def encode_words(
+    sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, last: bool = False
+) -> dict[str, list[Any]]:
+    """`input_ids`, `token_type_ids` where the tokenizer has them, `places` of the words, and `cut`.
+
+    Args:
+        last: whether a word's last sub-word stands for it, not its first.
+
+    Raises:
+        UserError: the tokenizer does not tell which word a sub-word is of.
+    """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"{type(tokenizer).__name__} does not tell which word a sub-word is of;"
+            " word by word only bases with a fast tokenizer (tokenizer.json) can be used"
+        )
+    limit = min(max_length, tokenizer.model_max_length)
+    spaced = spaces_matter(tokenizer)
+    texts = [[gap + word for gap, word in zip(gaps(s), s, strict=True)] if spaced else list(s) for s in sentences]
+    whole = tokenizer(texts, is_split_into_words=True, truncation=False, verbose=False)
+    cut = [len(ids) > limit for ids in whole["input_ids"]]
+    encoded = tokenizer(texts, is_split_into_words=True, truncation=True, max_length=limit) if any(cut) else whole
+    columns = {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
+    places = [places_of_words(encoded.word_ids(i), len(sentence), last) for i, sentence in enumerate(sentences)]
+    return {**columns, "places": places, "cut": cut}
+
+
+def places_of_words(word_ids: Sequence[int | None], number: int, last: bool = False) -> list[int]:
+    """The index of every word's first (or last) sub-word, `NOWHERE` where it has none."""
+    places = [NOWHERE] * number
+    for i, word in enumerate(word_ids):
+        if word is not None and (last or places[word] == NOWHERE):
+            places[word] = i
+    return places
+
+
+def spaces_matter(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words must be given with the space before them to be tokenised as in a running text (GPT-2, RoBERTa).
+
+    Others know that a new word begins (BERT, Llama's SentencePiece).
+    """
+
+    def ids(text: Any, split: bool) -> list[int]:
+        return tokenizer(text, is_split_into_words=split, add_special_tokens=False)["input_ids"]
+
+    running, spaced = ids(" ".join(PROBE), False), ids([PROBE[0], *(f" {word}" for word in PROBE[1:])], True)
+    return running != ids(list(PROBE), True) and running == spaced

@@ -1,0 +1,18 @@
+"""BLEU of the whole corpus (Papineni et al. 2002; Post 2018), by sacrebleu with its own settings."""
+
+import sacrebleu
+
+from pefttools.metrics.text import References, TextMetric, bleu_tokenizer, several, streams
+
+
+class Metric(TextMetric):
+    """`bleu`, a fraction."""
+
+    def _compute(  # type: ignore[override]
+        self, predictions: list[str], references: References, tokenizer: str = "auto"
+    ) -> dict[str, float]:
+        """The score; `tokenizer` is one of sacrebleu's, or by the references' script."""
+        if tokenizer == "auto":
+            tokenizer = bleu_tokenizer(text for row in several(references) for text in row)
+        bleu = sacrebleu.BLEU(tokenize=tokenizer, force=True)  # force: no word about texts that end in " ."
+        return {"bleu": bleu.corpus_score(predictions, streams(references)).score / 100}

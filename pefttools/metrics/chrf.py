@@ -1,0 +1,12 @@
+"""chrF2 of the whole corpus (Popović 2015), by sacrebleu with its own settings: character 1- to 6-grams."""
+
+import sacrebleu
+
+from pefttools.metrics.text import References, TextMetric, streams
+
+
+class Metric(TextMetric):
+    """`chrf`, a fraction."""
+
+    def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]
+        return {"chrf": sacrebleu.CHRF().corpus_score(predictions, streams(references)).score / 100}

@@ -1,0 +1,33 @@
+"""ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), F-measures by rouge-score; of several references the best.
+
+That library drops every character that is not an ASCII letter or digit, so Chinese has no score and "café" is "caf".
+Here words of every script are kept and texts of scripts without spaces are split into characters; ASCII texts
+have the library's numbers exactly.
+"""
+
+import unicodedata
+
+import regex
+from rouge_score import rouge_scorer
+
+from pefttools.metrics.text import UNSPACED, References, TextMetric, several
+
+TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}])+")
+NAMES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
+"""The library's names and ours."""
+
+
+class Tokenizer:
+    """Words in lower case, single characters where no space parts words."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return TOKEN.findall(unicodedata.normalize("NFKC", text.lower()))
+
+
+class Metric(TextMetric):
+    """`rouge1`, `rouge2`, `rouge_l`: fractions, means over rows."""
+
+    def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]
+        scorer = rouge_scorer.RougeScorer(list(NAMES), tokenizer=Tokenizer())
+        rows = [scorer.score_multi(r, p) for p, r in zip(predictions, several(references), strict=True)]
+        return {ours: float(sum(row[name].fmeasure for row in rows) / len(rows)) for name, ours in NAMES.items()}

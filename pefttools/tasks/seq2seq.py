@@ -1,0 +1,260 @@
+"""Translation and summarisation: a text into another by an encoder-decoder (T5, BART, Marian, mBART, NLLB).
+
+A row is a `source` and a `target` (`data.columns: {source: article, target: highlights}`), or, as on the hub, a
+`translation` of both by language, with `source_lang` and `target_lang` saying which is which. Lists of sentences and
+objects of sections are joined into one text. The loss is cross-entropy over the target's tokens. Metrics: perplexity
+of the targets, and of the first `generate_rows` rows, answered by beam search, BLEU and chrF (sacrebleu), ROUGE
+(rouge-score), and `stopped`, the share of answers that ended by themselves.
+
+A base that was pretrained with an instruction needs it again: `prefix` is `"translate English to German: "` or
+`"summarize: "` for T5, `">>fra<< "` for a Marian of several languages. Bases that mark languages with tokens (mBART,
+M2M-100, NLLB) take `source_lang` and `target_lang` in their own codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pefttools.data import translation
+from pefttools.data.fields import text
+from pefttools.data.splitting import Row, Splits
+from pefttools.errors import UserError
+from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+LOOKED_AT = 1000
+"""Training rows that are looked at for remarks and for the script of the targets."""
+MUCH_UNKNOWN = 0.01
+"""Share of unknown tokens in the targets that is worth a warning."""
+
+
+class Seq2Seq(Task):
+    """A target text a row; the loss is cross-entropy over its tokens."""
+
+    fields: ClassVar[Mapping[str, bool]] = {
+        "source": False, "text": False, "target": False, "translation": False, "id": False,
+    }  # fmt: skip
+    inputs: ClassVar[tuple[str, ...]] = ("source",)
+    targets: ClassVar[tuple[str, ...]] = ("target",)
+    samples: ClassVar[Sequence[Mapping[str, Any]]] = (
+        {"source": "red apple", "target": "apple red"},
+        {"source": "word1 word2 word3", "target": "word3 word2 word1"},
+        {"source": "saw", "target": "saw"},
+        {"source": "blue pear word4", "target": "word4 pear blue"},
+    )
+    primary: ClassVar[str] = "perplexity"
+    lower_is_better: ClassVar[bool] = True
+    auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
+    peft_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
+    own_head: ClassVar[bool] = False
+    model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", LABELS)
+    generates: ClassVar[bool] = True
+
+    max_length: int = Field(default=256, ge=4)
+    """Tokens a source may have, the prefix included; longer ones are cut, and counted."""
+    max_target_length: int = Field(default=128, ge=2)
+    """Tokens a target may have; longer ones are cut, and counted."""
+    prefix: str = ""
+    """What is put before every source; its spaces count."""
+    source_lang: str | None = None
+    """The language of the sources: a code of the tokenizer's, a key of `translation`, or both."""
+    target_lang: str | None = None
+    """The language of the targets."""
+    metric: Literal["bleu", "rouge", "both"] = "both"
+    """What generated texts are scored by: `bleu` stands for BLEU and chrF, `rouge` for ROUGE-1, -2 and -L."""
+    bleu_tokenizer: Literal["auto", "13a", "zh", "char", "intl"] = Field(
+        default="auto", json_schema_extra={"digest": False}
+    )
+    """How BLEU finds words; `auto` is `zh` for Chinese targets, `char` for others without spaces, and else `13a`."""
+    generate_rows: int = Field(default=64, ge=0)
+    """How many rows, from the first, are answered by generation when a model is scored."""
+    num_beams: int = Field(default=4, ge=1)
+    """Answers that are followed at once; 1 takes the likeliest token each time."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Tokens an answer may have; `max_target_length` when null."""
+    min_new_tokens: int = Field(default=0, ge=0)
+    """Tokens an answer must have before it may end."""
+    length_penalty: float = 1.0
+    """Above 0 beams that are longer win more often, the more the higher; below 0 shorter ones."""
+    no_repeat_ngram_size: int = Field(default=0, ge=0)
+    """No sequence of so many tokens comes twice in an answer; 0 allows it."""
+
+    @model_validator(mode="after")
+    def _an_answer_has_room(self) -> Self:
+        if self.min_new_tokens > self.num_new_tokens:
+            raise ValueError(
+                f"min_new_tokens is {self.min_new_tokens}, more than the {self.num_new_tokens} an answer may have"
+            )
+        return self
+
+    @property
+    def num_new_tokens(self) -> int:
+        """Tokens an answer may have."""
+        return self.max_new_tokens or self.max_target_length
+
+    def read(self, values: Mapping[str, Any]) -> Row:
+        given = dict(values)
+        if given.get("translation") is not None:
+            given = {**translation.sides(given["translation"], self.source_lang, self.target_lang), **given}
+        if not {"source", "text"} & {*given}:
+            raise ValueError("has no source; data.columns.source names the column that holds it")
+        row: Row = {"source": text(translation.joined(given.get("source", given.get("text"))), "source")}
+        if "target" in given:
+            row["target"] = text(translation.joined(given["target"]), "target")
+        if given.get("id") is not None:
+            row["id"] = str(given["id"])
+        return row
+
+    def fit(self, splits: Splits) -> Self:
+        from pefttools.metrics.text import bleu_tokenizer
+
+        if problems := [p for name, rows in splits.named().items() for p in _without_target(f"data.{name}", rows)]:
+            raise UserError(*problems)
+        if self.bleu_tokenizer != "auto":
+            return self
+        return self.with_values(bleu_tokenizer=bleu_tokenizer(row["target"] for row in splits.train[:LOOKED_AT]))
+
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        if problems := _without_target(key, rows):
+            raise UserError(*problems)
+
+    def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        said = []
+        if (codes := translation.languages(tokenizer)) and not (self.source_lang and self.target_lang):
+            said.append(
+                f"the base marks {len(codes)} languages with tokens, and task.source_lang and task.target_lang are not"
+                f" both set: it reads and writes {self.source_lang or getattr(tokenizer, 'src_lang', None)}"
+            )
+        self._speak(tokenizer)
+        texts = {"text_target": [row["target"] for row in splits.train[:LOOKED_AT]]}
+        targets, _ = translation.shortened(tokenizer, texts, tokenizer.model_max_length)
+        if not any(end in targets[0] for end in (tokenizer.eos_token_id, tokenizer.sep_token_id)):
+            said.append("the tokenizer ends no target with an end token, so answers will not end by themselves")
+        tokens = [token for ids in targets for token in ids]
+        if (share := tokens.count(tokenizer.unk_token_id) / max(1, len(tokens))) >= MUCH_UNKNOWN:  # type: ignore[arg-type]
+            said.append(f"{share:.1%} of the targets' tokens are unknown to the tokenizer; the model cannot write them")
+        return said
+
+    def _speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        return translation.speak(tokenizer, self.source_lang, self.target_lang)
+
+    def _source_ids(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[list[int]], list[bool]]:
+        """Token ids of the sources, and whether each was cut."""
+        self._speak(tokenizer)
+        limit = min(self.max_length, tokenizer.model_max_length)
+        return translation.shortened(tokenizer, {"text": [self.prefix + row["source"] for row in rows]}, limit)
+
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        sources, cut = self._source_ids(rows, tokenizer)
+        if not rows or not all("target" in row for row in rows):
+            return {"input_ids": sources, "num_targets": [0] * len(rows), "cut": cut}
+        limit = min(self.max_target_length, tokenizer.model_max_length)
+        targets, shortened = translation.shortened(tokenizer, {"text_target": [row["target"] for row in rows]}, limit)
+        return {
+            "input_ids": sources,
+            LABELS: targets,
+            "num_targets": [len(ids) for ids in targets],
+            "length": [len(s) + len(t) for s, t in zip(sources, targets, strict=True)],
+            "cut": [a or b for a, b in zip(cut, shortened, strict=True)],
+        }
+
+    def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
+        import torch
+
+        batch = super().collate({n: c for n, c in columns.items() if n != LABELS}, tokenizer, multiple)
+        if LABELS in columns:  # as long as their target, not as their source
+            width = -(-max(map(len, columns[LABELS])) // multiple) * multiple
+            batch[LABELS] = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in columns[LABELS]])
+        return batch
+
+    def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return outputs.logits[:, -batch[LABELS].shape[1] :]  # virtual tokens come before a target as well
+
+    def _losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of every target token, 0 in the padding: shape (rows, tokens)."""
+        import torch
+
+        logits, labels = self.logits(outputs, batch).float(), batch[LABELS]
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return losses.view(labels.shape)
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return self._losses(outputs, batch).sum()
+
+    def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
+        losses, numbers = self._losses(outputs, batch).sum(1), (batch[LABELS] != IGNORED).sum(1)
+        return [{"nll": n, "num_targets": k} for n, k in zip(losses.tolist(), numbers.tolist(), strict=True)]
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[tuple[int, Prediction]]:
+        from pefttools import generation
+
+        first = self._speak(tokenizer)
+        room = min(self.num_new_tokens, tokenizer.model_max_length)  # a decoder has no more positions either
+        decoding = generation.Decoding(
+            max_new_tokens=room,
+            num_beams=self.num_beams,
+            more={
+                "length_penalty": self.length_penalty,
+                "no_repeat_ngram_size": self.no_repeat_ngram_size,
+                **({"min_new_tokens": min(room, self.min_new_tokens)} if self.min_new_tokens else {}),
+                **({} if first is None else {"forced_bos_token_id": first}),
+            },
+        )
+        for index, said in generation.generate(model, self._source_ids(rows, tokenizer)[0], tokenizer, decoding):
+            yield index, {"prediction": said.text, "finish": said.finish}
+
+    def num_generated(self, number: int) -> int:
+        return min(number, self.generate_rows)
+
+    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics import combined
+        from pefttools.metrics.bleu import Metric as Bleu
+
+        values: dict[str, Any] = {}
+        if scored := [p for p in predictions if "nll" in p]:
+            mean = sum(p["nll"] for p in scored) / max(1, sum(p["num_targets"] for p in scored))
+            values["perplexity"] = math.exp(min(mean, 700.0))  # e^710 is no number
+        pairs = [(p, r) for p, r in zip(predictions, references, strict=True) if "prediction" in p]
+        if not pairs:
+            return values
+        texts: Any = {"predictions": [p["prediction"] for p, _ in pairs], "references": [r for _, r in pairs]}
+        if self.metric != "rouge":
+            values |= Bleu(keep_in_memory=True).compute(**texts, tokenizer=self.bleu_tokenizer) or {}
+        names = {"bleu": ["chrf"], "rouge": ["rouge"], "both": ["chrf", "rouge"]}[self.metric]
+        values |= combined(*names).compute(**texts) or {}
+        return {**values, "stopped": sum(p["finish"] == "stop" for p, _ in pairs) / len(pairs)}
+
+    def reference(self, row: Row) -> Any:
+        return row.get("target")
+
+    def probe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**batch, LABELS: batch["input_ids"][:, :4].contiguous()}
+
+    def longest(self, limit: int) -> int:
+        return min(self.max_length, limit) + min(self.max_target_length, limit)
+
+    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        target = max(1, round(length * self.max_target_length / (self.max_length + self.max_target_length)))
+        parts = {"input_ids": length - target, LABELS: target}
+        longer = {name: super(Seq2Seq, self).stretched({"input_ids": row[name]}, n) for name, n in parts.items()}
+        return {**row, **{name: value["input_ids"] for name, value in longer.items()}, "length": length}
+
+
+def _without_target(key: str, rows: Sequence[Row]) -> list[str]:
+    """The problem, if there is one."""
+    if not (missing := sum("target" not in row for row in rows)):
+        return []
+    return [f"{key}: {missing} of {len(rows)} rows have no target; data.columns.target names the column that holds it"]
