@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from trials import RESULTS, Trial, add_arguments, run_all
 
 from pefttools import recipe
 from pefttools.strategies import strategies
 
-RESULTS = Path(__file__).parent / "results"
 DATA = {
     "question-types": ("question-type-lora", []),
     "movie-sentiment": ("sentiment-lora", ["train.epochs=1"]),
@@ -50,43 +47,27 @@ def rows() -> dict[str, list[str]]:
     return made
 
 
-def trials(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, list[str], Path]]:
+def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
     for seed in arguments.seeds:
         for data in arguments.data:
             base, common = DATA[data]
             for row in arguments.rows:
                 if row in FEWER_ROWS.get(data, (row,)):
-                    overrides = [*common, *rows()[row], f"seed={seed}", "train.trackers=[]"]
-                    yield data, row, seed, [base, *overrides], arguments.out / data / f"{row}-{seed}"
-
-
-def run(trial: tuple[str, str, int, list[str], Path], threads: int) -> str:
-    data, row, seed, command, folder = trial
-    if (folder / "result.json").exists():
-        if (
-            json.loads((folder / "result.json").read_text())["digest"]
-            == recipe.load(command[0], command[1:]).recipe.digest
-        ):
-            return f"{data} {row} seed {seed}: there"
-        return f"{data} {row} seed {seed}: OF ANOTHER RECIPE, remove {folder}"
-    process = subprocess.run(
-        [sys.executable, "-m", "pefttools", "train", *command, "--out", str(folder), "--resume"],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    return f"{data} {row} seed {seed}: " + ("done" if process.returncode == 0 else process.stderr.strip()[-300:])
+                    overrides = (*common, *rows()[row], f"seed={seed}", "train.trackers=[]")
+                    yield Trial(data, row, seed, (base, *overrides), arguments.out / data / f"{row}-{seed}")
 
 
 def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """What is finished, a dict a trial."""
     found = []
-    for data, row, seed, command, folder in trials(arguments):
-        if not (folder / "result.json").exists():
+    for trial in trials(arguments):
+        if (result := trial.result) is None:
             continue
-        result = json.loads((folder / "result.json").read_text())
-        rate = recipe.load(command[0], command[1:]).recipe.train.learning_rate
+        rate = recipe.load(trial.command[0], trial.command[1:]).recipe.train.learning_rate
         found.append(
             {
-                "data": data, "row": row, "seed": seed, "command": " ".join(["pefttools train", *command]),
+                "data": trial.data, "row": trial.row, "seed": trial.seed,
+                "command": " ".join(["pefttools train", *trial.command]),
                 "digest": result["digest"], "learning_rate": rate,
                 "params": result["params"], "validation": result["validation"]["accuracy"],
                 "test": result["test"]["accuracy"], "f1": result["test"]["f1"], "rows": result["data"]["rows"],
@@ -140,18 +121,12 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="+", choices=list(rows()), default=list(rows()), metavar="ROW")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--data", nargs="+", choices=list(DATA), default=list(DATA))
     parser.add_argument("--out", type=Path, default=Path("runs/quality"), help="where the runs go")
-    parser.add_argument("--workers", type=int, default=1, help="trials at once; they share the cores")
-    parser.add_argument("--threads", type=int, help="of each trial; the cores shared out when not given")
-    parser.add_argument("--collect", action="store_true", help="train nothing, write the table of what is there")
+    add_arguments(parser)
     arguments = parser.parse_args()
     if not arguments.collect:
-        threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.workers)
-        with ThreadPoolExecutor(arguments.workers) as pool:
-            for said in pool.map(lambda trial: run(trial, threads), list(trials(arguments))):
-                print(said, flush=True)
+        run_all(list(trials(arguments)), arguments)
     arguments.rows, arguments.seeds, arguments.data = list(rows()), [0, 1, 2], list(DATA)
     found = collect(arguments)
     RESULTS.mkdir(exist_ok=True)

@@ -48,8 +48,11 @@ def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
 
         matrix = support.kept()
         display.as_json({**listing, "support": matrix}) if json else display.support(listing[kind], matrix)
+    elif json:
+        about = {"task_rows": {name: tasks.get(name).about() for name in tasks.names()}} if kind == "tasks" else {}
+        display.as_json({**listing, **about})
     else:
-        display.as_json(listing) if json else display.names(listing)
+        display.names(listing)
 
 
 @app.command

@@ -10,6 +10,7 @@ import yaml
 
 FITTED = (
     "labels", "pair", "label_mean", "label_scale", "num_choices", "read_as", "unanswerable", "chat", "examples",
+    "bleu_tokenizer",
 )  # fmt: skip
 """What tasks learn from their training rows and write into a run's recipe."""
 RESETS: Mapping[str, tuple[str, ...]] = {

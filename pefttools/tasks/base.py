@@ -37,7 +37,7 @@ class Task(Choice, ABC):
     targets: ClassVar[tuple[str, ...]] = ("label",)
     """The fields that hold what is to be said; rows to predict on need none."""
     samples: ClassVar[Sequence[Mapping[str, Any]]]
-    """Rows as a user's file has them; `pefttools list tasks` shows the first."""
+    """Rows as a user's file has them."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}
     """What those rows need beside the defaults."""
     primary: ClassVar[str]
@@ -61,6 +61,19 @@ class Task(Choice, ABC):
     """Tokens a row may have; longer ones are cut, and counted."""
     too_long: Literal["cut", "refuse"] = "cut"
     """What to do with rows of more tokens: cut and count them, or refuse the data."""
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """What a user's file must look like: `fields`, those that are `required`, and a `sample` row."""
+        required = [name for name, needed in cls.fields.items() if needed]
+        return {"fields": list(cls.fields), "required": required, "sample": dict(cls.samples[0]), "help": cls.help()}
+
+    @classmethod
+    def help(cls) -> str:
+        """The description at the head of the task's file."""
+        import sys
+
+        return (sys.modules[cls.__module__].__doc__ or "").strip()
 
     @classmethod
     def example(cls) -> Self:
