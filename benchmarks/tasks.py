@@ -76,7 +76,7 @@ SETS = {
     "snips-slots": Set(
         "wnut17-lora", (*(f"data.{name}={snips(part, tags='seq.out')}" for name, part in
                           (("train", "train"), ("validation", "valid"), ("test", "test"))),
-                        "data.columns.tokens=text", "train.epochs=2"), "f1",
+                        "data.columns.tokens=text", "train.epochs=4"), "f1",
     ),
     "wnut17": Set(
         "wnut17-lora", tuple(f"data.{name}={conll(file)}" for name, file in

@@ -234,7 +234,7 @@ def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> F
     """The same with what merging the trained model does."""
     before = _logits(task, model)
     try:
-        merged = strategy.merge(model)
+        merged = task.plain(strategy.merge(model))
         gap = _gap(_logits(task, merged), before)
     except Exception as error:
         return Found(None, found.exact_start, False, f"cannot be merged: {_short(error)}")

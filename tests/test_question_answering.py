@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import collections
+import json
 import random
 import re
 import string
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import torch
-from conftest import WORDS, make_tokenizer
+import yaml
+from conftest import KEYS, WORDS, make_tokenizer, train_tiny
 
 from pefttools.data import spans
 from pefttools.data.splitting import LeftOut, Splits
@@ -496,3 +501,38 @@ def test_the_tasks_metrics() -> None:
     assert task.reference({"question": "q", "context": "c"}) is None
     values = task.metrics([{"prediction": "word3"}, {"prediction": "word3"}], [task.reference(row) for row in rows])
     assert (values["f1"], values["no_answer_accuracy"]) == (0.5, 0.0)
+
+
+def test_a_run_learns_to_find_an_answer(tmp_path: Path, bases: Callable[[str], Path]) -> None:
+    """From a file to predictions: the answer is the tool among 30 words, looked for in overlapping windows."""
+    from pefttools.use import predict_rows
+
+    draw = random.Random(0)
+    lines = []
+    for _ in range(160):
+        words = draw.choices(WORDS, k=30)
+        place, tool = draw.randrange(30), draw.choice(KEYS["tool"])
+        words[place] = tool
+        answers = [{"text": tool, "answer_start": " ".join(words).index(tool)}]
+        lines.append({"question": "apple", "context": " ".join(words), "answers": answers})
+    lines.append({**lines[0], "context": "pear", "answers": [{"text": "nowhere", "answer_start": 0}]})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe_file = tmp_path / "tiny.yaml"
+    values = {
+        "base": {"source": str(bases("bert")), "dropout": 0.0},
+        "data": {"train": str(file)},
+        "task": {"name": "question_answering", "max_length": 24, "stride": 4},
+        "strategy": "full",
+        "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.003, "precision": "fp32", "trackers": []},
+    }
+    recipe_file.write_text(yaml.safe_dump(values))
+    run, result = train_tiny(recipe_file, tmp_path / "run")
+    assert result["data"]["left_out"]["an answer that is not in its context"] == 1
+    assert result["test"]["f1"] > result["before"]["f1"] + 0.3
+    context = f" {' '.join(WORDS)} a saw, {' '.join(WORDS)}"
+    (said,) = predict_rows(run, [{"question": "apple", "context": context}])
+    assert said["prediction"] == context[said["start"] : said["end"]] == "saw"
+    table = pyarrow.parquet.read_table(run / "predictions.parquet").to_pylist()
+    assert len(table) == result["data"]["rows"]["test"]
+    assert table[0]["prediction"] == table[0]["nbest"][0]["text"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import WORDS, make_tokenizer
+import yaml
+from conftest import KEYS, WORDS, make_tokenizer, train_tiny
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from pefttools.data import marked
@@ -246,3 +250,49 @@ def test_a_class_that_looks_like_other_is_told() -> None:
     assert "set task.other='no_relation'" in told
     assert RelationExtraction(labels=("no_relation", "a"), other="no_relation").remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
     assert RelationExtraction(labels=("a", "b")).remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
+
+
+def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callable[[str], Path]) -> None:
+    """From a file to a plain transformers folder that knows the markers."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import pefttools
+    from pefttools.exporters import exporters
+
+    draw = random.Random(0)
+    lines = []
+    for i in range(120):
+        label = ("fruit", "tool")[i % 2]
+        words = [*draw.choices(WORDS, k=4), f"<e2>{draw.choice(WORDS)}</e2>"]
+        words.insert(draw.randrange(5), f"<e1>{draw.choice(KEYS[label])}</e1>")
+        lines.append({"text": " ".join(words), "label": f"{label}(e1,e2)"})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe_file = tmp_path / "tiny.yaml"
+    values = {
+        "base": {"source": str(bases("bert")), "dropout": 0.0},
+        "data": {"train": str(file)},
+        "task": {"name": "relation_extraction", "max_length": 32},
+        "strategy": "lora",
+        "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "precision": "fp32", "trackers": []},
+    }
+    recipe_file.write_text(yaml.safe_dump(values))
+    run, result = train_tiny(recipe_file, tmp_path / "run")
+    assert result["before"]["f1"] < 0.7
+    assert result["test"]["f1"] == result["test"]["f1_micro"] == 1.0
+
+    trained = pefttools.load(run)
+    row = trained.task.read({"text": "word1 <e2>word2</e2> word3 <e1> word4 </e1>"})
+    columns = trained.task.encode([row], trained.base.tokenizer)
+    inputs = {"input_ids": torch.tensor(columns["input_ids"])}
+    with torch.no_grad():
+        ours = trained.model(**inputs).logits
+    exporters.get("merged")().write(trained, tmp_path / "merged")
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer(row["text"])["input_ids"] == columns["input_ids"][0]
+    assert plain.config.vocab_size == len(tokenizer) == len(make_tokenizer()) + 4
+    with torch.no_grad():
+        theirs = plain(**inputs).logits
+    assert (ours - theirs).abs().max() <= 1e-5
+    assert list(plain.config.id2label.values()) == ["fruit(e1,e2)", "fruit(e2,e1)", "tool(e1,e2)", "tool(e2,e1)"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter
-from pefttools.nn import new_tokens
 from pefttools.recipe import Recipe
 from pefttools.run import Trained
 from pefttools.strategies.base import is_quantised
@@ -23,9 +22,7 @@ class Merged(Exporter):
     def write(self, trained: Trained, folder: Path) -> None:
         if is_quantised(trained.base.model):
             raise UserError("--to merged: merging into a quantised base rounds the change away; use --to adapter")
-        model = trained.recipe.strategy.merge(trained.model)
-        if trained.task.new_tokens:
-            model = new_tokens.fold(model)
+        model = trained.task.plain(trained.recipe.strategy.merge(trained.model))
         model.save_pretrained(folder)
         trained.base.tokenizer.save_pretrained(folder)
 

@@ -248,7 +248,7 @@ def take_positions(base: Base, number: int, key: str) -> None:
     """
     if base.task_type is None:
         raise UserError("strategy: peft has no virtual tokens for this task; use lora, adapter or ia3")
-    if base.model.config.is_encoder_decoder and base.task_type == "SEQ_CLS":
+    if base.model.config.is_encoder_decoder and base.task_type != "SEQ_2_SEQ_LM":
         raise UserError(
             f"strategy: {base.source} is an encoder-decoder, and peft cannot put virtual tokens before one that"
             " classifies; use lora, adapter or ia3"
@@ -316,6 +316,9 @@ def train_only(base: Base, modules: Iterable[str]) -> None:
     """Freeze the base but for the modules of these paths and its head. Raises UserError when they are quantised."""
     chosen = [*modules, *base.head]
     refuse_quantised(base, chosen)
+    fixed = [p for p in base.model.parameters() if not p.requires_grad]  # Marian's sinusoids come so, and stay so
     base.model.requires_grad_(False)
     for path in chosen:
         base.model.get_submodule(path).requires_grad_(True)
+    for parameter in fixed:
+        parameter.requires_grad_(False)

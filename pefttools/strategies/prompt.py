@@ -49,6 +49,7 @@ class Prompt(PeftStrategy):
             token_dim=base.model.get_input_embeddings().embedding_dim,  # type: ignore[arg-type]
             num_attention_heads=base.model.config.num_attention_heads,
             modules_to_save=list(base.head),
+            num_transformer_submodules=1,  # else peft makes as many again for a decoder, and never uses them
         )
 
     def make_room(self, base: Base) -> None:

@@ -45,6 +45,11 @@ class TopLayers(Strategy):
         blocks = find.blocks(base.model)
         if self.layers > len(blocks):
             raise UserError(f"strategy.layers: {self.layers} is more than the {len(blocks)} blocks of {base.source}")
+        if not self.layers and not base.head:
+            raise UserError(
+                f"strategy.layers: 0 trains a new head alone, and for this task {base.source} needs none;"
+                " set it to 1 or more"
+            )
         above = find.above_blocks(base.model) if self.layers else ()
         train_only(base, [*blocks[len(blocks) - self.layers :], *above])
         return base.model

@@ -15,7 +15,7 @@ from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Prediction = dict[str, Any]
 """What a model says of one row; at least `prediction`, comparable to the row's reference."""
@@ -215,6 +215,14 @@ class Task(Choice, ABC):
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
         """An encoded row as people read it: its text with special tokens, and its targets."""
         return f"{tokenizer.decode(encoded['input_ids'])}\n-> {encoded.get(LABELS)}"
+
+    def plain(self, model: PreTrainedModel) -> PreTrainedModel:
+        """A merged model as transformers alone loads it: new tokens are in its table."""
+        if not self.new_tokens:
+            return model
+        from pefttools.nn import new_tokens
+
+        return new_tokens.fold(model)
 
     def probe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of `input_ids` and `attention_mask` as this task's model takes it; for trying what fits."""

@@ -51,7 +51,7 @@ class QuestionAnswering(Task):
     )
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
-    peft_type: ClassVar[str | None] = "QUESTION_ANS"
+    peft_type: ClassVar[str | None] = None  # peft's class for QUESTION_ANS takes token_type_ids and drops them
 
     max_length: int = Field(default=384, ge=16)
     """Tokens a window has, question and context together; contexts of more are read in several."""
