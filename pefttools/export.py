@@ -111,7 +111,7 @@ def _ask(
 
     logits, _ = verify.answers(trained.model, trained.task, rows, trained.base.tokenizer)
     torch.save([row.clone() for row in logits], case.with_suffix(".pt"))
-    _, said = verify.answers(trained.model, trained.task, scored, trained.base.tokenizer)
+    _, said = verify.answers(trained.model, trained.task, scored, trained.base.tokenizer, keep=False)
     about = {
         "task": trained.task.as_dict(),
         "loader": dict(loader),

@@ -232,10 +232,14 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
 
 def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> Found:
     """The same with what merging the trained model does."""
+    import torch
+
+    batch = tiny.batch(task, model.config, 0)  # merging may make the vocabulary larger
     before = _logits(task, model)
     try:
         merged = task.plain(strategy.merge(model))
-        gap = _gap(_logits(task, merged), before)
+        with torch.no_grad():
+            gap = _gap(_answer(task, merged.eval(), batch), before)
     except Exception as error:
         return Found(None, found.exact_start, False, f"cannot be merged: {_short(error)}")
     foreign = {type(m).__module__.partition(".")[0] for m in merged.modules()} - {"torch", "transformers"}

@@ -123,7 +123,7 @@ def predict_rows(path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT) -
         columns, asked = trained.recipe.data.columns, [f for f in task.fields if f not in task.targets]
         values = {f: raw.get(columns.get(f, f), raw.get(f)) for f in asked}
         try:
-            chunk.append(task.read({f: v for f, v in values.items() if v is not None or task.fields[f]}))
+            chunk.append(task.question({f: v for f, v in values.items() if v is not None or task.fields[f]}))
         except ValueError as error:
             raise UserError(f"predict: row {number} {error}") from error
         if len(chunk) == CHUNK:

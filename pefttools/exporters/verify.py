@@ -26,9 +26,13 @@ if TYPE_CHECKING:
 
 
 def answers(
-    model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+    model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, keep: bool = True
 ) -> tuple[list[Tensor], list[Prediction]]:
-    """Logits of every encoded row (of real tokens, where there are some a token), and what is said of every row."""
+    """Logits of every encoded row (of real tokens, where there are some a token), and what is said of every row.
+
+    Args:
+        keep: whether to keep the logits; a language model's fill the memory soon.
+    """
     columns = columns_of(rows, task, tokenizer)
     lengths = columns["length"]
 
@@ -39,10 +43,12 @@ def answers(
     said: dict[int, Prediction] = {}
     for indices, batch, outputs in outputs_of(model, task, pick, range(len(lengths)), lengths, tokenizer):
         said.update(zip(indices, task.predict(outputs, batch), strict=True))
+        if not keep:
+            continue
         real = batch["attention_mask"].bool()
         for i, row, mask in zip(indices, task.logits(outputs, batch).float(), real, strict=True):
             logits[i] = row[mask] if row.ndim > 1 and len(row) == len(mask) else row
-    return [logits[i] for i in range(len(lengths))], joined(task, rows, _Encoded(columns), said)
+    return [logits[i] for i in sorted(logits)], joined(task, rows, _Encoded(columns), said)
 
 
 class _Encoded:
@@ -109,7 +115,7 @@ def main(case_file: Path, folder: Path, answer_file: Path) -> None:
         float((a - b).abs().max()) if a.shape == b.shape else float("inf")
         for a, b in zip(logits, expected, strict=True)
     ]
-    _, said = answers(model, task, case["scored"], tokenizer)
+    _, said = answers(model, task, case["scored"], tokenizer, keep=False)
     metrics = task.metrics(said, [task.reference(row) for row in case["scored"]])
     answer: dict[str, Any] = {"max_error": max(errors), "metrics": metrics, "problems": problems}
     answer_file.write_text(json.dumps(answer), "utf-8")

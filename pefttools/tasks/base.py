@@ -89,6 +89,10 @@ class Task(Choice, ABC):
             LeftOut: why the row cannot be used; it is counted and skipped.
         """
 
+    def question(self, values: Mapping[str, Any]) -> Row:
+        """A row to predict on: `read` without targets. Raises ValueError."""
+        return self.read(values)
+
     def fit(self, splits: Splits) -> Self:
         """This task with what it must know of the data; raises UserError when the data cannot serve it."""
         del splits
