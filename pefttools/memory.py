@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -186,11 +186,19 @@ def _step(
     with penalties.perturbed():
         for _ in range(count):
             outputs = _forward(model, recipe.task.inputs_of(batch), device, bf16)
-            recipe.task.loss(outputs, batch).backward()
+            _loss(recipe, outputs, batch).backward()
     penalties.add_gradients()
     nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
     optimizer.step()
     optimizer.zero_grad()
+
+
+def _loss(recipe: Recipe, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
+    """The task's loss; of a language model that of every token, for which of them are targets no shape says."""
+    try:
+        return recipe.task.loss(outputs, batch)
+    except DynamicOutputShapeException:
+        return -recipe.task.logits(outputs, batch).float().log_softmax(-1).select(-1, 0).sum()
 
 
 def _look(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:

@@ -15,15 +15,34 @@ from torch import nn
 from pefttools import cli, support
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
+from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
 
 TASK = TextClassification.example()
 
 
 def test_the_kept_matrix_is_what_is_measured() -> None:
-    measured, kept = json.loads(json.dumps(support.matrix())), support.kept()
-    assert measured.pop("versions").keys() == kept.pop("versions").keys()
-    assert measured == kept, f"what fits where has changed; if that is meant, run: {support.COMMAND}"
+    measured, kept = json.loads(json.dumps(support.matrix(TASK.name))), support.kept()
+    assert support.kept()["versions"].keys() == measured["versions"].keys()
+    assert measured["architectures"] == kept["architectures"]
+    again = f"what fits where has changed; if that is meant, run: {support.COMMAND}"
+    assert measured["tasks"] == {TASK.name: kept["tasks"][TASK.name]}, again
+    problems: list[str] = []
+    assert support.peft_types(problems) == kept["peft_types"], again
+    assert not problems
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.names() if name != TASK.name])
+def test_other_tasks_are_what_is_measured_on_one_architecture(name: str) -> None:
+    kept = support.kept()["tasks"][name]
+    architecture = next(a for a in support.ARCHITECTURES if kept["lora"]["default"]["fits"][a] is True)
+    measured = support.matrix(name, (architecture,))["tasks"][name]
+    for strategy, variants in measured.items():
+        for variant, row in variants.items():
+            was = kept[strategy][variant]
+            found = {"merges": row["merges"], "fits": row["fits"][architecture], "nf4": row["nf4"]}
+            nf4 = {a: was["nf4"][a] for a in row["nf4"]}
+            assert found == {"merges": was["merges"], "fits": was["fits"][architecture], "nf4": nf4}, support.COMMAND
 
 
 def test_every_strategy_and_architecture_is_in_it() -> None:
