@@ -22,11 +22,12 @@ Kind = Literal["recipes", "strategies", "tasks", "regularizers", "exporters"]
 
 
 @app.command(name="list")
-def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
-    """List what can be picked by name; of the strategies, alone, also what each fits.
+def list_(kind: Kind | None = None, /, *, task: str = "text_classification", json: Json = False) -> None:
+    """List what can be picked by name; of strategies alone also what each fits, of tasks with --json their files.
 
     Args:
         kind: only this kind.
+        task: for which task to show what strategies fit.
         json: print one JSON object.
     """
     from pefttools import recipe
@@ -46,7 +47,10 @@ def list_(kind: Kind | None = None, /, *, json: Json = False) -> None:
     if kind == "strategies":
         from pefttools import support
 
+        tasks.get(task)
         matrix = support.kept()
+        if not json:
+            matrix["tasks"] = {task: matrix["tasks"].get(task, {})}
         display.as_json({**listing, "support": matrix}) if json else display.support(listing[kind], matrix)
     elif json:
         about = {"task_rows": {name: tasks.get(name).about() for name in tasks.names()}} if kind == "tasks" else {}

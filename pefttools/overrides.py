@@ -24,9 +24,9 @@ RESETS: Mapping[str, tuple[str, ...]] = {
         "data.min_class_rows",
         *(f"task.{name}" for name in FITTED),
     ),
-    "data.train.source": ("data.train.sha256",),
-    "data.validation.source": ("data.validation.sha256",),
-    "data.test.source": ("data.test.sha256",),
+    "data.train.source": ("data.train.sha256", "data.train.beside"),
+    "data.validation.source": ("data.validation.sha256", "data.validation.beside"),
+    "data.test.source": ("data.test.sha256", "data.test.beside"),
     "strategy": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
     "strategy.name": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
 }

@@ -1,8 +1,8 @@
 """Which strategy works where, found by trying: task × strategy × architecture, and on a base quantised to nf4.
 
-`python -m pefttools.support` builds a tiny model of every architecture from its configuration, wraps, trains and merges
-it, and writes what happened to `strategies/support.json`. A test does the same and compares. What a strategy claims of
-itself (`mergeable`, `exact_start`) and what was measured must agree; where they do not, nothing is written.
+`python -m pefttools.support [TASK …]` builds a tiny model of every architecture from its configuration, wraps, trains
+and merges it, and writes what happened to `strategies/support.json`. A test does the same and compares. What a strategy
+claims of itself (`mergeable`, `exact_start`) and what was measured must agree; where they do not, nothing is written.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -289,13 +290,23 @@ def _short(error: Exception) -> str:
     return re.sub(r"^(strategy: |base: )?(it )?(\(\w+\) )?", "", message)
 
 
-def write() -> None:
-    """Measure, and keep it."""
+def write(names: Sequence[str] = ()) -> None:
+    """Measure, and keep it.
+
+    Args:
+        names: only these tasks, the others staying as they were.
+    """
     from pefttools.models import hush
 
     hush()
-    write_text(KEPT, json.dumps(matrix(), indent=1) + "\n")
+    if names:
+        found = kept()
+        for name in names:
+            found["tasks"][name] = matrix(name)["tasks"][name]
+    else:
+        found = matrix()
+    write_text(KEPT, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    write()
+    write(sys.argv[1:])

@@ -92,7 +92,9 @@ def base(task: Task, architecture: str, quantised: bool, sizes: Mapping[str, Any
             head += new_tokens.extend(model, len(task.new_tokens))
         except ValueError as error:
             raise UserError(f"base: {architecture} cannot take new tokens: {error}") from error
-    return Base(model, tokenizer, tuple(head), task.peft_type, "it", "", Path())
+    made = Base(model, tokenizer, tuple(head), task.peft_type, "it", "", Path())
+    task.adapt(made)
+    return made
 
 
 @cache

@@ -83,7 +83,7 @@ def rows_to_predict(run: Run, file: str | None, texts: Sequence[str], stdin: Ite
         return chain(rows, _json_lines(stdin))
     if file is None:
         return rows
-    values = dict(run.recipe().data.train) | {"source": file, "sha256": None, "last_rows": None}
+    values = dict(run.recipe().data.train) | {"source": file, "sha256": None, "last_rows": None, "beside": {}}
     if Path(file).suffix.lower() in ENDINGS:
         values |= {"format": "auto", "pattern": None}
     return chain(rows, read(FileSettings.model_validate(values), "predict", SILENT))

@@ -87,16 +87,19 @@ def columns_of(
 
 def tell_unknown(encoded: Dataset, base: Base, title: str, reporter: Reporter) -> None:
     """Warn when much of the text is characters that the vocabulary does not know."""
+    import numpy
     import pyarrow
-    import pyarrow.compute
 
     unknown = base.tokenizer.unk_token_id
     if unknown is None or unknown in (base.tokenizer.eos_token_id, base.tokenizer.pad_token_id):
         return
-    ids = encoded.data.column("input_ids")
-    while pyarrow.types.is_list(ids.type) or pyarrow.types.is_large_list(ids.type):
-        ids = pyarrow.compute.list_flatten(ids)
-    share = (pyarrow.compute.mean(pyarrow.compute.equal(ids, unknown)).as_py() or 0.0) if len(ids) else 0.0
+    number = total = 0
+    for chunk in encoded.data.column("input_ids").chunks:
+        while pyarrow.types.is_list(chunk.type) or pyarrow.types.is_large_list(chunk.type):
+            chunk = chunk.flatten()
+        number += int(numpy.sum(chunk.to_numpy(zero_copy_only=False) == unknown))
+        total += len(chunk)
+    share = number / max(1, total)
     if share >= MUCH_UNKNOWN:
         reporter.warn(
             f"{share:.1%} of the {title} tokens are unknown to the tokenizer of {base.source}:"

@@ -127,6 +127,8 @@ def _columns(raws: list[Raw], key: str, file: FileSettings, settings: DataSettin
         elif required or name in settings.columns:
             match = nearest(column, known)
             hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
+            if list(known) == ["text"] and "tokens" in task.fields:
+                hint = f"; a file of a word a line is read by {key}.format=conll"
             problems.append(
                 f"{key}: {file.source} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}"
             )

@@ -153,13 +153,11 @@ class Lora(PeftStrategy):
 
         try:
             initialize_lora_eva_weights(model, list(batches), show_progress_bar=False)
-        except (
-            IndexError,
-            RuntimeError,
-        ) as error:  # peft picks the tokens of a batch out of whatever a matrix is given
+        except (IndexError, RuntimeError, ValueError) as error:
+            # peft picks the tokens of a batch out of whatever a matrix is given
             raise UserError(
                 "strategy.init: eva cannot work on this kind of model, whose matrices see more than a batch's tokens"
-                " (relative positions, a decoder's own text); pissa starts from the weights alone"
+                " (relative positions, choices, a decoder's own text); pissa starts from the weights alone"
             ) from error
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:

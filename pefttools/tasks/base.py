@@ -166,7 +166,7 @@ class Task(Choice, ABC):
 
     def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
         """The base with this task's head; without weights (on the meta device) when `empty`."""
-        return models.load(
+        base = models.load(
             settings,
             self.auto_class,
             self.config_values(),
@@ -176,6 +176,12 @@ class Task(Choice, ABC):
             own_head=self.own_head,
             added=self.new_tokens,
         )
+        self.adapt(base)
+        return base
+
+    def adapt(self, base: models.Base) -> None:
+        """Change a loaded base where transformers' class is not quite the task's."""
+        del base
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
         """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them.
@@ -185,8 +191,9 @@ class Task(Choice, ABC):
         import torch
 
         names = ("input_ids", "attention_mask", "token_type_ids")
+        inputs: Any = {name: columns[name] for name in names if name in columns}
         padded = tokenizer.pad(
-            {name: columns[name] for name in names if name in columns},
+            inputs,
             pad_to_multiple_of=multiple,
             padding_side="right",
             return_tensors="pt",

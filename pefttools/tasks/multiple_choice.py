@@ -21,7 +21,6 @@ from pefttools import models
 from pefttools.data.fields import listed, text
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import encode_pairs
-from pefttools.reporter import SILENT, Reporter
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -109,13 +108,11 @@ class MultipleChoice(Task):
         most = max(len(row["choices"]) for rows in splits.named().values() for row in rows)
         return self.with_values(num_choices=max(most, self.num_choices or 2))
 
-    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
+    def adapt(self, base: models.Base) -> None:
         from pefttools.nn import score
 
-        base = super().load(settings, reporter, empty)
         if layer := score.layer(base.model, base.head):
             score.fix_bias(layer[1])
-        return base
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         pairs = [_pair(row, choice) for row in rows for choice in row["choices"]]
