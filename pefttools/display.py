@@ -30,10 +30,10 @@ class RichReporter(Reporter):
         self.console = Console(stderr=True, quiet=not FIRST, highlight=False)
 
     def note(self, message: str) -> None:
-        self.console.print(message, style="dim", markup=False)
+        self.console.print(message, style="dim", markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="yellow", markup=False)
+        self.console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from pefttools import gguf, heads
 from pefttools.errors import UserError
-from pefttools.nn import find, new_tokens
+from pefttools.nn import find
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings
 from pefttools.sources import fetch_hashed
@@ -181,6 +181,8 @@ def _extended(model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str], sou
     """Paths of the embeddings of tokens that were added to the vocabulary; none where there are none to add."""
     if not tokens:
         return []
+    from pefttools.nn import new_tokens
+
     before = tokenizer.get_vocab()
     add_tokens(tokenizer, tokens)
     ids = tokenizer.convert_tokens_to_ids(list(tokens))
