@@ -70,7 +70,8 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
     left_out = {reason: number for reason, number in counts.items() if number}
     splits = Splits(train, parts["validation"], parts["test"], left_out, spare)
     if not splits.train:
-        raise UserError("data.train: no rows are left to train on")
+        told = "".join(f"; {number} left out: {reason}" for reason, number in left_out.items())
+        raise UserError(f"data.train: no rows are left to train on{told}")
     if not splits.validation:
         raise UserError(
             f"data: none of {len(splits.train)} rows fell to validation;"
