@@ -1,10 +1,9 @@
 """Masked language modelling: an encoder goes on with its pretraining on plain text of a domain, before a task.
 
-A row is a `text`: a line of a file (`format: lines, pattern: "(?P<text>.*)"`; empty lines are left out), a file of
-a folder, or a column. Texts longer than `max_length` are cut into windows, so nothing of them is lost. Of every window
-a share of the tokens is to be guessed (Devlin et al. 2019): most of them are replaced by the mask token, some by a
-random one, and some stay. In training they are drawn anew every time, in scoring once and for all by a hash of the
-text.
+A row is a `text`: a line of a .txt file (empty ones are left out), a file of a folder, or a column. Texts longer than
+`max_length` are cut into windows, so nothing of them is lost. Of every window a share of the tokens is to be guessed
+(Devlin et al. 2019): most of them are replaced by the mask token, some by a random one, and some stay. In training they
+are drawn anew every time, in scoring once and for all by a hash of the text.
 
 Metrics, over the masked tokens: perplexity and accuracy. `predict` fills the masks of a text: `--text "Paris is the
 [MASK] of France."`.
