@@ -92,10 +92,10 @@ def joined(task: Task, rows: Sequence[Row], encoded: Any, said: Mapping[int, Pre
     """What is said of every row, from what was said of its encoded rows.
 
     Args:
-        encoded: the encoded rows, each a dict, with `row`; or a function of an index.
+        encoded: the encoded rows; by name a column, `row` among them, by index a row as a dict.
     """
     parts: dict[int, list[int]] = {}
-    for index, row in enumerate(encoded["row"]):
+    for index, row in enumerate(encoded["row"][:]):
         parts.setdefault(row, []).append(index)
     if type(task).join is Task.join:  # nothing of the encoded rows is looked at
         return [said[parts[i][0]] for i in range(len(rows))]
@@ -148,8 +148,7 @@ def score(
     """
     predictions, loss = answers(model, task, encoded, rows, tokenizer, title, accelerator, reporter)
     if generate and task.generates and (number := task.num_generated(len(rows))):
-        chosen = rows[:number]
-        texts = generated(model, task, chosen, tokenizer, f"{title}, generating", accelerator, reporter)
-        predictions[:number] = [{**p, **text} for p, text in zip(predictions, texts, strict=False)]
+        texts = generated(model, task, rows[:number], tokenizer, f"{title}, generating", accelerator, reporter)
+        predictions[:number] = [{**p, **text} for p, text in zip(predictions[:number], texts, strict=True)]
     metrics = task.metrics(predictions, [task.reference(row) for row in rows])
     return Scored({**metrics, "loss": loss / max(1, sum(encoded["num_targets"]))}, predictions)

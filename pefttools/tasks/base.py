@@ -140,7 +140,9 @@ class Task(Choice, ABC):
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:
         """(index, generated answer) of every row, in any order, as they come; only where the task `generates`."""
-        raise NotImplementedError
+        del model, rows, tokenizer
+        assert not self.generates, f"{self.name} generates, and must say how"
+        return iter(())
 
     def num_generated(self, number: int) -> int:
         """How many of so many rows to score are answered by generation."""
