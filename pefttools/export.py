@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 COMPARED_ROWS = 256
 """Validation rows whose logits are compared, at most."""
 LOGIT_TOLERANCE = 1e-5
-"""Largest difference of a logit in fp32, times the largest logit where that is above 1 (a language model's)."""
+"""Largest difference of a logit in fp32; of a language model times its largest logit, where that is above 1."""
 COMPARED_VALUES = 30_000_000
 """Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
 METRIC_TOLERANCE = 1e-3
@@ -66,7 +66,7 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
         case = Path(scratch, "case.json")
         compared = _compared(trained, splits.validation)
         before, largest = _ask(trained, compared, scored, exporter.loader(trained), case)
-        tolerance = LOGIT_TOLERANCE * max(1.0, largest)
+        tolerance = LOGIT_TOLERANCE * (1.0 if trained.task.own_head else max(1.0, largest))
         _refuse_unless_loaded(before, result[scored_on], trained)
         reporter.note(f"writing {to}")
         exporter.write(trained, part)
