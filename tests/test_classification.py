@@ -114,14 +114,14 @@ def test_the_separator_is_a_setting() -> None:
     ("several", "value", "told"),
     [
         (False, ["a", "b"], r"has a list as label, \['a', 'b'\]; set task.multi_label=true"),
-        (False, {"name": "a"}, "has a label that is no text: {'name': 'a'}"),
+        (False, {"name": "a"}, "has a label that is no single text: {'name': 'a'}"),
         (False, None, "has no label"),
         (False, " ", "has no label"),
         (False, float("nan"), "has no label"),
-        (True, {"a": 1, "b": 0}, "has a label that is no text: {'a': 1, 'b': 0}"),
+        (True, {"a": 1, "b": 0}, "has a label that is no single text: {'a': 1, 'b': 0}"),
         (True, ["a", None], "has no label"),
         (True, ["a", ""], "has no label"),
-        (True, ["a", {"b": 1}], "has a label that is no text: {'b': 1}"),
+        (True, ["a", {"b": 1}], "has a label that is no single text: {'b': 1}"),
         (True, [["a", "b"]], r"has a list among its labels: \['a', 'b'\]"),
     ],
 )

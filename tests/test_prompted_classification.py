@@ -183,5 +183,5 @@ def test_rows_are_read_and_strange_labels_refused() -> None:
     for bad, told in (({"label": None}, "has no label"), ({"label": ["x"]}, "no single text")):
         with pytest.raises(ValueError, match=told):
             task.read({"text": "a", **bad})
-    with pytest.raises(UserError, match=r"data.test: labels the task does not know: 'ugly'. It has 'bad', 'good'"):
+    with pytest.raises(UserError, match=r"data.test: labels the model does not know: 'ugly'. It has 'bad', 'good'"):
         task.refuse_strange("data.test", [{"text": "a", "label": "ugly"}])

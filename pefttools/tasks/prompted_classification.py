@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator
 
 from pefttools.data import chat as chats
-from pefttools.data import chat_tokens
+from pefttools.data import chat_tokens, classes
 from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, is_pair, mixed, read_texts
@@ -99,22 +99,14 @@ class PromptedClassification(Task):
     def read(self, values: Mapping[str, Any]) -> Row:
         row = read_texts(values, self.pair)
         if "label" in values:
-            row["label"] = _label(values["label"])
+            row["label"] = classes.label(values["label"])
         return row
 
     def fit(self, splits: Splits) -> Self:
-        known = {row["label"] for row in (*splits.train, *splits.spare)}
+        known = classes.names((*splits.train, *splits.spare))
         labels = self.labels or tuple(sorted(known, key=natural))
-        problems = mixed(splits)
-        if len(labels) < 2:
-            problems.append(f"data.train: has one class only ({listed(labels)}); there is nothing to tell apart")
+        problems = mixed(splits) + classes.one_only(set(labels)) + classes.new_in_splits(splits, labels)
         problems += [f"task.verbalizers: {unknown('label', k, labels)}" for k in self.verbalizers if k not in labels]
-        for name, rows in splits.named().items():
-            if strange := sorted({row["label"] for row in rows} - set(labels), key=natural):
-                problems.append(
-                    f"data.{name}: labels that training lacks: {listed(strange)}. Training has {listed(labels)};"
-                    " set data.min_class_rows to leave out rare classes, or data.labels to rename"
-                )
         texts = {label: self._verbalizer(label) for label in labels}
         if same := [label for label, said in texts.items() if list(texts.values()).count(said) > 1]:
             problems.append(f"task.verbalizers: {listed(same)} have the same one, {texts[same[0]]!r}")
@@ -139,8 +131,7 @@ class PromptedClassification(Task):
         return [{name: row[name] for name in (*FIELDS, "label") if name in row} for row in sorted(chosen, key=place)]
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        if strange := sorted({row["label"] for row in rows} - set(self.labels), key=natural):
-            raise UserError(f"{key}: labels the task does not know: {listed(strange)}. It has {listed(self.labels)}")
+        classes.refuse_strange(key, rows, self.labels)
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del splits
@@ -277,14 +268,3 @@ class PromptedClassification(Task):
 
     def reference(self, row: Row) -> Any:
         return row.get("label")
-
-
-def _label(value: Any) -> str:
-    """A label of any plain type as text; raises ValueError where there is none."""
-    if isinstance(value, (list, tuple, Mapping)):
-        raise ValueError(f"has a label that is no single text: {value!r}")
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
-    if value is None or value != value or not str(value).strip():  # NaN is not itself
-        raise ValueError("has no label")
-    return str(value).strip()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator
 
+from pefttools.data import classes, marked
 from pefttools.data import fields as of_fields
-from pefttools.data import marked
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
 from pefttools.tasks.base import LABELS, Prediction, Task
@@ -78,36 +78,17 @@ class RelationExtraction(Task):
             raise ValueError(f"has no {marked.OFFSETS[given.index(False)]}")
         row: Row = {"text": marked.from_offsets(text, offsets) if all(given) else marked.canonical(text, self.markers)}
         if "label" in values:
-            label = values["label"]
-            if isinstance(label, float) and label.is_integer():
-                label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
-            if label is None or label != label or not str(label).strip():  # NaN is not itself
-                raise ValueError("has no label")
-            row["label"] = str(label).strip()
+            row["label"] = classes.label(values["label"])
         if values.get("id") is not None:
             row["id"] = str(values["id"])
         return row
 
     def fit(self, splits: Splits) -> Self:
-        found = {row["label"] for row in splits.train}
-        known = found | {row["label"] for row in splits.spare}
+        found = classes.names(splits.train)
+        known = found | classes.names(splits.spare)
         known |= {turned for turned in map(marked.turned, known) if turned}  # a direction may be too rare to be seen
         labels = self.labels or tuple(sorted(known, key=of_fields.natural))
-        problems = []
-        if len(found) < 2:
-            problems.append(f"data.train: has one class only ({min(found)!r}); there is nothing to tell apart")
-        if idle := sorted(set(labels) - known, key=of_fields.natural):
-            problems.append(
-                f"task.labels: no training row has {of_fields.listed(idle)};"
-                f" training has {of_fields.listed(sorted(known))}"
-            )
-        for name, rows in splits.named().items():
-            if strange := _strange(rows, labels):
-                problems.append(
-                    f"data.{name}: labels that training lacks: {of_fields.listed(strange)}. Training has"
-                    f" {of_fields.listed(labels)}; set data.min_class_rows to leave out rare classes, or data.labels to"
-                    " rename"
-                )
+        problems = classes.one_only(found) + classes.idle(labels, known) + classes.new_in_splits(splits, labels)
         if problems:
             raise UserError(*problems)
         return self.with_values(labels=labels)
@@ -123,20 +104,10 @@ class RelationExtraction(Task):
         ]
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        if strange := _strange(rows, self.labels):
-            raise UserError(
-                f"{key}: labels the model does not know: {of_fields.listed(strange)}."
-                f" It has {of_fields.listed(self.labels)}"
-            )
+        classes.refuse_strange(key, rows, self.labels)
 
     def config_values(self) -> dict[str, Any]:
-        names = dict(enumerate(self.labels))
-        return {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: i for i, name in names.items()},
-            "problem_type": "single_label_classification",
-        }
+        return {**classes.config_values(self.labels), "problem_type": "single_label_classification"}
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         limit = min(self.max_length, tokenizer.model_max_length)
@@ -198,7 +169,3 @@ class RelationExtraction(Task):
 
     def reference(self, row: Row) -> Any:
         return row.get("label")
-
-
-def _strange(rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
-    return sorted({row["label"] for row in rows} - set(labels), key=of_fields.natural)

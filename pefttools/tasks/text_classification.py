@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from pefttools.data.fields import listed, natural
+from pefttools.data import classes
+from pefttools.data.fields import natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
 from pefttools.errors import UserError
@@ -59,7 +60,7 @@ class TextClassification(Task):
     def read(self, values: Mapping[str, Any]) -> Row:
         row = read_texts(values, self.pair)
         if "label" in values:
-            row["label"] = self._several(values["label"]) if self.multi_label else _label(values["label"])
+            row["label"] = self._several(values["label"]) if self.multi_label else self._one(values["label"])
         return row
 
     def _several(self, value: Any) -> list[str]:
@@ -71,25 +72,19 @@ class TextClassification(Task):
             found = value if isinstance(value, (list, tuple)) else [value]
         if inner := [one for one in found if isinstance(one, (list, tuple))]:
             raise ValueError(f"has a list among its labels: {inner[0]!r}")
-        return sorted({_label(one) for one in found}, key=natural)
+        return sorted({classes.label(one) for one in found}, key=natural)
+
+    def _one(self, value: Any) -> str:
+        if isinstance(value, (list, tuple)):
+            raise ValueError(f"has a list as label, {value!r}; set task.multi_label=true if rows may have several")
+        return classes.label(value)
 
     def fit(self, splits: Splits) -> Self:
-        found = _names(splits.train)
-        known = found | _names(splits.spare)
+        found = classes.names(splits.train)
+        known = found | classes.names(splits.spare)
         labels = self.labels or tuple(sorted(known, key=natural))
-        problems = []
-        if len(found) < 2:
-            one = f"one class only ({min(found)!r})" if found else "no labels"
-            problems.append(f"data.train: has {one}; there is nothing to tell apart")
-        if idle := sorted(set(labels) - known, key=natural):
-            problems.append(f"task.labels: no training row has {listed(idle)}; training has {listed(sorted(known))}")
-        problems += mixed(splits)
-        for name, rows in splits.named().items():
-            if strange := sorted(_names(rows) - set(labels), key=natural):
-                problems.append(
-                    f"data.{name}: labels that training lacks: {listed(strange)}. Training has {listed(labels)};"
-                    " set data.min_class_rows to leave out rare classes, or data.labels to rename"
-                )
+        problems = [*classes.one_only(found), *classes.idle(labels, known), *mixed(splits)]
+        problems += classes.new_in_splits(splits, labels)
         if not self.multi_label and len(splits.train) < len(labels):
             problems.append(
                 f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one"
@@ -114,17 +109,11 @@ class TextClassification(Task):
         return len(parts) > 1 and set(parts) <= set(self.labels)
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        if strange := sorted(_names(rows) - set(self.labels), key=natural):
-            raise UserError(f"{key}: labels the model does not know: {listed(strange)}. It has {listed(self.labels)}")
+        classes.refuse_strange(key, rows, self.labels)
 
     def config_values(self) -> dict[str, Any]:
-        names = dict(enumerate(self.labels))
-        return {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: i for i, name in names.items()},
-            "problem_type": f"{'multi' if self.multi_label else 'single'}_label_classification",
-        }
+        kind = "multi" if self.multi_label else "single"
+        return {**classes.config_values(self.labels), "problem_type": f"{kind}_label_classification"}
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         columns = encode_texts(rows, tokenizer, self.max_length, bool(self.pair))
@@ -201,21 +190,3 @@ class TextClassification(Task):
     def reference(self, row: Row) -> Any:
         label = row.get("label")
         return sorted(set(label), key=natural) if isinstance(label, list) else label  # renaming may have made two one
-
-
-def _label(value: Any) -> str:
-    """A label of any plain type as text; raises ValueError where there is none."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
-    if isinstance(value, (list, tuple)):
-        raise ValueError(f"has a list as label, {value!r}; set task.multi_label=true if rows may have several")
-    if isinstance(value, Mapping):
-        raise ValueError(f"has a label that is no text: {value!r}")
-    if value is None or value != value or not str(value).strip():  # NaN is not itself
-        raise ValueError("has no label")
-    return str(value).strip()
-
-
-def _names(rows: Iterable[Row]) -> set[str]:
-    """Every label that a row has."""
-    return {name for row in rows for name in (row["label"] if isinstance(row["label"], list) else [row["label"]])}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools.data import tags, words
+from pefttools.data import classes, tags, words
 from pefttools.data.alignment import NOWHERE, encode_words
 from pefttools.data.fields import listed
 from pefttools.data.splitting import LeftOut, Row, Splits
@@ -162,8 +162,7 @@ class TokenClassification(Task):
             raise UserError(*problems)
 
     def config_values(self) -> dict[str, Any]:
-        names = dict(enumerate(self.labels))
-        return {"num_labels": len(names), "id2label": names, "label2id": {name: i for i, name in names.items()}}
+        return classes.config_values(self.labels)
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         columns = encode_words([row["tokens"] for row in rows], tokenizer, self.max_length, self.sub_word == "last")

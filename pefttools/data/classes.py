@@ -1,0 +1,67 @@
+"""Classes as labels of rows: read, named in the model's configuration, and told to the user where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pefttools.data.fields import listed, natural
+from pefttools.data.splitting import Row, Splits
+from pefttools.errors import UserError
+
+
+def label(value: Any) -> str:
+    """A label of any plain type as text; raises ValueError where there is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
+    if isinstance(value, (list, tuple, Mapping)):
+        raise ValueError(f"has a label that is no single text: {value!r}")
+    if value is None or value != value or not str(value).strip():  # NaN is not itself
+        raise ValueError("has no label")
+    return str(value).strip()
+
+
+def names(rows: Iterable[Row]) -> set[str]:
+    """Every label that a row has, where some have several too."""
+    return {name for row in rows for name in (row["label"] if isinstance(row["label"], list) else [row["label"]])}
+
+
+def one_only(found: set[str]) -> list[str]:
+    """The problem of rows to train on that have fewer than two classes."""
+    if len(found) > 1:
+        return []
+    has = f"one class only ({min(found)!r})" if found else "no labels"
+    return [f"data.train: has {has}; there is nothing to tell apart"]
+
+
+def idle(labels: Sequence[str], known: set[str]) -> list[str]:
+    """The problem of classes given in `task.labels` that no training row has."""
+    unused = sorted(set(labels) - known, key=natural)
+    if not unused:
+        return []
+    return [f"task.labels: no training row has {listed(unused)}; training has {listed(sorted(known, key=natural))}"]
+
+
+def new_in_splits(splits: Splits, labels: Sequence[str]) -> list[str]:
+    """A problem for every split with labels that training lacks."""
+    return [
+        f"data.{split}: labels that training lacks: {listed(strange)}. Training has {listed(labels)};"
+        " set data.min_class_rows to leave out rare classes, or data.labels to rename"
+        for split, rows in splits.named().items()
+        if (strange := sorted(names(rows) - set(labels), key=natural))
+    ]
+
+
+def refuse_strange(key: str, rows: Sequence[Row], labels: Sequence[str]) -> None:
+    """Raises UserError when rows have other labels than these."""
+    if strange := sorted(names(rows) - set(labels), key=natural):
+        raise UserError(f"{key}: labels the model does not know: {listed(strange)}. It has {listed(labels)}")
+
+
+def config_values(labels: Sequence[str]) -> dict[str, Any]:
+    """What a model's configuration says of its classes."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+    }
