@@ -108,7 +108,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     splits = train.load_splits(made.data, made.task)
     task = made.task.fit(splits)
     made = made.model_copy(update={"task": task})
-    models.hush()
+    models.prepare_libraries()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         accelerator = accelerator_for(made, run, 0)

@@ -19,7 +19,7 @@ from pefttools import atomic
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.exporters import exporters, verify
-from pefttools.models import hush
+from pefttools.models import prepare_libraries
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, Trained, load
 
@@ -54,7 +54,7 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     target = (out or run.path / "export" / to).absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UserError(f"--out: {target} is not empty")
-    hush()
+    prepare_libraries()
     trained = load(run.path, reporter)
     splits = load_splits(trained.recipe.data, trained.task, reporter)
     result, scored_on = run.result(), "test" if splits.test else "validation"

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pefttools import optimizers
+from pefttools import fast, optimizers
 from pefttools.heap import Event, heap_peak_bytes
 from pefttools.penalties import Penalties
 from pefttools.recipe import Recipe
@@ -121,10 +121,11 @@ def peak_by_part(
                 if recipe.strategy.trains:
                     optimizer = optimizers.build(model, recipe.strategy, recipe.train)
                     batch = _batch(recipe, base, row, step, device)
-                    for _ in range(2):  # only the second has the optimizer's state during its passes
-                        begin = len(alive.events)
-                        _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)
-                    _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, bf16)
+                    with fast.steps(model, recipe.train.model_copy(update={"compile": False}), device, bf16):
+                        for _ in range(2):  # only the second has the optimizer's state during its passes
+                            begin = len(alive.events)
+                            _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)
+                        _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, bf16)
             gradients = sum(p.nbytes for p in trained(model).values())
             state = _state_bytes(optimizer)
             peak, events = max(alive.peak, weights + gradients + state), alive.events

@@ -93,7 +93,7 @@ def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
     """The base's tokenizer, with a padding token."""
     from transformers import AutoTokenizer
 
-    hush()
+    prepare_libraries()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -224,11 +224,14 @@ def not_causal(auto_class: str, config: Any) -> str | None:
     return None
 
 
-def hush() -> None:
-    """Keep the libraries from printing; what a user must know, we say."""
+def prepare_libraries() -> None:
+    """Keep the libraries from printing, for what a user must know, we say; and torch from slow products."""
     import datasets
     import transformers
 
+    from pefttools.nn import products
+
+    products.use_onednn()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()

@@ -69,7 +69,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     from pefttools.runtime import computes_in_bf16, device_type, resident_bytes
     from pefttools.strategies.base import trained
 
-    models.hush()
+    models.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = recipe.task.fit(splits)
     recipe = recipe.model_copy(update={"task": task})

@@ -73,6 +73,10 @@ class TrainSettings(Settings):
     """Gradients are scaled down to this norm; null leaves them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What steps compute in; `auto` is bf16 where the processor multiplies it natively. Trained weights are fp32."""
+    gradient_checkpointing: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
+    """Blocks keep their inputs only and are computed again on the way back: less memory, about a third slower."""
+    compile: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
+    """Steps through torch.compile: half a minute and more before the first, which pays in long runs of large models."""
     evaluate_every: float = Field(default=1.0, gt=0)
     """Epochs between looks at the validation rows; the end is always one."""
     patience: int | None = Field(default=None, ge=1)

@@ -296,9 +296,9 @@ def write(names: Sequence[str] = ()) -> None:
     Args:
         names: only these tasks, the others staying as they were.
     """
-    from pefttools.models import hush
+    from pefttools.models import prepare_libraries
 
-    hush()
+    prepare_libraries()
     if names:
         found = kept()
         for name in names:

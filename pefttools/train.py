@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, checkpoint, evaluate, models, optimizers
+from pefttools import atomic, checkpoint, evaluate, fast, models, optimizers
 from pefttools.checkpoint import Progress
 from pefttools.data.batching import steps
 from pefttools.data.encoding import encode
@@ -68,7 +68,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
     if run.finished:
         reporter.note(f"{out} is finished; nothing to do")
         return run.result()
-    models.hush()
+    models.prepare_libraries()
     last = checkpoint.latest(run.checkpoints)
     if resume and last is None:
         reporter.note(f"{out} holds no checkpoint; starting from the beginning")
@@ -103,6 +103,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     Raises:
         UserError: the data, the base or the strategy's settings cannot work.
     """
+    import torch
     from accelerate.utils import set_seed
 
     strategy = recipe.strategy
@@ -125,6 +126,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
     if recipe.regularizers and not strategy.trains:
         raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
+    fast.refuse_impossible(model, recipe.train, torch.device(device).type)
     model.to(device)
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
     penalties = Penalties(recipe, base, model, reporter)
@@ -271,7 +273,8 @@ def _fit(
     )  # fmt: skip
     if last:
         checkpoint.load_random_states(last, accelerator.process_index)
-    progress = loop.fit()
+    with fast.steps(model, recipe.train, accelerator.device.type, accelerator.mixed_precision == "bf16"):
+        progress = loop.fit()
     checkpoint.load_best(run.checkpoints, progress.best_step, model)
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
     return progress

@@ -14,7 +14,7 @@ from pefttools.data.reading import ENDINGS, Raw, json_object, read
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.models import add_tokens, hush, load_tokenizer, locate
+from pefttools.models import add_tokens, load_tokenizer, locate, prepare_libraries
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
@@ -34,7 +34,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
         raise UserError(f"{', '.join(strange)}: evaluating takes overrides of data only; the model is the run's")
     run = Run.open(path)
     task, settings = run.recipe().task, run.recipe(overrides).data
-    hush()
+    prepare_libraries()
     if settings.test and any(o.startswith("data.test") for o in overrides):
         name, rows = "test", load_rows("test", settings, task, Counter(), reporter)
     else:
@@ -55,7 +55,7 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
     Raises:
         UserError: the data or the tokenizer cannot be had, or the data cannot serve the task.
     """
-    hush()
+    prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = recipe.task.fit(splits)
     folder, _ = locate(recipe.base, reporter)
@@ -100,7 +100,7 @@ def predict_rows(path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT) -
 
     Columns are called as in the recipe (`data.columns`) or like the task's fields. Labels are not needed.
     """
-    hush()
+    prepare_libraries()
     trained = load(path, reporter)
     task = trained.task
     merges = trained.recipe.strategy.mergeable and not is_quantised(trained.base.model)  # merging would round again

@@ -102,9 +102,9 @@ def pretrain(model: Any, tokenizer: Any) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing is read from or left in the user's own caches."""
-    from pefttools.models import hush
+    from pefttools.models import prepare_libraries
 
-    hush()
+    prepare_libraries()
     root = tmp_path_factory.mktemp("cache")
     patch = pytest.MonkeyPatch()
     patch.setenv("PEFTTOOLS_CACHE", str(root / "pefttools"))

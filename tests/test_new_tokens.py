@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from pefttools import tiny
-from pefttools.models import hush
+from pefttools.models import prepare_libraries
 from pefttools.nn import new_tokens
 
 FAMILIES = (
@@ -115,7 +115,7 @@ def test_an_output_layer_grows_and_stays_tied(family: str, tied: bool, tmp_path:
 
 @pytest.mark.parametrize("family", ["bert", "llama", "bart", "modernbert"])
 def test_peft_trains_saves_loads_and_merges_the_new_rows(family: str, tmp_path: Path) -> None:
-    hush()  # peft asks transformers for a name that is going away
+    prepare_libraries()  # peft asks transformers for a name that is going away
 
     def extended() -> tuple[Any, list[str]]:
         model = model_of(family)

@@ -15,7 +15,7 @@ from conftest import WORDS, make_tokenizer, train_tiny
 from pefttools.data import translation
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings, hush
+from pefttools.models import BaseSettings, prepare_libraries
 from pefttools.settings import check
 from pefttools.tasks.seq2seq import Seq2Seq
 from pefttools.use import predict_rows
@@ -245,7 +245,7 @@ def test_virtual_tokens_before_the_target_are_no_targets(tokenizer):
 def test_peft_trains_it(tokenizer):
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
-    hush()  # peft reads a deprecated name
+    prepare_libraries()  # peft reads a deprecated name
     task, rows = Seq2Seq(max_length=16, max_target_length=8), copies(32)
     for config in (
         LoraConfig(task_type=task.peft_type, target_modules=["q_proj", "v_proj"], r=4),

@@ -97,9 +97,9 @@ def main(case_file: Path, folder: Path, answer_file: Path) -> None:
     """Load the artifact, answer the case's rows and write what differs."""
     import torch
 
-    from pefttools.models import hush
+    from pefttools.models import prepare_libraries
 
-    hush()
+    prepare_libraries()
     case = json.loads(case_file.read_text("utf-8"))
     expected: list[Tensor] = torch.load(case_file.with_suffix(".pt"), weights_only=True)
     torch.set_num_threads(case["threads"])

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from pefttools import targets
 from pefttools.errors import UserError, unknown
-from pefttools.models import hush
+from pefttools.models import prepare_libraries
 from pefttools.strategies.base import (
     PeftStrategy,
     refuse_last_token,
@@ -57,7 +57,7 @@ class Peft(PeftStrategy):
     @field_validator("type")
     @classmethod
     def _known(cls, value: str) -> str:
-        hush()
+        prepare_libraries()
         from peft import PeftType
 
         names = [kind.value for kind in PeftType]

@@ -1,0 +1,88 @@
+"""Attention for training on a CPU (Vaswani et al. 2017, eq. 1): plain batched products where torch's kernel is slow.
+
+torch's fused attention has no way to drop probabilities on a CPU, and its backward pass in bf16 takes four times as
+long as these products do at 128 tokens. Longer texts, and those in fp32 without dropout, stay with torch's kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pefttools.nn.dropout import dropout as dropped
+
+LONGEST = 256
+"""Keys up to which the matrix of probabilities is made; beyond, its memory grows with the square."""
+FEW = 32
+"""Keys up to which it is made in fp32 too, and where nothing is learnt."""
+OTHERS = ("softcap", "position_bias", "cache", "s_aux")
+"""Arguments of kinds of attention that are left to transformers."""
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scaling: float, p: float, is_causal: bool
+) -> Tensor:
+    """softmax(QKᵀ · scaling) V, with probabilities dropped.
+
+    Args:
+        query: (rows, heads, tokens, size); `key` and `value` alike, of any number of tokens.
+        allowed: which keys a query sees: bool, (rows or 1, 1, tokens, keys); all when None.
+        is_causal: without `allowed`, a query sees no key after it.
+    """
+    scores = (query * scaling) @ key.transpose(-1, -2)
+    if allowed is None and is_causal:
+        allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if allowed is not None:
+        hidden = torch.zeros_like(allowed, dtype=scores.dtype).masked_fill_(~allowed, torch.finfo(scores.dtype).min)
+        scores = scores + hidden
+    probabilities = scores.softmax(-1)
+    return (dropped(probabilities, p) if p else probabilities) @ value
+
+
+def _pays(query: Tensor, keys: int, p: float) -> bool:
+    if keys <= FEW:
+        return True
+    return keys <= LONGEST and torch.is_grad_enabled() and (p > 0 or query.dtype is torch.bfloat16)
+
+
+@contextmanager
+def in_place_of_torchs() -> Iterator[None]:
+    """Every model of transformers that attends by `sdpa` does so by `attention` meanwhile, where that is faster."""
+    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    def forward(
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        **others: Any,
+    ) -> tuple[Tensor, None]:
+        tokens, keys = query.shape[2], key.shape[2]
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        plain = attention_mask.dtype is torch.bool if attention_mask is not None else tokens == keys or not causal
+        unusual = any(others.get(name) is not None for name in OTHERS) or others.get("output_attentions")
+        if unusual or not plain or tokens == 1 or not _pays(query, keys, dropout):
+            return sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
+            )
+        groups = query.shape[1] // key.shape[1]
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+        answer = attention(query, key, value, attention_mask, scale, dropout, causal)
+        return answer.transpose(1, 2).contiguous(), None
+
+    former = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    ALL_ATTENTION_FUNCTIONS.register("sdpa", forward)
+    try:
+        yield
+    finally:
+        ALL_ATTENTION_FUNCTIONS.register("sdpa", former)

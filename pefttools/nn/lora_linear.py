@@ -1,0 +1,117 @@
+"""A plain LoRA layer as one autograd function (Hu et al. 2021, eq. 3: h = Wx + s·BAx), under peft's own modules.
+
+peft's layer computes three products and keeps their inputs in fp32. Here fp32 layers multiply by the merged W + s·BA,
+which is made again on the way back and never kept; bf16 layers add s·(xAᵀ)Bᵀ in place to xWᵀ, since what an update
+adds to W is less than bf16 resolves. The backward pass computes the skinny gradients alone:
+dB = s·dYᵀ(XAᵀ), dA = s·(dYB)ᵀX and dX = dY·W + s·(dYB)·A. Parameters, saving, loading and merging stay peft's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _LoraLinear(torch.autograd.Function):
+    """(x, W, bias, A, B, s) -> x(W + s·BA)ᵀ + bias; x (…, in), W (out, in), A (rank, in), B (out, rank)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
+    ) -> Tensor:
+        dtype = _compute_dtype(x, weight)
+        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        weight, down, up = (tensor.to(dtype) for tensor in (weight, down, up))
+        bias = None if bias is None else bias.to(dtype)
+        if dtype is torch.float32:
+            answer = nn.functional.linear(rows, torch.addmm(weight, up, down, alpha=scaling), bias)
+        else:
+            answer = nn.functional.linear(rows, weight, bias).addmm_(rows @ down.T, up.T, alpha=scaling)
+        ctx.save_for_backward(rows, weight, down, up)
+        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, x.dtype
+        return answer.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, weight, down, up = ctx.saved_tensors
+        grad = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)
+        skinny = (grad @ up) * ctx.scaling
+        dx = da = db = None
+        if ctx.needs_input_grad[0]:
+            if rows.dtype is torch.float32:
+                dx = grad @ torch.addmm(weight, up, down, alpha=ctx.scaling)
+            else:
+                dx = (grad @ weight).addmm_(skinny, down)
+            dx = dx.view(ctx.shape).to(ctx.dtype)
+        if ctx.needs_input_grad[3]:
+            da = (skinny.T @ rows).float()
+        if ctx.needs_input_grad[4]:
+            db = (grad.T @ (rows @ down.T)).float() * ctx.scaling
+        return dx, None, None, da, db, None
+
+
+def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """What `nn.Linear` would compute in: autocast's type, else the input's."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return torch.promote_types(x.dtype, weight.dtype)
+
+
+def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float) -> Tensor:
+    """x(W + s·BA)ᵀ + bias with gradients of `x`, `down` and `up` alone; `weight` and `bias` must be frozen.
+
+    Args:
+        x: (…, in).
+        weight: (out, in).
+        down: A, (rank, in), fp32.
+        up: B, (out, rank), fp32.
+        scaling: s, peft's α/r or α/√r.
+    """
+    return _LoraLinear.apply(x, weight, bias, down, up, scaling)  # type: ignore[return-value]
+
+
+def applies(module: nn.Module) -> bool:
+    """Whether a peft layer computes just this: one plain adapter without dropout, on a frozen matrix."""
+    from peft.tuners.lora.layer import Linear
+
+    if type(module) is not Linear or type(module.base_layer) is not nn.Linear:
+        return False
+    names: Any = module.active_adapters
+    if len(names) != 1 or names[0] not in module.lora_A or module.merged or module.disable_adapters:
+        return False
+    name = names[0]
+    down, up = module.lora_A[name], module.lora_B[name]
+    frozen = not any(p.requires_grad for p in module.base_layer.parameters())
+    fp32 = down.weight.dtype is torch.float32 and up.weight.dtype is torch.float32
+    plain = name not in module.lora_variant and isinstance(module.lora_dropout[name], nn.Identity)
+    floating = module.base_layer.weight.is_floating_point() and module.base_layer.weight.dtype is not torch.float16
+    return frozen and fp32 and plain and floating and up.bias is None and not hasattr(module.base_layer, "_hf_hook")
+
+
+@contextmanager
+def in_place_of_pefts(model: nn.Module) -> Iterator[int]:
+    """Every layer this applies to is computed so meanwhile; yields how many there are."""
+    changed: list[Any] = [module for module in model.modules() if applies(module)]
+    for module in changed:
+        module.forward = _forward_of(module)
+    try:
+        yield len(changed)
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _forward_of(module: Any) -> Any:
+    (name,) = module.active_adapters
+    base, down, up = module.base_layer, module.lora_A[name], module.lora_B[name]
+
+    def forward(x: Tensor) -> Tensor:
+        return lora_linear(x, base.weight, base.bias, down.weight, up.weight, module.scaling[name])
+
+    return forward
