@@ -73,14 +73,14 @@ def _compilers() -> list[str]:
 def _checkpointing(model: Any) -> Iterator[None]:
     """Meanwhile blocks keep their inputs only, and compute the rest again on the way back (Chen et al. 2016)."""
     plain = _plain(model)
-    plain.gradient_checkpointing_enable({"use_reentrant": False})
+    plain.activation_checkpointing_enable({"use_reentrant": False})
     cached = getattr(plain.config, "use_cache", None)
     if cached is not None:
         plain.config.use_cache = False
     try:
         yield
     finally:
-        plain.gradient_checkpointing_disable()
+        plain.activation_checkpointing_disable()
         if cached is not None:
             plain.config.use_cache = cached
 
