@@ -126,6 +126,14 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return base
 
 
+@pytest.fixture
+def wrapped(bases: Callable[[str], Path]) -> Callable[[str], Any]:
+    """How -> a tiny BERT made ready to train that way, for penalties."""
+    from regularized import Wrapped
+
+    return lambda how: Wrapped(bases("bert"), how)
+
+
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 rows of three classes, as JSON lines."""
