@@ -1,31 +1,25 @@
-"""Question answering: contexts into windows, windows into answers, and SQuAD's exact match and F1."""
+"""Question answering: rows read, contexts into windows, what is told of the data, and a run."""
 
 from __future__ import annotations
 
-import collections
 import json
 import random
 import re
-import string
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet
 import pytest
-import torch
 import yaml
 from conftest import KEYS, WORDS, make_tokenizer, train_tiny
 
 from pefttools.data import spans
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
-from pefttools.metrics.squad import Metric
 from pefttools.tasks.question_answering import QuestionAnswering
 
 CONTEXT = " ".join(WORDS)  # word0 to word39
-LOW = -30.0
 
 
 def answer(first: int, last: int | None = None) -> dict[str, Any]:
@@ -194,186 +188,7 @@ def test_a_tokenizer_without_cls_uses_its_first_token() -> None:
     assert (encoded["not_here"], encoded["labels"]) == ([0], [[0, 0]])
 
 
-# windows into answers
-
-
-def outputs_for(encoded: dict[str, list[Any]], **scores: dict[tuple[int, int], float]) -> tuple[Any, Any]:
-    """A batch of the windows, and logits that are low but at (window, token)."""
-    task, tokenizer = QuestionAnswering(), make_tokenizer()
-    batch = task.collate(encoded, tokenizer, 8)
-    logits = {side: torch.full(batch["input_ids"].shape, LOW) for side in ("start", "end")}
-    for side, values in scores.items():
-        for place, value in values.items():
-            logits[side][place] = value
-    return SimpleNamespace(start_logits=logits["start"], end_logits=logits["end"]), batch
-
-
-def said_of(
-    task: QuestionAnswering, row: dict[str, Any], encoded: dict[str, list[Any]], outputs: Any, batch: Any
-) -> Any:
-    rows = [{name: values[i] for name, values in encoded.items()} for i in range(len(encoded["row"]))]
-    return task.join(row, rows, task.predict(outputs, batch))
-
-
-def test_a_batch_says_what_is_context() -> None:
-    encoded = QuestionAnswering(max_length=24, stride=4).encode(
-        [row_of(answer(1)), {**row_of(answer(2)), "context": "word0 word1 word2"}], make_tokenizer()
-    )
-    batch = QuestionAnswering().collate(encoded, make_tokenizer(), 16)
-    assert batch["input_ids"].shape == batch["context"].shape == (4, 32)
-    assert batch["context"].sum(1).tolist() == [18, 18, 12, 3]
-    assert batch["labels"].tolist() == encoded["labels"]
-    assert set(QuestionAnswering().inputs_of(batch)) == {"input_ids", "attention_mask"}
-
-
-def test_two_labels_and_two_tokens_are_no_labels_a_token() -> None:
-    columns = {
-        "input_ids": [[1, 2]], "starts": [[-1, 0]], "ends": [[-1, 5]], "not_here": [0], "labels": [[1, 1]]
-    }  # fmt: skip
-    assert QuestionAnswering().collate(columns, make_tokenizer(), 8)["labels"].tolist() == [[1, 1]]
-    longer = QuestionAnswering().stretched({name: values[0] for name, values in columns.items()}, 5)
-    assert (longer["labels"], longer["starts"]) == ([0, 0], [-1, 0, 0, 0, 0])
-
-
-def test_the_best_span_of_all_windows_is_the_answer() -> None:
-    encoded = windows(row_of(answer(20, 22)))
-    # window 1 begins with word14 at token 5
-    outputs, batch = outputs_for(encoded, start={(0, 7): 1.0, (1, 11): 9.0}, end={(0, 8): 1.0, (1, 13): 9.0})
-    for window in (0, 2):  # what is not there is said not to be
-        outputs.start_logits[window, 0] = outputs.end_logits[window, 0] = 5.0
-    said = said_of(QuestionAnswering(), row_of(), encoded, outputs, batch)
-    expected = answer(20, 22)
-    assert said["prediction"] == expected["text"]
-    assert CONTEXT[said["start"] : said["end"]] == expected["text"]
-    assert said["start"] == expected["answer_start"]
-    assert said["nbest"][0] == {
-        "text": expected["text"], "start": said["start"], "end": said["end"], "probability": said["probability"]
-    }  # fmt: skip
-    assert len(said["nbest"]) == 5
-    assert said["nbest"][1]["text"] == "word2 word3"
-    assert sum(one["probability"] for one in said["nbest"]) == pytest.approx(1)
-    assert "null_margin" not in said
-
-
-def test_an_answer_in_the_overlap_is_told_once() -> None:
-    encoded = windows(row_of(answer(15)))
-    outputs, batch = outputs_for(encoded, start={(0, 20): 9.0, (1, 6): 8.0}, end={(0, 20): 9.0, (1, 6): 8.0})
-    said = said_of(QuestionAnswering(), row_of(), encoded, outputs, batch)
-    assert [one["text"] for one in said["nbest"]].count("word15") == 1
-    assert said["prediction"] == "word15"
-
-
-def test_spans_lie_in_the_context_forwards_and_are_not_too_long() -> None:
-    encoded = windows(row_of(answer(1)), limit=60)
-    high = {(0, 1): 50.0, (0, 2): 50.0, (0, 45): 50.0, (0, 30): 4.0, (0, 10): 3.0}
-    outputs, batch = outputs_for(encoded, start=high, end={(0, 2): 50.0, (0, 20): 5.0, (0, 29): 8.0, (0, 12): 2.0})
-    assert batch["context"][0].tolist() == [False] * 5 + [True] * 40 + [False] * 3
-
-    def best(length: int) -> str:
-        task = QuestionAnswering(max_answer_length=length)
-        return said_of(task, row_of(), encoded, outputs, batch)["prediction"]
-
-    # question tokens are no answer however high they score; 30 to 29 would go backwards
-    assert best(30) == " ".join(WORDS[5:25])  # 3 + 8: tokens 10 to 29, twenty of them
-    assert best(20) == " ".join(WORDS[5:25])
-    assert best(19) == " ".join(WORDS[5:16])  # 3 + 5: tokens 10 to 20
-    assert best(3) == "word5 word6 word7"  # 3 + 2: tokens 10 to 12
-    assert best(100) == best(30)
-
-
-def test_the_search_for_spans_finds_what_trying_all_finds() -> None:
-    encoded = windows(row_of(answer(1)))
-    task = QuestionAnswering(max_answer_length=6, num_best=20)
-    for seed in range(5):
-        generator = torch.Generator().manual_seed(seed)
-        batch = task.collate(encoded, make_tokenizer(), 8)
-        start, end = (torch.randn(batch["input_ids"].shape, generator=generator) * 3 for _ in range(2))
-        outputs = SimpleNamespace(start_logits=start, end_logits=end)
-        found = task.predict(outputs, batch)
-        for window in range(3):
-            allowed = batch["context"][window].clone()
-            allowed[0] = True
-            logs = [side[window].masked_fill(~allowed, -torch.inf).log_softmax(0) for side in (start, end)]
-            inside = batch["context"][window].nonzero().flatten().tolist()
-            tried = sorted(((logs[0][i] + logs[1][j]).item(), i, j) for i in inside for j in inside if i <= j < i + 6)[
-                ::-1
-            ][:20]
-            assert [(i, j) for i, j, _ in found[window]["spans"]] == [(i, j) for _, i, j in tried]
-            assert [s for *_, s in found[window]["spans"]] == pytest.approx([s for s, *_ in tried], abs=1e-5)
-            assert found[window]["nowhere"] == pytest.approx((logs[0][0] + logs[1][0]).item(), abs=1e-5)
-
-
-def test_no_answer_is_given_only_where_it_may_be_and_beyond_the_threshold() -> None:
-    encoded = windows(row_of())
-    outputs, batch = outputs_for(encoded, start={(1, 11): 4.0}, end={(1, 11): 4.0})
-    outputs.start_logits[:, 0] = outputs.end_logits[:, 0] = 5.0  # of every window "not here" is likelier: by 1 + 1
-
-    def said(**settings: Any) -> Any:
-        return said_of(QuestionAnswering(**settings), row_of(), encoded, outputs, batch)
-
-    assert said()["prediction"] == said(unanswerable=False)["prediction"] == "word20"
-    none = said(unanswerable=True)
-    assert (none["prediction"], none["start"], none["end"]) == ("", None, None)
-    assert none["null_margin"] == pytest.approx(2.0, abs=1e-4)
-    assert none["nbest"][0]["text"] == "word20"
-    assert none["probability"] + sum(one["probability"] for one in none["nbest"]) == pytest.approx(1)
-    assert said(unanswerable=True, null_threshold=2.1)["prediction"] == "word20"
-    outputs.start_logits[1, 0] = LOW  # one window that has an answer is enough
-    assert said(unanswerable=True)["prediction"] == "word20"
-
-
-def test_an_answer_is_always_a_stretch_of_the_context_without_spaces_around_it() -> None:
-    context = "  Über   den\tWolken\n"
-    encoded = {"starts": [-1, 0, 6, 12], "ends": [-1, 6, 12, 20]}  # a tokenizer that counts spaces to words
-    said = {"spans": [(1, 2, -1.0), (2, 3, -2.0), (3, 3, -3.0)], "nowhere": -9.0}
-    found = QuestionAnswering().join({"context": context, "question": "wo"}, [encoded], [said])
-    assert [one["text"] for one in found["nbest"]] == ["Über   den", "den\tWolken", "Wolken"]
-    assert all(context[one["start"] : one["end"]] == one["text"] for one in found["nbest"])
-
-
-def test_a_context_the_tokenizer_makes_nothing_of_has_no_answer() -> None:
-    said = QuestionAnswering().join({"context": "x"}, [{"starts": [-1], "ends": [-1]}], [{"spans": [], "nowhere": 0.0}])
-    assert (said["prediction"], said["start"], said["probability"], said["nbest"]) == ("", None, 1.0, [])
-
-
-# the loss
-
-
-def test_the_loss_is_the_mean_of_both_ends_over_what_may_be_said() -> None:
-    encoded = windows(row_of(answer(20, 22)))
-    generator = torch.Generator().manual_seed(0)
-    task = QuestionAnswering()
-
-    def of(windows: list[int], multiple: int, start: torch.Tensor, end: torch.Tensor) -> float:
-        columns = {name: [values[i] for i in windows] for name, values in encoded.items()}
-        batch = task.collate(columns, make_tokenizer(), multiple)
-        padding = (0, batch["input_ids"].shape[1] - 24)
-        sides = [torch.nn.functional.pad(side[windows], padding, value=70.0) for side in (start, end)]
-        return task.loss(SimpleNamespace(start_logits=sides[0], end_logits=sides[1]), batch).item()
-
-    start, end = (torch.randn(3, 24, generator=generator) for _ in range(2))
-    expected = 0.0
-    for window, (first, last) in enumerate([(0, 0), (11, 13), (0, 0)]):
-        allowed = [0, *range(5, 5 + (12 if window == 2 else 18))]
-        for side, place in ((start, first), (end, last)):
-            expected -= 0.5 * (side[window, place] - side[window, allowed].logsumexp(0)).item()
-    assert of([0, 1, 2], 8, start, end) == pytest.approx(expected, rel=1e-5)
-    assert of([0, 1, 2], 32, start, end) == pytest.approx(expected, rel=1e-5)  # padding is no answer
-    assert sum(of([i], 8, start, end) for i in range(3)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_virtual_tokens_in_front_are_cut_off() -> None:
-    encoded = windows(row_of(answer(20, 22)))
-    outputs, batch = outputs_for(encoded, start={(1, 11): 9.0}, end={(1, 13): 9.0})
-    longer = SimpleNamespace(
-        start_logits=torch.nn.functional.pad(outputs.start_logits, (5, 0), value=99.0),
-        end_logits=torch.nn.functional.pad(outputs.end_logits, (5, 0), value=99.0),
-    )
-    task = QuestionAnswering()
-    assert task.logits(outputs, batch).shape == (3, 24, 2)
-    assert torch.equal(task.logits(longer, batch), task.logits(outputs, batch))
-    assert task.predict(longer, batch) == task.predict(outputs, batch)
-    assert torch.equal(task.loss(longer, batch), task.loss(outputs, batch))
+# fitting, a sample, metrics and a run
 
 
 def test_fitting_looks_for_unanswerable_questions() -> None:
@@ -397,101 +212,6 @@ def test_a_sample_shows_where_the_answer_is() -> None:
     assert shown[0].startswith("[CLS] apple pear plum [SEP] word0 word1")
     assert shown[0].endswith("\n-> tokens 0 to 0: not here")
     assert shown[1].endswith("\n-> tokens 11 to 13: word20 word21 word22")
-
-
-# exact match and F1
-
-
-def squad(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    values = Metric(keep_in_memory=True).compute(predictions=predictions, references=references)
-    assert values is not None
-    return values
-
-
-def official(said: str, right: str) -> tuple[float, float]:
-    """Exact match and F1 of one pair by the definitions of SQuAD's paper and script, written anew."""
-
-    def normal(text: str) -> str:
-        kept = [c for c in text.lower() if c not in set(string.punctuation)]
-        return " ".join(re.sub(r"\b(a|an|the)\b", " ", "".join(kept)).split())
-
-    ours, theirs = normal(said).split(), normal(right).split()
-    exact = float(normal(said) == normal(right))
-    if not ours or not theirs:
-        return exact, float(ours == theirs)
-    same = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
-    if same == 0:
-        return exact, 0.0
-    precision, recall = same / len(ours), same / len(theirs)
-    return exact, 2 * precision * recall / (precision + recall)
-
-
-@pytest.mark.parametrize(
-    ("said", "right", "exact", "f1"),
-    [
-        ("the Eiffel Tower", "Eiffel tower.", 1, 1),
-        ("Eiffel", "the Eiffel Tower", 0, 2 / 3),
-        ("a tower in Paris", "Paris, the tower", 0, 4 / 5),
-        ("dog", "cat", 0, 0),
-        ("", "", 1, 1),
-        ("dog", "", 0, 0),
-        ("", "dog", 0, 0),
-        ("1,000 men", "1000 men", 1, 1),
-        ("to to be", "to be be", 0, 2 / 3),
-        ("anthem", "them", 0, 0),  # articles are words, not letters
-    ],
-)
-def test_exact_match_and_f1_are_squads(said: str, right: str, exact: float, f1: float) -> None:
-    values = squad([said], [[right] if right else []])
-    assert values["exact_match"] == exact
-    assert values["f1"] == pytest.approx(f1)
-    assert official(said, right) == pytest.approx((exact, f1))
-
-
-def test_many_rows_with_several_references_are_squads() -> None:
-    draw = random.Random(0)
-    words = ["the", "a", "Tower", "tower,", "in", "Paris", "Paris.", "1999", "An", "over-all"]
-
-    def text() -> str:
-        return " ".join(draw.choices(words, k=draw.randint(2, 5))) + " x"
-
-    predictions, references = (
-        [text() for _ in range(300)],
-        [[text() for _ in range(draw.randint(1, 3))] for _ in range(300)],
-    )
-    values = squad(predictions, references)
-    pairs = [[official(p, r) for r in rs] for p, rs in zip(predictions, references, strict=True)]
-    assert values["exact_match"] == pytest.approx(sum(max(e for e, _ in row) for row in pairs) / 300)
-    assert values["f1"] == pytest.approx(sum(max(f for _, f in row) for row in pairs) / 300)
-    assert set(values) == {"exact_match", "f1"}
-
-
-def test_rows_without_answer_are_told_apart() -> None:
-    values = squad(["", "x", "y", "y z"], [[], [], ["y"], ["z"]])
-    assert values == pytest.approx(
-        {
-            "exact_match": 0.5, "f1": (1 + 0 + 1 + 2 / 3) / 4, "exact_match_answerable": 0.5,
-            "f1_answerable": (1 + 2 / 3) / 2, "no_answer_accuracy": 0.5,
-        }
-    )  # fmt: skip
-    assert squad([""], [[]]) == {"exact_match": 1.0, "f1": 1.0, "no_answer_accuracy": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("said", "right", "exact", "f1"),
-    [
-        ("北京市", "北京", 0, 4 / 5),  # 2 of 3 characters said, 2 of 2 wanted
-        ("《红楼梦》。", "红楼梦", 1, 1),
-        ("1999年", "在1999年", 0, 4 / 5),  # a number is a word: 2 of 2 said, 2 of 3 wanted
-        ("iPhone 手机", "iphone手机", 1, 1),
-        ("东京", "北京", 0, 1 / 2),
-        ("さくら", "サクラ", 0, 0),
-    ],
-)
-def test_characters_are_the_words_of_chinese(said: str, right: str, exact: float, f1: float) -> None:
-    values = squad([said], [[right]])
-    assert values["exact_match"] == exact
-    assert values["f1"] == pytest.approx(f1)
 
 
 def test_the_tasks_metrics() -> None:
