@@ -126,6 +126,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return base
 
 
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """One token a word, for a file's tests to share."""
+    return make_tokenizer()
+
+
 @pytest.fixture
 def wrapped(bases: Callable[[str], Path]) -> Callable[[str], Any]:
     """How -> a tiny BERT made ready to train that way, for penalties."""

@@ -1,0 +1,203 @@
+"""What is masked and how, long texts cut into windows and short ones joined, and the batches that come of both."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import SPECIAL
+from test_masked_lm import counting
+
+from pefttools.data import masking, windows
+from pefttools.data.masking import Shares, Vocabulary
+from pefttools.tasks.masked_lm import MaskedLM
+
+MASK, KNOWN = 4, Vocabulary(54, 4, frozenset(range(5)))
+SHARES = Shares(0.15, 0.8, 0.1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# what is masked
+
+
+def test_shares_of_what_is_masked():
+    """15% exactly, of which 80% become the mask, 10% another token, 10% stay, within four standard deviations."""
+    draw, kinds, places = seeded(0), Counter(), Counter()
+    ids = [2, *range(10, 50), 1, 3]  # 40 tokens and three special ones
+    rounds = 3000
+    for _ in range(rounds):
+        said, labels = masking.masked(ids, KNOWN, SHARES, None, draw)
+        asked = [i for i, label in enumerate(labels) if label != -100]
+        assert len(asked) == masking.num_asked(ids, KNOWN, SHARES) == 6
+        assert all(labels[i] == ids[i] for i in asked)
+        assert all(said[i] == ids[i] for i in range(len(ids)) if i not in asked)
+        assert not {0, 41, 42} & {*asked}
+        kinds.update("mask" if said[i] == MASK else "same" if said[i] == ids[i] else "other" for i in asked)
+        places.update(asked)
+    total = 6 * rounds
+    for kind, share in {"mask": 0.8, "other": 0.1 * 48 / 49, "same": 0.1 + 0.1 / 49}.items():
+        assert abs(kinds[kind] / total - share) < 4 * math.sqrt(share * (1 - share) / total), kind
+    assert len(places) == 40
+    assert max(places.values()) / min(places.values()) < 1.4
+
+
+def test_random_tokens_are_any_but_special_ones():
+    known = Vocabulary(10, 4, frozenset({0, 4, 9}))
+    found = Counter()
+    for seed in range(200):
+        found.update(masking.masked([5, 6, 7], known, Shares(0.9, 0.0, 1.0), None, seeded(seed))[0])
+    assert {*found} == {1, 2, 3, 5, 6, 7, 8}
+
+
+@pytest.mark.parametrize(("number", "asked"), [(0, 0), (1, 1), (3, 1), (9, 1), (10, 2), (17, 3), (100, 15)])
+def test_how_many_are_asked(number, asked):
+    ids = [2, *[7] * number, 3]
+    assert masking.num_asked(ids, KNOWN, SHARES) == asked
+    labels = masking.masked(ids, KNOWN, SHARES, None)[1]
+    assert sum(label != -100 for label in labels) == asked
+
+
+def test_words_are_masked_whole():
+    """Words of one to three pieces: of a window at most one is taken in part, and only where none fits."""
+    words = [-1, 0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 7, 8, 8, 9, 10, 11, 11, -1]
+    ids = [2, *range(10, 10 + len(words) - 2), 3]
+    shares = Shares(0.3, 1.0, 0.0)
+    partial = 0
+    for seed in range(200):
+        labels = masking.masked(ids, KNOWN, shares, words, seeded(seed))[1]
+        taken = Counter(word for word, label in zip(words, labels, strict=True) if label != -100)
+        assert taken.total() == masking.num_asked(ids, KNOWN, shares) == 6
+        broken = [word for word, number in taken.items() if number < words.count(word)]
+        assert len(broken) <= 1
+        partial += len(broken)
+    assert partial < 20
+    both = masking.masked([2, 10, 11, 12, 3], KNOWN, Shares(0.3, 1.0, 0.0), [-1, 0, 0, 0, -1], seeded(0))[1]
+    assert sum(label != -100 for label in both) == 1  # no word is short enough: the number is what counts
+
+
+# windows
+
+
+def test_frame(tokenizer):
+    assert windows.frame(tokenizer) == windows.Frame([2], [3])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "room", "sizes"), [(5, 8, [5]), (8, 8, [8]), (9, 8, [4, 5]), (17, 8, [6, 5, 6]), (0, 8, [0])]
+)
+def test_long_texts_become_windows_about_as_long(tokens, room, sizes):
+    piece = windows.Piece(list(range(tokens)), list(range(tokens)))
+    made = windows.cut(piece, room)
+    assert [len(part.ids) for part in made] == sizes
+    assert [i for part in made for i in part.ids] == piece.ids
+
+
+def test_short_texts_are_joined():
+    texts = [windows.Piece([i] * n, list(range(n))) for i, n in enumerate([3, 2, 9, 1], 10)]
+    made = list(windows.join(texts, 6, [3]))
+    assert [part.ids for part in made] == [[10, 10, 10, 3, 11, 11], [12] * 6, [12, 12, 12, 3, 13]]
+    words = [word for part in made for word in part.words]
+    assert [word for word in words if word == -1] == [-1] * 2
+    known = [word for word in words if word >= 0]
+    assert all(a < b for a, b in pairwise(known[:5]))  # words of two texts are not taken for one
+
+
+def test_nothing_of_a_long_text_is_lost(tokenizer):
+    task = MaskedLM(max_length=16)
+    rows = counting(1, 100) + counting(1, 5)
+    encoded = task.encode(rows, tokenizer)
+    assert encoded["row"] == [0] * 8 + [1]
+    assert max(len(ids) for ids in encoded["input_ids"]) <= 16
+    assert not any(encoded["cut"])
+    plain = [
+        [token if label == -100 else label for token, label in zip(ids, labels, strict=True)]
+        for ids, labels in zip(encoded["input_ids"], encoded["labels"], strict=True)
+    ]
+    assert {(ids[0], ids[-1]) for ids in plain} == {(2, 3)}
+    assert tokenizer.decode([i for ids in plain[:8] for i in ids], skip_special_tokens=True) == rows[0]["text"]
+    training = task.encode_training(rows, tokenizer)
+    assert training["input_ids"] == plain
+    assert training["num_targets"] == encoded["num_targets"]
+
+
+def test_lines_are_joined_for_training_alone(tokenizer):
+    task, rows = MaskedLM(max_length=16, join_lines=True), counting(20, 3)
+    encoded = task.encode_training(rows, tokenizer)
+    assert len(encoded["input_ids"]) == 6  # 20 lines of 3 and a separator between them, 14 to a window
+    assert [len(ids) for ids in encoded["input_ids"]] == [16] * 5 + [11]
+    text = tokenizer.decode([i for ids in encoded["input_ids"] for i in ids], skip_special_tokens=True)
+    assert text == " ".join(row["text"] for row in rows)
+    assert encoded["input_ids"][0] == [2, 5, 6, 7, 3, 12, 13, 14, 3, 19, 20, 21, 3, 26, 27, 3]
+    assert encoded["num_targets"][0] == round(0.15 * 11)
+    assert len(task.encode(rows, tokenizer)["input_ids"]) == 20
+
+
+# batches
+
+
+@pytest.mark.parametrize("settings", [{}, {"whole_word": True}, {"join_lines": True, "whole_word": True}])
+def test_every_batch_has_the_targets_it_was_said_to_have(tokenizer, settings):
+    task = MaskedLM(max_length=20, **settings)
+    rows = [*counting(12, 30), *counting(3, 2), {"text": "never heard of it"}]
+    encoded = task.encode_training(rows, tokenizer)
+    assert settings.get("join_lines") or encoded["num_targets"][-1] == 0  # unknown tokens only
+    for _ in range(5):
+        batch = task.collate_training(encoded, tokenizer, 8)
+        assert (batch["labels"] != -100).sum(1).tolist() == encoded["num_targets"]
+        assert len(batch["places"]) == sum(encoded["num_targets"])
+        special = torch.isin(batch["labels"], torch.arange(len(SPECIAL)))
+        assert not special.any()
+        width = batch["input_ids"].shape[1]
+        plain = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in encoded["input_ids"]])
+        assert torch.equal(torch.where(batch["labels"] == -100, plain, batch["labels"]), plain)
+        assert torch.equal(torch.where(batch["labels"] == -100, batch["input_ids"], plain), plain)
+        assert batch["labels"].flatten()[batch["places"]].ne(-100).all()
+
+
+def test_training_masks_are_drawn_anew_and_resume_with_torchs_random_state(tokenizer):
+    task = MaskedLM(max_length=32)
+    encoded = task.encode_training(counting(8), tokenizer)
+    torch.manual_seed(1)
+    first = task.collate_training(encoded, tokenizer, 8)["labels"]
+    state = torch.get_rng_state()
+    second, third = (task.collate_training(encoded, tokenizer, 8)["labels"] for _ in range(2))
+    assert not torch.equal(first, second)
+    torch.manual_seed(99)
+    torch.set_rng_state(state)
+    assert torch.equal(task.collate_training(encoded, tokenizer, 8)["labels"], second)
+    assert torch.equal(task.collate_training(encoded, tokenizer, 8)["labels"], third)
+
+
+def test_a_batch_cut_in_two_masks_the_same(tokenizer):
+    task = MaskedLM(max_length=32)
+    encoded = task.encode_training(counting(8), tokenizer)
+    torch.manual_seed(1)
+    whole = task.collate_training(encoded, tokenizer, 8)
+    torch.manual_seed(1)
+    halves = [
+        task.collate_training({n: c[part] for n, c in encoded.items()}, tokenizer, 8)
+        for part in (slice(0, 3), slice(3, 8))
+    ]
+    for name in ("input_ids", "labels"):
+        assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
+
+
+def test_scored_rows_are_masked_once_and_for_all(tokenizer):
+    task, rows = MaskedLM(max_length=16), counting(6, 30)
+    encoded = task.encode(rows, tokenizer)
+    torch.manual_seed(5)
+    again = task.encode(rows[3:], tokenizer)
+    assert again["labels"] == encoded["labels"][-len(again["labels"]) :]
+    assert again["input_ids"] == encoded["input_ids"][-len(again["labels"]) :]
+    places = {tuple(i for i, label in enumerate(labels) if label != -100) for labels in encoded["labels"]}
+    assert len(places) > 6  # not the same places in every text
+    assert encoded["num_targets"] == [2] * 18
+    state = torch.get_rng_state()
+    task.encode(rows, tokenizer)
+    assert torch.equal(torch.get_rng_state(), state)
