@@ -1,0 +1,175 @@
+"""Nothing is lost when a run dies, is killed, is interrupted or comes upon a loss that is no number."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import losses, train_tiny, without_clock
+from test_train import LEARNING, assert_same_weights
+
+from pefttools.errors import UserError
+from pefttools.run import Run
+
+PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
+
+
+def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0) -> None:
+    """In a process of its own: train, resuming what is there; `delay` seconds a step make room to be killed."""
+    from pefttools import loop
+
+    torch.set_num_threads(2)
+    plain = loop.Loop.step
+
+    def slow(self: Any) -> None:
+        time.sleep(delay)
+        plain(self)
+
+    loop.Loop.step = slow  # type: ignore[method-assign]
+    train_tiny(recipe_file, out, *overrides, resume=True)
+
+
+def spawn(*arguments: Any) -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=start, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.mark.parametrize("strategy", LEARNING)
+def test_died_and_resumed_is_never_interrupted(
+    strategy: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pefttools import loop
+
+    overrides = [f"strategy={strategy}", "base.dropout=0.1", "data.train_rows=200", "train.log_every=3"]
+    overrides += ["train.evaluate_every=0.4", "regularizers=[l2]"]
+    whole, expected = train_tiny(recipe_file, tmp_path / "whole", *overrides)
+    plain = loop.Loop.step
+
+    def dies(self: Any) -> None:
+        if self.progress.step == moment:
+            raise RuntimeError("power cut")
+        plain(self)
+
+    monkeypatch.setattr(loop.Loop, "step", dies)
+    for moment in (5, 17, 30):  # before, among and after AdaLoRA's prunings  # noqa: B007
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_tiny(recipe_file, tmp_path / "died", *overrides, "train.checkpoint_seconds=0", resume=True)
+    monkeypatch.undo()
+    died, resumed = train_tiny(recipe_file, tmp_path / "died", *overrides, resume=True)
+    assert losses(died) == losses(whole)
+    assert_same_weights(whole, died)
+    assert without_clock(resumed) == without_clock(expected)
+
+
+@pytest.mark.parametrize("strategy", ["lora"])
+def test_killed_and_resumed_is_never_interrupted(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+    overrides = [
+        f"strategy={strategy}",
+        "base.dropout=0.1",
+        "train.epochs=2",
+        "train.log_every=3",
+        "train.evaluate_every=0.3",
+    ]
+    whole, expected = train_tiny(recipe_file, tmp_path / "whole", *overrides)
+    broken = tmp_path / "broken"
+    draw = random.Random(strategy)
+    moments = [*sorted(draw.sample(range(1, 55), 4)), 57]
+    overrides.append("train.checkpoint_seconds=0.2")
+    for moment in moments:
+        process = spawn(recipe_file, broken, overrides, 0.02)
+        while process.is_alive() and not (broken / "result.json").exists():
+            written = Run(broken).lines() if (broken / "metrics.jsonl").exists() else []
+            if written and written[-1]["step"] >= moment:
+                break
+            time.sleep(0.005)
+        assert process.is_alive(), f"it ended by itself before step {moment}"
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert not (broken / "result.json").exists()
+    process = spawn(recipe_file, broken, overrides)
+    process.join()
+    assert process.exitcode == 0
+    resumed = Run(broken).result()
+    plain = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in Run(broken).lines()]
+    assert plain == [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in Run(whole).lines()]
+    assert_same_weights(whole, broken)
+    assert without_clock(resumed) == without_clock(expected)
+    assert not (broken / "checkpoints").exists()
+
+
+def test_resuming_under_other_conditions_is_refused(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
+    overrides = [f"data.train={tmp_path / 'rows.jsonl'}", "train.keep_checkpoints=true", "train.epochs=1"]
+    run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides)
+    (run / "result.json").unlink()  # as if it had died at the very end
+    (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
+    with pytest.raises(UserError, match=r"--resume: data was '.*' when the run began, now it is '.*'"):
+        train_tiny(recipe_file, run, *overrides, resume=True)
+    assert (run / "checkpoints").exists()
+
+
+def test_two_cannot_train_in_one_folder(recipe_file: Path, tmp_path: Path) -> None:
+    with (
+        Run(tmp_path / "run").only_one(),
+        pytest.raises(UserError, match=r"another process is training in .*run"),
+    ):
+        train_tiny(recipe_file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_file: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pefttools",
+        "train",
+        str(recipe_file),
+        "--out",
+        str(tmp_path / "run"),
+        "train.epochs=2000",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"go on with `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in said
+    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert int(kept.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pefttools.tasks.text_classification import TextClassification
+
+    plain, calls = TextClassification.loss, []
+
+    def broken(self: Any, outputs: Any, batch: Any) -> torch.Tensor:
+        calls.append(torch.is_grad_enabled())
+        return plain(self, outputs, batch) * (float("nan") if sum(calls) > 12 else 1.0)
+
+    monkeypatch.setattr(TextClassification, "loss", broken)
+    overrides = ["train.checkpoint_seconds=0", "train.log_every=5"]
+    with pytest.raises(UserError, match=r"the loss of step 13 is nan: .* the last good checkpoint is .*step-00000012"):
+        train_tiny(recipe_file, tmp_path / "kept", *overrides)
+    assert (tmp_path / "kept" / "checkpoints" / "step-00000012" / "state.pt").exists()
+    calls.clear()
+    with pytest.raises(UserError, match=r"there is no earlier checkpoint"):
+        train_tiny(recipe_file, tmp_path / "none", "train.checkpoint_seconds=1000")
+    assert not (tmp_path / "none").exists()
