@@ -27,7 +27,7 @@ def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0
     """In a process of its own: train, resuming what is there; `delay` seconds a step make room to be killed."""
     from pefttools import loop
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in the run it is compared with
     plain = loop.Loop.step
 
     def slow(self: Any) -> None:
