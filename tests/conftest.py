@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,26 +143,17 @@ def wrapped(bases: Callable[[str], Path]) -> Callable[[str], Any]:
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 rows of three classes, as JSON lines."""
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in make_rows(600)))
-    return path
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", make_rows(600))
 
 
 @pytest.fixture(scope="session")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path], rows_file: Path) -> Path:
     """A recipe that trains a tiny BERT in seconds, every step logged, with nothing left to chance."""
-    values = {
-        "base": {"source": str(bases("bert")), "dropout": 0.0},
-        "data": {"train": str(rows_file)},
-        "task": {"name": "text_classification", "max_length": 32},
-        "strategy": "lora",
-        "train": {
-            "epochs": 3, "batch_size": 16, "learning_rate": 0.003, "precision": "fp32", "log_every": 1, "trackers": [],
-        },
-    }  # fmt: skip
-    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    task = {"name": "text_classification", "max_length": 32}
+    train = {"epochs": 3, "learning_rate": 0.003, "log_every": 1}
+    return write_recipe(
+        tmp_path_factory.mktemp("recipe") / "tiny.yaml", bases("bert"), rows_file, task=task, train=train
+    )
 
 
 @pytest.fixture(scope="session")
@@ -189,6 +180,26 @@ def without_clock(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what a clock or a memory meter said."""
     timed = ("seconds", "tokens_per_second", "peak_bytes")
     return {**result, "train": {k: v for k, v in result["train"].items() if k not in timed}}
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Rows as JSON lines."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def write_recipe(path: Path, base: Path, rows: Path, /, **sections: Any) -> Path:
+    """A recipe by LoRA, in single precision and without dropout; what `sections` say is added or said instead."""
+    values: dict[str, Any] = {
+        "base": {"source": str(base), "dropout": 0.0},
+        "data": {"train": str(rows)},
+        "strategy": "lora",
+        "train": {"batch_size": 16, "precision": "fp32", "trackers": []},
+    }
+    for name, given in sections.items():
+        values[name] = {**values.get(name, {}), **given} if isinstance(given, dict) else given
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def write_csv(path: Path, rows: list[dict[str, str]], delimiter: str = ",") -> Path:

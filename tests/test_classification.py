@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KEYS, WORDS, make_tokenizer, train_tiny, write_csv
+from conftest import KEYS, WORDS, make_tokenizer, train_tiny, write_csv, write_rows
 from sklearn import metrics
 
 import pefttools
@@ -37,11 +37,6 @@ def tagged(number: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def written(file: Path, rows: list[dict[str, Any]]) -> str:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return f"data.train={file}"
-
-
 def split(train: list[dict[str, Any]], validation: list[dict[str, Any]] | None = None) -> Splits:
     return Splits(train, validation or train[:1], [])
 
@@ -49,9 +44,10 @@ def split(train: list[dict[str, Any]], validation: list[dict[str, Any]] | None =
 @pytest.fixture(scope="module")
 def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tagged")
+    data = f"data.train={write_rows(folder / 'rows.jsonl', tagged(600))}"
     task = "task={name: text_classification, max_length: 32, multi_label: true}"
     train = ["strategy=full", "train.epochs=4", "train.learning_rate=0.001"]
-    return train_tiny(recipe_file, folder / "run", task, written(folder / "rows.jsonl", tagged(600)), *train)[0]
+    return train_tiny(recipe_file, folder / "run", task, data, *train)[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -135,7 +131,7 @@ def test_every_format_gives_the_same_sets(tmp_path: Path) -> None:
     import pyarrow.parquet
 
     rows = tagged(80)
-    written(tmp_path / "a.jsonl", rows)
+    write_rows(tmp_path / "a.jsonl", rows)
     write_csv(tmp_path / "b.csv", [{**row, "label": "|".join(row["label"])} for row in rows])
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
     found = [load_splits(DataSettings.model_validate({"train": str(file)}), SEVERAL) for file in tmp_path.iterdir()]
@@ -146,8 +142,7 @@ def test_every_format_gives_the_same_sets(tmp_path: Path) -> None:
 def test_renamed_and_rare_labels(tmp_path: Path) -> None:
     rows = [{"text": f"x{i}", "label": ["a", "b"] if i % 2 else ["c"]} for i in range(60)]
     rows += [{"text": "rare", "label": ["a", "z"]}]
-    file = tmp_path / "rows.jsonl"
-    written(file, rows)
+    file = write_rows(tmp_path / "rows.jsonl", rows)
     values = {"train": str(file), "labels": {"b": "a"}, "min_class_rows": 5}
     splits = load_splits(DataSettings.model_validate(values), SEVERAL)
     assert splits.left_out == {"of a rare class": 1}

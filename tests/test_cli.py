@@ -10,15 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import make_rows, write_csv
+from conftest import make_rows, write_csv, write_rows
 
 from pefttools import cli
 from pefttools.run import MARK
-
-
-def jsonl(path: Path, rows: list[dict[str, object]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture
@@ -88,7 +83,7 @@ def test_a_run_by_hand(said: Said, recipe_file: Path, tmp_path: Path) -> None:
     assert said("evaluate", out)[1].count("fruit") == 1
     code, answer, _ = said("predict", out, "--text", "word1 apple word2", "--text", "word3 saw")
     assert [json.loads(line)["prediction"] for line in answer.splitlines()] == ["fruit", "tool"]
-    rows = jsonl(tmp_path / "ask.jsonl", [{"text": "word1 pear", "id": 7}, {"text": "blue word4"}])
+    rows = write_rows(tmp_path / "ask.jsonl", [{"text": "word1 pear", "id": 7}, {"text": "blue word4"}])
     code, answer, _ = said("predict", out, rows)
     answers = [json.loads(line) for line in answer.splitlines()]
     assert [(a.get("id"), a["prediction"]) for a in answers] == [("7", "fruit"), (None, "colour")]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import losses, make_rows, train_tiny, without_clock, write_csv
+from conftest import losses, make_rows, train_tiny, without_clock, write_csv, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,7 +28,7 @@ def formats(folder: Path, rows: list[dict[str, str]]) -> dict[str, list[str]]:
 
     write_csv(folder / "rows.csv", [{"Satz, roh": r["text"], "Klasse": r["label"]} for r in rows])
     write_csv(folder / "rows.tsv", rows, "\t")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_rows(folder / "rows.jsonl", rows)
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "rows.parquet")
     renamed = ["data.columns.text=Satz, roh", "data.columns.label=Klasse"]
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_rows, train_tiny
+from conftest import make_rows, train_tiny, write_rows
 
 import pefttools
 from pefttools import recipe
@@ -201,8 +201,7 @@ def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
     from pefttools.use import predict_rows
 
     rows = [{**row, "second": "word1 word2"} for row in make_rows(200)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    overrides = [f"data.train={tmp_path / 'rows.jsonl'}", "data.columns.text_pair=second"]
+    overrides = [f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", "data.columns.text_pair=second"]
     run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
     assert result["test"]["accuracy"] >= 0.9
     assert export(run, "merged")["exported"] == result["test"]["accuracy"]

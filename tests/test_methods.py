@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import make_rows, train_tiny
+from conftest import make_rows, train_tiny, write_rows
 from torch import nn
 
 from pefttools import optimizers, recipe
@@ -350,8 +349,8 @@ def test_texts_are_cut_to_what_the_strategy_leaves(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cache of tokenised rows must not hand one strategy's lengths to another."""
-    rows = tmp_path / "long.jsonl"
-    rows.write_text("".join(json.dumps({**row, "text": row["text"] + " word1" * 70}) + "\n" for row in make_rows(60)))
+    long = [{**row, "text": row["text"] + " word1" * 70} for row in make_rows(60)]
+    rows = write_rows(tmp_path / "long.jsonl", long)
     common = [f"data.train={rows}", "task.max_length=64", "train.epochs=0.5"]
     lengths = []
     for strategy in ("lora", "prefix", "lora"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import KEYS, WORDS, make_tokenizer, train_tiny
+from conftest import KEYS, WORDS, make_tokenizer, train_tiny, write_rows
 
 import pefttools
 from pefttools.data.encoding import columns_of
@@ -40,15 +40,10 @@ def quizzes(number: int, seed: int = 0) -> list[dict[str, Any]]:
     return rows
 
 
-def written(file: Path, rows: list[dict[str, Any]]) -> Path:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
-
-
 @pytest.fixture(scope="module")
 def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quizzes")
-    data = f"data.train={written(folder / 'rows.jsonl', quizzes(500))}"
+    data = f"data.train={write_rows(folder / 'rows.jsonl', quizzes(500))}"
     task = "task={name: multiple_choice, max_length: 32}"
     return train_tiny(recipe_file, folder / "run", task, data, "train.epochs=2")[0]
 
@@ -116,7 +111,7 @@ def test_bad_rows_are_told(values: dict[str, Any], told: str) -> None:
 
 
 def test_a_bad_row_refuses_its_file(tmp_path: Path) -> None:
-    file = written(tmp_path / "rows.jsonl", [*quizzes(9), {"text": "which?", "choices": ABC, "label": 7}])
+    file = write_rows(tmp_path / "rows.jsonl", [*quizzes(9), {"text": "which?", "choices": ABC, "label": 7}])
     with pytest.raises(UserError, match=r"data.train: .*rows.jsonl: row 10 has the label '7', which names none"):
         load_splits(DataSettings.model_validate({"train": str(file)}), MultipleChoice())
 

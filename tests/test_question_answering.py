@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable
@@ -11,8 +10,7 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-import yaml
-from conftest import KEYS, WORDS, make_tokenizer, train_tiny
+from conftest import KEYS, WORDS, make_tokenizer, train_tiny, write_recipe, write_rows
 
 from pefttools.data import spans
 from pefttools.data.splitting import LeftOut, Splits
@@ -236,17 +234,10 @@ def test_a_run_learns_to_find_an_answer(tmp_path: Path, bases: Callable[[str], P
         answers = [{"text": tool, "answer_start": " ".join(words).index(tool)}]
         lines.append({"question": "apple", "context": " ".join(words), "answers": answers})
     lines.append({**lines[0], "context": "pear", "answers": [{"text": "nowhere", "answer_start": 0}]})
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    recipe_file = tmp_path / "tiny.yaml"
-    values = {
-        "base": {"source": str(bases("bert")), "dropout": 0.0},
-        "data": {"train": str(file)},
-        "task": {"name": "question_answering", "max_length": 24, "stride": 4},
-        "strategy": "full",
-        "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.003, "precision": "fp32", "trackers": []},
-    }
-    recipe_file.write_text(yaml.safe_dump(values))
+    rows = write_rows(tmp_path / "rows.jsonl", lines)
+    task = {"name": "question_answering", "max_length": 24, "stride": 4}
+    train = {"epochs": 3, "learning_rate": 0.003}
+    recipe_file = write_recipe(tmp_path / "tiny.yaml", bases("bert"), rows, task=task, strategy="full", train=train)
     run, result = train_tiny(recipe_file, tmp_path / "run")
     assert result["data"]["left_out"]["an answer that is not in its context"] == 1
     assert result["test"]["f1"] > result["before"]["f1"] + 0.3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import KEYS, WORDS, make_tokenizer, train_tiny
+from conftest import KEYS, WORDS, make_tokenizer, train_tiny, write_recipe, write_rows
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from pefttools.data import marked
@@ -266,17 +264,10 @@ def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callab
         words = [*draw.choices(WORDS, k=4), f"<e2>{draw.choice(WORDS)}</e2>"]
         words.insert(draw.randrange(5), f"<e1>{draw.choice(KEYS[label])}</e1>")
         lines.append({"text": " ".join(words), "label": f"{label}(e1,e2)"})
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    recipe_file = tmp_path / "tiny.yaml"
-    values = {
-        "base": {"source": str(bases("bert")), "dropout": 0.0},
-        "data": {"train": str(file)},
-        "task": {"name": "relation_extraction", "max_length": 32},
-        "strategy": "lora",
-        "train": {"epochs": 3, "batch_size": 16, "learning_rate": 0.01, "precision": "fp32", "trackers": []},
-    }
-    recipe_file.write_text(yaml.safe_dump(values))
+    rows = write_rows(tmp_path / "rows.jsonl", lines)
+    task = {"name": "relation_extraction", "max_length": 32}
+    train = {"epochs": 3, "learning_rate": 0.01}
+    recipe_file = write_recipe(tmp_path / "tiny.yaml", bases("bert"), rows, task=task, train=train)
     run, result = train_tiny(recipe_file, tmp_path / "run")
     assert result["before"]["f1"] < 0.7
     assert result["test"]["f1"] == result["test"]["f1_micro"] == 1.0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from typing import Any
 
 import pytest
 import torch
-import yaml
-from conftest import WORDS, train_tiny
+from conftest import WORDS, train_tiny, write_recipe, write_rows
 from test_seq2seq import make_model, splits_of
 
 from pefttools.data import translation
@@ -174,17 +172,11 @@ def trained(tmp_path_factory, tokenizer) -> tuple[Any, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("seq2seq")
     make_model().save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    rows = {row["source"]: row for row in copies(400)}.values()
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    values = {
-        "base": str(folder / "base"),
-        "data": {"train": str(folder / "rows.jsonl")},
-        "task": {"name": "seq2seq", "max_length": 16, "max_target_length": 8, "generate_rows": 5, "num_beams": 2},
-        "strategy": "full",
-        "train": {"epochs": 5, "batch_size": 16, "learning_rate": 0.01, "precision": "fp32", "trackers": []},
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(values))
-    return train_tiny(folder / "recipe.yaml", folder / "run")
+    rows = write_rows(folder / "rows.jsonl", {row["source"]: row for row in copies(400)}.values())
+    task = {"name": "seq2seq", "max_length": 16, "max_target_length": 8, "generate_rows": 5, "num_beams": 2}
+    train = {"epochs": 5, "learning_rate": 0.01}
+    recipe = write_recipe(folder / "recipe.yaml", folder / "base", rows, task=task, strategy="full", train=train)
+    return train_tiny(recipe, folder / "run")
 
 
 def test_trains_from_a_recipe_and_answers(trained):

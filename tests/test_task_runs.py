@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from conftest import write_recipe, write_rows
 
 from pefttools import cli, recipe
 from pefttools.data.splitting import Splits
@@ -22,23 +22,11 @@ from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def write_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any], **more: Any) -> Path:
-    values = {
-        "base": {"source": str(base), "dropout": 0.0},
-        "data": {"train": str(rows), "validation": str(rows), "test": str(rows), "deduplicate": False},
-        "task": {"max_length": 32, **task},
-        "strategy": "lora",
-        "train": {"epochs": 1, "batch_size": 8, "precision": "fp32", "trackers": []},
-        **more,
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+def tiny_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any]) -> Path:
+    """A recipe that trains, validates and tests on the same few rows."""
+    data = {"validation": str(rows), "test": str(rows), "deduplicate": False}
+    train = {"epochs": 1, "batch_size": 8}
+    return write_recipe(folder / "recipe.yaml", base, rows, data=data, task={"max_length": 32, **task}, train=train)
 
 
 @pytest.mark.parametrize("name", tasks.names())
@@ -49,7 +37,7 @@ def test_every_task_trains_answers_and_exports(
     family = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(cls.auto_class, "bert")
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples] * 4)
     task = {"name": name, **cls.sample_settings}
-    file, out = write_recipe(tmp_path, bases(family), rows, task), tmp_path / "run"
+    file, out = tiny_recipe(tmp_path, bases(family), rows, task), tmp_path / "run"
     assert cli.run(["train", str(file), "--out", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert isinstance(result["test"][cls.primary], float)
@@ -73,7 +61,7 @@ def test_a_sample_shows_what_is_learnt(
 ) -> None:
     cls = tasks.get("causal_lm")
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples])
-    file = write_recipe(tmp_path, bases("llama"), rows, {"name": "causal_lm", "max_new_tokens": 8})
+    file = tiny_recipe(tmp_path, bases("llama"), rows, {"name": "causal_lm", "max_new_tokens": 8})
     assert cli.run(["show", str(file), "--sample", "1"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("--- 1\n")
@@ -89,7 +77,7 @@ def test_long_rows_can_be_refused(
 ) -> None:
     texts = [{"text": f"apple word{i} " * 20, "label": "ab"[i % 2]} for i in range(16)]
     rows = write_rows(tmp_path / "rows.jsonl", texts)
-    file = write_recipe(tmp_path, bases("bert"), rows, {"name": "text_classification", "too_long": "refuse"})
+    file = tiny_recipe(tmp_path, bases("bert"), rows, {"name": "text_classification", "too_long": "refuse"})
     assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
     assert "16 of 16 train rows are longer than 32 tokens" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -99,7 +87,7 @@ def test_an_unknown_alphabet_is_told(
     bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     texts = [{"text": f"苹果 word{i}", "label": "ab"[i % 2]} for i in range(16)]
-    file = write_recipe(
+    file = tiny_recipe(
         tmp_path, bases("bert"), write_rows(tmp_path / "rows.jsonl", texts), {"name": "text_classification"}
     )
     assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 0
@@ -112,7 +100,7 @@ def test_unusable_rows_are_counted(
     good = [dict(row) for row in tasks.get("question_answering").samples]
     bad = {"question": "word1", "context": "word2 apple", "answers": [{"text": "nowhere", "answer_start": 3}]}
     rows = write_rows(tmp_path / "rows.jsonl", [*good, *good, bad])
-    file = write_recipe(tmp_path, bases("bert"), rows, {"name": "question_answering"})
+    file = tiny_recipe(tmp_path, bases("bert"), rows, {"name": "question_answering"})
     assert cli.run(["train", str(file), "--out", str(tmp_path / "run"), "--json"]) == 0
     left_out = json.loads(capsys.readouterr().out.splitlines()[-1])["data"]["left_out"]
     assert list(left_out.values()) == [3]
@@ -133,7 +121,7 @@ def test_an_encoder_cannot_write(
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in tasks.get("causal_lm").samples] * 4)
     for family, hint in (("bert", "is an encoder (bert)"), ("bart", "task=seq2seq")):
-        file = write_recipe(tmp_path, bases(family), rows, {"name": "causal_lm", "max_new_tokens": 8})
+        file = tiny_recipe(tmp_path, bases(family), rows, {"name": "causal_lm", "max_new_tokens": 8})
         assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
         assert hint in capsys.readouterr().err
 
