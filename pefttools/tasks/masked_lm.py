@@ -12,7 +12,6 @@ Metrics, over the masked tokens: perplexity and accuracy. `predict` fills the ma
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -190,13 +189,11 @@ class MaskedLM(Task):
         return {name: sum(part[name] for part in said) for name in said[0]}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
+        from pefttools.metrics.language import perplexity
+
         del references
-        number = max(1, sum(p["num_targets"] for p in predictions))
-        mean = sum(p["nll"] for p in predictions) / number
-        return {
-            "perplexity": math.exp(min(mean, 700.0)),  # e^710 is no number
-            "accuracy": sum(p["num_correct"] for p in predictions) / number,
-        }
+        right, number = (sum(p[name] for p in predictions) for name in ("num_correct", "num_targets"))
+        return {"perplexity": perplexity(predictions), "accuracy": right / max(1, number)}
 
     def reference(self, row: Row) -> Any:
         return row["text"]

@@ -13,7 +13,6 @@ M2M-100, NLLB) take `source_lang` and `target_lang` in their own codes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -220,14 +219,10 @@ class Seq2Seq(Task):
         return min(number, self.generate_rows)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined
+        from pefttools.metrics import combined, language
         from pefttools.metrics.bleu import Metric as Bleu
 
-        values: dict[str, Any] = {}
-        if scored := [p for p in predictions if "nll" in p]:
-            mean = sum(p["nll"] for p in scored) / max(1, sum(p["num_targets"] for p in scored))
-            values["perplexity"] = math.exp(min(mean, 700.0))  # e^710 is no number
-        pairs = [(p, r) for p, r in zip(predictions, references, strict=True) if "prediction" in p]
+        values, pairs = language.scored_and_answered(predictions, references)
         if not pairs:
             return values
         texts: Any = {"predictions": [p["prediction"] for p, _ in pairs], "references": [r for _, r in pairs]}
@@ -235,7 +230,7 @@ class Seq2Seq(Task):
             values |= Bleu(keep_in_memory=True).compute(**texts, tokenizer=self.bleu_tokenizer) or {}
         names = {"bleu": ["chrf"], "rouge": ["rouge"], "both": ["chrf", "rouge"]}[self.metric]
         values |= combined(*names).compute(**texts) or {}
-        return {**values, "stopped": sum(p["finish"] == "stop" for p, _ in pairs) / len(pairs)}
+        return {**values, "stopped": language.stopped(pairs)}
 
     def reference(self, row: Row) -> Any:
         return row.get("target")
