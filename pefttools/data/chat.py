@@ -1,4 +1,4 @@
-"""Chats: rows of any common form to messages, messages to text by a template, and which of the text answers.
+"""Chats: values of any common form to rows, their messages to text by a template, and which of the text answers.
 
 A message is `{"role": "system" | "user" | "assistant", "content": text}`.
 """
@@ -6,10 +6,11 @@ A message is `{"role": "system" | "user" | "assistant", "content": text}`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pefttools.data.fields import text
-from pefttools.data.splitting import LeftOut
+from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,61 @@ PLAIN = (
     "{{ '### Assistant:\n' if add_generation_prompt else '' }}"
 )
 """The template of a tokenizer that has none: a heading a turn, the end of text after each answer."""
+ANSWERED = frozenset({"messages", "conversations", "output", "completion"})
+"""Fields that hold answers: a row with one of them must have its answer."""
+
+
+def read_row(values: Mapping[str, Any], system: str | None, asking: bool, unanswered: bool) -> Row:
+    """A row of a chat (`messages`, `prompt`, and `completion` if it is answered) or of plain text (`text`, `prompt`).
+
+    Args:
+        asking: whether a `text` alone is a question.
+
+    The other arguments, and what is raised, are those of `read_chat`.
+    """
+    messages = read_chat(values, system, unanswered)
+    if messages is None and "text" not in values:
+        raise ValueError(
+            "has none of messages, conversations, instruction and output, prompt and completion, or text;"
+            " data.columns names the columns that hold them"
+        )
+    if messages is None and asking:
+        asked = {"prompt": text(values["text"], "text"), "system": values.get("system")}
+        messages = read_chat(asked, system, unanswered=True)
+    if messages is None:
+        said = text(values["text"], "text")
+        row: Row = {"text": said, "prompt": said}
+    else:
+        row = {"messages": messages, "prompt": transcript(question(messages))}
+        if messages[-1]["role"] == "assistant":
+            row["completion"] = messages[-1]["content"]
+    if values.get("id") is not None:
+        row["id"] = str(values["id"])
+    return row
+
+
+def is_chat(splits: Splits) -> bool:
+    """Whether the rows are chats, as the first row to train on is."""
+    return "messages" in splits.train[0]
+
+
+def mixed(splits: Splits) -> list[str]:
+    """A problem for every split that mixes chats and plain text, or has what the rows to train on have not."""
+    return [
+        f"data.{name}: some rows are chats and some are plain text; train on one after the other"
+        for name, rows in splits.named().items()
+        if any(("messages" in row) != is_chat(splits) for row in rows)
+    ]
+
+
+def without_answer(key: str, rows: Sequence[Row]) -> list[str]:
+    """The problem of rows to learn from or to score, if there is one."""
+    if not (missing := sum("messages" in row and "completion" not in row for row in rows)):
+        return []
+    return [
+        f"{key}: {missing} of {len(rows)} rows have no answer to learn from;"
+        " data.columns.output or data.columns.completion names the column that holds it"
+    ]
 
 
 def read_chat(values: Mapping[str, Any], system: str | None = None, unanswered: bool = False) -> list[Message] | None:
@@ -109,6 +165,15 @@ def question(messages: Sequence[Message]) -> list[Message]:
 def transcript(messages: Iterable[Message]) -> str:
     """The messages as text, the same under every template."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+
+
+def read_template(given: str) -> str:
+    """A template as it stands, or the one in the file of that name. Raises ValueError where it is neither."""
+    if "{" in given:
+        return given
+    if not (path := Path(given).expanduser()).is_file():
+        raise ValueError("is neither a Jinja template nor a file that holds one")
+    return path.read_text("utf-8")
 
 
 def rendered(

@@ -1,4 +1,4 @@
-"""A chat's text as tokens: which of them are learnt, which are lost when it is too long, and how both look.
+"""A chat or plain text as tokens: which of them are learnt, which are lost when it is too long, and how both look.
 
 Tokens are found through the offsets a tokenizer gives, so no text is put together from pieces.
 """
@@ -7,15 +7,101 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pefttools.data.chat import Marked
+from pefttools.data.chat import Marked, Message, marked, question, rendered
+from pefttools.data.splitting import Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Span = tuple[int, int]
 Cut = Literal["end", "start", "question"]
+
+
+class Writing(NamedTuple):
+    """How rows become tokens."""
+
+    template: str | None
+    """Of chats; the tokenizer's own when None."""
+    room: int
+    """Tokens that a chat, or a window of plain text, may have."""
+    cut: Cut
+    """What a chat that is too long loses."""
+    learn_all: bool
+    """Whether all of a chat is learnt, not its answers alone."""
+
+
+class Piece(NamedTuple):
+    """A chat, or a window of plain text."""
+
+    row: int
+    """The index of the row it is of."""
+    ids: list[int]
+    learnt: list[bool]
+    """One a token; never the first, before which nothing comes."""
+    cut: bool
+    """Whether tokens of the chat were lost."""
+
+
+def pieces(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, how: Writing) -> Iterator[Piece]:
+    """Rows as tokens: a chat as one piece, plain text, with its end, in windows."""
+    chats = [marked(row["messages"], tokenizer, how.template) if "messages" in row else None for row in rows]
+    texts = [row["text"] if chat is None else chat.text for row, chat in zip(rows, chats, strict=True)]
+    special, end = frozenset(tokenizer.all_special_ids), tokenizer.eos_token_id
+    for number, (ids, offsets) in enumerate(tokens(texts, tokenizer)):
+        chat = chats[number]
+        if chat is None:
+            for window in windows([*ids, end] if end is not None else ids, how.room):  # type: ignore[list-item]
+                yield Piece(number, window, [i > 0 for i in range(len(window))], cut=False)
+            continue
+        learnt, _ = supervised(chat, ids, offsets, special)
+        asked = question(rows[number]["messages"])[-1]["content"]
+        left = kept(offsets, how.room, how.cut, chat.text, asked)
+        chosen = [place > 0 and (how.learn_all or learnt[i]) for place, i in enumerate(left)]
+        yield Piece(number, [ids[i] for i in left], chosen, cut=len(left) < len(ids))
+
+
+def unlearnt(made: Sequence[Piece], ends: Sequence[int], room: int) -> list[str]:
+    """What the user should be warned of: that no end is learnt, or nothing of some rows.
+
+    Args:
+        ends: the tokens that end what is learnt.
+    """
+    said = []
+    if not ends:
+        said.append(
+            "no end of text is learnt: the chat template writes no special token after an answer, so answers will"
+            " run on to task.max_new_tokens; give a task.chat_template that ends answers with {{ eos_token }}"
+        )
+    elif not any(i in ends for piece in made for i, one in zip(piece.ids, piece.learnt, strict=True) if one):
+        said.append(
+            f"no end of text is learnt: no row is short enough to hold the end of its answer within"
+            f" {room} tokens; raise task.max_length, or set task.cut"
+        )
+    if idle := sum(not any(piece.learnt) for piece in made):
+        said.append(
+            f"{idle} of {len({piece.row for piece in made})} rows are cut before their answer begins and teach nothing;"
+            " raise task.max_length, or set task.cut=question"
+        )
+    return said
+
+
+def prompt(row: Row, tokenizer: PreTrainedTokenizerBase, how: Writing) -> list[int]:
+    """Token ids up to where the row's answer begins."""
+    messages = question(row["messages"]) if "messages" in row else []
+    said = rendered(messages, tokenizer, how.template, ask=True) if messages else row["text"]
+    ((ids, offsets),) = tokens([said], tokenizer)
+    if messages and how.cut == "question":
+        return [ids[i] for i in kept(offsets, how.room, how.cut, said, messages[-1]["content"])]
+    return ids
+
+
+def ends(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
+    """The token that ends an answer in such a chat; none where nothing special does."""
+    chat = marked([*question(messages), {"role": "assistant", "content": "yes"}], tokenizer, template)
+    ((ids, offsets),) = tokens([chat.text], tokenizer)
+    return supervised(chat, ids, offsets, frozenset(tokenizer.all_special_ids))[1][-1:]
 
 
 def supervised(

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pefttools.errors import UserError
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -62,6 +64,24 @@ def packed(
             start = end
         batch[POSITIONS][line, start:] = torch.arange(shape[1] - start)
     return batch
+
+
+def refuse_virtual(outputs: Any, batch: Mapping[str, Tensor]) -> None:
+    """Raises UserError when packed rows were read after virtual tokens, which stand before the first of them only."""
+    if POSITIONS in batch and (
+        getattr(outputs, "past_key_values", None) is not None or outputs.logits.shape[1] != batch["input_ids"].shape[1]
+    ):
+        raise UserError("task.packing: virtual tokens stand before a row, not before each packed one; set it to false")
+
+
+def refuse_one_text(model: nn.Module) -> None:
+    """Raises UserError when a model reads packed rows as one text."""
+    config: Any = model.config
+    if not keeps_apart(model):
+        raise UserError(
+            f"task.packing: a {config.model_type} model reads packed rows as one text, measured on two rows;"
+            " set task.packing=false"
+        )
 
 
 def keeps_apart(model: nn.Module) -> bool:

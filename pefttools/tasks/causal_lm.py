@@ -15,10 +15,8 @@ exact match, ROUGE (BLEU and chrF on request) and `stopped`, the share of answer
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
@@ -26,7 +24,6 @@ from pydantic import Field, field_validator
 from pefttools import models
 from pefttools.data import chat as chats
 from pefttools.data import chat_tokens, packing
-from pefttools.data.fields import text
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -38,8 +35,6 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 500
 """Training rows that are looked at for remarks."""
-ANSWERED = frozenset({"messages", "conversations", "output", "completion"})
-"""Fields that hold answers: a row with one of them must have its answer."""
 
 
 class CausalLM(Task):
@@ -98,11 +93,7 @@ class CausalLM(Task):
     @field_validator("chat_template")
     @classmethod
     def _template_from_file(cls, value: str | None) -> str | None:
-        if value is None or "{" in value:
-            return value
-        if not (path := Path(value).expanduser()).is_file():
-            raise ValueError("is neither a Jinja template nor a file that holds one")
-        return path.read_text("utf-8")
+        return None if value is None else chats.read_template(value)
 
     @field_validator("answer_pattern")
     @classmethod
@@ -115,68 +106,28 @@ class CausalLM(Task):
         return value
 
     def read(self, values: Mapping[str, Any]) -> Row:
-        return self._row(values, unanswered=not ANSWERED & {*values})
+        unanswered = not chats.ANSWERED & {*values}
+        return chats.read_row(values, self.system, bool(self.chat), unanswered)
 
     def question(self, values: Mapping[str, Any]) -> Row:
         """A row to predict on: a chat may end on the user's turn."""
-        return self._row(values, unanswered=True)
-
-    def _row(self, values: Mapping[str, Any], unanswered: bool) -> Row:
-        messages = chats.read_chat(values, self.system, unanswered)
-        if messages is None and "text" not in values:
-            raise ValueError(
-                "has none of messages, conversations, instruction and output, prompt and completion, or text;"
-                " data.columns names the columns that hold them"
-            )
-        if messages is None and self.chat:
-            asked = {"prompt": text(values["text"], "text"), "system": values.get("system")}
-            messages = chats.read_chat(asked, self.system, unanswered=True)
-        if messages is None:
-            said = text(values["text"], "text")
-            row: Row = {"text": said, "prompt": said}
-        else:
-            row = {"messages": messages, "prompt": chats.transcript(chats.question(messages))}
-            if messages[-1]["role"] == "assistant":
-                row["completion"] = messages[-1]["content"]
-        if values.get("id") is not None:
-            row["id"] = str(values["id"])
-        return row
+        return chats.read_row(values, self.system, bool(self.chat), unanswered=True)
 
     def fit(self, splits: Splits) -> Self:
-        chat = "messages" in splits.train[0]
-        problems = [p for name, rows in splits.named().items() for p in _unanswered(f"data.{name}", rows)]
-        problems += [
-            f"data.{name}: some rows are chats and some are plain text; train on one after the other"
-            for name, rows in splits.named().items()
-            if any(("messages" in row) != chat for row in rows)
-        ]
-        if problems:
+        problems = [p for name, rows in splits.named().items() for p in chats.without_answer(f"data.{name}", rows)]
+        if problems := [*problems, *chats.mixed(splits)]:
             raise UserError(*problems)
-        return self.with_values(chat=chat)
+        return self.with_values(chat=chats.is_chat(splits))
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        if problems := _unanswered(key, rows):
+        if problems := chats.without_answer(key, rows):
             raise UserError(*problems)
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         rows = splits.train[:LOOKED_AT]
-        columns = self.encode(rows, tokenizer)
-        said, ends = [], self._ends(rows[0], tokenizer)
-        if not ends:
-            said.append(
-                "no end of text is learnt: the chat template writes no special token after an answer, so answers will"
-                " run on to task.max_new_tokens; give a task.chat_template that ends answers with {{ eos_token }}"
-            )
-        elif not any(label in ends for labels in columns[LABELS] for label in labels):
-            said.append(
-                f"no end of text is learnt: no row is short enough to hold the end of its answer within"
-                f" {self._room(tokenizer)} tokens; raise task.max_length, or set task.cut"
-            )
-        if idle := sum(number == 0 for number in columns["num_targets"]):
-            said.append(
-                f"{idle} of {len(rows)} rows are cut before their answer begins and teach nothing;"
-                " raise task.max_length, or set task.cut=question"
-            )
+        how = self._writing(tokenizer)
+        pieces = list(chat_tokens.pieces(rows, tokenizer, how))
+        said = chat_tokens.unlearnt(pieces, self._ends(rows[0], tokenizer), how.room)
         if self.chat and any(chats.marked(row["messages"], tokenizer, self.chat_template).rewritten for row in rows):
             said.append(
                 "the chat template writes earlier turns otherwise once more follow: of such chats only the last answer"
@@ -188,42 +139,21 @@ class CausalLM(Task):
         """The tokens that end what is learnt of such a row; none where nothing special does."""
         if not self.chat:
             return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]  # type: ignore[list-item]
-        asked = [*chats.question(row["messages"]), {"role": "assistant", "content": "yes"}]
-        marked = chats.marked(asked, tokenizer, self.chat_template)
-        ((ids, offsets),) = chat_tokens.tokens([marked.text], tokenizer)
-        return chat_tokens.supervised(marked, ids, offsets, frozenset(tokenizer.all_special_ids))[1][-1:]
+        return chat_tokens.ends(row["messages"], tokenizer, self.chat_template)
 
-    def _room(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return min(self.max_length, tokenizer.model_max_length)
+    def _writing(self, tokenizer: PreTrainedTokenizerBase) -> chat_tokens.Writing:
+        room = min(self.max_length, tokenizer.model_max_length)
+        return chat_tokens.Writing(self.chat_template, room, self.cut, learn_all=self.train_on == "all")
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        marks = [
-            chats.marked(row["messages"], tokenizer, self.chat_template) if "messages" in row else None for row in rows
-        ]
-        texts = [row["text"] if mark is None else mark.text for row, mark in zip(rows, marks, strict=True)]
-        columns: dict[str, list[Any]] = {name: [] for name in ("input_ids", LABELS, "num_targets", "cut", "row")}
-        special, end = frozenset(tokenizer.all_special_ids), tokenizer.eos_token_id
-        for number, (ids, offsets) in enumerate(chat_tokens.tokens(texts, tokenizer)):
-            mark = marks[number]
-            if mark is None:
-                ids = [*ids, end] if end is not None else ids
-                pieces = [(window, window) for window in chat_tokens.windows(ids, self._room(tokenizer))]
-            else:
-                learnt, _ = chat_tokens.supervised(mark, ids, offsets, special)
-                labels = [
-                    i if self.train_on == "all" or is_learnt else IGNORED
-                    for i, is_learnt in zip(ids, learnt, strict=True)
-                ]
-                asked = chats.question(rows[number]["messages"])[-1]["content"]
-                kept = chat_tokens.kept(offsets, self._room(tokenizer), self.cut, mark.text, asked)
-                pieces = [([ids[i] for i in kept], [labels[i] for i in kept])]
-            for piece, labels in pieces:
-                columns["input_ids"].append(piece)
-                columns[LABELS].append([IGNORED, *labels[1:]])  # nothing comes before the first token
-                columns["num_targets"].append(sum(label != IGNORED for label in labels[1:]))
-                columns["cut"].append(mark is not None and len(piece) < len(ids))
-                columns["row"].append(number)
-        return columns
+        pieces = list(chat_tokens.pieces(rows, tokenizer, self._writing(tokenizer)))
+        return {
+            "input_ids": [piece.ids for piece in pieces],
+            LABELS: [[i if one else IGNORED for i, one in zip(p.ids, p.learnt, strict=True)] for p in pieces],
+            "num_targets": [sum(piece.learnt) for piece in pieces],
+            "cut": [piece.cut for piece in pieces],
+            "row": [piece.row for piece in pieces],
+        }
 
     def collate_training(
         self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int
@@ -231,7 +161,7 @@ class CausalLM(Task):
         if not self.packing:
             return self.collate(columns, tokenizer, multiple)
         padding: Any = tokenizer.pad_token_id
-        return packing.packed(columns, self._room(tokenizer), multiple, padding, IGNORED)
+        return packing.packed(columns, self._writing(tokenizer).room, multiple, padding, IGNORED)
 
     def inputs_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inputs: dict[str, Any] = super().inputs_of(batch)
@@ -241,22 +171,13 @@ class CausalLM(Task):
 
     def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
         base = super().load(settings, reporter, empty)
-        if self.packing and not empty and not packing.keeps_apart(base.model):
-            raise UserError(
-                f"task.packing: a {base.model.config.model_type} model reads packed rows as one text, measured on two"
-                " rows; set task.packing=false"
-            )
+        if self.packing and not empty:
+            packing.refuse_one_text(base.model)
         return base
 
     def _guessed(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of what is learnt, in fp32: shape (targets, vocabulary); what it is; and how many there are a row."""
-        if packing.POSITIONS in batch and (
-            getattr(outputs, "past_key_values", None) is not None
-            or outputs.logits.shape[1] != batch["input_ids"].shape[1]
-        ):
-            raise UserError(
-                "task.packing: virtual tokens stand before a row, not before each packed one; set it to false"
-            )
+        packing.refuse_virtual(outputs, batch)
         labels = batch[LABELS][:, 1:]
         asked = labels != IGNORED
         return self.logits(outputs, batch)[:, :-1][asked].float(), labels[asked], asked.sum(1)
@@ -283,16 +204,7 @@ class CausalLM(Task):
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         """Token ids up to where each row's answer begins."""
-        made = []
-        for row in rows:
-            messages = chats.question(row["messages"]) if "messages" in row else []
-            said = chats.rendered(messages, tokenizer, self.chat_template, ask=True) if messages else row["text"]
-            ((ids, offsets),) = chat_tokens.tokens([said], tokenizer)
-            if messages and self.cut == "question":
-                asked = messages[-1]["content"]
-                ids = [ids[i] for i in chat_tokens.kept(offsets, self._room(tokenizer), self.cut, said, asked)]
-            made.append(ids)
-        return made
+        return [chat_tokens.prompt(row, tokenizer, self._writing(tokenizer)) for row in rows]
 
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
@@ -314,32 +226,20 @@ class CausalLM(Task):
         return min(number, self.generate_rows) if self.chat else 0  # a text that is whole has nothing to add
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined
+        from pefttools.metrics import combined, language
 
-        values: dict[str, Any] = {}
-        if scored := [p for p in predictions if "nll" in p]:
-            mean = sum(p["nll"] for p in scored) / max(1, sum(p["num_targets"] for p in scored))
-            values["perplexity"] = math.exp(min(mean, 700.0))  # e^710 is no number
-        pairs = [(p, r) for p, r in zip(predictions, references, strict=True) if "prediction" in p and r]
+        values, answered = language.scored_and_answered(predictions, references)
+        pairs = [(p, r) for p, r in answered if r]
         if not pairs:
             return values
         texts, wanted = [p["prediction"] for p, _ in pairs], [r for _, r in pairs]
         if self.scores:
             found = combined(*self.scores).compute(predictions=texts, references=wanted) or {}
             values |= {name: value for name, value in found.items() if name not in ("rouge1", "rouge2")}
-        answers = {
-            "predictions": [self._answer(said) for said in texts],
-            "references": [self._answer(said) or said for said in wanted],
-        }
-        values |= combined("exact_match").compute(**answers) or {}
-        return {**values, "stopped": sum(p["finish"] == "stop" for p, _ in pairs) / len(pairs)}
-
-    def _answer(self, said: str) -> str:
-        """What of a text is compared; nothing where the pattern is not in it."""
-        if self.answer_pattern is None:
-            return said
-        *_, last = [None, *re.finditer(self.answer_pattern, said)]
-        return (last[1] or "").strip() if last else ""
+        answers = [language.matched(said, self.answer_pattern) for said in texts]
+        right = [language.matched(said, self.answer_pattern) or said for said in wanted]
+        values |= combined("exact_match").compute(predictions=answers, references=right) or {}
+        return {**values, "stopped": language.stopped(pairs)}
 
     def reference(self, row: Row) -> Any:
         return row.get("completion", row.get("text"))
@@ -347,13 +247,3 @@ class CausalLM(Task):
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
         """An encoded row as text, what is learnt of it between ⟦ and ⟧."""
         return chat_tokens.shown(encoded["input_ids"], [label != IGNORED for label in encoded[LABELS]], tokenizer)
-
-
-def _unanswered(key: str, rows: Sequence[Row]) -> list[str]:
-    """The problem, if there is one."""
-    if not (missing := sum("messages" in row and "completion" not in row for row in rows)):
-        return []
-    return [
-        f"{key}: {missing} of {len(rows)} rows have no answer to learn from;"
-        " data.columns.output or data.columns.completion names the column that holds it"
-    ]
