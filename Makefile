@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test speed lint format clean
 
 demo: .venv/current
 	$(BIN)/pefttools train question-type-lora --out $(DEMO) --resume
@@ -12,6 +12,10 @@ demo: .venv/current
 
 test: .venv/dev
 	$(BIN)/pytest
+
+speed: .venv/current
+	$(BIN)/python benchmarks/speed
+	$(BIN)/python benchmarks/speed --accuracy
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,0 +1,44 @@
+"""Rows whose texts have exactly so many tokens, of words that the vocabulary knows."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pefttools import atomic
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LABELS = ("one", "two", "three")
+SCORED = 16
+"""Rows to validate, and to test, as few as there may be."""
+
+
+def write(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int, length: int) -> list[str]:
+    """Files of such rows, and the overrides that have a recipe train on all of them.
+
+    Args:
+        rows: to train on.
+        length: tokens, the special ones among them.
+    """
+    words = _words(tokenizer)
+    number = length - tokenizer.num_special_tokens_to_add()
+    draw = random.Random(0)
+    made = []
+    for name, size in (("train", rows), ("validation", SCORED), ("test", SCORED)):
+        file = folder / f"{name}.jsonl"
+        lines = [
+            {"text": " ".join(draw.choices(words, k=number)), "label": LABELS[i % len(LABELS)]} for i in range(size)
+        ]
+        atomic.write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
+        made.append(f"data.{name}={file.absolute()}")
+    return [*made, "data.deduplicate=false", "data.train_rows=null", f"task.max_length={length}"]
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Words that are one token each, in the vocabulary's order of the alphabet."""
+    special = set(tokenizer.all_special_tokens)
+    return sorted(w for w in tokenizer.get_vocab() if w.isascii() and w.isalnum() and len(w) > 2 and w not in special)

@@ -1,0 +1,76 @@
+"""What has been measured: a JSON line a measurement, in a folder that belongs to one setting of the benchmark."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cases import Order
+
+import pefttools
+from pefttools import atomic
+
+Measured = dict[str, Any]
+
+
+class Kept:
+    """The measurements of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file, self.settings_file = folder / "measures.jsonl", folder / "settings.json"
+        lines = self.file.read_text("utf-8").splitlines(keepends=True) if self.file.exists() else []
+        self.measures: list[Measured] = [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return json.loads(self.settings_file.read_text("utf-8")) if self.settings_file.exists() else {}
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Give the folder its settings. Raises SystemExit where it has others: what it holds is of another kind."""
+        wanted = {**settings, "code": code()}
+        if self.settings and self.settings != wanted:
+            differing = [
+                f"{key} was {self.settings.get(key)}, now it is {value}"
+                for key, value in wanted.items()
+                if self.settings.get(key) != value
+            ]
+            raise SystemExit(f"--out: {self.folder} holds other measurements ({'; '.join(differing)}); name another")
+        atomic.write_json(self.settings_file, wanted)
+
+    def has(self, order: Order) -> bool:
+        return any(key_of(measured) == (*order.key, order.full) for measured in self.measures)
+
+    def add(self, order: Order, answer: Mapping[str, Any]) -> Measured:
+        """Keep a measurement; one line of the file."""
+        case, contender, number = order.key
+        measured = {"case": case, "contender": contender, "round": number, "full": order.full, **answer}
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(measured) + "\n")
+        self.measures.append(measured)
+        return measured
+
+
+def key_of(measured: Measured) -> tuple[str, str, int, bool]:
+    return measured["case"], measured["contender"], measured["round"], measured["full"]
+
+
+def refuse_unequal(measures: Sequence[Measured]) -> None:
+    """Raises SystemExit when contenders of a case trained different numbers of parameters: nothing can be compared."""
+    seen: dict[str, dict[int, str]] = {}
+    for measured in measures:
+        if "trainable" in measured:
+            seen.setdefault(measured["case"], {}).setdefault(measured["trainable"], measured["contender"])
+    if unequal := {case: numbers for case, numbers in seen.items() if len(numbers) > 1}:
+        case, numbers = next(iter(unequal.items()))
+        told = ", ".join(f"{contender} {number:,}" for number, contender in numbers.items())
+        raise SystemExit(f"{case}: the contenders train different numbers of parameters: {told}")
+
+
+def code() -> str:
+    """The sha256 of pefttools' own code: measurements of two versions are not mixed."""
+    root = Path(pefttools.__file__).parent
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(root.rglob("*.py")))).hexdigest()

@@ -1,0 +1,33 @@
+"""pefttools as a contender: `pefttools.train.train` from beginning to end, with a reporter that keeps the time."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from clock import Clock
+
+from pefttools.recipe import Recipe
+from pefttools.train import train
+
+
+def run(recipe: Recipe, warm_up: Recipe | None = None, clock: Clock | None = None) -> dict[str, Any]:
+    """Train once and answer times in seconds, memory in bytes, and what the model learnt.
+
+    Args:
+        warm_up: the recipe on a few rows, trained first and forgotten.
+        clock: what keeps the time; a new one when None.
+    """
+    if warm_up is not None:
+        run(warm_up)
+    clock = clock or Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(recipe, Path(folder, "run"), reporter=clock)
+    return {
+        "seconds": clock.seconds, "wall_seconds": clock.wall_seconds, "loaded_bytes": clock.loaded_bytes,
+        "peak_bytes": clock.peak_bytes, "trainable": result["params"]["trainable"],
+        "rows": round(recipe.train.epochs * result["data"]["rows"]["train"]), "tokens": result["train"]["tokens"],
+        "precision": result["train"]["precision"],
+        **({"score": result["test"][recipe.task.primary]} if result["test"] else {}),
+    }  # fmt: skip

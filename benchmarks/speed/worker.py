@@ -1,0 +1,84 @@
+"""The fresh process: one contender of one case, measured once.
+
+    python benchmarks/speed/worker.py ORDER ANSWER [--first-step]
+
+ORDER is JSON, ANSWER the file to write. What goes to standard output is the libraries'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cases import Order, recipe_of, to_warm_up
+
+
+def measure(order: Order) -> dict[str, Any]:
+    """Times in seconds, memory in bytes, rates in operations a second."""
+    match order.about.kind:
+        case "train":
+            return _trained(order)
+        case "predict":
+            import predicting
+
+            return {**predicting.measure(order), **_machine_rates(order, training=False)}
+        case "fixed":
+            import fixed
+
+            return fixed.measure(order)
+        case "cold":
+            import starting
+
+            return starting.measure(order)
+
+
+def _trained(order: Order) -> dict[str, Any]:
+    recipe, warm_up = recipe_of(order), None if order.full else to_warm_up(order)
+    if order.contender.startswith("pefttools"):
+        import ours
+
+        answer = ours.run(recipe, warm_up)
+    else:
+        import trainer
+
+        answer = trainer.run(recipe, order.contender == "trainer_tuned", warm_up)
+    return {**answer, **_machine_rates(order, training=True)}
+
+
+def _machine_rates(order: Order, training: bool) -> dict[str, Any]:
+    """What there was to compute, and how fast this process multiplies matrices."""
+    import work
+
+    from pefttools.data.splitting import load_splits
+
+    recipe = recipe_of(order)
+    task = recipe.task.fit(load_splits(recipe.data, recipe.task))
+    return {
+        "operations_per_token": work.operations_per_token(recipe, task, training),
+        "product_rates": work.product_rates(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("order")
+    parser.add_argument("answer", type=Path)
+    parser.add_argument("--first-step", action="store_true")
+    arguments = parser.parse_args()
+    order = Order(**json.loads(arguments.order))
+    if arguments.first_step:
+        import starting
+
+        answer = starting.first_step(order)
+    else:
+        from pefttools.models import hush
+
+        hush()
+        answer = measure(order)
+    arguments.answer.write_text(json.dumps(answer), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
