@@ -15,7 +15,6 @@ test: .venv/dev
 
 speed: .venv/current
 	$(BIN)/python benchmarks/speed
-	$(BIN)/python benchmarks/speed --accuracy
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -88,9 +88,9 @@ def orders(arguments: argparse.Namespace) -> list[Order]:
 
 def measure(wanted: list[Order], there: kept.Kept, arguments: argparse.Namespace) -> None:
     """Make every measurement that is not there, a line on each."""
-    missing = [order for order in wanted if not there.has(order)]
+    missing = [order for order in wanted if not there.has(order.identity)]
     for number, order in enumerate(missing, 1):
-        answer = there.add(order, ask(order, {"OMP_NUM_THREADS": str(arguments.threads)}))
+        answer = there.add({**order.identity, **ask(order, {"OMP_NUM_THREADS": str(arguments.threads)})})
         kept.refuse_unequal(there.measures)
         said = f"{summary.rows_per_second(answer):.1f} rows/s" if "rows" in answer else ""
         print(f"{number}/{len(missing)} {order.case} {order.contender} {order.round} {said}", file=sys.stderr)

@@ -92,8 +92,9 @@ class Order:
     """Whether the recipe is trained as a user would, for its accuracy: every row and epoch."""
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        return self.case, self.contender, self.round
+    def identity(self) -> dict[str, Any]:
+        """What tells its measurement from every other in its folder."""
+        return {"case": self.case, "contender": self.contender, "round": self.round, "full": self.full}
 
     @property
     def about(self) -> Case:

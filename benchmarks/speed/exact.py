@@ -35,7 +35,7 @@ def write(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int, length: i
         ]
         atomic.write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
         made.append(f"data.{name}={file.absolute()}")
-    return [*made, "data.deduplicate=false", "data.train_rows=null", f"task.max_length={length}"]
+    return [*made, "data.deduplicate=false", f"task.max_length={length}"]
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -53,12 +53,11 @@ def measure(order: Order) -> dict[str, Any]:
     settings = recipe_of(order).base
     tokenizer = load_tokenizer(locate(settings)[0], settings.source)
     rows = exact.write(folder, tokenizer, ROWS * STEPS, LENGTH)
-    recipe = recipe_of(order, *rows, "train.log_every=1", "train.epochs=1", f"train.batch_size={ROWS}")
+    once = ("data.train_rows=null", "train.epochs=1", f"train.batch_size={ROWS}", "train.log_every=1")
+    recipe = recipe_of(order, *rows, *once)
     turns = Turns(contenders(recipe))
     ours.run(recipe, clock=turns)
-    forward, peft, own = (
-        1000 * statistics.median(times[WARM_UP:]) for times in (*turns.theirs, turns.own)
-    )  # fmt: skip
+    forward, peft, own = (1000 * statistics.median(times[WARM_UP:]) for times in (*turns.theirs, turns.own))
     return {
         "forward_ms": forward, "peft_ms": peft, "pefttools_ms": own,
         "peft_forwards": peft / forward, "pefttools_forwards": own / forward,

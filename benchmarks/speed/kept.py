@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cases import Order
-
 import pefttools
 from pefttools import atomic
 
@@ -41,21 +39,16 @@ class Kept:
             raise SystemExit(f"--out: {self.folder} holds other measurements ({'; '.join(differing)}); name another")
         atomic.write_json(self.settings_file, wanted)
 
-    def has(self, order: Order) -> bool:
-        return any(key_of(measured) == (*order.key, order.full) for measured in self.measures)
+    def has(self, identity: Mapping[str, Any]) -> bool:
+        """Whether there is a measurement of just this."""
+        return any(all(measured[name] == value for name, value in identity.items()) for measured in self.measures)
 
-    def add(self, order: Order, answer: Mapping[str, Any]) -> Measured:
-        """Keep a measurement; one line of the file."""
-        case, contender, number = order.key
-        measured = {"case": case, "contender": contender, "round": number, "full": order.full, **answer}
+    def add(self, measured: Measured) -> Measured:
+        """Keep a measurement, its identity among its values; one line of the file."""
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(measured) + "\n")
         self.measures.append(measured)
         return measured
-
-
-def key_of(measured: Measured) -> tuple[str, str, int, bool]:
-    return measured["case"], measured["contender"], measured["round"], measured["full"]
 
 
 def refuse_unequal(measures: Sequence[Measured]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 from cases import CASES
 from kept import Measured
 
+PAGE = 4096
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -37,8 +39,8 @@ def tokens_per_second(measured: Measured) -> float:
 
 
 def bytes_over_model(measured: Measured) -> float:
-    """The peak beyond what was held when the model had been loaded."""
-    return measured["peak_bytes"] - measured["loaded_bytes"]
+    """The peak beyond what was held when the model had been loaded; a page at least."""
+    return max(PAGE, measured["peak_bytes"] - measured["loaded_bytes"])
 
 
 def share_of_product_rate(measured: Measured) -> float:

@@ -1,8 +1,8 @@
 """The fresh process: one contender of one case, measured once.
 
-    python benchmarks/speed/worker.py ORDER ANSWER [--first-step]
+    python benchmarks/speed/worker.py --order JSON --answer FILE [--first-step]
 
-ORDER is JSON, ANSWER the file to write. What goes to standard output is the libraries'.
+What goes to standard output is the libraries'.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def _machine_rates(order: Order, training: bool) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("order")
-    parser.add_argument("answer", type=Path)
+    parser.add_argument("--order", required=True)
+    parser.add_argument("--answer", type=Path, required=True)
     parser.add_argument("--first-step", action="store_true")
     arguments = parser.parse_args()
     order = Order(**json.loads(arguments.order))
