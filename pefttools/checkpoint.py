@@ -47,6 +47,8 @@ class Progress:
     """Scores of the untouched model."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """What a resumed run must find as it was: data, base, labels, precision, processes."""
+    features: dict[str, Any] | None = None
+    """`feature_cache.Kept.facts`; None before that is settled."""
 
 
 def save(

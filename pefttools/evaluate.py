@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from pefttools.features import Features
 
 MAX_ROWS, MULTIPLE = 256, 8
 
@@ -36,6 +39,7 @@ def outputs_of(
     rows: Sequence[int],
     lengths: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
+    features: Features | None = None,
 ) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
     """Batches of rows through the model in evaluation mode: their indices, tensors and outputs.
 
@@ -43,6 +47,7 @@ def outputs_of(
         pick: the encoded columns of some rows.
         rows: which rows.
         lengths: tokens of every row.
+        features: what frozen blocks make of every row, where that was computed before.
     """
     import torch
 
@@ -52,7 +57,9 @@ def outputs_of(
     with torch.inference_mode():
         for indices in batches(rows, lengths, MAX_ROWS, token_budget(device.type), MULTIPLE):
             batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, MULTIPLE).items()}
-            yield indices, batch, model(**task.inputs_of(batch))
+            with features.given(indices, batch) if features else nullcontext():
+                outputs = model(**task.inputs_of(batch))
+            yield indices, batch, outputs
     model.train(was_training)
 
 
@@ -65,6 +72,7 @@ def answers(
     title: str,
     accelerator: Accelerator | None = None,
     reporter: Reporter = SILENT,
+    features: Features | None = None,
 ) -> tuple[list[Prediction], float]:
     """One prediction a row in the rows' order, and the summed loss (0 where rows have no targets).
 
@@ -78,7 +86,7 @@ def answers(
     said: list[tuple[int, Prediction]] = []
     total = 0.0
     with reporter.bar(title, len(mine), "rows") as bar:
-        for indices, batch, outputs in outputs_of(model, task, encoded.__getitem__, mine, lengths, tokenizer):
+        for indices, batch, outputs in outputs_of(model, task, encoded.__getitem__, mine, lengths, tokenizer, features):
             if LABELS in batch:
                 total += task.loss(outputs, batch).item()
             said += zip(indices, task.predict(outputs, batch), strict=True)
@@ -140,13 +148,15 @@ def score(
     accelerator: Accelerator | None = None,
     reporter: Reporter = SILENT,
     generate: bool = False,
+    features: Features | None = None,
 ) -> Scored:
     """Metrics and predictions on labelled rows.
 
     Args:
         generate: whether a task that generates answers some rows so (`Task.num_generated`).
+        features: of these rows, see `outputs_of`.
     """
-    predictions, loss = answers(model, task, encoded, rows, tokenizer, title, accelerator, reporter)
+    predictions, loss = answers(model, task, encoded, rows, tokenizer, title, accelerator, reporter, features)
     if generate and task.generates and (number := task.num_generated(len(rows))):
         texts = generated(model, task, rows[:number], tokenizer, f"{title}, generating", accelerator, reporter)
         predictions[:number] = [{**p, **text} for p, text in zip(predictions[:number], texts, strict=True)]

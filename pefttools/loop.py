@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.features import Features
+
 WATCHED_STEPS = 5
 """Steps within which every trained tensor must have had a gradient."""
 
@@ -65,6 +67,8 @@ class Loop:
     reporter: Reporter
     penalties: Penalties
     progress: Progress = field(default_factory=Progress)
+    features: Features | None = None
+    """What frozen blocks make of every row, where that was computed before."""
 
     def __post_init__(self) -> None:
         settings = self.recipe.train
@@ -88,12 +92,13 @@ class Loop:
         self.set_learning_rate()
         loss: Tensor | float = 0.0
         with self.penalties.perturbed():
-            for batch, weight, is_last in self.micro_batches(rows):
+            for part, batch, weight, is_last in self.micro_batches(rows):
                 with nullcontext() if is_last else accelerator.no_sync(self.model):
-                    outputs = self.model(**self.task.inputs_of(batch))
-                    part = self.task.loss(outputs, batch) * weight / num_targets
-                    accelerator.backward(part * accelerator.num_processes)  # DDP averages over processes; we sum
-                loss = loss + part.detach()
+                    with self.features.given(part, batch) if self.features else nullcontext():
+                        outputs = self.model(**self.task.inputs_of(batch))
+                    share = self.task.loss(outputs, batch) * weight / num_targets
+                    accelerator.backward(share * accelerator.num_processes)  # DDP averages over processes; we sum
+                loss = loss + share.detach()
         self.watch_gradients()
         penalty = self.penalties.add_gradients()
         norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf)
@@ -232,8 +237,8 @@ class Loop:
             self.epoch = (epoch, steps(self.lengths, self.recipe.train.batch_size, self.recipe.seed, epoch))
         return self.epoch[1][place]
 
-    def micro_batches(self, rows: list[int]) -> Iterator[tuple[dict[str, Tensor], float, bool]]:
-        """This process's share of a step: batches on the device, their weight, and whether each is the last.
+    def micro_batches(self, rows: list[int]) -> Iterator[tuple[list[int], dict[str, Tensor], float, bool]]:
+        """This process's share of a step: each batch's rows, tensors on the device, weight, and if it is the last.
 
         In a step of fewer rows than processes some have nothing to add; they take part with weight 0.
         """
@@ -247,7 +252,7 @@ class Loop:
             columns: Any = self.rows[part]
             batch = self.task.collate_training(columns, self.tokenizer, settings.pad_multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            yield on_device, weight, part is parts[-1]
+            yield part, on_device, weight, part is parts[-1]
 
     def set_learning_rate(self) -> None:
         settings = self.recipe.train

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
@@ -87,8 +87,20 @@ class TrainSettings(Settings):
     """At most so much work is lost when a run dies."""
     keep_checkpoints: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Keep the checkpoints of a finished run."""
+    feature_cache: Literal["auto", "memory", "disk", "off"] = Field(default="auto", json_schema_extra=NOT_IN_DIGEST)
+    """Where to keep what the frozen lowest blocks make of every row, computed once: `auto`, if it is read more than
+    once, on disk for later runs and in memory where it fits; `memory` there alone; `disk` mapped from there."""
+    feature_cache_bytes: int = Field(default=2 * 2**30, ge=0, json_schema_extra=NOT_IN_DIGEST)
+    """Most memory that takes."""
+    feature_disk_bytes: int = Field(default=20 * 2**30, ge=0, json_schema_extra=NOT_IN_DIGEST)
+    """Most disk that takes, of all runs together; what nobody read for longest goes first."""
     trackers: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=NOT_IN_DIGEST)
     """Accelerate trackers by name: tensorboard, wandb, mlflow, …"""
+
+    @field_validator("feature_cache", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        return "off" if value is False else value  # YAML's reading of a bare off
 
 
 assert set(SCHEDULES) == set(TrainSettings.model_fields["schedule"].annotation.__args__)  # type: ignore[union-attr]

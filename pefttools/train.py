@@ -7,6 +7,7 @@ number is drawn after the seed is set, the head's start included.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from pefttools.data.batching import steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
+from pefttools.feature_cache import Kept, keep
+from pefttools.features import Features, Maker
 from pefttools.loop import Loop, num_steps
+from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.penalties import Penalties, mark_pretrained
 from pefttools.plan import count_parameters
 from pefttools.recipe import Recipe
@@ -50,6 +54,7 @@ class Prepared:
     base: models.Base
     model: nn.Module
     penalties: Penalties
+    frozen: Frozen
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -137,7 +142,15 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
         + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
     )
-    return Prepared(recipe, splits, encoded, base, model, penalties)
+    frozen = frozen_part(model, _few_inputs(recipe, base, encoded["train"], device)) if strategy.trains else Frozen()
+    return Prepared(recipe, splits, encoded, base, model, penalties, frozen)
+
+
+def _few_inputs(recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str) -> dict[str, Any]:
+    """The first two rows as the model takes them, nothing drawn at random."""
+    columns: Any = rows[: min(2, len(rows))]
+    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
+    return {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
 
 
 def _first_batches(
@@ -158,9 +171,11 @@ def _run(
 
     recipe, model, task = ready.recipe, ready.model, ready.recipe.task
 
-    def score(name: str, title: str, generate: bool = False) -> evaluate.Scored:
+    def score(name: str, title: str, generate: bool = False, features: Features | None = None) -> evaluate.Scored:
         rows, encoded = getattr(ready.splits, name), ready.encoded[name]
-        return evaluate.score(model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter, generate)
+        return evaluate.score(
+            model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter, generate, features
+        )
 
     params = count_parameters(model, ready.base.head)
     last = checkpoint.latest(run.checkpoints)
@@ -170,8 +185,8 @@ def _run(
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     if recipe.strategy.trains:
 
-        def validate() -> dict[str, Any]:
-            return score("validation", "validation").metrics
+        def validate(features: Features | None) -> dict[str, Any]:
+            return score("validation", "validation", features=features).metrics
 
         progress = _fit(ready, run, last, untouched, validate, accelerator, should_stop, reporter)
     else:
@@ -214,6 +229,7 @@ def _run(
                 "stopped_early": progress.stopped_early,
                 "precision": accelerator.mixed_precision.replace("no", "fp32"),
                 "processes": accelerator.num_processes,
+                "feature_cache": progress.features or None,
             },
             "files": {"adapter_bytes": sum(f.stat().st_size for f in run.adapter.rglob("*") if f.is_file())},
             "versions": {
@@ -247,7 +263,7 @@ def _fit(
     run: Run,
     last: Path | None,
     untouched: dict[str, Any],
-    validate: Callable[[], dict[str, Any]],
+    validate: Callable[[Features | None], dict[str, Any]],
     accelerator: Accelerator,
     should_stop: Any,
     reporter: Reporter,
@@ -267,14 +283,28 @@ def _fit(
     fresh = Progress(before=untouched, conditions=conditions)
     progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
     run.rewind(progress.step)
+    kept = _features(ready, progress, accelerator, reporter)
     loop = Loop(
         recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator, run,
-        validate, should_stop, reporter, ready.penalties, progress,
+        lambda: validate(kept.sets.get("validation")), should_stop, reporter, ready.penalties, progress,
+        kept.sets.get("train"),
     )  # fmt: skip
     if last:
         checkpoint.load_random_states(last, accelerator.process_index)
-    with fast.steps(model, recipe.train, accelerator.device.type, accelerator.mixed_precision == "bf16"):
+    bf16 = accelerator.mixed_precision == "bf16"
+    with ready.frozen.held(), fast.steps(model, recipe.train, accelerator.device.type, bf16):
         progress = loop.fit()
     checkpoint.load_best(run.checkpoints, progress.best_step, model)
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
     return progress
+
+
+def _features(ready: Prepared, progress: Progress, accelerator: Accelerator, reporter: Reporter) -> Kept:
+    """What frozen blocks make of the rows, as this run had it before if it was interrupted; the time is the loop's."""
+    started = time.monotonic()
+    recipe, wanted = ready.recipe, None if progress.features is None else progress.features.get("rows", ())
+    maker = Maker(ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision)
+    kept = keep(recipe.train, maker, ready.encoded, reporter, wanted)
+    progress.features = kept.facts
+    progress.seconds += time.monotonic() - started
+    return kept

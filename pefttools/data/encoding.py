@@ -41,7 +41,7 @@ def encode(
 
     versions = {name: metadata.version(name) for name in LIBRARIES}
     limit = min(task.max_length, base.tokenizer.model_max_length)  # a strategy with virtual tokens lowers the second
-    key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), limit, training, _code(task), versions]
+    key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), limit, training, code_of(task), versions]
     folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
     with only_one(folder):
         if not folder.exists():
@@ -107,7 +107,7 @@ def tell_unknown(encoded: Dataset, base: Base, title: str, reporter: Reporter) -
         )
 
 
-def _code(task: Task) -> str:
+def code_of(task: Task) -> str:
     """A digest of what encodes: the task's file and those beside this one."""
     files = [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -225,6 +225,15 @@ class Task(Choice, ABC):
         """The model's logits, without those of virtual tokens: shape (rows, …) or (rows, tokens, …)."""
         return without_virtual(outputs.logits, batch)
 
+    @property
+    def fixed_inputs(self) -> bool:
+        """Whether the model is always given the same one sequence for an encoded row, its `input_ids` padded right.
+
+        Then what frozen blocks make of a row can be computed once. Not so where training draws its inputs (masks),
+        lays rows together (packing), or a row is several sequences (choices).
+        """
+        return type(self).collate_training is Task.collate_training
+
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
         """An encoded row as people read it: its text with special tokens, and its targets."""
         return f"{tokenizer.decode(encoded['input_ids'])}\n-> {encoded.get(LABELS)}"

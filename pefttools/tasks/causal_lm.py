@@ -163,6 +163,10 @@ class CausalLM(Task):
         padding: Any = tokenizer.pad_token_id
         return packing.packed(columns, self._writing(tokenizer).room, multiple, padding, IGNORED)
 
+    @property
+    def fixed_inputs(self) -> bool:
+        return not self.packing
+
     def inputs_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inputs: dict[str, Any] = super().inputs_of(batch)
         if packing.POSITIONS in batch:

@@ -152,6 +152,10 @@ class MultipleChoice(Task):
         batch = {name: torch.stack([values, values.roll(1, 0)], 1) for name, values in batch.items()}
         return {**batch, MASK: torch.ones(batch["input_ids"].shape[:2], dtype=torch.bool)}
 
+    @property
+    def fixed_inputs(self) -> bool:
+        return False  # a row is as many sequences as it has choices
+
     def longest(self, limit: int) -> int:
         return super().longest(limit) * (self.num_choices or 2)
 

@@ -1,0 +1,199 @@
+"""Where frozen features are kept: in memory, or in a file of the cache that later runs read too.
+
+A file is named after everything its features depend on (the frozen weights, the tokens, the precision), so a run with
+another learning rate, seed or strategy finds it. The longest row comes first, so lengths alone say where a row is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pefttools import atomic
+from pefttools.errors import UserError
+from pefttools.features import FOLDER, Features, Maker, starts
+from pefttools.recipe import TrainSettings
+from pefttools.reporter import SILENT, Reporter
+from pefttools.sources.cache import cache_dir, only_one
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FREE_SHARE = 0.9
+"""Share of the free disk that may be filled."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The features a run reads."""
+
+    sets: Mapping[str, Features] = field(default_factory=dict)
+    """By the name of the rows; none where nothing is frozen, or gained by it, or there is no room."""
+    where: str = ""
+    """`memory` or `disk`."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """`blocks` that a step need not compute, `bytes`, `where`, and of which `rows`; empty where there are none."""
+        if not self.sets:
+            return {}
+        blocks = max(len(features.frozen.blocks) for features in self.sets.values())
+        size = sum(features.values.nbytes for features in self.sets.values())
+        return {"blocks": blocks, "bytes": size, "where": self.where, "rows": sorted(self.sets)}
+
+
+def keep(
+    settings: TrainSettings,
+    maker: Maker,
+    encoded: Mapping[str, Dataset],
+    reporter: Reporter = SILENT,
+    wanted: Sequence[str] | None = None,
+) -> Kept:
+    """The features of the training and validation rows, as the settings and the machine allow.
+
+    Args:
+        wanted: of which rows there must be features: those an interrupted run had, for it to go on as it was; None to
+            decide by what is gained.
+
+    Raises:
+        UserError: the cache cannot be written to.
+    """
+    again = read_again(settings)
+    rows = {name: encoded[name] for name in (("train", "validation") if wanted is None else wanted) if name in encoded}
+    if settings.feature_cache == "off" or not maker.frozen.forms or not maker.task.fixed_inputs or not rows:
+        return Kept()
+    by_gain = settings.feature_cache == "auto" and wanted is None
+    if by_gain and not again and not any(cache_dir(FOLDER).glob("*.bin")):
+        return Kept()
+    was_training = maker.model.training
+    maker.model.eval()
+    try:
+        if (sample := maker.sample(encoded["train"])) is None:
+            return Kept()
+        paths = {name: maker.path(rows[name], sample.dtype) for name in rows if settings.feature_cache != "memory"}
+        if by_gain:
+            rows = {name: rows[name] for name in rows if name in again or paths[name].is_file()}
+        return _kept(settings, maker, rows, paths, sample, reporter)
+    finally:
+        maker.model.train(was_training)
+
+
+def read_again(settings: TrainSettings) -> set[str]:
+    """Which rows a run goes through more than once."""
+    passes = {"train": settings.epochs, "validation": settings.epochs / settings.evaluate_every}
+    return {name for name, number in passes.items() if number > 1}
+
+
+def _kept(
+    settings: TrainSettings,
+    maker: Maker,
+    rows: Mapping[str, Dataset],
+    paths: Mapping[str, Path],
+    sample: Tensor,
+    reporter: Reporter,
+) -> Kept:
+    """The features of these rows, if there is room for all of them.
+
+    Args:
+        paths: the rows' names -> files; none where nothing may be on disk.
+        sample: some features, for their type and width.
+    """
+    sizes = {name: sample.shape[1] * sample.itemsize * sum(rows[name]["length"]) for name in rows}
+    size, missing = sum(sizes.values()), [name for name in rows if name in paths and not paths[name].is_file()]
+    in_memory = settings.feature_cache != "disk" and size <= settings.feature_cache_bytes
+    free = _free_bytes()
+    on_disk = bool(paths) and size <= settings.feature_disk_bytes
+    on_disk = on_disk and sum(sizes[name] for name in missing) <= FREE_SHARE * free
+    number = len(maker.frozen.blocks)
+    blocks = f"{number} frozen block{'s' if number > 1 else ''}"
+    if not rows:
+        return Kept()
+    if not in_memory and not on_disk:
+        reporter.warn(
+            f"{blocks} will be computed in every epoch: what they make of the rows takes {_told(size)}. Of memory"
+            f" train.feature_cache_bytes allows {_told(settings.feature_cache_bytes)}, of the disk"
+            f" train.feature_disk_bytes {_told(settings.feature_disk_bytes)}, and {_told(free)} are free there;"
+            f" train.feature_cache is {settings.feature_cache}"
+        )
+        return Kept()
+    sets = {}
+    for name, encoded in rows.items():
+        lengths: list[int] = encoded["length"][:]
+        if on_disk:
+            values = _from_disk(maker, encoded, name, paths[name], sample, settings, reporter, mapped=not in_memory)
+        else:
+            values = _in_memory(maker, encoded, name, sample, reporter)
+        sets[name] = Features(maker.frozen, values, starts(lengths), lengths)
+    where = "memory" if in_memory else "disk"
+    done = "computed once" if missing or not on_disk else "read, as an earlier run computed them"
+    reporter.note(f"{blocks} {done}: {_told(size)} {'in' if in_memory else 'on'} {where}")
+    return Kept(sets, where)
+
+
+def _in_memory(maker: Maker, rows: Dataset, title: str, sample: Tensor, reporter: Reporter) -> Tensor:
+    values, place = sample.new_empty((sum(rows["length"]), sample.shape[1])), 0
+    for part in maker.computed(rows, title, reporter):
+        values[place : place + len(part)] = part
+        place += len(part)
+    return values
+
+
+def _from_disk(
+    maker: Maker,
+    rows: Dataset,
+    title: str,
+    path: Path,
+    sample: Tensor,
+    settings: TrainSettings,
+    reporter: Reporter,
+    mapped: bool,
+) -> Tensor:
+    """The features in this file; written by the first process that wants them, while others wait."""
+    tokens, width = sum(rows["length"]), sample.shape[1]
+    with only_one(path):
+        if not path.is_file():
+            with only_one(path.with_name("room")):
+                _make_room(path.parent, settings.feature_disk_bytes - tokens * width * sample.itemsize)
+            try:
+                with atomic.new_file(path) as part, part.open("wb") as stream:
+                    for values in maker.computed(rows, title, reporter):
+                        stream.write(values.view(torch.uint8).numpy().data)
+            except OSError as error:
+                raise UserError(
+                    f"train.feature_cache: {path} cannot be written ({error.strerror}); take train.feature_cache=memory"
+                ) from error
+        os.utime(path)  # read last: the last to go
+        if mapped:
+            return torch.from_file(str(path), False, tokens * width, dtype=sample.dtype).view(tokens, width)
+        values = sample.new_empty((tokens, width))
+        with path.open("rb") as stream:
+            stream.readinto(values.view(torch.uint8).numpy().data)
+        return values
+
+
+def _make_room(folder: Path, limit: int) -> None:
+    """Take away what nobody read for longest until the rest is at most `limit` bytes; who has it mapped keeps it."""
+    files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.glob("[!.]*.bin"))
+    held = sum(size for _, size, _ in files)
+    for _, size, file in files:
+        if held <= limit:
+            break
+        file.unlink()
+        held -= size
+
+
+def _free_bytes() -> int:
+    folder = cache_dir(FOLDER)
+    folder.mkdir(parents=True, exist_ok=True)
+    return shutil.disk_usage(folder).free
+
+
+def _told(size: int) -> str:
+    return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

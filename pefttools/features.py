@@ -1,0 +1,150 @@
+"""Frozen features: what the frozen lowest blocks make of every row, computed once and put in their place later.
+
+They are the last frozen block's answers to the real tokens, in the type that it gives them: a step with them has the
+loss of one without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pefttools.data.batching import batches, token_budget
+from pefttools.data.encoding import code_of
+from pefttools.evaluate import MAX_ROWS, MULTIPLE
+from pefttools.nn import frozen as frozen_file
+from pefttools.nn.frozen import Frozen
+from pefttools.reporter import Reporter
+from pefttools.sources.cache import cache_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from pefttools.models import Base
+    from pefttools.tasks.base import Task
+
+FOLDER = "features"
+"""In the cache."""
+LIBRARIES = ("pefttools", "torch", "transformers")
+SAME = 1e-3
+"""Largest relative difference of a loss with the features from that without; rounding makes far smaller ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Those of one set of encoded rows."""
+
+    frozen: Frozen
+    values: Tensor
+    """(tokens of all rows, width), the longest row first."""
+    starts: Sequence[int]
+    """Where a row's first token is."""
+    lengths: Sequence[int]
+
+    @contextmanager
+    def given(self, rows: Sequence[int], batch: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, the frozen blocks answer with these rows' features, in this batch of them, and zeros as padding."""
+        ids = batch["input_ids"]
+        hidden = self.values.new_zeros((*ids.shape, self.values.shape[1]))
+        for line, row in enumerate(rows):
+            start, length = self.starts[row], self.lengths[row]
+            hidden[line, :length] = self.values[start : start + length]
+        with self.frozen.given(hidden.to(ids.device, non_blocking=True)):
+            yield
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What features are computed by."""
+
+    model: nn.Module
+    """Whose forward computes in the steps' precision, without a wrapper for several processes."""
+    frozen: Frozen
+    task: Task
+    base: Base
+    precision: str
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def batch(self, rows: Dataset, indices: Sequence[int]) -> dict[str, Tensor]:
+        columns: Any = rows[indices]
+        batch = self.task.collate(columns, self.base.tokenizer, MULTIPLE)
+        return {name: value.to(self.device) for name, value in batch.items()}
+
+    @torch.no_grad()
+    def sample(self, rows: Dataset) -> Tensor | None:
+        """Some features, (tokens, width); None when a loss with them is another one than without.
+
+        Tried on the shortest and the longest row: this finds a model whose upper blocks look past the boundary, or at
+        padding.
+        """
+        lengths: list[int] = rows["length"][:]
+        chosen = [lengths.index(min(lengths)), lengths.index(max(lengths))]
+        batch, few = self.batch(rows, chosen), [lengths[i] for i in chosen]
+        inputs = self.task.inputs_of(batch)
+        hidden = self.frozen.reached(self.model, inputs)
+        if max(few) > hidden.shape[1]:
+            return None
+        values = torch.cat([line[:n] for line, n in zip(hidden.cpu(), few, strict=True)])
+        plain = self.task.loss(self.model(**inputs), batch)
+        with Features(self.frozen, values, (0, few[0]), few).given((0, 1), batch):
+            again = self.task.loss(self.model(**inputs), batch)
+        return values if torch.isclose(again, plain, SAME, SAME) else None
+
+    @torch.no_grad()
+    def computed(self, rows: Dataset, title: str, reporter: Reporter) -> Iterator[Tensor]:
+        """The features of all rows, a few at a time, (tokens, width), in the order they are laid in."""
+        lengths: list[int] = rows["length"][:]
+        limits = (MAX_ROWS, token_budget(self.device.type), MULTIPLE)
+        with reporter.bar(f"frozen blocks, {title}", len(lengths), "rows") as bar:
+            for part in batches(range(len(lengths)), lengths, *limits):
+                hidden = self.frozen.reached(self.model, self.task.inputs_of(self.batch(rows, part)))
+                yield torch.cat([line[: lengths[i]] for line, i in zip(hidden, part, strict=True)]).cpu()
+                bar.advance(len(part))
+
+    def path(self, rows: Dataset, dtype: torch.dtype) -> Path:
+        """Where the features of these rows are kept."""
+        config: Any = getattr(self.model, "config", None)
+        key = [
+            self.base.sha256,
+            self.frozen.digest,
+            type(config).__name__,
+            str(getattr(config, "_attn_implementation", None)),
+            str(getattr(config, "pad_token_id", None)),
+            _tokens_digest(rows, self.task),
+            [self.precision, str(dtype), torch.get_float32_matmul_precision(), self.device.type],
+            [code_of(self.task), *(Path(file).read_text("utf-8") for file in (__file__, str(frozen_file.__file__)))],
+            {name: metadata.version(name) for name in LIBRARIES},
+        ]
+        return cache_dir(FOLDER, hashlib.sha256(json.dumps(key).encode()).hexdigest() + ".bin")
+
+
+def starts(lengths: Sequence[int]) -> list[int]:
+    """Where each row's first token is, rows laid longest first."""
+    places, place = [0] * len(lengths), 0
+    for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        places[row] = place
+        place += lengths[row]
+    return places
+
+
+def _tokens_digest(rows: Dataset, task: Task) -> str:
+    """sha256 of what the model is given of every row."""
+    seen = hashlib.sha256()
+    for name in ("length", *sorted(set(task.model_inputs) & set(rows.column_names))):
+        seen.update(name.encode())
+        for chunk in rows.data.column(name).chunks:
+            flat = chunk if name == "length" else chunk.flatten()
+            seen.update(flat.to_numpy(zero_copy_only=False).tobytes())
+    return seen.hexdigest()
