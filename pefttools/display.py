@@ -233,6 +233,7 @@ PARTS = {
     "gradients": "of what is trained",
     "optimizer": "the optimizer's state",
     "activations": "of {rows} rows of {length} tokens, beyond what gradients will take",
+    "features": "what frozen blocks make of the rows, computed once",
     "allocator": "holes in the heap that glibc cannot use again",
     "process": "the interpreter and the libraries, as now",
 }

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from pefttools import fast, optimizers
 from pefttools.heap import Event, heap_peak_bytes
+from pefttools.nn.frozen import frozen_part
 from pefttools.penalties import Penalties
 from pefttools.recipe import Recipe
 from pefttools.runtime import computes_in_bf16, device_type
@@ -90,9 +91,9 @@ class Alive(TorchDispatchMode):
 
 
 def peak_by_part(
-    recipe: Recipe, base: Base, model: nn.Module, row: Mapping[str, Any], step: Batch, look: Batch
+    recipe: Recipe, base: Base, model: nn.Module, row: Mapping[str, Any], step: Batch, look: Batch, tokens: int = 0
 ) -> dict[str, int]:
-    """Bytes of `weights`, `gradients`, `optimizer`, `activations` and `allocator` at the peak of a run.
+    """Bytes of `weights`, `gradients`, `optimizer`, `activations`, `features` and `allocator` at the peak of a run.
 
     Weights, gradients and optimizer state are whole; `activations` is what the peak holds beyond them (gradients come
     as activations go, so both share some space), and `allocator` what the heap holds beyond what is alive.
@@ -102,6 +103,7 @@ def peak_by_part(
         row: an encoded row; stretched to the batches' lengths.
         step: what a step computes at once.
         look: what the evaluation computes at once.
+        tokens: how many a run would keep what frozen blocks make of.
     """
     device = device_type()
     bf16 = computes_in_bf16(recipe.train.precision)
@@ -110,6 +112,8 @@ def peak_by_part(
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             without_data(model, device)
+            few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, recipe.train.pad_multiple), device))
+            features = _feature_bytes(recipe, model, few, tokens, device, bf16)
             held = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
             with Alive() as alive:
                 for tensor in (*model.parameters(), *model.buffers()):
@@ -139,6 +143,7 @@ def peak_by_part(
     return {
         **parts,
         "activations": peak - sum(parts.values()),
+        "features": features,
         "allocator": max(0, heap - (peak - kept)),
     }
 
@@ -217,6 +222,22 @@ def _forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: 
         return model(**inputs)
     with torch.autocast(device, torch.bfloat16):
         return convert_outputs_to_fp32(model.forward)(**inputs)
+
+
+def _feature_bytes(
+    recipe: Recipe, model: nn.Module, inputs: dict[str, Tensor], tokens: int, device: str, bf16: bool
+) -> int:
+    """What `feature_cache` keeps in memory of so many tokens."""
+    if not tokens:
+        return 0
+    with Alive():
+        frozen = frozen_part(model, inputs)
+        if not frozen.forms:
+            return 0
+        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+            hidden = frozen.reached(model, inputs)
+    size = tokens * hidden.shape[-1] * hidden.itemsize
+    return size if size <= recipe.train.feature_cache_bytes else 0
 
 
 def _state_bytes(optimizer: Optimizer | None) -> int:

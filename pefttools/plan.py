@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pefttools import models
-from pefttools.data.splitting import load_splits
+from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 
@@ -51,7 +51,7 @@ class Plan:
     precision: str
     device: str
     bytes: dict[str, int]
-    """`weights`, `gradients`, `optimizer`, `activations`, `allocator` and `process`, and `peak`, their sum."""
+    """`weights`, `gradients`, `optimizer`, `activations`, `features`, `allocator`, `process`, and `peak`, their sum."""
     facts: dict[str, Any]
     """What the strategy says of its start: the reconstruction error of a projection."""
 
@@ -109,7 +109,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
     look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, evaluate.MULTIPLE, most)
-    parts = {**memory.peak_by_part(recipe, base, model, row, step, look), "process": process}
+    tokens = _kept_tokens(recipe, base, model, splits, reporter)
+    parts = {**memory.peak_by_part(recipe, base, model, row, step, look, tokens), "process": process}
     return Plan(
         recipe=recipe.name,
         base=base.source,
@@ -123,6 +124,27 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         device=device_type(),
         bytes={**parts, "peak": sum(parts.values())},
         facts=facts,
+    )
+
+
+def _kept_tokens(recipe: Recipe, base: models.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> int:
+    """Tokens of the rows that a run may read frozen features of, from memory; they are encoded to be counted."""
+    from pefttools.data.encoding import encode
+    from pefttools.feature_cache import read_again
+    from pefttools.nn import find
+
+    task, settings = recipe.task, recipe.train
+    lowest = model.get_submodule(find.blocks(model)[0])
+    if not (recipe.strategy.trains and task.fixed_inputs and settings.feature_cache in ("auto", "memory")):
+        return 0
+    if any(parameter.requires_grad for parameter in lowest.parameters()):
+        return 0
+    names = ("train", "validation") if settings.feature_cache == "memory" else sorted(read_again(settings))
+    rows = {name: splits.named()[name] for name in names}
+    return sum(
+        sum(encode(rows[name], task, base, name, reporter, training=name == "train")["length"])
+        for name in names
+        if rows[name]
     )
 
 

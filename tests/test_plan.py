@@ -23,7 +23,7 @@ from pefttools.strategies.full import Full
 from pefttools.tasks.text_classification import TextClassification
 
 TASK = TextClassification(labels=("a", "b", "c"), pair=False)
-PARTS = ("weights", "gradients", "optimizer", "activations", "allocator", "process")
+PARTS = ("weights", "gradients", "optimizer", "activations", "features", "allocator", "process")
 MADE = {
     f"{name}/{variant}" if variant else name: strategies.get(name)(**values)
     for name in strategies.names()
