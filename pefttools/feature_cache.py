@@ -67,7 +67,8 @@ def keep(
     """
     again = read_again(settings)
     rows = {name: encoded[name] for name in (("train", "validation") if wanted is None else wanted) if name in encoded}
-    if settings.feature_cache == "off" or not maker.frozen.forms or not maker.task.fixed_inputs or not rows:
+    possible = maker.frozen.forms and maker.task.fixed_inputs and rows
+    if settings.feature_cache == "off" or settings.compile or not possible:  # compiled code cannot be stood in for
         return Kept()
     by_gain = settings.feature_cache == "auto" and wanted is None
     if by_gain and not again and not any(cache_dir(FOLDER).glob("*.bin")):

@@ -283,16 +283,16 @@ def _fit(
     fresh = Progress(before=untouched, conditions=conditions)
     progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
     run.rewind(progress.step)
-    kept = _features(ready, progress, accelerator, reporter)
-    loop = Loop(
-        recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator, run,
-        lambda: validate(kept.sets.get("validation")), should_stop, reporter, ready.penalties, progress,
-        kept.sets.get("train"),
-    )  # fmt: skip
-    if last:
-        checkpoint.load_random_states(last, accelerator.process_index)
     bf16 = accelerator.mixed_precision == "bf16"
     with ready.frozen.held(), fast.steps(model, recipe.train, accelerator.device.type, bf16):
+        kept = _features(ready, progress, accelerator, reporter)
+        loop = Loop(
+            recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator,
+            run, lambda: validate(kept.sets.get("validation")), should_stop, reporter, ready.penalties, progress,
+            kept.sets.get("train"),
+        )  # fmt: skip
+        if last:
+            checkpoint.load_random_states(last, accelerator.process_index)
         progress = loop.fit()
     checkpoint.load_best(run.checkpoints, progress.best_step, model)
     accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast

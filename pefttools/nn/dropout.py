@@ -39,7 +39,7 @@ class _Dropout(torch.autograd.Function):
 def _masked(x: Tensor, kept: Tensor, scale: float) -> Tensor:
     whole = WHOLE[x.element_size()]
     bits = x.contiguous().view(whole) & kept.to(whole)
-    return bits.view(x.dtype).mul_(scale)
+    return bits.view(x.dtype) * scale  # no view leaves a function of autograd: models change answers in place
 
 
 def dropout(x: Tensor, p: float) -> Tensor:

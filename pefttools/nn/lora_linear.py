@@ -18,14 +18,14 @@ from torch.autograd.function import once_differentiable
 
 
 class _LoraLinear(torch.autograd.Function):
-    """(x, W, bias, A, B, s) -> x(W + s·BA)ᵀ + bias; x (…, in), W (out, in), A (rank, in), B (out, rank)."""
+    """(x, W, bias, A, B, s) -> x(W + s·BA)ᵀ + bias; x (rows, in), W (out, in), A (rank, in), B (out, rank)."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float
     ) -> Tensor:
         dtype = _compute_dtype(x, weight)
-        rows = x.reshape(-1, x.shape[-1]).to(dtype)
+        rows = x.to(dtype)
         weight, down, up = (tensor.to(dtype) for tensor in (weight, down, up))
         bias = None if bias is None else bias.to(dtype)
         if dtype is torch.float32:
@@ -33,14 +33,14 @@ class _LoraLinear(torch.autograd.Function):
         else:
             answer = nn.functional.linear(rows, weight, bias).addmm_(rows @ down.T, up.T, alpha=scaling)
         ctx.save_for_backward(rows, weight, down, up)
-        ctx.scaling, ctx.shape, ctx.dtype = scaling, x.shape, x.dtype
-        return answer.view(*x.shape[:-1], -1)
+        ctx.scaling, ctx.dtype = scaling, x.dtype
+        return answer
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, weight, down, up = ctx.saved_tensors
-        grad = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)
+        grad = grad.to(rows.dtype)
         skinny = (grad @ up) * ctx.scaling
         dx = da = db = None
         if ctx.needs_input_grad[0]:
@@ -48,7 +48,7 @@ class _LoraLinear(torch.autograd.Function):
                 dx = grad @ torch.addmm(weight, up, down, alpha=ctx.scaling)
             else:
                 dx = (grad @ weight).addmm_(skinny, down)
-            dx = dx.view(ctx.shape).to(ctx.dtype)
+            dx = dx.to(ctx.dtype)
         if ctx.needs_input_grad[3]:
             da = (skinny.T @ rows).float()
         if ctx.needs_input_grad[4]:
@@ -73,7 +73,8 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up
         up: B, (out, rank), fp32.
         scaling: s, peft's α/r or α/√r.
     """
-    return _LoraLinear.apply(x, weight, bias, down, up, scaling)  # type: ignore[return-value]
+    answer: Any = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias, down, up, scaling)
+    return answer.view(*x.shape[:-1], -1)  # not within: a model may change what it is given in place
 
 
 def applies(module: nn.Module) -> bool:

@@ -8,7 +8,6 @@ plain fp32 elsewhere. Which of the two happens is measured, once a process.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -20,18 +19,20 @@ MUCH = 8.0
 
 @cache
 def use_onednn() -> bool:
-    """Let oneDNN compute fp32 products from now on, if it does so in fp32; answers whether it does."""
-    if not torch.backends.mkldnn.is_available():
+    """Let oneDNN compute fp32 products from now on, if it does so in fp32; answers whether it does.
+
+    Left alone where there is an accelerator, for which the same setting means something else.
+    """
+    if torch.accelerator.is_available() or not torch.backends.mkldnn.is_available():
         return False
     draw = torch.Generator().manual_seed(0)
     left, right = (torch.randn(SIDE, SIDE, generator=draw) for _ in range(2))
     exact = left.double() @ right.double()
-    settings: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before, default = settings.fp32_precision, _error(left, right, exact)
-    settings.fp32_precision = "bf16"
+    before, default = torch.get_float32_matmul_precision(), _error(left, right, exact)
+    torch.set_float32_matmul_precision("medium")
     if _error(left, right, exact) <= MUCH * default:
         return True
-    settings.fp32_precision = before
+    torch.set_float32_matmul_precision(before)
     return False
 
 
