@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from pefttools import targets
+from pefttools.limits import refuse_rank_beyond
 from pefttools.nn.orthogonal import orthogonality
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy, refuse_rank_beyond
+from pefttools.strategies.base import PeftStrategy
 from pefttools.targets import Targets
 
 if TYPE_CHECKING:

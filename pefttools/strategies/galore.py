@@ -14,8 +14,9 @@ from pydantic import Field
 
 from pefttools import targets
 from pefttools.errors import UserError
+from pefttools.limits import refuse_rank_beyond
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import Strategy, refuse_rank_beyond, train_only
+from pefttools.strategies.base import Strategy, train_only
 
 if TYPE_CHECKING:
     from torch import nn

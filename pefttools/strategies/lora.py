@@ -20,8 +20,9 @@ from pydantic import Field, model_validator
 
 from pefttools import targets
 from pefttools.errors import UserError
+from pefttools.limits import refuse_rank_beyond
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy, read, refuse_rank_beyond
+from pefttools.strategies.base import PeftStrategy, read
 from pefttools.targets import Targets
 
 if TYPE_CHECKING:

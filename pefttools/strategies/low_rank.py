@@ -17,8 +17,9 @@ from pydantic import Field, model_validator
 
 from pefttools import targets
 from pefttools.errors import UserError
+from pefttools.limits import refuse_rank_beyond
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import Strategy, refuse_quantised, refuse_rank_beyond, train_only
+from pefttools.strategies.base import Strategy, refuse_quantised, train_only
 from pefttools.targets import Targets
 
 if TYPE_CHECKING:

@@ -14,14 +14,9 @@ from pydantic import Field, field_validator
 
 from pefttools import targets
 from pefttools.errors import UserError, unknown
+from pefttools.limits import refuse_last_token, refuse_without_past, take_positions
 from pefttools.models import prepare_libraries
-from pefttools.strategies.base import (
-    PeftStrategy,
-    refuse_last_token,
-    refuse_quantised,
-    refuse_without_past,
-    take_positions,
-)
+from pefttools.strategies.base import PeftStrategy, refuse_quantised
 from pefttools.targets import Targets
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pefttools.limits import refuse_without_past, take_positions
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy, refuse_without_past, take_positions
+from pefttools.strategies.base import PeftStrategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig
