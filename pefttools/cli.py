@@ -11,6 +11,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from pefttools import display
 from pefttools.errors import Interrupted, UserError
+from pefttools.progress import RichReporter
 
 app = App(
     name="pefttools",
@@ -84,7 +85,7 @@ def show(
     if sample:
         from pefttools.use import sample as sampled
 
-        rows = list(sampled(resolved.recipe, sample, display.RichReporter()))
+        rows = list(sampled(resolved.recipe, sample, RichReporter()))
         display.as_json({"sample": rows}) if json else display.sample(rows)
     elif json:
         display.as_json(
@@ -112,7 +113,7 @@ def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
     resolved = recipes.load(recipe, overrides).recipe
     from pefttools.plan import plan as made
 
-    values = made(resolved, display.RichReporter()).as_dict()
+    values = made(resolved, RichReporter()).as_dict()
     display.as_json(values) if json else display.plan(values)
 
 
@@ -140,7 +141,7 @@ def train(
     from pefttools.train import train as run
 
     folder = out or Path("runs", resolved.name)
-    values = run(resolved, folder, resume=resume, reporter=display.RichReporter())
+    values = run(resolved, folder, resume=resume, reporter=RichReporter())
     display.as_json(values) if json else display.result(values, str(folder))
 
 
@@ -155,7 +156,7 @@ def evaluate(run: Path, /, *overrides: str, json: Json = False) -> None:
     """
     from pefttools.use import evaluate_run
 
-    values = evaluate_run(run, overrides, display.RichReporter())
+    values = evaluate_run(run, overrides, RichReporter())
     display.as_json(values) if json else display.metrics(values)
 
 
@@ -174,7 +175,7 @@ def predict(
     from pefttools.use import predict_rows, rows_to_predict
 
     rows = rows_to_predict(Run.open(run), file, text or [], sys.stdin)
-    for answer in predict_rows(run, rows, display.RichReporter()):
+    for answer in predict_rows(run, rows, RichReporter()):
         display.as_json(answer)
 
 
@@ -193,7 +194,7 @@ def export(run: Path, /, *, to: str, out: Path | None = None, json: Json = False
     exporters.get(to)
     from pefttools.export import export as write
 
-    values = write(run, to, out, display.RichReporter())
+    values = write(run, to, out, RichReporter())
     display.as_json(values) if json else display.manifest(values)
 
 

@@ -1,4 +1,4 @@
-"""How libraries tell what they are doing without printing: the silent default, which `display.py` gives a face."""
+"""How libraries tell what they are doing without printing: the silent default, which `progress.py` gives a face."""
 
 from __future__ import annotations
 
