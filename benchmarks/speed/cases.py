@@ -112,9 +112,9 @@ def recipe_of(order: Order, *overrides: str) -> Recipe:
         own = [*own, *smoke.overrides(case.recipe == DECODER, folder)]
     elif case.recipe == DECODER:
         own = [*own, f"data.train={chats.write(folder / 'chats.jsonl')}"]
-    own += [
+    own += [  # features in memory: an earlier round must leave nothing for the next
         f"seed={order.round}", "train.trackers=[]", f"train.evaluate_every={FOREVER}",
-        f"train.checkpoint_seconds={FOREVER}",
+        f"train.checkpoint_seconds={FOREVER}", "train.feature_cache=memory",
     ]  # fmt: skip
     if not order.full:
         own += ["data.validation_share=0.02", f"train.epochs={order.epochs or case.epochs:g}"]

@@ -34,7 +34,7 @@ from cases import ENCODER, FOREVER
 from clock import Clock
 
 from pefttools import atomic, recipe
-from pefttools.models import hush, load_tokenizer, locate
+from pefttools.models import load_tokenizer, locate, prepare_libraries
 from pefttools.recipe import Recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -111,7 +111,7 @@ def _recipe(size: list[str], rows: int) -> Recipe:
 def main() -> None:
     arguments = parsed()
     if arguments.point:
-        hush()
+        prepare_libraries()
         answer = measure(Point(**json.loads(arguments.point)), arguments.out, arguments.smoke)
         arguments.answer.write_text(json.dumps(answer), "utf-8")
         return

@@ -65,6 +65,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(recipe, base, model, dataset(rows, lengths=tuned), tuned, folder, watch)
         loaded = memory.begin(model)
+        plain.as_torch_is()
         trainer.train()
     answer = {
         "seconds": watch.last - watch.began, "wall_seconds": watch.last - begun, "loaded_bytes": loaded,

@@ -73,9 +73,9 @@ def main() -> None:
 
         answer = starting.first_step(order)
     else:
-        from pefttools.models import hush
+        from pefttools.models import prepare_libraries
 
-        hush()
+        prepare_libraries()
         answer = measure(order)
     arguments.answer.write_text(json.dumps(answer), "utf-8")
 
