@@ -155,10 +155,12 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         "",
         "`python benchmarks/tasks.py --files FOLDER`; mean over seeds, each seed's in brackets. The encoder is"
         " all-MiniLM-L6, of gsm8k and en-zh the base is SmolLM2-135M-Instruct. Validation chose the weights, test was"
-        " scored once. `untouched` is the base before training, with a random head where the task needs one.",
+        " scored once. `untouched` is the base before training, with a random head where the task needs one. Minutes"
+        " are of training and its looks at the validation rows, the median over seeds, on one thread beside other"
+        " runs.",
         "",
-        "| data | metric | row | test | against full | trained parameters |",
-        "|---|---|---|---|---|---|",
+        "| data | metric | row | test | against full | trained parameters | minutes |",
+        "|---|---|---|---|---|---|---|",
     ]
     for data, kind in SETS.items():
         own = [t for t in found if t["data"] == data]
@@ -170,7 +172,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             ("untouched", first["before"].get(kind.metric)), ("majority", first["majority"].get(kind.metric)),
         ):  # fmt: skip
             if value is not None:
-                text.append(f"| {data} | {name} | {title} | {value:.4f} | | 0 |")
+                text.append(f"| {data} | {name} | {title} | {value:.4f} | | 0 | |")
         means = {
             row: statistics.mean(t["test"][kind.metric] for t in own if t["row"] == row)
             for row in kind.rows
@@ -181,8 +183,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             seeds = " ".join(f"{t['test'][kind.metric]:.4f}" for t in ts)
             scale = 1 if kind.lower else 100
             against = f"{scale * (mean - means['full']):+.2f}" if "full" in means and row != "full" else ""
+            minutes = statistics.median(t["seconds"] for t in ts) / 60
             text.append(
                 f"| {data} | {name} | {row} | {mean:.4f} ({seeds}) | {against} | {ts[0]['params']['trainable']:,} |"
+                f" {minutes:.1f} |"
             )
     sizes = {t["data"]: t["rows"] for t in found}
     text += ["", "| data | rows to train on, validate, test | seeds of lora |", "|---|---|---|"]
