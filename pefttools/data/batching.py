@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POOL = 50
 """How many steps' rows are sorted by length together; the order of the steps is then shuffled."""
@@ -49,3 +54,15 @@ def batches(
         batch.append(row)
     if batch:
         yield batch
+
+
+def padded(rows: Sequence[Sequence[int]], width: int, value: int) -> Tensor:
+    """The rows, filled up with `value` on the right: shape (rows, width)."""
+    import numpy
+    import torch
+
+    lengths = [len(row) for row in rows]
+    filled = numpy.full((len(rows), width), value, dtype=numpy.int64)
+    inside = numpy.arange(width) < numpy.array(lengths, dtype=numpy.int64)[:, None]
+    filled[inside] = numpy.fromiter(chain.from_iterable(rows), numpy.int64, sum(lengths))
+    return torch.from_numpy(filled)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from pefttools import models
+from pefttools.data.batching import padded
 from pefttools.data.splitting import Row, Splits
 from pefttools.registry import Choice
 from pefttools.reporter import SILENT, Reporter
@@ -188,27 +189,28 @@ class Task(Choice, ABC):
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
         """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them.
 
-        Labels that are lists as long as their `input_ids` are padded with `IGNORED`.
+        Like `tokenizer.pad` on the right side, which goes through a batch value by value. Labels that are lists as long
+        as their `input_ids` are padded with `IGNORED`.
         """
         import torch
 
-        names = ("input_ids", "attention_mask", "token_type_ids")
-        inputs: Any = {name: columns[name] for name in names if name in columns}
-        padded = tokenizer.pad(
-            inputs,
-            pad_to_multiple_of=multiple,
-            padding_side="right",
-            return_tensors="pt",
-        )
-        batch = {name: padded[name] for name in names if name in padded}
+        lengths = [len(ids) for ids in columns["input_ids"]]
+        width = -(-max(lengths) // multiple) * multiple
+        values: dict[str, Any] = {
+            "input_ids": tokenizer.pad_token_id,
+            "attention_mask": 0,
+            "token_type_ids": tokenizer.pad_token_type_id,
+        }
+        given = dict(columns)
+        if "attention_mask" in tokenizer.model_input_names:
+            given.setdefault("attention_mask", [[1] * length for length in lengths])
+        batch = {name: padded(given[name], width, value) for name, value in values.items() if name in given}
         labels = columns.get(LABELS)
         if labels is not None:
             per_token = isinstance(labels[0], Sequence) and all(
-                len(row) == len(ids) for row, ids in zip(labels, columns["input_ids"], strict=True)
+                len(row) == length for row, length in zip(labels, lengths, strict=True)
             )
-            width = batch["input_ids"].shape[1]
-            rows = [[*row, *[IGNORED] * (width - len(row))] for row in labels] if per_token else labels
-            batch[LABELS] = torch.tensor(rows)
+            batch[LABELS] = padded(labels, width, IGNORED) if per_token else torch.tensor(labels)
         return batch
 
     def collate_training(

@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 
 from pefttools.data import chat as chats
 from pefttools.data import chat_tokens, classes
+from pefttools.data.batching import padded
 from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, is_pair, mixed, read_texts
@@ -212,11 +213,8 @@ class PromptedClassification(Task):
         return found
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
-        import torch
-
         batch = super().collate(columns, tokenizer, multiple)
-        width = batch["input_ids"].shape[1]
-        batch[SCORED] = torch.tensor([[*row, *[0] * (width - len(row))] for row in columns[SCORED]])
+        batch[SCORED] = padded(columns[SCORED], batch["input_ids"].shape[1], 0)
         return batch
 
     def _likelihoods(self, outputs: Any, batch: Mapping[str, Tensor], asked: Tensor) -> Tensor:

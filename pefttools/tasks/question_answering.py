@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field
 
 from pefttools.data import spans
+from pefttools.data.batching import padded
 from pefttools.data.fields import text as text_of
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
@@ -132,10 +133,7 @@ class QuestionAnswering(Task):
         import torch
 
         batch = super().collate({k: v for k, v in columns.items() if k != LABELS}, tokenizer, multiple)
-        width = batch["input_ids"].shape[1]
-        batch[CONTEXT] = torch.tensor(
-            [[place != spans.OUTSIDE for place in row] + [False] * (width - len(row)) for row in columns["starts"]]
-        )
+        batch[CONTEXT] = padded(columns["starts"], batch["input_ids"].shape[1], spans.OUTSIDE) != spans.OUTSIDE
         batch[NOT_HERE] = torch.tensor(columns[NOT_HERE])
         if LABELS in columns:
             batch[LABELS] = torch.tensor(columns[LABELS])

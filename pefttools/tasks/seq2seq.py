@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pefttools.data import translation
+from pefttools.data.batching import padded
 from pefttools.data.fields import text
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
@@ -167,12 +168,10 @@ class Seq2Seq(Task):
         }
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
-        import torch
-
         batch = super().collate({n: c for n, c in columns.items() if n != LABELS}, tokenizer, multiple)
         if LABELS in columns:  # as long as their target, not as their source
             width = -(-max(map(len, columns[LABELS])) // multiple) * multiple
-            batch[LABELS] = torch.tensor([[*row, *[IGNORED] * (width - len(row))] for row in columns[LABELS]])
+            batch[LABELS] = padded(columns[LABELS], width, IGNORED)
         return batch
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
