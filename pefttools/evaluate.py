@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.batching import batches, token_budget
+from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
 from pefttools.tasks.base import LABELS, Prediction, Task
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pefttools.features import Features
 
 MAX_ROWS, MULTIPLE = 256, 8
+READ = 1000
+"""Rows whose encoded rows are read from a `Dataset` at once."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def outputs_of(
 def answers(
     model: nn.Module,
     task: Task,
-    encoded: Dataset,
+    encoded: Dataset | Encoded,
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
     title: str,
@@ -96,18 +99,27 @@ def answers(
     return joined(task, rows, encoded, dict(said)), total
 
 
-def joined(task: Task, rows: Sequence[Row], encoded: Any, said: Mapping[int, Prediction]) -> list[Prediction]:
+def joined(
+    task: Task, rows: Sequence[Row], encoded: Dataset | Encoded, said: Mapping[int, Prediction]
+) -> list[Prediction]:
     """What is said of every row, from what was said of its encoded rows.
 
     Args:
-        encoded: the encoded rows; by name a column, `row` among them, by index a row as a dict.
+        encoded: a `Dataset` or `Encoded`.
     """
     parts: dict[int, list[int]] = {}
     for index, row in enumerate(encoded["row"][:]):
         parts.setdefault(row, []).append(index)
     if type(task).join is Task.join:  # nothing of the encoded rows is looked at
         return [said[parts[i][0]] for i in range(len(rows))]
-    return [task.join(row, [encoded[j] for j in parts[i]], [said[j] for j in parts[i]]) for i, row in enumerate(rows)]
+    found = []
+    for start in range(0, len(rows), READ):
+        block = range(start, min(start + READ, len(rows)))
+        columns = encoded[[j for i in block for j in parts[i]]]
+        read = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        for i in block:
+            found.append(task.join(rows[i], [next(read) for _ in parts[i]], [said[j] for j in parts[i]]))
+    return found
 
 
 def generated(

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from pefttools.data.encoding import columns_of
+from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
 from pefttools.evaluate import joined, outputs_of
@@ -104,16 +104,13 @@ def test_rows_become_losses_gradients_and_answers(task: Task, base: Base, rows: 
 
 def test_answers_are_scored_and_can_be_kept(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
     model = base.model.eval()
-    columns = columns_of(rows, task, base.tokenizer)
-
-    def pick(indices: list[int]) -> dict[str, list[Any]]:
-        return {name: [values[i] for i in indices] for name, values in columns.items()}
-
-    lengths, said = columns["length"], {}
-    for indices, batch, outputs in outputs_of(model, task, pick, range(len(lengths)), lengths, base.tokenizer):
+    encoded = Encoded(columns_of(rows, task, base.tokenizer))
+    lengths, said = encoded["length"], {}
+    for indices, batch, outputs in outputs_of(
+        model, task, encoded.__getitem__, range(len(lengths)), lengths, base.tokenizer
+    ):
         assert len(task.logits(outputs, batch)) == len(indices)
         said.update(zip(indices, task.predict(outputs, batch), strict=True))
-    encoded = Encoded(columns)
     predictions = joined(task, rows, encoded, said)
     if task.generates:
         with torch.inference_mode():
@@ -127,14 +124,6 @@ def test_answers_are_scored_and_can_be_kept(task: Task, base: Base, rows: list[d
     json.dumps(metrics)
     simplest = task.simplest(rows, rows)
     assert set(simplest) <= set(metrics)
-
-
-class Encoded:
-    def __init__(self, columns: dict[str, list[Any]]) -> None:
-        self.columns = columns
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.columns[key] if isinstance(key, str) else {n: values[key] for n, values in self.columns.items()}
 
 
 def test_padding_changes_no_loss(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:

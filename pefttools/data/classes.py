@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def label(value: Any) -> str:
@@ -65,3 +68,10 @@ def config_values(labels: Sequence[str]) -> dict[str, Any]:
         "id2label": dict(enumerate(labels)),
         "label2id": {name: i for i, name in enumerate(labels)},
     }
+
+
+def said(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The likeliest class of every row, and the probability of each: predictions of logits (rows, classes)."""
+    shares = logits.softmax(-1)
+    rows = zip(shares.argmax(-1).tolist(), shares.tolist(), strict=True)
+    return [{"prediction": labels[i], "probabilities": dict(zip(labels, row, strict=True))} for i, row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,18 @@ def encode_once(
             chunks.append(Dataset.from_dict(columns_of(part, task, base.tokenizer, training, start)))
             bar.advance(len(part))
     return concatenate_datasets(chunks)
+
+
+class Encoded:
+    """Encoded rows in memory, to be asked like a `Dataset`: a column by its name, all columns of rows by indices."""
+
+    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        self.columns = columns
+
+    def __getitem__(self, key: str | Sequence[int]) -> Any:
+        if isinstance(key, str):
+            return self.columns[key]
+        return {name: [values[i] for i in key] for name, values in self.columns.items()}
 
 
 def columns_of(

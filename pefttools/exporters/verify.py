@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.encoding import columns_of
+from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Row
 from pefttools.evaluate import joined, outputs_of
 from pefttools.tasks import tasks
@@ -33,34 +33,20 @@ def answers(
     Args:
         keep: whether to keep the logits; a language model's fill the memory soon.
     """
-    columns = columns_of(rows, task, tokenizer)
-    lengths = columns["length"]
-
-    def pick(indices: Sequence[int]) -> dict[str, list[Any]]:
-        return {name: [values[i] for i in indices] for name, values in columns.items()}
-
+    encoded = Encoded(columns_of(rows, task, tokenizer))
+    lengths = encoded["length"]
     logits: dict[int, Tensor] = {}
     said: dict[int, Prediction] = {}
-    for indices, batch, outputs in outputs_of(model, task, pick, range(len(lengths)), lengths, tokenizer):
+    for indices, batch, outputs in outputs_of(
+        model, task, encoded.__getitem__, range(len(lengths)), lengths, tokenizer
+    ):
         said.update(zip(indices, task.predict(outputs, batch), strict=True))
         if not keep:
             continue
         real = batch["attention_mask"].bool()
         for i, row, mask in zip(indices, task.logits(outputs, batch).float(), real, strict=True):
             logits[i] = row[mask] if row.ndim > 1 and len(row) == len(mask) else row
-    return [logits[i] for i in sorted(logits)], joined(task, rows, _Encoded(columns), said)
-
-
-class _Encoded:
-    """Columns, picked from by name, or by index as rows."""
-
-    def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
-        self.columns = columns
-
-    def __getitem__(self, key: str | int) -> Any:
-        if isinstance(key, str):
-            return self.columns[key]
-        return {name: values[key] for name, values in self.columns.items()}
+    return [logits[i] for i in sorted(logits)], joined(task, rows, encoded, said)
 
 
 def load(folder: Path, loader: Mapping[str, str]) -> tuple[nn.Module, PreTrainedTokenizerBase, list[str]]:

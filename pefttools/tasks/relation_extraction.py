@@ -139,13 +139,7 @@ class RelationExtraction(Task):
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         del batch
-        return [
-            {
-                "prediction": self.labels[max(range(len(p)), key=p.__getitem__)],
-                "probabilities": dict(zip(self.labels, p, strict=True)),
-            }
-            for p in outputs.logits.float().softmax(-1).tolist()
-        ]
+        return classes.said(outputs.logits.float(), self.labels)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined

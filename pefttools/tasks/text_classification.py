@@ -154,15 +154,13 @@ class TextClassification(Task):
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         del batch
         logits = outputs.logits.float()
-        rows = (logits.sigmoid() if self.multi_label else logits.softmax(-1)).tolist()
+        if not self.multi_label:
+            return classes.said(logits, self.labels)
+        rows = [dict(zip(self.labels, row, strict=True)) for row in logits.sigmoid().tolist()]
         return [
-            {"prediction": self._said(row), "probabilities": dict(zip(self.labels, row, strict=True))} for row in rows
+            {"prediction": [name for name, p in row.items() if p >= self.threshold], "probabilities": row}
+            for row in rows
         ]
-
-    def _said(self, probabilities: Sequence[float]) -> str | list[str]:
-        if self.multi_label:
-            return [name for name, p in zip(self.labels, probabilities, strict=True) if p >= self.threshold]
-        return self.labels[max(range(len(probabilities)), key=probabilities.__getitem__)]
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
