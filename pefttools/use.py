@@ -10,7 +10,8 @@ from typing import Any
 
 from pefttools import evaluate
 from pefttools.data.encoding import columns_of, encode, encode_once
-from pefttools.data.reading import ENDINGS, Raw, json_object, read
+from pefttools.data.lines import json_object
+from pefttools.data.reading import ENDINGS, Raw, stream
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
@@ -86,7 +87,8 @@ def rows_to_predict(run: Run, file: str | None, texts: Sequence[str], stdin: Ite
     values = dict(run.recipe().data.train) | {"source": file, "sha256": None, "last_rows": None, "beside": {}}
     if Path(file).suffix.lower() in ENDINGS:
         values |= {"format": "auto", "pattern": None}
-    return chain(rows, read(FileSettings.model_validate(values), "predict", SILENT))
+    found = stream(FileSettings.model_validate(values), "predict", SILENT)
+    return chain(rows, [next(found)], found)  # the first at once: a file that cannot be read is told before all else
 
 
 def _json_lines(stream: Iterable[str]) -> Iterator[Raw]:

@@ -1,20 +1,22 @@
 """Files to rows: csv, tsv, json, jsonl, parquet, conll, lines, folders of text files, and hub sets.
 
 A row is a dict of column -> value. Columns of text files are text; json, parquet and hub values keep their types.
+Rows come one by one: of csv, jsonl, parquet and lines no more is in memory than is looked at.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data import conll, squad
+from pefttools.data import conll, lines, squad
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
@@ -38,10 +40,12 @@ ENDINGS = {
     ".bmes": "conll",
     ".txt": "lines",
 }
+CSV_ROWS = 10_000
+"""Rows of a csv file that are parsed at once."""
 
 
 def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
-    """All rows of one source.
+    """All rows of one source, or the last of them.
 
     Args:
         key: where the settings stand in the recipe (`data.train`), for messages.
@@ -49,16 +53,22 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
     Raises:
         UserError: nothing there, not readable as its format, or no rows in it.
     """
-    try:
-        rows = _rows(settings, reporter)
-    except UserError as error:
-        raise UserError(*(f"{key}: {problem}" for problem in error.problems)) from error
-    if not rows:
-        raise UserError(f"{key}: {settings.source} is empty: it holds no rows")
+    rows = list(stream(settings, key, reporter))
     return rows[-settings.last_rows :] if settings.last_rows else rows
 
 
-def _rows(settings: FileSettings, reporter: Reporter) -> list[Raw]:
+def stream(settings: FileSettings, key: str, reporter: Reporter) -> Iterator[Raw]:
+    """The rows of one source one by one. Raises as `read` does, as soon as it is seen."""
+    try:
+        rows = iter(_rows(settings, reporter))
+        if (first := next(rows, None)) is None:
+            raise UserError(f"{settings.source} is empty: it holds no rows")
+        yield from chain([first], rows)
+    except UserError as error:
+        raise UserError(*(f"{key}: {problem}" for problem in error.problems)) from error
+
+
+def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw]:
     if settings.source.startswith("hf:"):
         return _hub(settings, reporter)
     path = fetch(settings.source, settings.sha256, reporter)
@@ -75,39 +85,17 @@ def _rows(settings: FileSettings, reporter: Reporter) -> list[Raw]:
     if path.is_dir() != (kind == "folders"):
         raise UserError(f"{settings.source}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
     rows = READERS[kind](path, settings.model_copy(update={"format": kind}))
-    return _with_beside(rows, settings, reporter) if settings.beside else rows
+    return _with_beside(list(rows), settings, reporter) if settings.beside else rows
 
 
-def _text(path: Path, settings: FileSettings, source: str = "") -> str:
-    source = source or settings.source
-    try:
-        return path.read_bytes().decode(settings.encoding, settings.decode_errors)
-    except LookupError as error:
-        raise UserError(f"{source}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source}: byte {error.object[error.start]:#04x} at position {error.start} is not"
-            f" {error.encoding}; set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
-        ) from error
-
-
-def _split_lines(text: str) -> list[str]:
-    """At line feeds only: other line ends that Unicode knows are characters of parallel texts."""
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    return lines if lines[-1] else lines[:-1]
-
-
-def _csv(path: Path, settings: FileSettings) -> list[Raw]:
+def _csv(path: Path, settings: FileSettings) -> Iterator[Raw]:
     import pandas
 
-    text = _text(path, settings)
-    if not text.strip():
-        return []
+    hint = "; set `quotes: false` if quotes are part of the text" if settings.quotes else ""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pandas.errors.ParserWarning)  # a first row too long would be cut
-            frame = pandas.read_csv(
-                io.StringIO(text),
+        with path.open(encoding=settings.encoding, errors=settings.decode_errors, newline="") as text:
+            frames = pandas.read_csv(
+                text,
                 sep="\t" if settings.format == "tsv" else ",",
                 dtype=str,
                 keep_default_na=False,  # "NA" and "null" are words
@@ -115,24 +103,38 @@ def _csv(path: Path, settings: FileSettings) -> list[Raw]:
                 names=list(settings.header) if settings.header else None,
                 quoting=csv.QUOTE_MINIMAL if settings.quotes else csv.QUOTE_NONE,
                 index_col=False,
+                chunksize=CSV_ROWS,
             )
+            while (frame := _next_frame(frames)) is not None:
+                columns = [[v if isinstance(v, str) else None for v in frame[c]] for c in frame.columns]
+                names = [str(name) for name in frame.columns]
+                yield from (dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True))
+    except pandas.errors.EmptyDataError:
+        return
+    except (LookupError, UnicodeDecodeError):
+        lines.text(path, settings)  # its message knows the place in the file
+        raise
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, ValueError) as error:
-        hint = "; set `quotes: false` if quotes are part of the text" if settings.quotes else ""
         raise UserError(f"{settings.source}: {str(error).strip()}{hint}") from error
-    columns = [[v if isinstance(v, str) else None for v in frame[c]] for c in frame.columns]
-    return [dict(zip(map(str, frame.columns), values, strict=True)) for values in zip(*columns, strict=True)]
 
 
-def _jsonl(path: Path, settings: FileSettings) -> list[Raw]:
-    rows = []
-    for number, line in enumerate(_text(path, settings).split("\n"), 1):
+def _next_frame(frames: Any) -> Any:
+    """The next of a file's frames; None behind the last."""
+    import pandas
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # a first row too long would be cut
+        return next(frames, None)
+
+
+def _jsonl(path: Path, settings: FileSettings) -> Iterator[Raw]:
+    for number, line in enumerate(lines.each(path, settings), 1):
         if line.strip():
-            rows.append(json_object(line, f"{settings.source} line {number}"))
-    return rows
+            yield lines.json_object(line, f"{settings.source} line {number}")
 
 
 def _json(path: Path, settings: FileSettings) -> list[Raw]:
-    text = _text(path, settings)
+    text = lines.text(path, settings)
     if not text.strip():
         return []
     try:
@@ -147,46 +149,36 @@ def _json(path: Path, settings: FileSettings) -> list[Raw]:
     return rows
 
 
-def json_object(line: str, where: str) -> Raw:
-    """The object on one JSON line. Raises UserError when it is none."""
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: takes one JSON object a line, got {type(value).__name__}")
-    return value
-
-
-def _parquet(path: Path, settings: FileSettings) -> list[Raw]:
+def _parquet(path: Path, settings: FileSettings) -> Iterator[Raw]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise UserError(f"{settings.source}: not a parquet file: {error}") from error
 
 
 def _conll(path: Path, settings: FileSettings) -> list[Raw]:
-    return conll.rows(_split_lines(_text(path, settings)), settings.header, settings.source)
+    return conll.rows(list(lines.each(path, settings)), settings.header, settings.source)
 
 
-def _lines(path: Path, settings: FileSettings) -> list[Raw]:
-    lines = _split_lines(_text(path, settings))
+def _lines(path: Path, settings: FileSettings) -> Iterator[Raw]:
     if not settings.pattern:
-        return [{"text": line} for line in lines if settings.beside or line.strip()]
+        yield from ({"text": line} for line in lines.each(path, settings) if settings.beside or line.strip())
+        return
     pattern = re.compile(settings.pattern)
-    first = max(0, len(lines) - settings.last_rows) if settings.last_rows and not settings.beside else 0
-    rows = []
-    for number, line in enumerate(lines[first:], first + 1):
+    numbered: Iterable[tuple[int, str]] = enumerate(lines.each(path, settings), 1)
+    if settings.last_rows and not settings.beside:  # those before may be of another form
+        numbered = deque(numbered, settings.last_rows)
+    for number, line in numbered:
         match = pattern.fullmatch(line)
         if not match:
             raise UserError(
                 f"{settings.source} line {number}: does not match the pattern {settings.pattern!r}: {line[:80]!r}"
             )
-        rows.append(match.groupdict())
-    return rows
+        yield match.groupdict()
 
 
 def _with_beside(rows: list[Raw], settings: FileSettings, reporter: Reporter) -> list[Raw]:
@@ -195,20 +187,22 @@ def _with_beside(rows: list[Raw], settings: FileSettings, reporter: Reporter) ->
         path = fetch(source, None, reporter)
         if path.is_dir():
             raise UserError(f"{source}: is a folder, but the lines of a file are asked for (`beside.{column}`)")
-        lines = _split_lines(_text(path, settings, source))
-        if len(lines) != len(rows):
+        values = list(lines.each(path, settings, source))
+        if len(values) != len(rows):
             raise UserError(
-                f"{source} has {len(lines)} lines and {settings.source} has {len(rows)};"
+                f"{source} has {len(values)} lines and {settings.source} has {len(rows)};"
                 " the lines of files beside each other belong together one by one"
             )
-        for row, line in zip(rows, lines, strict=True):
+        for row, line in zip(rows, values, strict=True):
             row[column] = line
     return [row for row in rows if any(value and value.strip() for value in row.values())]
 
 
 def _folders(path: Path, settings: FileSettings) -> list[Raw]:
     files = sorted(f for f in path.glob("*/*") if f.is_file() and not f.name.startswith("."))
-    return [{"text": _text(f, settings), "label": f.parent.name, "id": f.relative_to(path).as_posix()} for f in files]
+    return [
+        {"text": lines.text(f, settings), "label": f.parent.name, "id": f.relative_to(path).as_posix()} for f in files
+    ]
 
 
 def _hub(settings: FileSettings, reporter: Reporter) -> list[Raw]:
@@ -238,7 +232,7 @@ def _class_names(value: Any, classes: ClassLabel) -> Any:
     return classes.int2str(value) if value is not None and value >= 0 else None  # a hidden test split's are -1
 
 
-READERS: dict[str, Callable[[Path, FileSettings], list[Raw]]] = {
+READERS: dict[str, Callable[[Path, FileSettings], Iterable[Raw]]] = {
     "csv": _csv,
     "tsv": _csv,
     "json": _json,
