@@ -61,6 +61,12 @@ def encode_pairs(
     """The same of texts side by side; of a pair the longer text is cut."""
     limit = min(max_length, tokenizer.model_max_length)
     whole = tokenizer(first, second, truncation=False, verbose=False)
-    cut = [len(ids) > limit for ids in whole["input_ids"]]
-    encoded = tokenizer(first, second, truncation=True, max_length=limit) if any(cut) else whole
-    return {**{name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}, "cut": cut}
+    columns: dict[str, list[Any]] = {name: whole[name] for name in ("input_ids", "token_type_ids") if name in whole}
+    cut = [len(ids) > limit for ids in columns["input_ids"]]
+    if long := [i for i, is_cut in enumerate(cut) if is_cut]:
+        texts, pairs = ([column[i] for i in long] if column else None for column in (first, second))
+        encoded = tokenizer(texts, pairs, truncation=True, max_length=limit)
+        for name, values in columns.items():
+            for i, ids in zip(long, encoded[name], strict=True):
+                values[i] = ids
+    return {**columns, "cut": cut}
