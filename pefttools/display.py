@@ -13,6 +13,9 @@ from rich.table import Table
 
 from pefttools.progress import FIRST
 
+BLOCK = 256
+"""JSON lines that are written at once."""
+
 
 def _out(text: str) -> None:
     """On stdout, from the first process only."""
@@ -43,6 +46,21 @@ def interrupted(message: str) -> None:
 def as_json(value: Any) -> None:
     """One JSON value."""
     _out(json.dumps(value, ensure_ascii=False))
+
+
+def as_json_lines(values: Iterable[Any]) -> None:
+    """One JSON value a line, written in blocks."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    lines: list[str] = []
+    try:
+        for value in values:
+            lines.append(encode(value))
+            if len(lines) == BLOCK:
+                _out("\n".join(lines))
+                lines.clear()
+    finally:  # what was said before a row that cannot be read
+        if lines:
+            _out("\n".join(lines))
 
 
 def names(listing: Mapping[str, Mapping[str, str]]) -> None:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.batching import batches, token_budget
+from pefttools.data.batching import batches, pad_multiple, token_budget
 from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pefttools.features import Features
 
-MAX_ROWS, MULTIPLE = 256, 8
+MAX_ROWS = 256
 READ = 1000
 """Rows whose encoded rows are read from a `Dataset` at once."""
 
@@ -56,10 +56,11 @@ def outputs_of(
 
     device = next(model.parameters()).device
     was_training = model.training
+    multiple = pad_multiple(device.type)
     model.eval()
     with torch.inference_mode():
-        for indices in batches(rows, lengths, MAX_ROWS, token_budget(device.type), MULTIPLE):
-            batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, MULTIPLE).items()}
+        for indices in batches(rows, lengths, MAX_ROWS, token_budget(device.type), multiple):
+            batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, multiple).items()}
             with features.given(indices, batch) if features else nullcontext():
                 outputs = model(**task.inputs_of(batch))
             yield indices, batch, outputs

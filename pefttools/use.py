@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pefttools import evaluate
-from pefttools.data.encoding import columns_of, encode, encode_once
+from pefttools.data.encoding import Encoded, columns_of, encode
 from pefttools.data.lines import json_object
 from pefttools.data.reading import ENDINGS, Raw, stream
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
+from pefttools.inference import Precision, ready
 from pefttools.models import add_tokens, load_tokenizer, locate, prepare_libraries
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
-from pefttools.strategies.base import is_quantised
+
+if TYPE_CHECKING:
+    from pefttools.data.splitting import Row
+    from pefttools.tasks.base import Task
 
 CHUNK = 4096
 """Rows that are read, sorted by length and answered together."""
@@ -97,37 +101,38 @@ def _json_lines(stream: Iterable[str]) -> Iterator[Raw]:
             yield json_object(line, f"standard input line {number}")
 
 
-def predict_rows(path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT) -> Iterator[dict[str, Any]]:
+def predict_rows(
+    path: Path, raws: Iterable[Raw], reporter: Reporter = SILENT, precision: Precision = "auto"
+) -> Iterator[dict[str, Any]]:
     """One answer a row, in order: the row's fields and the prediction's.
 
-    Columns are called as in the recipe (`data.columns`) or like the task's fields. Labels are not needed.
+    Columns are called as in the recipe (`data.columns`) or like the task's fields. Labels are not needed. No more than
+    `CHUNK` rows are held at a time.
+
+    Args:
+        precision: what to compute in; `auto` is bf16 where that is native, and fp32 is what `evaluate` says.
     """
     prepare_libraries()
     trained = load(path, reporter)
-    task = trained.task
-    merges = trained.recipe.strategy.mergeable and not is_quantised(trained.base.model)  # merging would round again
-    model = trained.recipe.strategy.merge(trained.model).eval() if merges else trained.model
-    chunk: list[dict[str, Any]] = []
+    task, tokenizer, title = trained.task, trained.base.tokenizer, "predicting"
+    model = ready(trained, precision)
+    questions = _questions(raws, task, trained.recipe.data.columns)
+    while chunk := list(islice(questions, CHUNK)):
+        if task.generates:
+            said = evaluate.generated(model, task, chunk, tokenizer, title, reporter=reporter)
+        else:
+            encoded = Encoded(columns_of(chunk, task, tokenizer))
+            said, _ = evaluate.answers(model, task, encoded, chunk, tokenizer, title, reporter=reporter)
+        for row, prediction in zip(chunk, said, strict=True):
+            yield {**row, **prediction}
 
-    def answered() -> Iterator[dict[str, Any]]:
-        if chunk:
-            tokenizer, title = trained.base.tokenizer, "predicting"
-            if task.generates:
-                said = evaluate.generated(model, task, chunk, tokenizer, title, reporter=reporter)
-            else:
-                encoded = encode_once(chunk, task, trained.base, "given", reporter)
-                said, _ = evaluate.answers(model, task, encoded, chunk, tokenizer, title, reporter=reporter)
-            for row, prediction in zip(chunk, said, strict=True):
-                yield {**row, **prediction}
-            chunk.clear()
 
+def _questions(raws: Iterable[Raw], task: Task, columns: Mapping[str, str]) -> Iterator[Row]:
+    """The rows as the task reads them. Raises UserError at one it cannot read."""
+    asked = [(field, columns.get(field, field)) for field in task.fields if field not in task.targets]
     for number, raw in enumerate(raws, 1):
-        columns, asked = trained.recipe.data.columns, [f for f in task.fields if f not in task.targets]
-        values = {f: raw.get(columns.get(f, f), raw.get(f)) for f in asked}
+        values = {field: raw.get(column, raw.get(field)) for field, column in asked}
         try:
-            chunk.append(task.question({f: v for f, v in values.items() if v is not None or task.fields[f]}))
+            yield task.question({f: v for f, v in values.items() if v is not None or task.fields[f]})
         except ValueError as error:
             raise UserError(f"predict: row {number} {error}") from error
-        if len(chunk) == CHUNK:
-            yield from answered()
-    yield from answered()

@@ -108,7 +108,7 @@ class _Attends(nn.Module):
 @pytest.mark.parametrize("tokens", [2, 9, 40])
 @pytest.mark.parametrize("mask", ["none", "causal", "padding"])
 def test_attention_is_sdpas_with_its_gradients(tokens: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "FEW", 64)
+    monkeypatch.setattr(attention, "FEW", {False: 64})
     torch.manual_seed(0)
     inputs = [torch.randn(3, tokens, heads, 8).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)]
     allowed = torch.ones(3, 1, tokens, tokens, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Attention for training on a CPU (Vaswani et al. 2017, eq. 1): plain batched products where torch's kernel is slow.
+"""Attention on a CPU (Vaswani et al. 2017, eq. 1): plain batched products where torch's kernel is slow.
 
 torch's fused attention has no way to drop probabilities on a CPU, and its backward pass in bf16 takes four times as
 long as these products do at 128 tokens. Longer texts, and those in fp32 without dropout, stay with torch's kernel.
@@ -11,14 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pefttools.nn.dropout import dropout as dropped
 
 LONGEST = 256
 """Keys up to which the matrix of probabilities is made; beyond, its memory grows with the square."""
-FEW = 32
-"""Keys up to which it is made in fp32 too, and where nothing is learnt."""
+FEW = {False: 32, True: 64}
+"""Keys up to which it is made where nothing is learnt, or dropped: in fp32, in bf16."""
+NAME = "plain_while_short"
+"""What transformers calls `forward`."""
 OTHERS = ("softcap", "position_bias", "cache", "s_aux")
 """Arguments of kinds of attention that are left to transformers."""
 
@@ -44,41 +46,45 @@ def attention(
 
 
 def _pays(query: Tensor, keys: int, p: float) -> bool:
-    if keys <= FEW:
+    if keys <= FEW[query.dtype is torch.bfloat16]:
         return True
     return keys <= LONGEST and torch.is_grad_enabled() and (p > 0 or query.dtype is torch.bfloat16)
 
 
+def forward(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """`attention` as a model of transformers calls it; its `sdpa` for all that is more, or slower so.
+
+    The answer is (rows, tokens, heads, size).
+    """
+    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+    tokens, keys = query.shape[2], key.shape[2]
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    plain = attention_mask.dtype is torch.bool if attention_mask is not None else tokens == keys or not causal
+    unusual = any(others.get(name) is not None for name in OTHERS) or others.get("output_attentions")
+    if unusual or not plain or tokens == 1 or not _pays(query, keys, dropout):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
+    groups = query.shape[1] // key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    answer = attention(query, key, value, attention_mask, scale, dropout, causal)
+    return answer.transpose(1, 2).contiguous(), None
+
+
 @contextmanager
 def in_place_of_torchs() -> Iterator[None]:
-    """Every model of transformers that attends by `sdpa` does so by `attention` meanwhile, where that is faster."""
-    from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+    """Every model of transformers that attends by `sdpa` does so by `forward` meanwhile."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
-    def forward(
-        module: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attention_mask: Tensor | None,
-        dropout: float = 0.0,
-        scaling: float | None = None,
-        is_causal: bool | None = None,
-        **others: Any,
-    ) -> tuple[Tensor, None]:
-        tokens, keys = query.shape[2], key.shape[2]
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        plain = attention_mask.dtype is torch.bool if attention_mask is not None else tokens == keys or not causal
-        unusual = any(others.get(name) is not None for name in OTHERS) or others.get("output_attentions")
-        if unusual or not plain or tokens == 1 or not _pays(query, keys, dropout):
-            return sdpa_attention_forward(
-                module, query, key, value, attention_mask, dropout, scaling, is_causal, **others
-            )
-        groups = query.shape[1] // key.shape[1]
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-        answer = attention(query, key, value, attention_mask, scale, dropout, causal)
-        return answer.transpose(1, 2).contiguous(), None
 
     former = ALL_ATTENTION_FUNCTIONS["sdpa"]
     ALL_ATTENTION_FUNCTIONS.register("sdpa", forward)
@@ -86,3 +92,15 @@ def in_place_of_torchs() -> Iterator[None]:
         yield
     finally:
         ALL_ATTENTION_FUNCTIONS.register("sdpa", former)
+
+
+def use(model: nn.Module) -> None:
+    """Let a model on a CPU that attends by `sdpa` use `forward` from now on."""
+    from transformers import AttentionInterface, PreTrainedModel
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and isinstance(model, PreTrainedModel) and model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, forward)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)

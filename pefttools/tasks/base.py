@@ -57,6 +57,8 @@ class Task(Choice, ABC):
     """What of a batch the model is given."""
     generates: ClassVar[bool] = False
     """Whether answers are texts that are generated (`generate`)."""
+    takes_rounding: ClassVar[bool] = True
+    """Whether answers stay what they are in bf16; not those that are likelihoods under a vocabulary's logits."""
 
     max_length: int = Field(default=256, ge=4)
     """Tokens a row may have; longer ones are cut, and counted."""

@@ -54,6 +54,7 @@ class MaskedLM(Task):
     peft_type: ClassVar[str | None] = None
     own_head: ClassVar[bool] = False
     generates: ClassVar[bool] = True  # masks are filled for `predict`; scoring needs none of it
+    takes_rounding: ClassVar[bool] = False
 
     max_length: int = Field(default=128, ge=8)
     """Tokens of a window; longer texts are cut into several, and none is lost."""

@@ -56,6 +56,7 @@ class PromptedClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
     own_head: ClassVar[bool] = False
+    takes_rounding: ClassVar[bool] = False
 
     max_length: int = Field(default=512, ge=4)
     """Tokens a prompt with its verbaliser may have; a longer one loses the end of its text."""

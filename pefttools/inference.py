@@ -1,0 +1,65 @@
+"""A trained model made ready to answer many rows: merged, and in bf16 where the processor multiplies that natively.
+
+All weights are converted once; a head's stay in fp32, so that its logits are not rounded to the three digits of bf16.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pefttools.run import Trained
+from pefttools.runtime import computes_in_bf16
+from pefttools.strategies.base import is_quantised
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def ready(trained: Trained, precision: Precision) -> nn.Module:
+    """The model that answers; uses up the trained one.
+
+    Quantised weights are neither merged, which would round them again, nor converted.
+    """
+    from pefttools.nn import attention
+
+    model, strategy, task = trained.model, trained.recipe.strategy, trained.task
+    if is_quantised(model):
+        return model
+    if strategy.mergeable:
+        model = strategy.merge(model).eval()
+    if precision == "auto" and not task.takes_rounding:
+        return model
+    if computes_in_bf16(precision):
+        to_bf16(model, trained.base.new)
+        if task.own_head:
+            attention.use(model)
+    return model
+
+
+def to_bf16(model: nn.Module, head: tuple[str, ...]) -> None:
+    """Convert the parameters, but for those of the modules of these paths.
+
+    Buffers stay: the angles of rotary positions need their digits.
+    """
+    import torch
+
+    inside = [m for name, m in model.named_modules() if any(f".{name}".endswith(f".{path}") for path in head)]
+    kept = {id(p) for module in inside for p in module.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in kept:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    for module in inside:
+        module.register_forward_pre_hook(_in_fp32, with_kwargs=True)
+
+
+def _in_fp32(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    del module
+    return tuple(map(_fp32, given)), {name: _fp32(value) for name, value in named.items()}
+
+
+def _fp32(value: Any) -> Any:
+    import torch
+
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value

@@ -1,0 +1,214 @@
+"""Many rows answered: in order, in either precision, read as they are asked for, padded as the tokenizer would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import make_rows, make_tokenizer, write_csv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pefttools import cli, inference, tiny, use
+from pefttools.data.reading import read, stream
+from pefttools.data.settings import FileSettings
+from pefttools.data.splitting import load_splits
+from pefttools.data.texts import encode_pairs
+from pefttools.errors import UserError
+from pefttools.inference import to_bf16
+from pefttools.nn import attention
+from pefttools.reporter import SILENT
+from pefttools.run import Run, Trained
+from pefttools.strategies import strategies
+from pefttools.tasks import tasks
+from pefttools.use import predict_rows, rows_to_predict
+
+ASKED = [{"text": row["text"], "id": str(i)} for i, row in enumerate(make_rows(300, seed=5))]
+
+
+def tokenizers() -> dict[str, Any]:
+    made = {
+        "plain": make_tokenizer(),
+        "of two segments": make_tokenizer(("input_ids", "token_type_ids", "attention_mask")),
+        "left": make_tokenizer(),
+        "without a mask": make_tokenizer(("input_ids",)),
+    }
+    made["left"].padding_side = "left"
+    made["left"]._pad_token_type_id = 3  # XLNet's
+    return made
+
+
+@pytest.mark.parametrize("name", tokenizers())
+@settings(deadline=None, max_examples=30)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), segments=st.booleans(), multiple=st.integers(1, 9))
+def test_batches_are_padded_as_the_tokenizer_pads(name: str, lengths: list[int], segments: bool, multiple: int) -> None:
+    tokenizer = tokenizers()[name]
+    columns = {"input_ids": [list(range(5, 5 + n)) for n in lengths]}
+    if segments:
+        columns["token_type_ids"] = [[0] * (n // 2) + [1] * (n - n // 2) for n in lengths]
+    expected = tokenizer.pad(dict(columns), pad_to_multiple_of=multiple, padding_side="right", return_tensors="pt")
+    batch = tasks.get("text_classification").example().collate(columns, tokenizer, multiple)
+    assert batch.keys() == expected.keys()
+    for part, values in batch.items():
+        assert values.dtype == expected[part].dtype
+        assert torch.equal(values, expected[part])
+
+
+@pytest.mark.parametrize("second", [None, ["pear", "saw", "red " * 30]])
+def test_texts_that_are_too_long_are_cut_where_they_stand(second: list[str] | None) -> None:
+    first, tokenizer = ["word1 apple", "word2 " * 40, "word3"], tokenizers()["of two segments"]
+    said = encode_pairs(first, second, tokenizer, 16)
+    alone = [
+        encode_pairs([a], [b] if b else None, tokenizer, 16) for a, b in zip(first, second or [""] * 3, strict=True)
+    ]
+    assert said == {name: [one[name][0] for one in alone] for name in said}
+    assert said["cut"] == [False, True, second is not None]
+
+
+def test_fp32_answers_as_the_run_was_scored(finished_run: Path) -> None:
+    recipe = Run.open(finished_run).recipe()
+    rows = load_splits(recipe.data, recipe.task).test
+    kept = pyarrow.parquet.read_table(finished_run / "predictions.parquet").to_pylist()
+    said = list(predict_rows(finished_run, rows, precision="fp32"))
+    assert [one["prediction"] for one in said] == [one["prediction"] for one in kept]
+    for one, known in zip(said, kept, strict=True):
+        assert list(one["probabilities"].values()) == pytest.approx(known["probabilities"], abs=1e-5)
+
+
+def test_bf16_says_the_same_in_the_same_order(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = list(predict_rows(finished_run, ASKED, precision="fp32"))
+    monkeypatch.setattr(use, "CHUNK", 70)
+    rounded = list(predict_rows(finished_run, ASKED, precision="bf16"))
+    assert [row["id"] for row in exact] == [row["id"] for row in rounded] == [row["id"] for row in ASKED]
+    far = 0.0
+    for one, other in zip(exact, rounded, strict=True):
+        shares, others = one["probabilities"], other["probabilities"]
+        first, second, *_ = sorted(shares.values(), reverse=True)
+        assert one["prediction"] == other["prediction"] or first - second < 0.05
+        far = max(far, *(abs(shares[name] - others[name]) for name in shares))
+    assert 0 < far < 0.05
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "seq2seq"])
+def test_every_architecture_answers_in_bf16(name: str, architecture: str) -> None:
+    task = tasks.get(name).example()
+    try:
+        base = tiny.base(task, architecture, False, tiny.ARCHITECTURES[architecture].sizes)
+    except UserError:
+        pytest.skip("no such model")
+    batch = tiny.batch(task, base.model.config, 3)
+
+    def logits() -> torch.Tensor:
+        with torch.inference_mode():
+            return task.logits(base.model(**task.inputs_of(batch)), batch)
+
+    exact = logits()
+    to_bf16(base.model, base.head)
+    for changed in (lambda _: None, attention.use):
+        changed(base.model)
+        assert logits().dtype == torch.float32 or not task.own_head
+        assert (logits() - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "computes_in_bf16", lambda precision: precision != "fp32")
+    task = tasks.get(name).example()
+    architecture = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(task.auto_class, "bert")
+    for precision in ("fp32", "auto", "bf16"):
+        base = tiny.base(task, architecture, False, tiny.ARCHITECTURES[architecture].sizes)
+        recipe: Any = SimpleNamespace(strategy=strategies.get("frozen")())
+        model = inference.ready(Trained(base.model, base, task, recipe), precision)
+        rounded = precision == "bf16" or (precision == "auto" and task.takes_rounding)
+        table = model.get_input_embeddings().weight  # type: ignore[operator]
+        assert table.dtype == (torch.bfloat16 if rounded else torch.float32)
+
+
+def test_no_more_rows_are_held_than_a_chunk(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulled = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal pulled
+        for row in ASKED:
+            pulled += 1
+            yield row
+
+    monkeypatch.setattr(use, "CHUNK", 8)
+    answers = predict_rows(finished_run, rows())
+    next(answers)
+    assert pulled == 8
+    list(islice(answers, 8))
+    assert pulled == 16
+
+
+def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path) -> None:
+    good = [{"text": f"word{i % 40} apple", "label": "fruit"} for i in range(30_000)]
+    broken = tmp_path / "rows.jsonl"
+    broken.write_text("".join(json.dumps(row) + "\n" for row in good) + "{")
+    rows = iter(rows_to_predict(Run(finished_run), str(broken), (), ()))
+    assert list(islice(rows, 30_000)) == good
+    with pytest.raises(UserError, match=r"predict: .*rows.jsonl line 30001: not JSON"):
+        next(rows)
+    ragged = write_csv(tmp_path / "rows.csv", good)
+    place = ragged.stat().st_size + 3
+    with ragged.open("ab") as file:
+        file.write(b"caf\xe9,fruit\n")
+    rows = stream(FileSettings(source=str(ragged)), "predict", SILENT)
+    assert list(islice(rows, 10_000)) == good[:10_000]
+    with pytest.raises(UserError, match=f"byte 0xe9 at position {place} is not utf-8"):
+        list(rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "more", "expected"),
+    [
+        ("a.txt", "a\u2028b\r\n\nc", {}, [{"text": "a\u2028b"}, {"text": "c"}]),
+        ("a.txt", "no\nx=1\ny=2\n", {"pattern": r"\w=(?P<text>\d)", "last_rows": 2}, [{"text": "1"}, {"text": "2"}]),
+        (
+            "a.csv",
+            '\ufefftext,label\n"a\nb",NA\nc,\n',
+            {},
+            [{"text": "a\nb", "label": "NA"}, {"text": "c", "label": ""}],
+        ),
+        ("a.tsv", "a\tb\n\nc\td", {"header": ("x", "y")}, [{"x": "a", "y": "b"}, {"x": "c", "y": "d"}]),
+        ("a.jsonl", '{"text": "a"}\r\n\n{"text": "\u2028"}', {}, [{"text": "a"}, {"text": "\u2028"}]),
+    ],
+)
+def test_lines_end_where_they_should(
+    name: str, text: str, more: dict[str, Any], expected: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(text.encode())
+    assert read(FileSettings(source=str(tmp_path / name), **more), "data.train", SILENT) == expected
+
+
+def test_json_lines_come_in_blocks(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ASKED))
+    assert cli.run(["predict", str(finished_run), str(file), "--precision", "fp32"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert answers == list(predict_rows(finished_run, ASKED, precision="fp32"))
+    assert cli.run(["predict", str(finished_run), str(file), "--precision", "fp16"]) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert "fp16" in said.err
+    assert "bf16" in said.err
+
+
+def test_what_was_said_before_a_bad_row_is_printed(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(use, "CHUNK", 4)
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*ASKED[:6], {"text": " "}]))
+    assert cli.run(["predict", str(finished_run), str(file)]) == 2
+    said = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in said.out.splitlines()] == ["0", "1", "2", "3"]
+    assert "predict: row 7 has no text" in said.err
