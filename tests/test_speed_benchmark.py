@@ -79,15 +79,15 @@ def test_the_clock_leaves_scoring_out(speed: Any, monkeypatch: pytest.MonkeyPatc
     now = iter(range(100))
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     made = clock.Clock()  # 0
-    with made.bar("test, untouched", 1, "rows"):  # 1 to 2; training begins at 3
+    with made.bar("test, untouched", 1, "rows"):  # 1 to 2, when training begins
         pass
-    with made.bar("training", 2, "steps") as bar:  # 4
-        bar.advance(1)  # 5
-        with made.bar("validation", 1, "rows"):  # 6 to 7
+    with made.bar("training", 2, "steps") as bar:  # memory is looked at from 3 to 4; 5
+        bar.advance(1)  # 6
+        with made.bar("validation", 1, "rows"):  # 7 to 8
             pass
-        bar.advance(1)  # 8
-    assert made.seconds == (8 - 3) - (7 - 6)
-    assert made.wall_seconds == 8 - (2 - 1) - (7 - 6)
+        bar.advance(1)  # 9
+    assert made.seconds == (9 - 2) - (4 - 3) - (8 - 7)
+    assert made.wall_seconds == 9 - (2 - 1) - (4 - 3) - (8 - 7)
 
 
 def test_work_is_counted_by_hand(speed: Any, folder: Path) -> None:
@@ -126,7 +126,8 @@ def test_what_is_measured_is_kept(speed: Any, tmp_path: Path) -> None:
     again = kept.Kept(tmp_path)
     again.settle({"rows": 64})
     assert again.has(order.identity)
-    assert len(again.measures) == 1
+    again.add({**order.identity, "round": 2})
+    assert [one["round"] for one in kept.Kept(tmp_path).measures] == [1, 2]
     with pytest.raises(SystemExit, match="rows was 64, now it is 65"):
         kept.Kept(tmp_path).settle({"rows": 65})
 
@@ -160,8 +161,8 @@ def test_the_report(speed: Any) -> None:
         "| fixed | bare bf16 forwards a step | ≤ 2.5 | 2.60 (2.60 to 2.60) | **no** |",
         "| lora | test accuracy against trainer | ≥ -0.5 points | -1.00 points, 1 seeds | **no** |",
         "| pefttools_cached | 9.00 (9.00 to 9.00) | 5.00 (5.00 to 5.00) |",
-        "| lora | pefttools | 50.0 (50.0 to 50.0) | 10.00 (5.00 to 15.00) | 2.50 (2.50 to 2.50) | 500 | 12.0 | 477"
-        " | 0.50 | 0.50 | 25.0% | 0.8 |",
+        "| lora | pefttools | 50.0 (50.0 to 50.0) | 10.00 (5.00 to 15.00) | 2.50 (2.50 to 2.50) | 500 | 12.0 | 1,431"
+        " | 477 | 0.50 | 0.50 | 25.0% | 0.8 |",
     ):
         assert line in text
     assert "What must be shown" not in report.text(measures, {"smoke": True})

@@ -59,7 +59,7 @@ CASES = {
     ),
     "smollm": Case(
         "SmolLM2-135M on chats, LoRA on every matrix, batches of 8", "train", (*TRAINING, "pefttools_packed"),
-        ("data.test_share=0.2", "task.generate_rows=0", "task.system=null", "task.max_length=256",
+        ("data.test_share=0.1", "task.generate_rows=0", "task.system=null", "task.max_length=256",
          "train.batch_size=8"),
         DECODER, rows_share=1 / 16,
     ),

@@ -13,7 +13,7 @@ THINGS = (
     "candle", "market", "forest", "station", "painter", "harbour", "engine", "doctor", "library", "orchard", "valley",
 )  # fmt: skip
 COLOURS = ("red", "green", "blue", "white", "black", "yellow", "brown", "grey")
-NUMBER, LONGEST = 2000, 12
+NUMBER, LONGEST = 400, 12
 """Chats, and the most things that one is about."""
 
 

@@ -43,22 +43,28 @@ class Clock(Reporter):
         self.spans: list[Span] = []
         self.loaded_bytes = self.peak_bytes = 0
         self.began: float | None = None
+        self.weighing = 0.0
+        """Seconds it took to see what memory is held; they are nobody's."""
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
         del total, unit
         if title == TRAINING and self.began is None:  # the untouched model was not scored
-            self._begin()
+            self.began = time.perf_counter()
+        if self.began is not None and not self.loaded_bytes:
+            self._weigh()
         span = Span(title, self._moved if title == TRAINING else _nothing)
         self.spans.append(span)
         yield span
         span.ended = time.perf_counter()
         if title.endswith(UNTOUCHED):
-            self._begin()
+            self.began = span.ended
 
-    def _begin(self) -> None:
+    def _weigh(self) -> None:
+        """When a bar opens after scoring: by then a second model, loaded to be scored untouched, is gone again."""
+        begun = time.perf_counter()
         self.loaded_bytes = memory.begin()
-        self.began = time.perf_counter()
+        self.weighing = time.perf_counter() - begun
 
     def _moved(self) -> None:
         self.peak_bytes = memory.peak()
@@ -75,12 +81,12 @@ class Clock(Reporter):
     def seconds(self) -> float:
         """Of training."""
         assert self.began is not None, "nothing was trained"
-        return self.training.last - self.began - self._scoring(self.began)
+        return self.training.last - self.began - self._scoring(self.began) - self.weighing
 
     @property
     def wall_seconds(self) -> float:
         """From the recipe to the last step: data, base and tokenised rows too."""
-        return self.training.last - self.made - self.scoring_seconds
+        return self.training.last - self.made - self.scoring_seconds - self.weighing
 
     @property
     def scoring_seconds(self) -> float:

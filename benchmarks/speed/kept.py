@@ -38,6 +38,8 @@ class Kept:
             ]
             raise SystemExit(f"--out: {self.folder} holds other measurements ({'; '.join(differing)}); name another")
         atomic.write_json(self.settings_file, wanted)
+        if self.file.exists():  # without a line that was cut short
+            atomic.write_text(self.file, "".join(json.dumps(measured) + "\n" for measured in self.measures))
 
     def has(self, identity: Mapping[str, Any]) -> bool:
         """Whether there is a measurement of just this."""

@@ -5,26 +5,24 @@ from __future__ import annotations
 import ctypes
 import gc
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
 
 from pefttools.runtime import peak_bytes, resident_bytes
-
-if TYPE_CHECKING:
-    from torch import nn
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def begin(*models: nn.Module) -> int:
+def begin() -> int:
     """Bytes held now, from which the peak is counted anew.
 
-    What was freed goes back to the system first, and every weight of the models is read once: weights that are mapped
+    What was freed goes back to the system first, and every weight that is alive is read once: weights that are mapped
     from a file take no memory until then. Where the kernel does not forget a peak (macOS), it stays the process's.
     """
-    for model in models:
-        for parameter in model.parameters():
-            parameter.detach().sum()
     gc.collect()
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.nn.Parameter) and not thing.is_meta:
+            thing.detach().sum()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -105,7 +105,7 @@ def _pipeline(order: Order, run: Path, rows: list[Row]) -> tuple[dict[str, Any],
     texts = [row["text"] for row in rows]
     loaded_seconds = time.perf_counter() - begun
     pipe(texts[:TO_WARM_UP], **settings)
-    loaded = memory.begin(pipe.model)
+    loaded = memory.begin()
     began = time.perf_counter()
     order_of = sorted(range(len(texts)), key=lambda i: len(texts[i])) if tuned else list(range(len(texts)))
     found = pipe([texts[i] for i in order_of], **settings)

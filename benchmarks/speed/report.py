@@ -61,9 +61,9 @@ def rates(measures: Sequence[Measured]) -> list[str]:
         " when the model had been loaded. The last share is of this processor's own rate of products (`work.py` has the"
         " formula). The score is of test rows after so little training: it is there for comparison.",
         "",
-        "| case | contender | rows/s | × plain | × tuned | tokens/s | wall | MiB over the model | × plain | × tuned"
-        " | of the product rate | test score |",
-        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| case | contender | rows/s | × plain | × tuned | tokens/s | wall | peak MiB | over the model | × plain"
+        " | × tuned | of the product rate | test score |",
+        "|---|---|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for figure in figures:
         case, speed, tokens = figure["case"], figure["rows_per_second"], figure["tokens_per_second"]
@@ -74,7 +74,8 @@ def rates(measures: Sequence[Measured]) -> list[str]:
         )
         cells = [
             case, figure["contender"], _spread(speed, 1), *faster, f"{tokens['median']:,.0f}",
-            f"{figure['wall_seconds']['median']:.1f}", f"{figure['bytes_over_model']['median'] / MIB:,.0f}",
+            f"{figure['wall_seconds']['median']:.1f}", f"{figure['peak_bytes']['median'] / MIB:,.0f}",
+            f"{figure['bytes_over_model']['median'] / MIB:,.0f}",
             *(cell.partition(" ")[0] for cell in smaller), f"{figure['product_share']['median']:.1%}",
             f"{figure['score']:.4g}",
         ]  # fmt: skip

@@ -78,7 +78,7 @@ def figures(measures: Sequence[Measured]) -> list[dict[str, Any]]:
     quantities: dict[str, Quantity] = {
         "rows_per_second": rows_per_second, "tokens_per_second": tokens_per_second,
         "wall_seconds": lambda measured: measured["wall_seconds"], "bytes_over_model": bytes_over_model,
-        "loaded_bytes": lambda measured: measured["loaded_bytes"], "product_share": share_of_product_rate,
+        "peak_bytes": lambda measured: measured["peak_bytes"], "product_share": share_of_product_rate,
     }  # fmt: skip
     made = []
     for case, about in CASES.items():

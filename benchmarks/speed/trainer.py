@@ -64,7 +64,9 @@ def run(
     rows = tokenise(splits.train, task, base, "train", training=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(recipe, base, model, dataset(rows, lengths=tuned), tuned, folder, watch)
-        loaded = memory.begin(model)
+        weighed = time.perf_counter()
+        loaded = memory.begin()
+        begun += time.perf_counter() - weighed
         plain.as_torch_is()
         trainer.train()
     answer = {
