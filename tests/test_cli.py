@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,9 +36,10 @@ def test_listing_answers_at_once_and_without_torch() -> None:
     )
     seconds, said = [], ""
     for _ in range(3):
-        begun = time.monotonic()
+        before = os.times()
         answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
-        seconds.append(time.monotonic() - begun)
+        after = os.times()  # the processor's time: the clock's would be that of whatever else runs
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
         said = answer.stdout
     assert "question-type-lora" in said
     assert min(seconds) <= 0.6
