@@ -225,13 +225,10 @@ def not_causal(auto_class: str, config: Any) -> str | None:
 
 
 def prepare_libraries() -> None:
-    """Keep the libraries from printing, for what a user must know, we say; and torch from slow products."""
+    """Keep the libraries from printing; what a user must know, we say."""
     import datasets
     import transformers
 
-    from pefttools.nn import products
-
-    products.use_onednn()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     datasets.utils.logging.set_verbosity_error()

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from pefttools.models import Base
@@ -19,11 +18,6 @@ from pefttools.tasks.base import Task
 QUERY_VALUE = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"]}
 MATRICES = {"bert": r".*\.layer\.\d+\..*(query|key|value|dense)", "llama": "all-linear"}
 """A model's type -> peft's `target_modules`; "all-linear" would take BERT's pooler, which is trained whole."""
-
-
-def as_torch_is() -> None:
-    """Undo what pefttools sets for the whole process when it loads a model: which library multiplies in fp32."""
-    torch.set_float32_matmul_precision("highest")
 
 
 def build(recipe: Recipe, task: Task) -> tuple[Base, nn.Module]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import memory
-import plain
 import yaml
 from cases import Order, recipe_of
 
@@ -92,7 +91,6 @@ def _pipeline(order: Order, run: Path, rows: list[Row]) -> tuple[dict[str, Any],
     import torch
     import transformers
 
-    plain.as_torch_is()
     tuned = order.contender == "pipeline_tuned"
     begun = time.perf_counter()
     pipe: Any = transformers.pipeline(

@@ -67,7 +67,6 @@ def run(
         weighed = time.perf_counter()
         loaded = memory.begin()
         begun += time.perf_counter() - weighed
-        plain.as_torch_is()
         trainer.train()
     answer = {
         "seconds": watch.last - watch.began, "wall_seconds": watch.last - begun, "loaded_bytes": loaded,
