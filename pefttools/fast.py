@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -63,9 +65,6 @@ def _plain(model: Any) -> Any:
 
 
 def _compilers() -> list[str]:
-    import os
-    import shutil
-
     return [found for name in (os.environ.get("CXX"), "g++", "clang++") if name and (found := shutil.which(name))]
 
 

@@ -137,7 +137,7 @@ def _kept_tokens(recipe: Recipe, base: models.Base, model: nn.Module, splits: Sp
     lowest = model.get_submodule(find.blocks(model)[0])
     if not (recipe.strategy.trains and task.fixed_inputs and settings.feature_cache in ("auto", "memory")):
         return 0
-    if any(parameter.requires_grad for parameter in lowest.parameters()):
+    if settings.compile or any(parameter.requires_grad for parameter in lowest.parameters()):
         return 0
     names = ("train", "validation") if settings.feature_cache == "memory" else sorted(read_again(settings))
     rows = {name: splits.named()[name] for name in names}

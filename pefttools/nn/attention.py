@@ -1,7 +1,7 @@
 """Attention on a CPU (Vaswani et al. 2017, eq. 1): plain batched products where torch's kernel is slow.
 
-torch's fused attention has no way to drop probabilities on a CPU, and its backward pass in bf16 takes four times as
-long as these products do at 128 tokens. Longer texts, and those in fp32 without dropout, stay with torch's kernel.
+torch's fused attention cannot drop probabilities on a CPU, and its backward pass in bf16 takes longer than these
+products do. Longer texts, and those in fp32 without dropout, stay with torch's kernel.
 """
 
 from __future__ import annotations
