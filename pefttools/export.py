@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 COMPARED_ROWS = 256
 """Validation rows whose logits are compared, at most."""
 LOGIT_TOLERANCE = 1e-5
-"""Largest difference of a logit in fp32; of a language model times its largest logit, where that is above 1."""
+"""Largest difference of a logit, both models computing in float64: then it is of weights, and not of rounding.
+
+A language model's is times its largest logit, where that is above 1: decoders' norms compute in fp32 all the same."""
 COMPARED_VALUES = 30_000_000
 """Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
 METRIC_TOLERANCE = 1e-3
@@ -109,7 +111,7 @@ def _ask(
     """
     import torch
 
-    logits, _ = verify.answers(trained.model, trained.task, rows, trained.base.tokenizer)
+    logits = verify.exact_logits(trained.model, trained.task, rows, trained.base.tokenizer)
     torch.save([row.clone() for row in logits], case.with_suffix(".pt"))
     _, said = verify.answers(trained.model, trained.task, scored, trained.base.tokenizer, keep=False)
     about = {

@@ -15,7 +15,7 @@ import pefttools
 from pefttools import recipe
 from pefttools.errors import UserError
 from pefttools.export import export
-from pefttools.exporters import exporters
+from pefttools.exporters import exporters, verify
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 
@@ -108,6 +108,23 @@ def test_a_wrong_merge_is_thrown_away(
     with pytest.raises(UserError, match="logits differ from the trained model's by up to"):
         export(finished_run, "merged", tmp_path / "merged")
     assert not list(tmp_path.iterdir())
+
+
+def test_logits_that_are_compared_hide_nothing_behind_rounding(finished_run: Path) -> None:
+    """Of one weight the last bit of fp32 shows, and the weights stay bit for bit what they were."""
+    trained = pefttools.load(finished_run)
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    rows = make_rows(4, seed=11)
+    asked = (trained.model, trained.task, rows, trained.base.tokenizer)
+    once, again = verify.exact_logits(*asked), verify.exact_logits(*asked)
+    assert all(row.dtype is torch.float64 and torch.equal(row, same) for row, same in zip(once, again, strict=True))
+    for name, tensor in trained.model.state_dict().items():
+        assert tensor.dtype is before[name].dtype
+        assert torch.equal(tensor, before[name])
+    weight = next(p for n, p in trained.model.named_parameters() if n.endswith("LayerNorm.weight")).data
+    weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf))
+    changed = verify.exact_logits(*asked)
+    assert all(0 < (row - other).abs().max() < 1e-5 for row, other in zip(once, changed, strict=True))
 
 
 def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

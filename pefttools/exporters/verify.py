@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,9 +45,31 @@ def answers(
         if not keep:
             continue
         real = batch["attention_mask"].bool()
-        for i, row, mask in zip(indices, task.logits(outputs, batch).float(), real, strict=True):
+        for i, row, mask in zip(indices, task.logits(outputs, batch), real, strict=True):
             logits[i] = row[mask] if row.ndim > 1 and len(row) == len(mask) else row
     return [logits[i] for i in sorted(logits)], joined(task, rows, encoded, said)
+
+
+def exact_logits(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    """`answers`' logits in float64, where what is rounded on the way is no larger than what is looked for."""
+    with _in_float64(model):
+        logits, _ = answers(model, task, rows, tokenizer)
+    return logits
+
+
+@contextmanager
+def _in_float64(model: nn.Module) -> Iterator[None]:
+    """Meanwhile everything floating in `model` is float64; narrower types come back as they were."""
+    import torch
+
+    former = [(t, t.dtype) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    for tensor, _ in former:
+        tensor.data = tensor.data.to(torch.float64)
+    try:
+        yield
+    finally:
+        for tensor, dtype in former:
+            tensor.data = tensor.data.to(dtype)
 
 
 def load(folder: Path, loader: Mapping[str, str]) -> tuple[nn.Module, PreTrainedTokenizerBase, list[str]]:
@@ -96,7 +119,7 @@ def main(case_file: Path, folder: Path, answer_file: Path) -> None:
     for name, value in case["config"].items():
         if (got := json.loads(json.dumps(getattr(model.config, name, None)))) != value:  # type: ignore[union-attr]
             problems.append(f"the configuration's {name} is {got!r}, the trained model's {value!r}")
-    logits, _ = answers(model, task, case["rows"], tokenizer)
+    logits = exact_logits(model, task, case["rows"], tokenizer)
     errors = [
         float((a - b).abs().max()) if a.shape == b.shape else float("inf")
         for a, b in zip(logits, expected, strict=True)

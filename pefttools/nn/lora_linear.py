@@ -29,17 +29,19 @@ class _LoraLinear(torch.autograd.Function):
         weight, down, up = (tensor.to(dtype) for tensor in (weight, down, up))
         bias = None if bias is None else bias.to(dtype)
         if dtype is torch.float32:
+            inner = None
             answer = nn.functional.linear(rows, torch.addmm(weight, up, down, alpha=scaling), bias)
         else:
-            answer = nn.functional.linear(rows, weight, bias).addmm_(rows @ down.T, up.T, alpha=scaling)
-        ctx.save_for_backward(rows, weight, down, up)
+            inner = rows @ down.T
+            answer = nn.functional.linear(rows, weight, bias).addmm_(inner, up.T, alpha=scaling)
+        ctx.save_for_backward(rows, weight, down, up, inner)
         ctx.scaling, ctx.dtype = scaling, x.dtype
         return answer
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        rows, weight, down, up = ctx.saved_tensors
+        rows, weight, down, up, inner = ctx.saved_tensors
         grad = grad.to(rows.dtype)
         skinny = (grad @ up) * ctx.scaling
         dx = da = db = None
@@ -52,7 +54,8 @@ class _LoraLinear(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             da = (skinny.T @ rows).float()
         if ctx.needs_input_grad[4]:
-            db = (grad.T @ (rows @ down.T)).float() * ctx.scaling
+            inner = rows @ down.T if inner is None else inner
+            db = (grad.T @ inner).float() * ctx.scaling
         return dx, None, None, da, db, None
 
 

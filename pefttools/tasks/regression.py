@@ -129,7 +129,7 @@ class Regression(Task):
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """The answers as shares of the labels' size, which is what they are exact to."""
         mean, scale = self._unit()
-        return super().logits(outputs, batch).float() / (abs(mean) + scale)
+        return super().logits(outputs, batch) / (abs(mean) + scale)
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         _, scale = self._unit()
