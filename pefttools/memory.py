@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pefttools import fast, optimizers
-from pefttools.data.batching import step_multiple
+from pefttools.data.batching import pad_multiple
 from pefttools.heap import Event, heap_peak_bytes
 from pefttools.nn.frozen import frozen_part
 from pefttools.penalties import Penalties
@@ -176,7 +176,7 @@ def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, devi
     """A batch of full rows: what an encoded row holds a token is stretched to the length."""
     full = recipe.task.stretched(row, size.length)
     columns = {name: [value] * size.rows for name, value in full.items()}
-    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple or step_multiple(device))
+    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple or pad_multiple(device))
     return {name: value.to(device) for name, value in batch.items()}
 
 

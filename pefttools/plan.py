@@ -101,15 +101,15 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     row = {name: values[0] for name, values in encoded.items()}
 
     from pefttools import evaluate, memory
-    from pefttools.data.batching import pad_multiple, step_multiple, token_budget
+    from pefttools.data.batching import pad_multiple, token_budget
 
     longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
     tokens = settings.micro_batch_tokens or token_budget(device_type())
-    padded = settings.pad_multiple or step_multiple(device_type())
-    step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
+    multiple = pad_multiple(device_type())
+    step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple or multiple, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
-    look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, pad_multiple(device_type()), most)
+    look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, multiple, most)
     tokens = _kept_tokens(recipe, base, model, splits, reporter)
     parts = {**memory.peak_by_part(recipe, base, model, row, step, look, tokens), "process": process}
     return Plan(

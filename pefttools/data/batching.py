@@ -24,16 +24,11 @@ def token_budget(device_type: str) -> int:
 
 
 def pad_multiple(device_type: str) -> int:
-    """What batches that are only looked at are padded to a multiple of.
+    """What batches are padded to a multiple of.
 
     On a CPU the padding of short rows costs more than odd shapes do.
     """
     return 1 if device_type == "cpu" else 8
-
-
-def step_multiple(device_type: str) -> int:
-    """What steps are padded to a multiple of: on a CPU, of 1 the many shapes leave holes in malloc's heap."""
-    return 4 if device_type == "cpu" else 8
 
 
 def steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
