@@ -124,7 +124,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
             for name, value in row.items()
         }
         rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
-        batch = task.collate(rows[: made.train.batch_size], base.tokenizer, made.train.pad_multiple or 1)
+        batch = task.collate(rows[: made.train.batch_size], base.tokenizer, made.train.pad_multiple)
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
         penalties = train.Penalties(made, base, model)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pefttools.data.batching import batches, pad_multiple, token_budget
+from pefttools.data.batching import batches, token_budget
 from pefttools.data.encoding import code_of
 from pefttools.evaluate import MAX_ROWS
 from pefttools.nn import frozen as frozen_file
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 FOLDER = "features"
 """In the cache."""
 LIBRARIES = ("pefttools", "torch", "transformers")
-PADDED = 8
-"""What the rows that features are tried on are padded to a multiple of: a model that reads padding shows."""
+MULTIPLE = 8
+"""Tokens that rows are padded to a multiple of, as steps pad them: a model that reads padding shows."""
 SAME = 1e-3
 """Largest relative difference of a loss with the features from that without; rounding makes far smaller ones."""
 
@@ -79,9 +79,9 @@ class Maker:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def batch(self, rows: Dataset, indices: Sequence[int], multiple: int) -> dict[str, Tensor]:
+    def batch(self, rows: Dataset, indices: Sequence[int]) -> dict[str, Tensor]:
         columns: Any = rows[indices]
-        batch = self.task.collate(columns, self.base.tokenizer, multiple)
+        batch = self.task.collate(columns, self.base.tokenizer, MULTIPLE)
         return {name: value.to(self.device) for name, value in batch.items()}
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ class Maker:
         """
         lengths: list[int] = rows["length"][:]
         chosen = [lengths.index(min(lengths)), lengths.index(max(lengths))]
-        batch, few = self.batch(rows, chosen, PADDED), [lengths[i] for i in chosen]
+        batch, few = self.batch(rows, chosen), [lengths[i] for i in chosen]
         inputs = self.task.inputs_of(batch)
         hidden = self.frozen.reached(self.model, inputs)
         if max(few) > hidden.shape[1]:
@@ -108,11 +108,10 @@ class Maker:
     def computed(self, rows: Dataset, title: str, reporter: Reporter) -> Iterator[Tensor]:
         """The features of all rows, a few at a time, (tokens, width), in the order they are laid in."""
         lengths: list[int] = rows["length"][:]
-        multiple = pad_multiple(self.device.type)
-        limits = (MAX_ROWS, token_budget(self.device.type), multiple)
+        limits = (MAX_ROWS, token_budget(self.device.type), MULTIPLE)
         with reporter.bar(f"frozen blocks, {title}", len(lengths), "rows") as bar:
             for part in batches(range(len(lengths)), lengths, *limits):
-                hidden = self.frozen.reached(self.model, self.task.inputs_of(self.batch(rows, part, multiple)))
+                hidden = self.frozen.reached(self.model, self.task.inputs_of(self.batch(rows, part)))
                 yield torch.cat([line[: lengths[i]] for line, i in zip(hidden, part, strict=True)]).cpu()
                 bar.advance(len(part))
 

@@ -19,7 +19,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pefttools import fast, optimizers
-from pefttools.data.batching import pad_multiple
 from pefttools.heap import Event, heap_peak_bytes
 from pefttools.nn.frozen import frozen_part
 from pefttools.penalties import Penalties
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 FEW = 2
 """Micro-batches that are gone through in a step of more: from the second on gradients are there already."""
-SHORT = 8
-"""Tokens of the row that shows which part is frozen."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def peak_by_part(
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             without_data(model, device)
-            few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
+            few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, recipe.train.pad_multiple), device))
             features = _feature_bytes(recipe, model, few, tokens, device, bf16)
             held = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
             with Alive() as alive:
@@ -176,7 +173,7 @@ def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, devi
     """A batch of full rows: what an encoded row holds a token is stretched to the length."""
     full = recipe.task.stretched(row, size.length)
     columns = {name: [value] * size.rows for name, value in full.items()}
-    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple or pad_multiple(device))
+    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
     return {name: value.to(device) for name, value in batch.items()}
 
 

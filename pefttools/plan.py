@@ -106,10 +106,9 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
     tokens = settings.micro_batch_tokens or token_budget(device_type())
-    multiple = pad_multiple(device_type())
-    step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple or multiple, total)
+    step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
-    look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, multiple, most)
+    look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, pad_multiple(device_type()), most)
     tokens = _kept_tokens(recipe, base, model, splits, reporter)
     parts = {**memory.peak_by_part(recipe, base, model, row, step, look, tokens), "process": process}
     return Plan(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, checkpoint, evaluate, fast, models, optimizers
 from pefttools.checkpoint import Progress
-from pefttools.data.batching import pad_multiple, steps
+from pefttools.data.batching import steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
@@ -149,7 +149,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
 def _few_inputs(recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str) -> dict[str, Any]:
     """The first two rows as the model takes them, nothing drawn at random."""
     columns: Any = rows[: min(2, len(rows))]
-    batch = recipe.task.collate(columns, base.tokenizer, 1)
+    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
     return {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
 
 
@@ -157,7 +157,7 @@ def _first_batches(
     recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
 ) -> Iterator[Mapping[str, Any]]:
     """Training batches for a strategy that starts from the data."""
-    lengths, multiple = rows["length"][:], recipe.train.pad_multiple or pad_multiple(torch.device(device).type)
+    lengths, multiple = rows["length"][:], recipe.train.pad_multiple
     for indices in steps(lengths, recipe.train.batch_size, recipe.seed, 0)[:START_BATCHES]:
         columns: Any = rows[indices]
         batch = recipe.task.collate_training(columns, base.tokenizer, multiple)

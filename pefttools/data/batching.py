@@ -24,7 +24,7 @@ def token_budget(device_type: str) -> int:
 
 
 def pad_multiple(device_type: str) -> int:
-    """What batches are padded to a multiple of.
+    """What batches that are only looked at are padded to a multiple of.
 
     On a CPU the padding of short rows costs more than odd shapes do.
     """
