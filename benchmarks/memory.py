@@ -102,7 +102,8 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools import evaluate, models, optimizers, recipe, train
     from pefttools.loop import Loop
     from pefttools.run import Run
-    from pefttools.runtime import accelerator_for
+    from pefttools.nn.first_token import last_block
+    from pefttools.runtime import accelerator_for, device_type
 
     made = recipe.load(RECIPE, overrides).recipe
     splits = train.load_splits(made.data, made.task)
@@ -117,6 +118,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         base.keep_start = any(regularizer.needs_start for regularizer in made.regularizers.values())
         train.mark_pretrained(base)
         model = made.strategy.wrap(base)
+        multiple = step_multiple(made.train.pad_multiple, device_type())
         row = {name: values[0] for name, values in task.encode(splits.train[:1], base.tokenizer).items()}
         tokens, length = len(row["input_ids"]), min(task.max_length, base.tokenizer.model_max_length)
         full = {
@@ -124,7 +126,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
             for name, value in row.items()
         }
         rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
-        batch = task.collate(rows[: made.train.batch_size], base.tokenizer, made.train.pad_multiple)
+        batch = task.collate(rows[: made.train.batch_size], base.tokenizer, multiple)
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
         penalties = train.Penalties(made, base, model)
 

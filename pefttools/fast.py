@@ -13,6 +13,7 @@ from pefttools.errors import UserError
 if TYPE_CHECKING:
     from torch import nn
 
+    from pefttools.nn.first_token import LastBlock
     from pefttools.recipe import TrainSettings
 
 BACKEND = "inductor"
@@ -20,12 +21,17 @@ BACKEND = "inductor"
 
 
 @contextmanager
-def steps(model: nn.Module, settings: TrainSettings, device: str, bf16: bool) -> Iterator[None]:
+def steps(
+    model: nn.Module, settings: TrainSettings, device: str, bf16: bool, last: LastBlock | None = None
+) -> Iterator[None]:
     """Meanwhile `model` computes its steps, and the looks between them, as fast as the device allows.
 
     Frozen weights are in bf16 where steps compute in it (bit for bit what they were afterwards); plain LoRA layers are
-    one function; on a CPU dropout draws cheap bits and attention of short texts is plain products. `train.compile`
-    goes without these, and fuses what it finds.
+    one function; a last block of which one token is read computes that; on a CPU dropout draws cheap bits and attention
+    of short texts is plain products. `train.compile` goes without these, and fuses what it finds.
+
+    Args:
+        last: what `first_token.last_block` found.
 
     Raises:
         UserError: `settings` ask for what this model or machine cannot do.
@@ -42,6 +48,8 @@ def steps(model: nn.Module, settings: TrainSettings, device: str, bf16: bool) ->
             stack.enter_context(_compiled(model))
         else:
             stack.enter_context(lora_linear.in_place_of_pefts(model))
+            if last:
+                stack.enter_context(last.alone())
             if device == "cpu":
                 stack.enter_context(dropout.in_place_of_torchs(model))
                 stack.enter_context(attention.in_place_of_torchs())

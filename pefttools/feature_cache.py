@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pefttools import atomic
 from pefttools.errors import UserError
-from pefttools.features import FOLDER, Features, Maker, starts
+from pefttools.features import FOLDER, Features, Maker
 from pefttools.recipe import TrainSettings
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir, only_one
@@ -106,7 +106,7 @@ def _kept(
         paths: the rows' names -> files; none where nothing may be on disk.
         sample: some features, for their type and width.
     """
-    sizes = {name: sample.shape[1] * sample.itemsize * sum(rows[name]["length"]) for name in rows}
+    sizes = {name: sample.shape[1] * sample.itemsize * sum(maker.kept(rows[name])) for name in rows}
     size, missing = sum(sizes.values()), [name for name in rows if name in paths and not paths[name].is_file()]
     in_memory = settings.feature_cache != "disk" and size <= settings.feature_cache_bytes
     free = _free_bytes()
@@ -126,12 +126,11 @@ def _kept(
         return Kept()
     sets = {}
     for name, encoded in rows.items():
-        lengths: list[int] = encoded["length"][:]
         if on_disk:
             values = _from_disk(maker, encoded, name, paths[name], sample, settings, reporter, mapped=not in_memory)
         else:
             values = _in_memory(maker, encoded, name, sample, reporter)
-        sets[name] = Features(maker.frozen, values, starts(lengths), lengths)
+        sets[name] = maker.of(encoded, values)
     where = "memory" if in_memory else "disk"
     done = "computed once" if missing or not on_disk else "read, as an earlier run computed them"
     reporter.note(f"{blocks} {done}: {_told(size)} {'in' if in_memory else 'on'} {where}")
@@ -139,7 +138,7 @@ def _kept(
 
 
 def _in_memory(maker: Maker, rows: Dataset, title: str, sample: Tensor, reporter: Reporter) -> Tensor:
-    values, place = sample.new_empty((sum(rows["length"]), sample.shape[1])), 0
+    values, place = sample.new_empty((sum(maker.kept(rows)), sample.shape[1])), 0
     for part in maker.computed(rows, title, reporter):
         values[place : place + len(part)] = part
         place += len(part)
@@ -157,7 +156,7 @@ def _from_disk(
     mapped: bool,
 ) -> Tensor:
     """The features in this file; written by the first process that wants them, while others wait."""
-    tokens, width = sum(rows["length"]), sample.shape[1]
+    tokens, width = sum(maker.kept(rows)), sample.shape[1]
     with only_one(path):
         if not path.is_file():
             with only_one(path.with_name("room")):

@@ -1,6 +1,6 @@
 """A trained model made ready to answer many rows: merged, and in bf16 where the processor multiplies that natively.
 
-All weights are converted once; a head's stay in fp32, so that its logits are not rounded to the three digits of bf16.
+A last block of which one token is read computes that token. All weights are converted once; a head's stay in fp32, so that its logits are not rounded to the three digits of bf16.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 Precision = Literal["auto", "bf16", "fp32"]
+TOKENS = 8
+"""Of rows that are tried."""
 
 
 def ready(trained: Trained, precision: Precision) -> nn.Module:
@@ -22,13 +24,15 @@ def ready(trained: Trained, precision: Precision) -> nn.Module:
 
     Quantised weights are neither merged, which would round them again, nor converted.
     """
-    from pefttools.nn import attention
+    from pefttools.nn import attention, first_token
 
     model, strategy, task = trained.model, trained.recipe.strategy, trained.task
     if is_quantised(model):
         return model
     if strategy.mergeable:
         model = strategy.merge(model).eval()
+    if task.own_head and (last := first_token.last_block(model, _any_rows(model))):
+        last.use()
     if precision == "auto" and not task.takes_rounding:
         return model
     if computes_in_bf16(precision):
@@ -36,6 +40,15 @@ def ready(trained: Trained, precision: Precision) -> nn.Module:
         if task.own_head:
             attention.use(model)
     return model
+
+
+def _any_rows(model: nn.Module) -> dict[str, Any]:
+    """Two rows of tokens, of whatever meaning."""
+    import torch
+
+    config: Any = model.config
+    ids = torch.arange(2 * TOKENS, device=next(model.parameters()).device).view(2, TOKENS)
+    return {"input_ids": ids % config.get_text_config().vocab_size}
 
 
 def to_bf16(model: nn.Module, head: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pefttools import checkpoint, schedule
 from pefttools.checkpoint import Progress
-from pefttools.data.batching import batches, steps, token_budget
+from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.errors import Interrupted, UserError
 from pefttools.penalties import Penalties
 from pefttools.recipe import Recipe, TrainSettings
@@ -246,11 +246,12 @@ class Loop:
         share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
         weight = 1.0 if share else 0.0
         max_tokens = settings.micro_batch_tokens or token_budget(accelerator.device.type)
-        limits = (settings.micro_batch_size, max_tokens, settings.pad_multiple)
+        multiple = step_multiple(settings.pad_multiple, accelerator.device.type)
+        limits = (settings.micro_batch_size, max_tokens, multiple)
         parts = list(batches(share or rows[:1], self.lengths, *limits))
         for part in parts:
             columns: Any = self.rows[part]
-            batch = self.task.collate_training(columns, self.tokenizer, settings.pad_multiple)
+            batch = self.task.collate_training(columns, self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             yield part, on_device, weight, part is parts[-1]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pefttools import fast, optimizers
+from pefttools.data.batching import step_multiple
 from pefttools.heap import Event, heap_peak_bytes
+from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.penalties import Penalties
 from pefttools.recipe import Recipe
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 FEW = 2
 """Micro-batches that are gone through in a step of more: from the second on gradients are there already."""
+SHORT = 8
+"""Tokens of the row that shows which part is frozen."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,13 @@ class Alive(TorchDispatchMode):
 
 
 def peak_by_part(
-    recipe: Recipe, base: Base, model: nn.Module, row: Mapping[str, Any], step: Batch, look: Batch, tokens: int = 0
+    recipe: Recipe,
+    base: Base,
+    model: nn.Module,
+    row: Mapping[str, Any],
+    step: Batch,
+    look: Batch,
+    rows: Sequence[int] = (),
 ) -> dict[str, int]:
     """Bytes of `weights`, `gradients`, `optimizer`, `activations`, `features` and `allocator` at the peak of a run.
 
@@ -103,7 +113,7 @@ def peak_by_part(
         row: an encoded row; stretched to the batches' lengths.
         step: what a step computes at once.
         look: what the evaluation computes at once.
-        tokens: how many a run would keep what frozen blocks make of.
+        rows: tokens of every row that a run would keep of what frozen blocks make.
     """
     device = device_type()
     bf16 = computes_in_bf16(recipe.train.precision)
@@ -112,8 +122,9 @@ def peak_by_part(
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             without_data(model, device)
-            few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, recipe.train.pad_multiple), device))
-            features = _feature_bytes(recipe, model, few, tokens, device, bf16)
+            few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
+            last = last_block(model, few) if recipe.strategy.trains else None
+            features = _feature_bytes(recipe, model, few, rows, last, device, bf16)
             held = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
             with Alive() as alive:
                 for tensor in (*model.parameters(), *model.buffers()):
@@ -125,7 +136,7 @@ def peak_by_part(
                 if recipe.strategy.trains:
                     optimizer = optimizers.build(model, recipe.strategy, recipe.train)
                     batch = _batch(recipe, base, row, step, device)
-                    with fast.steps(model, recipe.train.model_copy(update={"compile": False}), device, bf16):
+                    with fast.steps(model, recipe.train.model_copy(update={"compile": False}), device, bf16, last):
                         for _ in range(2):  # only the second has the optimizer's state during its passes
                             begin = len(alive.events)
                             _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)
@@ -173,7 +184,7 @@ def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, devi
     """A batch of full rows: what an encoded row holds a token is stretched to the length."""
     full = recipe.task.stretched(row, size.length)
     columns = {name: [value] * size.rows for name, value in full.items()}
-    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
+    batch = recipe.task.collate(columns, base.tokenizer, step_multiple(recipe.train.pad_multiple, device))
     return {name: value.to(device) for name, value in batch.items()}
 
 
@@ -225,10 +236,16 @@ def _forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: 
 
 
 def _feature_bytes(
-    recipe: Recipe, model: nn.Module, inputs: dict[str, Tensor], tokens: int, device: str, bf16: bool
+    recipe: Recipe,
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    rows: Sequence[int],
+    last: LastBlock | None,
+    device: str,
+    bf16: bool,
 ) -> int:
-    """What `feature_cache` keeps in memory of so many tokens."""
-    if not tokens:
+    """What `feature_cache` keeps in memory of rows of so many tokens."""
+    if not rows:
         return 0
     with Alive():
         frozen = frozen_part(model, inputs)
@@ -236,6 +253,7 @@ def _feature_bytes(
             return 0
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
             hidden = frozen.reached(model, inputs)
+    tokens = len(rows) if last and last.block in frozen.blocks else sum(rows)
     size = tokens * hidden.shape[-1] * hidden.itemsize
     return size if size <= recipe.train.feature_cache_bytes else 0
 

@@ -101,16 +101,17 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     row = {name: values[0] for name, values in encoded.items()}
 
     from pefttools import evaluate, memory
-    from pefttools.data.batching import pad_multiple, token_budget
+    from pefttools.data.batching import pad_multiple, step_multiple, token_budget
 
     longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
     tokens = settings.micro_batch_tokens or token_budget(device_type())
-    step = memory.largest(settings.micro_batch_size, tokens, longest, settings.pad_multiple, total)
+    padded = step_multiple(settings.pad_multiple, device_type())
+    step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
     look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, pad_multiple(device_type()), most)
-    tokens = _kept_tokens(recipe, base, model, splits, reporter)
-    parts = {**memory.peak_by_part(recipe, base, model, row, step, look, tokens), "process": process}
+    kept = _kept_rows(recipe, base, model, splits, reporter)
+    parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
     return Plan(
         recipe=recipe.name,
         base=base.source,
@@ -127,8 +128,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     )
 
 
-def _kept_tokens(recipe: Recipe, base: models.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> int:
-    """Tokens of the rows that a run may read frozen features of, from memory; they are encoded to be counted."""
+def _kept_rows(recipe: Recipe, base: models.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> list[int]:
+    """Tokens of each row that a run may read frozen features of, from memory; they are encoded to be counted."""
     from pefttools.data.encoding import encode
     from pefttools.feature_cache import read_again
     from pefttools.nn import find
@@ -136,16 +137,17 @@ def _kept_tokens(recipe: Recipe, base: models.Base, model: nn.Module, splits: Sp
     task, settings = recipe.task, recipe.train
     lowest = model.get_submodule(find.blocks(model)[0])
     if not (recipe.strategy.trains and task.fixed_inputs and settings.feature_cache in ("auto", "memory")):
-        return 0
+        return []
     if settings.compile or any(parameter.requires_grad for parameter in lowest.parameters()):
-        return 0
+        return []
     names = ("train", "validation") if settings.feature_cache == "memory" else sorted(read_again(settings))
     rows = {name: splits.named()[name] for name in names}
-    return sum(
-        sum(encode(rows[name], task, base, name, reporter, training=name == "train")["length"])
+    return [
+        length
         for name in names
         if rows[name]
-    )
+        for length in encode(rows[name], task, base, name, reporter, training=name == "train")["length"]
+    ]
 
 
 def count_from_config(

@@ -46,8 +46,8 @@ class TrainSettings(Settings):
     """Most rows that are computed at once; a step of more is accumulated."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Most padded tokens that are computed at once; null suits the device (on a CPU more is slower)."""
-    pad_multiple: int = Field(default=8, ge=1)
-    """Batches are padded to a multiple of this many tokens."""
+    pad_multiple: int | None = Field(default=None, ge=1)
+    """Batches are padded to a multiple of this many tokens; null suits the device (8 on a GPU, 4 on a CPU)."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """ξ: the learning rate of layer l of L is multiplied with ξ^(L-l); the head has the whole, the embeddings least."""
     optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"

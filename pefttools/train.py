@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, checkpoint, evaluate, fast, models, optimizers
 from pefttools.checkpoint import Progress
-from pefttools.data.batching import steps
+from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.feature_cache import Kept, keep
 from pefttools.features import Features, Maker
 from pefttools.loop import Loop, num_steps
+from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.penalties import Penalties, mark_pretrained
 from pefttools.plan import count_parameters
@@ -55,6 +56,8 @@ class Prepared:
     model: nn.Module
     penalties: Penalties
     frozen: Frozen
+    last: LastBlock | None
+    """The last block, where one token of it is all that is read."""
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -142,14 +145,15 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
         + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
     )
-    frozen = frozen_part(model, _few_inputs(recipe, base, encoded["train"], device)) if strategy.trains else Frozen()
-    return Prepared(recipe, splits, encoded, base, model, penalties, frozen)
+    few = _few_inputs(recipe, base, encoded["train"], device) if strategy.trains else {}
+    frozen, last = (frozen_part(model, few), last_block(model, few)) if strategy.trains else (Frozen(), None)
+    return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)
 
 
 def _few_inputs(recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str) -> dict[str, Any]:
     """The first two rows as the model takes them, nothing drawn at random."""
     columns: Any = rows[: min(2, len(rows))]
-    batch = recipe.task.collate(columns, base.tokenizer, recipe.train.pad_multiple)
+    batch = recipe.task.collate(columns, base.tokenizer, 1)
     return {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
 
 
@@ -157,7 +161,7 @@ def _first_batches(
     recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
 ) -> Iterator[Mapping[str, Any]]:
     """Training batches for a strategy that starts from the data."""
-    lengths, multiple = rows["length"][:], recipe.train.pad_multiple
+    lengths, multiple = rows["length"][:], step_multiple(recipe.train.pad_multiple, torch.device(device).type)
     for indices in steps(lengths, recipe.train.batch_size, recipe.seed, 0)[:START_BATCHES]:
         columns: Any = rows[indices]
         batch = recipe.task.collate_training(columns, base.tokenizer, multiple)
@@ -284,7 +288,7 @@ def _fit(
     progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
     run.rewind(progress.step)
     bf16 = accelerator.mixed_precision == "bf16"
-    with ready.frozen.held(), fast.steps(model, recipe.train, accelerator.device.type, bf16):
+    with ready.frozen.held(), fast.steps(model, recipe.train, accelerator.device.type, bf16, ready.last):
         kept = _features(ready, progress, accelerator, reporter)
         loop = Loop(
             recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator,
@@ -303,7 +307,7 @@ def _features(ready: Prepared, progress: Progress, accelerator: Accelerator, rep
     """What frozen blocks make of the rows, as this run had it before if it was interrupted; the time is the loop's."""
     started = time.monotonic()
     recipe, wanted = ready.recipe, None if progress.features is None else progress.features.get("rows", ())
-    maker = Maker(ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision)
+    maker = Maker(ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision, ready.last)
     kept = keep(recipe.train, maker, ready.encoded, reporter, wanted)
     progress.features = kept.facts
     progress.seconds += time.monotonic() - started

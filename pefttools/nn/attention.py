@@ -72,7 +72,7 @@ def forward(
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = attention_mask.dtype is torch.bool if attention_mask is not None else tokens == keys or not causal
     unusual = any(others.get(name) is not None for name in OTHERS) or others.get("output_attentions")
-    if unusual or not plain or tokens == 1 or not _pays(query, keys, dropout):
+    if unusual or not plain or (tokens == 1 and causal) or not _pays(query, keys, dropout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -1,0 +1,144 @@
+"""The last block for its first token alone, where nothing else of its answer is read.
+
+A classifier of the BERT kind reads one vector of the last block, that of the first token. Keys and values come from all
+tokens, but the query, the attention's output, the feed-forward part and every dropout of the others are computed for
+nothing, and so are their gradients. Left out, every logit and gradient is what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from pefttools.nn import attention, find
+
+PROJECTIONS = ("query", "key", "value")
+"""What self-attention of the BERT kind calls its three products."""
+IMPLEMENTATIONS = ("sdpa", attention.NAME)
+SAME = 1e-4
+"""Largest difference of a logit, in parts of the largest; rounding makes 1e-6."""
+
+
+@dataclass(frozen=True, eq=False)
+class LastBlock:
+    """A block of which the first token's answer is all that is read."""
+
+    block: nn.Module
+    attention: Any
+    """The self-attention within."""
+    place: int = 0
+    """The token's."""
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, the block answers (rows, 1, width)."""
+        former = [vars(module).get("forward") for module in (self.block, self.attention)]
+        self.use()
+        try:
+            yield
+        finally:
+            for module, forward in zip((self.block, self.attention), former, strict=True):
+                if forward is None:
+                    del vars(module)["forward"]
+                else:
+                    vars(module)["forward"] = forward
+
+    def use(self) -> None:
+        """As inside `alone`, from now on."""
+        vars(self.attention)["forward"] = partial(_attend, self.attention, self.place)
+        vars(self.block)["forward"] = partial(_answer, self.block.forward, self.place)
+
+
+def _answer(forward: Any, place: int, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
+    """The block's own forward of one token; its attention is handed all of them."""
+    return forward(hidden_states[:, place : place + 1], *others, **named, all_tokens=hidden_states)
+
+
+def _attend(
+    module: Any,
+    place: int,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    encoder_hidden_states: Tensor | None = None,
+    *,
+    all_tokens: Tensor,
+    **named: Any,
+) -> tuple[Tensor, None]:
+    """What the token of `hidden_states`, (rows, 1, width), takes from all."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if past_key_values is not None or encoder_hidden_states is not None:
+        raise ValueError("keys of other tokens")
+    attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
+    query, key, value = (
+        getattr(module, name)(tokens).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
+        for name, tokens in zip(PROJECTIONS, (hidden_states, all_tokens, all_tokens), strict=True)
+    )
+    mask = None if attention_mask is None else attention_mask[:, :, place : place + 1]
+    p = module.dropout.p if module.training else 0.0
+    answer, _ = attend(module, query, key, value, mask, dropout=p, scaling=module.scaling, is_causal=False, **named)
+    return answer.flatten(-2), None
+
+
+def last_block(model: nn.Module, inputs: Mapping[str, Any]) -> LastBlock | None:
+    """The last block, if its attention is of a kind known here and the logits need its first token alone.
+
+    Tried: the logits must be those of the whole block, and others with the second token in the first's place.
+
+    Args:
+        inputs: a small batch of rows of more than one token.
+    """
+    if not (found := _of_known_kind(model)):
+        return None
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            wide = _logits(model, inputs)
+            with found.alone():
+                narrow = _logits(model, inputs)
+            with replace(found, place=1).alone():
+                wrong = _logits(model, inputs)
+    except (ValueError, RuntimeError, IndexError, TypeError):  # a model that needs all tokens may fail in any way
+        return None
+    finally:
+        model.train(was_training)
+    without_numbers = isinstance(wide, FakeTensor)
+    return found if _same(narrow, wide) and (without_numbers or not _same(wrong, wide)) else None
+
+
+def _of_known_kind(model: nn.Module) -> LastBlock | None:
+    config: Any = getattr(model, "config", None)
+    encodes = config is not None and not (config.is_encoder_decoder or getattr(config, "is_decoder", False))
+    if not encodes or getattr(config, "_attn_implementation", None) not in IMPLEMENTATIONS:
+        return None
+    try:
+        paths = find.blocks(model)
+    except ValueError:
+        return None
+    block = model.get_submodule(paths[-1])
+    found = [m for m in block.modules() if all(isinstance(getattr(m, name, None), nn.Module) for name in PROJECTIONS)]
+    if len(found) != 1 or not all(hasattr(found[0], name) for name in ("attention_head_size", "scaling", "dropout")):
+        return None
+    return LastBlock(block, found[0])
+
+
+def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
+    found = getattr(model(**inputs), "logits", None)
+    return found if isinstance(found, Tensor) else None
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or one.shape != other.shape:
+        return False
+    if isinstance(one, FakeTensor):  # without numbers the shapes say it
+        return True
+    return bool((one - other).abs().max() <= SAME * other.abs().max())

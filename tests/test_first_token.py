@@ -1,0 +1,105 @@
+"""The last block for its first token alone: the logits and gradients of the whole block, and only where it may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import losses, train_tiny
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from pefttools import tiny, train
+from pefttools.nn import first_token
+from pefttools.strategies import strategies
+
+INPUTS = {
+    "input_ids": torch.arange(5, 29).view(4, 6),
+    "attention_mask": torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0], [1] * 6, [1, 1, 0, 0, 0, 0]]),
+}
+
+
+def built(architecture: str, kind: Any = AutoModelForSequenceClassification, **values: Any) -> Any:
+    torch.manual_seed(0)
+    sizes = {**tiny.ARCHITECTURES[architecture].sizes, "vocab_size": 60, "num_labels": 3, "pad_token_id": 0, **values}
+    return kind.from_config(AutoConfig.for_model(architecture, **sizes)).eval()
+
+
+@pytest.mark.parametrize("architecture", ["bert", "roberta", "electra"])
+def test_logits_and_gradients_are_the_whole_blocks(architecture: str) -> None:
+    model = built(architecture)
+    last = first_token.last_block(model, INPUTS)
+    assert last is not None
+    shapes: list[Any] = []
+    last.block.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
+
+    def answer() -> list[torch.Tensor]:
+        logits = model(**INPUTS).logits
+        named = {n: p for n, p in model.named_parameters() if "position_embeddings" not in n}
+        return [logits, *torch.autograd.grad(logits.square().sum(), list(named.values()), materialize_grads=True)]
+
+    whole = answer()
+    with last.alone():
+        alone = answer()
+    again = answer()
+    assert shapes == [6, 1, 6]
+    for one, other, third in zip(whole, alone, again, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        assert torch.equal(one, third)
+
+
+class _Mean(nn.Module):
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.mean(1)
+
+
+def _mean(model: Any) -> Any:
+    model.bert.pooler = _Mean()
+    return model
+
+
+def _blind(model: Any) -> Any:
+    nn.init.zeros_(model.classifier.weight)  # its logits say nothing of what is read
+    return model
+
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    **{name: lambda name=name: built(name) for name in ("distilbert", "modernbert", "deberta", "gpt2", "llama")},
+    "a label a token": lambda: built("bert", AutoModelForTokenClassification),
+    "the mean of all tokens": lambda: _mean(built("bert")),
+    "a head of zeros": lambda: _blind(built("bert")),
+    "eager attention": lambda: built("bert", attn_implementation="eager"),
+    "no blocks": lambda: nn.Linear(2, 2),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_others_compute_the_whole_block(name: str) -> None:
+    model = OTHERS[name]()
+    before = {module: set(vars(module)) for module in model.modules()}
+    assert first_token.last_block(model, INPUTS) is None
+    assert {module: set(vars(module)) for module in model.modules()} == before
+
+
+def test_rows_of_one_token_show_nothing() -> None:
+    assert first_token.last_block(built("bert"), {"input_ids": INPUTS["input_ids"][:, :1]}) is None
+
+
+@pytest.mark.parametrize("strategy", [name for name in strategies.names() if strategies.get(name)().trains])
+def test_a_run_has_the_losses_of_one_without(
+    strategy: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    look = first_token.last_block
+    monkeypatch.setattr(train, "last_block", lambda *args: found.append(look(*args)) or found[-1])
+    common = (f"strategy={strategy}", "base.dropout=0", "train.epochs=1", "data.train_rows=64", "train.precision=fp32")
+    alone, result = train_tiny(recipe_file, tmp_path / "alone", *common)
+    monkeypatch.setattr(train, "last_block", lambda *_: None)
+    whole, other = train_tiny(recipe_file, tmp_path / "whole", *common)
+    assert losses(alone) == pytest.approx(losses(whole), abs=1e-5)
+    assert result["test"]["loss"] == pytest.approx(other["test"]["loss"], abs=1e-5)
+    assert len(found) == 1
+    assert (found[0] is not None) is (strategy != "prefix")  # its keys come from elsewhere
