@@ -99,10 +99,11 @@ def measured(overrides: list[str]) -> dict[str, int]:
     """Peak resident bytes of this process over loading, evaluation and steps."""
     import datasets
 
-    from pefttools import evaluate, models, optimizers, recipe, train
+    from pefttools import evaluate, fast, models, optimizers, recipe, train
+    from pefttools.data.batching import step_multiple
     from pefttools.loop import Loop
-    from pefttools.run import Run
     from pefttools.nn.first_token import last_block
+    from pefttools.run import Run
     from pefttools.runtime import accelerator_for, device_type
 
     made = recipe.load(RECIPE, overrides).recipe
@@ -136,15 +137,17 @@ def measured(overrides: list[str]) -> dict[str, int]:
 
         look()
         optimizer = optimizers.build(model, made.strategy, made.train)
+        last = last_block(model, task.inputs_of(task.collate(rows[:2], base.tokenizer, multiple)))
         prepared, optimizer = accelerator.prepare(model, optimizer)
         loop = Loop(
             made, task, prepared, model, optimizer, rows, base.tokenizer, accelerator, run, dict, bool, train.SILENT,
             penalties,
         )  # fmt: skip
         model.train()
-        for _ in range(STEPS):
-            loop.step()
-        look()
+        with fast.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
+            for _ in range(STEPS):
+                loop.step()
+            look()
         status = Path("/proc/self/status").read_text()
         peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         return {"peak": int(peak) * 1024}

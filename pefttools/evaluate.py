@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.batching import batches, pad_multiple, token_budget
+from pefttools.data.batching import batches, look_budget, pad_multiple
 from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
@@ -59,7 +59,7 @@ def outputs_of(
     multiple = pad_multiple(device.type)
     model.eval()
     with torch.inference_mode():
-        for indices in batches(rows, lengths, MAX_ROWS, token_budget(device.type), multiple):
+        for indices in batches(rows, lengths, MAX_ROWS, look_budget(device.type), multiple):
             batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, multiple).items()}
             with features.given(indices, batch) if features else nullcontext():
                 outputs = model(**task.inputs_of(batch))

@@ -26,9 +26,10 @@ def steps(
 ) -> Iterator[None]:
     """Meanwhile `model` computes its steps, and the looks between them, as fast as the device allows.
 
-    Frozen weights are in bf16 where steps compute in it (bit for bit what they were afterwards); plain LoRA layers are
-    one function; a last block of which one token is read computes that; on a CPU dropout draws cheap bits and attention
-    of short texts is plain products. `train.compile` goes without these, and fuses what it finds.
+    Frozen matrices are in bf16 where steps compute in it (bit for bit what they were afterwards); plain LoRA layers are
+    one function; a last block of which one token is read computes that; on a CPU fp32 products are oneDNN's, dropout
+    draws cheap bits and attention of short texts is plain products. `train.compile` goes without these but for the
+    first and the products, and fuses what it finds.
 
     Args:
         last: what `first_token.last_block` found.
@@ -36,12 +37,14 @@ def steps(
     Raises:
         UserError: `settings` ask for what this model or machine cannot do.
     """
-    from pefttools.nn import attention, dropout, halves, lora_linear
+    from pefttools.nn import attention, dropout, halves, lora_linear, products
 
     refuse_impossible(model, settings, device)
     with ExitStack() as stack:
         if bf16:
             stack.callback(halves.keep_upper(model))
+        if device == "cpu":
+            stack.enter_context(products.by_onednn())
         if settings.gradient_checkpointing:
             stack.enter_context(_checkpointing(model))
         if settings.compile:

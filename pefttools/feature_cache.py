@@ -70,8 +70,9 @@ def keep(
     possible = maker.frozen.forms and maker.task.fixed_inputs and rows
     if settings.feature_cache == "off" or settings.compile or not possible:  # compiled code cannot be stood in for
         return Kept()
-    by_gain = settings.feature_cache == "auto" and wanted is None
-    if by_gain and not again and not any(cache_dir(FOLDER).glob("*.bin")):
+    by_gain = settings.feature_cache in ("auto", "memory") and wanted is None
+    on_disk = settings.feature_cache == "auto" and any(cache_dir(FOLDER).glob("*.bin"))
+    if by_gain and not again and not on_disk:
         return Kept()
     was_training = maker.model.training
     maker.model.eval()
@@ -80,7 +81,7 @@ def keep(
             return Kept()
         paths = {name: maker.path(rows[name], sample.dtype) for name in rows if settings.feature_cache != "memory"}
         if by_gain:
-            rows = {name: rows[name] for name in rows if name in again or paths[name].is_file()}
+            rows = {name: rows[name] for name in rows if name in again or (name in paths and paths[name].is_file())}
         return _kept(settings, maker, rows, paths, sample, reporter)
     finally:
         maker.model.train(was_training)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pefttools.data.batching import batches, pad_multiple, token_budget
+from pefttools.data.batching import batches, look_budget, pad_multiple
 from pefttools.data.encoding import code_of
 from pefttools.evaluate import MAX_ROWS
-from pefttools.nn import attention, first_token, frozen
+from pefttools.nn import attention, first_token, frozen, products
 from pefttools.nn.frozen import Frozen
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir
@@ -134,7 +134,7 @@ class Maker:
         """The features of all rows, a few at a time, (tokens, width), in the order they are laid in."""
         lengths, kept = rows["length"][:], self.kept(rows)
         multiple = pad_multiple(self.device.type)
-        limits = (MAX_ROWS, token_budget(self.device.type), multiple)
+        limits = (MAX_ROWS, look_budget(self.device.type), multiple)
         with reporter.bar(f"frozen blocks, {title}", len(lengths), "rows") as bar:
             for part in batches(range(len(lengths)), lengths, *limits):
                 hidden = self.frozen.reached(self.model, self.task.inputs_of(self.batch(rows, part, multiple)))
@@ -151,7 +151,7 @@ class Maker:
             str(getattr(config, "_attn_implementation", None)),
             str(getattr(config, "pad_token_id", None)),
             _tokens_digest(rows, self.task),
-            [self.precision, str(dtype), torch.get_float32_matmul_precision(), self.device.type],
+            [self.precision, str(dtype), products.allowance(), self.device.type],
             [code_of(self.task), *(Path(file).read_text("utf-8") for file in CODE)],
             {name: metadata.version(name) for name in LIBRARIES},
         ]

@@ -1,6 +1,7 @@
 """A trained model made ready to answer many rows: merged, and in bf16 where the processor multiplies that natively.
 
-A last block of which one token is read computes that token. All weights are converted once; a head's stay in fp32, so that its logits are not rounded to the three digits of bf16.
+A last block of which one token is read computes that token. All weights are converted once; a head's stay in fp32, so
+that its logits are not rounded to the three digits of bf16.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from pefttools import checkpoint, schedule
 from pefttools.checkpoint import Progress
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
+from pefttools.data.columns import Columns
 from pefttools.errors import Interrupted, UserError
 from pefttools.penalties import Penalties
 from pefttools.recipe import Recipe, TrainSettings
@@ -74,6 +75,7 @@ class Loop:
         settings = self.recipe.train
         self.lengths: list[int] = self.rows["length"][:]
         self.targets: list[int] = self.rows["num_targets"][:]
+        self.columns = Columns(self.rows)
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
         self.look_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
@@ -250,8 +252,7 @@ class Loop:
         limits = (settings.micro_batch_size, max_tokens, multiple)
         parts = list(batches(share or rows[:1], self.lengths, *limits))
         for part in parts:
-            columns: Any = self.rows[part]
-            batch = self.task.collate_training(columns, self.tokenizer, multiple)
+            batch = self.task.collate_training(self.columns[part], self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             yield part, on_device, weight, part is parts[-1]
 

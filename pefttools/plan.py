@@ -101,7 +101,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     row = {name: values[0] for name, values in encoded.items()}
 
     from pefttools import evaluate, memory
-    from pefttools.data.batching import pad_multiple, step_multiple, token_budget
+    from pefttools.data.batching import look_budget, pad_multiple, step_multiple, token_budget
 
     longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
@@ -109,7 +109,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     padded = step_multiple(settings.pad_multiple, device_type())
     step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
-    look = memory.largest(evaluate.MAX_ROWS, token_budget(device_type()), longest, pad_multiple(device_type()), most)
+    look = memory.largest(evaluate.MAX_ROWS, look_budget(device_type()), longest, pad_multiple(device_type()), most)
     kept = _kept_rows(recipe, base, model, splits, reporter)
     parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
     return Plan(
@@ -140,7 +140,7 @@ def _kept_rows(recipe: Recipe, base: models.Base, model: nn.Module, splits: Spli
         return []
     if settings.compile or any(parameter.requires_grad for parameter in lowest.parameters()):
         return []
-    names = ("train", "validation") if settings.feature_cache == "memory" else sorted(read_again(settings))
+    names = sorted(read_again(settings))
     rows = {name: splits.named()[name] for name in names}
     return [
         length

@@ -184,8 +184,8 @@ def _run(
     params = count_parameters(model, ready.base.head)
     last = checkpoint.latest(run.checkpoints)
     measured = "test" if ready.splits.test else "validation"
-    untouched = {} if last else _untouched(ready, measured, accelerator, reporter)
     simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
+    untouched = {} if last else _untouched(ready, measured, accelerator, reporter)
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     if recipe.strategy.trains:
 

@@ -19,8 +19,13 @@ POOL = 50
 
 
 def token_budget(device_type: str) -> int:
-    """How many padded tokens to compute at once: on a CPU, what stays near the cache."""
+    """How many padded tokens a step computes at once: on a CPU, what stays near the cache."""
     return 2048 if device_type == "cpu" else 16384
+
+
+def look_budget(device_type: str) -> int:
+    """How many padded tokens to compute at once where nothing is learnt: less of it is worth a batch of its own."""
+    return 1024 if device_type == "cpu" else 16384
 
 
 def pad_multiple(device_type: str) -> int:

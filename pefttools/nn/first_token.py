@@ -79,7 +79,7 @@ def _attend(
         raise ValueError("keys of other tokens")
     attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
     query, key, value = (
-        getattr(module, name)(tokens).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
+        getattr(module, name)(tokens.contiguous()).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
         for name, tokens in zip(PROJECTIONS, (hidden_states, all_tokens, all_tokens), strict=True)
     )
     mask = None if attention_mask is None else attention_mask[:, :, place : place + 1]

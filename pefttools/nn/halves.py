@@ -23,9 +23,8 @@ NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest bf16 and an int16 correction, each of the shape of the fp32 `values`; halves round away from zero."""
     bits = values.contiguous().view(torch.int32)
-    upper = (bits + (1 << (BITS - 1))) >> BITS
-    lower = (bits - (upper << BITS)).to(torch.int16)
-    return upper.to(torch.int16).view(torch.bfloat16), lower
+    lower = bits.to(torch.int16)  # the lower half, of either sign; without it the upper half is left
+    return ((bits - lower) >> BITS).to(torch.int16).view(torch.bfloat16), lower
 
 
 def joined(upper: Tensor, lower: Tensor) -> Tensor:
@@ -50,8 +49,11 @@ def keep_upper(model: nn.Module) -> Callable[[], None]:
 
 
 def _frozen(model: nn.Module) -> Iterator[nn.Parameter]:
-    """What can be in bf16: frozen fp32 weights, but for norms and what stands beside quantised weights."""
+    """What can be in bf16: frozen fp32 weights, but for norms and what stands beside quantised weights.
+
+    A table that is only looked up gains nothing.
+    """
     for module in model.modules():
         own = [*module.parameters(recurse=False)]
-        if not isinstance(module, NORMS) and all(p.is_floating_point() for p in own):
+        if not isinstance(module, (*NORMS, nn.Embedding)) and all(p.is_floating_point() for p in own):
             yield from (p for p in own if not p.requires_grad and p.dtype is torch.float32)

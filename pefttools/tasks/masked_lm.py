@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from pefttools.data import masking, windows
-from pefttools.data.batching import batches, token_budget
+from pefttools.data.batching import batches, look_budget
 from pefttools.data.fields import text
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
@@ -216,7 +216,7 @@ class MaskedLM(Task):
         parts = [(i, piece.ids) for i, piece in self._windows(rows, tokenizer) if mask in piece.ids]
         lengths = [len(ids) for _, ids in parts]
         fills: dict[int, list[list[dict[str, Any]]]] = {}  # of every window
-        for indices in batches(range(len(parts)), lengths, 64, token_budget(device.type), 1):
+        for indices in batches(range(len(parts)), lengths, 64, look_budget(device.type), 1):
             batch = self.collate({"input_ids": [parts[i][1] for i in indices]}, tokenizer, 1)
             batch = {name: value.to(device) for name, value in batch.items()}
             with torch.inference_mode():
