@@ -27,9 +27,9 @@ def steps(
     """Meanwhile `model` computes its steps, and the looks between them, as fast as the device allows.
 
     Frozen matrices are in bf16 where steps compute in it (bit for bit what they were afterwards); plain LoRA layers are
-    one function; a last block of which one token is read computes that; on a CPU fp32 products are oneDNN's, dropout
-    draws cheap bits and attention of short texts is plain products. `train.compile` goes without these but for the
-    first and the products, and fuses what it finds.
+    one function; a last block of which one token is read computes that. On a CPU fp32 products are oneDNN's, dropout
+    draws cheap bits, attention of short texts is plain products, and trained tables keep their gradient's memory.
+    `train.compile` goes without these but for the first and the products, and fuses what it finds.
 
     Args:
         last: what `first_token.last_block` found.
@@ -37,7 +37,7 @@ def steps(
     Raises:
         UserError: `settings` ask for what this model or machine cannot do.
     """
-    from pefttools.nn import attention, dropout, halves, lora_linear, products
+    from pefttools.nn import attention, dropout, halves, lookup, lora_linear, products
 
     refuse_impossible(model, settings, device)
     with ExitStack() as stack:
@@ -54,6 +54,7 @@ def steps(
             if last:
                 stack.enter_context(last.alone())
             if device == "cpu":
+                stack.enter_context(lookup.in_place_of_torchs(model))
                 stack.enter_context(dropout.in_place_of_torchs(model))
                 stack.enter_context(attention.in_place_of_torchs())
         yield
