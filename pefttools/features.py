@@ -69,7 +69,7 @@ class Features:
             for line, row in enumerate(rows):
                 start, length = self.starts[row], self.lengths[row]
                 hidden[line, :length] = self.values[start : start + length]
-        with self.frozen.given(hidden.to(ids.device, non_blocking=True)):
+        with self.frozen.given(hidden.to(ids.device, non_blocking=True), ids.shape[-1]):
             yield
 
 

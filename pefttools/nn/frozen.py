@@ -39,6 +39,8 @@ class Frozen:
     forms: tuple[int, ...] = ()
     """How each block answers: 0 with a tensor, n with a tuple of it and n-1 times None. Empty where one answers
     otherwise; then nothing can be put in its place."""
+    entry: nn.Module | None = None
+    """What makes the vectors that enter the lowest block, where a module does."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """Name -> weight or buffer, for all that the last block's output depends on."""
 
@@ -82,20 +84,27 @@ class Frozen:
         return caught[0]
 
     @contextmanager
-    def given(self, hidden: Tensor) -> Iterator[None]:
-        """Inside, the blocks compute nothing: each answers `hidden`, whatever it is asked."""
+    def given(self, hidden: Tensor, tokens: int) -> Iterator[None]:
+        """Inside, the blocks compute nothing: each answers `hidden`, whatever it is asked; what is below neither.
+
+        Args:
+            tokens: how many a row is taken to have by what lies between.
+        """
         assert self.forms, "these blocks cannot be stood in for"
-        former = [vars(block).get("forward") for block in self.blocks]
+        answers: dict[nn.Module, Any] = {self.entry: hidden[:, :1].expand(-1, tokens, -1)} if self.entry else {}
         for block, form in zip(self.blocks, self.forms, strict=True):
-            vars(block)["forward"] = partial(_answer, (hidden, *[None] * (form - 1)) if form else hidden)
+            answers[block] = (hidden, *[None] * (form - 1)) if form else hidden
+        former = {module: vars(module).get("forward") for module in answers}
+        for module, answer in answers.items():
+            vars(module)["forward"] = partial(_answer, answer)
         try:
             yield
         finally:
-            for block, forward in zip(self.blocks, former, strict=True):
+            for module, forward in former.items():
                 if forward is None:
-                    del vars(block)["forward"]
+                    del vars(module)["forward"]
                 else:
-                    vars(block)["forward"] = forward
+                    vars(module)["forward"] = forward
 
 
 def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
@@ -113,7 +122,7 @@ def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
     blocks = [model.get_submodule(path) for path in paths]
     if any(p.requires_grad for p in blocks[0].parameters()):
         return Frozen()
-    entered, left = _watched(model, blocks, inputs)
+    entered, left, entry = _watched(model, blocks, inputs)
     if [block for block, *_ in left] != blocks:  # one list of blocks, each asked once, from the lowest up
         return Frozen()
     number = next((i for i, (_, output, _) in enumerate(left) if _takes_gradient(output)), len(blocks))
@@ -134,20 +143,31 @@ def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
         blocks=tuple(blocks[:number]),
         below=tuple(below.values()),
         forms=tuple(chosen) if len(chosen) == number else (),
+        entry=entry if entry in below.values() else None,
         tensors=_held_by(model, own, whole=True) | _held_by(model, parents, whole=False),
     )
 
 
 def _watched(
     model: nn.Module, blocks: list[nn.Module], inputs: Mapping[str, Any]
-) -> tuple[list[nn.Module], list[tuple[nn.Module, Any, int]]]:
-    """A forward pass: the modules entered, in order; and every block left, its output, how many were entered by then.
+) -> tuple[list[nn.Module], list[tuple[nn.Module, Any, int]], nn.Module | None]:
+    """A forward pass: the modules entered, in order; every block left, its output, how many were entered by then; and
+    the outermost module that answered with what the lowest block was given.
 
     In evaluation mode, so that nothing random is drawn.
     """
     entered: list[nn.Module] = []
     left: list[tuple[nn.Module, Any, int]] = []
+    last: list[tuple[nn.Module, Any]] = []
+    entry: list[nn.Module] = []
+
+    def enters(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        first = given[0] if given else named.get("hidden_states")
+        entry.extend(module for module, answer in last if answer is first)
+
     handles = [m.register_forward_pre_hook(lambda module, _: entered.append(module)) for m in model.modules()]
+    handles.append(blocks[0].register_forward_pre_hook(enters, with_kwargs=True))
+    handles += [m.register_forward_hook(lambda m, _, out: last.append((m, out))) for m in model.modules()]
     handles += [
         m.register_forward_hook(lambda module, _, output: left.append((module, output, len(entered)))) for m in blocks
     ]
@@ -160,7 +180,7 @@ def _watched(
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    return entered, left
+    return entered, left, entry[-1] if entry else None
 
 
 def _form(output: Any, shape: tuple[int, ...]) -> int | None:
