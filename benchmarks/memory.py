@@ -126,6 +126,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
             name: [value[min(i, tokens - 1)] for i in range(length)] if isinstance(value, list) else value
             for name, value in row.items()
         }
+        full["length"] = length
         rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
         batch = task.collate(rows[: made.train.batch_size], base.tokenizer, multiple)
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)

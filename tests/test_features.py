@@ -201,6 +201,31 @@ def test_without_room_it_is_computed_in_every_epoch_and_told(bert: Path, tmp_pat
     assert losses(tmp_path / "run") == losses(plain)
 
 
+def test_memory_alone_keeps_what_is_read_again(bert: Path, tmp_path: Path) -> None:
+    once = ("train.feature_cache=memory", "train.evaluate_every=2")
+    facts = train_tiny(bert, tmp_path / "run", *HEAD, *once)[1]["train"]["feature_cache"]
+    assert facts["rows"] == ["train"]
+    assert train_tiny(bert, tmp_path / "short", *HEAD, *once, "train.epochs=1")[1]["train"]["feature_cache"] is None
+
+
+def test_what_feeds_the_blocks_is_not_computed_in_steps(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.bert.modeling_bert import BertEmbeddings
+
+    learning: list[bool] = []
+    forward = BertEmbeddings.forward
+
+    def watched(self: Any, *args: Any, **named: Any) -> Any:
+        learning.append(torch.is_grad_enabled())
+        return forward(self, *args, **named)
+
+    monkeypatch.setattr(BertEmbeddings, "forward", watched)
+    train_tiny(bert, tmp_path / "run", *HEAD)
+    assert learning.count(True) == 1  # where the boundary was looked for
+    assert learning.count(False) > 1
+
+
 def test_what_was_not_read_for_longest_goes_first(bert: Path, tmp_path: Path) -> None:
     train_tiny(bert, tmp_path / "first", *LAST)
     size = train_tiny(bert, tmp_path / "size", *HEAD, "train.feature_cache=memory")[1]["train"]["feature_cache"][

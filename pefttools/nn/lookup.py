@@ -63,7 +63,12 @@ def applies(module: nn.Module) -> bool:
         return False
     weight = module.weight
     watched = weight._backward_hooks or weight._post_accumulate_grad_hooks
-    return weight.requires_grad and weight.nbytes >= LARGE and not watched and not torch.distributed.is_initialized()
+    return weight.requires_grad and weight.nbytes >= LARGE and not watched and not _shared()
+
+
+def _shared() -> bool:
+    """Whether several processes sum their gradients, which they do when autograd hands them over."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager
