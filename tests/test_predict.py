@@ -23,9 +23,9 @@ from pefttools.data.splitting import load_splits
 from pefttools.data.texts import encode_pairs
 from pefttools.errors import UserError
 from pefttools.inference import to_bf16
-from pefttools.nn import attention
+from pefttools.nn import attention, find
 from pefttools.reporter import SILENT
-from pefttools.run import Run, Trained
+from pefttools.run import Run, Trained, load
 from pefttools.strategies import strategies
 from pefttools.tasks import tasks
 from pefttools.use import predict_rows, rows_to_predict
@@ -212,3 +212,18 @@ def test_what_was_said_before_a_bad_row_is_printed(
     said = capsys.readouterr()
     assert [json.loads(line)["id"] for line in said.out.splitlines()] == ["0", "1", "2", "3"]
     assert "predict: row 7 has no text" in said.err
+
+
+def test_a_classifier_answers_from_one_token_of_its_last_block(finished_run: Path) -> None:
+    found = load(finished_run)
+    ids = torch.arange(12).view(2, 6)
+    model: Any = found.recipe.strategy.merge(found.model).eval()
+    last = model.get_submodule(find.blocks(model)[-1])
+    widths: list[int] = []
+    last.register_forward_hook(lambda _, __, output: widths.append(output.shape[1]))
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits
+        alone = inference.ready(found, "fp32")(input_ids=ids).logits
+    assert widths[0] == 6
+    assert widths[-1] == 1
+    torch.testing.assert_close(alone, whole, atol=1e-5, rtol=1e-5)
