@@ -61,6 +61,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="the file of the results; the tables go beside it")
     parser.add_argument("--collect", action="store_true", help="measure nothing, write the tables of what is there")
     parser.add_argument("--accuracy", action="store_true", help="train in full and compare the test accuracy")
+    parser.add_argument("--contenders", nargs="+", help="only these of each case: trainer, trainer_tuned, pefttools …")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of --accuracy")
     parser.add_argument("--smoke", action="store_true", help="a tiny random base: whether it runs, not how fast")
     arguments = parser.parse_args()
@@ -77,7 +78,14 @@ def orders(arguments: argparse.Namespace) -> list[Order]:
     """Every measurement, in order: of a case the contenders take turns."""
     folder = str(arguments.out)
     if arguments.accuracy:
-        return accuracy.orders(arguments.cases, arguments.seeds, folder, arguments.smoke)
+        every = accuracy.orders(arguments.cases, arguments.seeds, folder, arguments.smoke)
+    else:
+        every = rounds(arguments, folder)
+    return [order for order in every if not arguments.contenders or order.contender in arguments.contenders]
+
+
+def rounds(arguments: argparse.Namespace, folder: str) -> list[Order]:
+    """The rounds of speed and memory."""
     return [
         Order(case, contender, number, folder, arguments.rows, arguments.epochs, arguments.smoke)
         for case in arguments.cases
