@@ -63,6 +63,12 @@ def as_json_lines(values: Iterable[Any]) -> None:
             _out("\n".join(lines))
 
 
+def parts(shown: Iterable[str | Table]) -> None:
+    """Lines and tables, one after another."""
+    for part in shown:
+        _out(part) if isinstance(part, str) else _table(part)
+
+
 def names(listing: Mapping[str, Mapping[str, str]]) -> None:
     """Kind -> name -> its one line."""
     width = max(len(name) for entries in listing.values() for name in entries)

@@ -59,7 +59,8 @@ def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SI
     prepare_libraries()
     trained = load(run.path, reporter)
     splits = load_splits(trained.recipe.data, trained.task, reporter)
-    result, scored_on = run.result(), "test" if splits.test else "validation"
+    result = run.result()
+    scored_on = "test" if result["test"] else "validation"
     if splits.digest != result["data"]["digest"]:
         raise UserError(f"export: the data of {path} has changed since it was trained; the proof needs its rows")
     scored = splits.named()[scored_on]

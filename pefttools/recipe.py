@@ -193,7 +193,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
         UserError: everything that is wrong with it, each with its path and the nearest match.
     """
     path = find(name)
-    values = {"name": path.stem, **_read(path)}
+    return from_values({"name": path.stem, **_read(path)}, overrides)
+
+
+def from_values(values: dict[str, Any], overrides: Sequence[str] = ()) -> Resolved:
+    """A recipe from what its file would say. Raises UserError like `load`."""
     laid = overlay(values, overrides)
     recipe, problems = _validated(laid.values)
     if recipe is None or laid.problems:

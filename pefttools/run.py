@@ -157,7 +157,7 @@ class Run:
     def save_predictions(
         self, ids: Sequence[str], references: Sequence[Any], predictions: Sequence[Prediction]
     ) -> None:
-        """Write predictions.parquet, a row a test row."""
+        """Write predictions.parquet, a row a test row (a validation row, where no test is scored)."""
         import pyarrow
         import pyarrow.parquet
 
@@ -170,6 +170,14 @@ class Run:
                 row["probabilities"] = list(row["probabilities"].values())
         with atomic.new_file(self.predictions_file) as part:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), part)
+
+    def predictions(self) -> tuple[list[str], list[Any], list[Prediction]]:
+        """Ids, references and predictions of predictions.parquet, probabilities as a list."""
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(self.predictions_file).to_pylist()
+        said = [{k: v for k, v in row.items() if k not in ("id", "reference")} for row in rows]
+        return [row["id"] for row in rows], [row["reference"] for row in rows], said
 
     def forget_checkpoints(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)

@@ -60,12 +60,15 @@ class Prepared:
     """The last block, where one token of it is all that is read."""
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT) -> dict[str, Any]:
+def train(
+    recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT, score_test: bool = True
+) -> dict[str, Any]:
     """Train and answer `result.json`.
 
     Args:
         out: the run folder; new or empty, unless `resume`.
         resume: go on with the run that is there, or answer its result when it is finished.
+        score_test: whether test rows are scored at the end; where not, what is told of them is told of validation rows.
 
     Raises:
         UserError: the recipe, its data or its base cannot work; nothing was written.
@@ -83,10 +86,12 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     ready = prepare(recipe, reporter, accelerator.device)
     with run.only_one() if accelerator.is_main_process else nullcontext():
-        return _in_folder(ready, run, recipe.digest, accelerator, reporter)
+        return _in_folder(ready, run, recipe.digest, accelerator, reporter, score_test)
 
 
-def _in_folder(ready: Prepared, run: Run, digest: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
+def _in_folder(
+    ready: Prepared, run: Run, digest: str, accelerator: Accelerator, reporter: Reporter, score_test: bool
+) -> dict[str, Any]:
     """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
     if accelerator.is_main_process:
         run.create(ready.recipe)
@@ -96,7 +101,7 @@ def _in_folder(ready: Prepared, run: Run, digest: str, accelerator: Accelerator,
     try:
         accelerator.init_trackers("pefttools", config={"recipe": ready.recipe.name, "digest": digest})
         with stop_signals() as should_stop:
-            return _run(ready, run, digest, accelerator, should_stop, reporter)
+            return _run(ready, run, digest, accelerator, should_stop, reporter, score_test)
     except UserError:
         if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
             run.forget()
@@ -169,7 +174,13 @@ def _first_batches(
 
 
 def _run(
-    ready: Prepared, run: Run, digest: str, accelerator: Accelerator, should_stop: Any, reporter: Reporter
+    ready: Prepared,
+    run: Run,
+    digest: str,
+    accelerator: Accelerator,
+    should_stop: Any,
+    reporter: Reporter,
+    score_test: bool,
 ) -> dict[str, Any]:
     from accelerate.utils import set_seed
 
@@ -183,7 +194,7 @@ def _run(
 
     params = count_parameters(model, ready.base.head)
     last = checkpoint.latest(run.checkpoints)
-    measured = "test" if ready.splits.test else "validation"
+    measured = "test" if ready.splits.test and score_test else "validation"
     simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
     untouched = {} if last else _untouched(ready, measured, accelerator, reporter)
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
@@ -195,15 +206,14 @@ def _run(
         progress = _fit(ready, run, last, untouched, validate, accelerator, should_stop, reporter)
     else:
         progress = Progress(before=untouched)
-    validation = score("validation", "validation, best", measured == "validation").metrics
-    test = score("test", "test", True) if ready.splits.test else None
+    validation = score("validation", "validation, best", measured == "validation")
+    test = score("test", "test", True) if measured == "test" else None
     if accelerator.is_main_process:
         with atomic.new_folder(run.adapter) as part:
             recipe.strategy.save(model, part)
-        if test:
-            rows = ready.splits.test
-            ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
-            run.save_predictions(ids, [task.reference(row) for row in rows], test.predictions)
+        rows = ready.splits.named()[measured]
+        ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
+        run.save_predictions(ids, [task.reference(row) for row in rows], (test or validation).predictions)
         result = {
             "recipe": recipe.name,
             "digest": digest,
@@ -220,12 +230,13 @@ def _run(
             "params": params,
             "facts": recipe.strategy.facts(model),
             "before": {**progress.before, "majority": simplest, "measured_on": measured},
-            "validation": validation,
+            "validation": validation.metrics,
             "test": test.metrics if test else None,
             "train": {
                 "steps": progress.step,
                 "epochs": progress.step * recipe.train.batch_size / len(ready.encoded["train"]),
                 "seconds": progress.seconds,
+                "step_seconds": progress.step_seconds,
                 "tokens": progress.tokens,
                 "tokens_per_second": progress.tokens / progress.step_seconds if progress.step else 0.0,
                 "peak_bytes": peak_bytes(),

@@ -178,7 +178,7 @@ def losses(run: Path) -> list[float]:
 
 def without_clock(result: dict[str, Any]) -> dict[str, Any]:
     """A result without what a clock or a memory meter said."""
-    timed = ("seconds", "tokens_per_second", "peak_bytes")
+    timed = ("seconds", "step_seconds", "tokens_per_second", "peak_bytes")
     return {**result, "train": {k: v for k, v in result["train"].items() if k not in timed}}
 
 

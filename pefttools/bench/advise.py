@@ -1,0 +1,159 @@
+"""Which strategy for this model and these rows, within a budget of time.
+
+Every strategy that fits is timed on a few steps, then successive halving is planned and told, then run. Choices are
+made on validation rows alone. The finalists are compared row by row over their seeds; of those that cannot be told
+from the best the one that trains least is recommended, written as a recipe, and scored on the test rows, once.
+
+    OUT/start.yaml  recipe.yaml  recommended/  advice.json  trials/  runs/
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pefttools import atomic, recipe
+from pefttools.bench import budget, stats, trial
+from pefttools.bench.adviser import START, Adviser, Config, score
+from pefttools.bench.halving import Halving
+from pefttools.bench.summary import scores
+from pefttools.data.splitting import load_splits
+from pefttools.errors import UserError
+from pefttools.recipe import Recipe
+from pefttools.reporter import SILENT, Reporter
+from pefttools.run import MARK, write_recipe
+from pefttools.use import evaluate_run
+
+CANDIDATES: Mapping[str, Mapping[str, Any]] = {
+    "head": {"name": "top_layers"},
+    "last 2 blocks": {"name": "top_layers", "layers": 2},
+    "bitfit": {"name": "bitfit"},
+    "lora": {"name": "lora"},
+    "adapter": {"name": "adapter"},
+    "full": {"name": "full"},
+    "low_rank": {"name": "low_rank"},
+    "ia3": {"name": "ia3"},
+}
+"""What is tried when nothing else is said."""
+EPOCHS = ((1000, 10.0), (10000, 5.0), (math.inf, 3.0))
+"""Up to so many training rows, so many epochs."""
+
+
+def advise(
+    base: str, task: str, data: str, seconds: float, out: Path, overrides: Sequence[str] = (),
+    strategies: Sequence[str] = (), reporter: Reporter = SILENT,
+) -> dict[str, Any]:  # fmt: skip
+    """Recommend a recipe.
+
+    Args:
+        overrides: of recipe keys, for every trial (`data.columns.text=question`).
+        strategies: only these candidates, by their names here or in the registry; all that fit when not given.
+
+    Raises:
+        UserError: the data, the base or the task cannot work, or the budget is too small for one trial.
+        Interrupted: stopped; the same command goes on.
+    """
+    clock = budget.Clock(seconds)
+    out = out.absolute()
+    start = _started(base, task, data, out, overrides)
+    adviser = Adviser(start, out, clock, reporter)
+    plan = adviser.plan(adviser.candidates(_wanted(strategies)))
+    reporter.note(
+        f"the plan, of about {budget.told(plan.seconds)} in {budget.told(clock.left)}: " + "; ".join(plan.sentences)
+    )
+    return _advice(adviser, plan, adviser.run(plan))
+
+
+def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    from pefttools.strategies import strategies
+
+    if not names:
+        return dict(CANDIDATES)
+    for name in names:
+        if name not in CANDIDATES:
+            strategies.get(name)
+    return {name: CANDIDATES.get(name, {"name": name}) for name in names}
+
+
+def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str]) -> Recipe:
+    """The recipe that every trial varies, written to the folder."""
+    file = out / START
+    values: dict[str, Any] = {"name": "advise", "base": base, "data": {"train": data}, "task": task, "strategy": "lora"}
+    resolved = recipe.from_values(values, overrides).recipe
+    if not any(word.startswith("train.epochs") for word in overrides):
+        rows = len(load_splits(resolved.data, resolved.task).train)
+        resolved = recipe.from_values(values, [*overrides, f"train.epochs={_epochs(rows)}"]).recipe
+    text = resolved.as_dict()
+    for key in ("learning_rate", "warmup", "head_lr_scale"):  # each strategy's own
+        del text["train"][key]
+    body = f"{MARK}\n# pefttools advise\n" + yaml.safe_dump(text, sort_keys=False, allow_unicode=True)
+    if file.is_file() and file.read_text("utf-8") != body:
+        raise UserError(f"--out: {out} holds the advice on another question; name another folder")
+    if not file.is_file() and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out: {out} is not empty")
+    atomic.write_text(file, body)
+    return resolved
+
+
+def _epochs(rows: int) -> float:
+    return next(epochs for most, epochs in EPOCHS if rows <= most)
+
+
+def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Writes the recommended recipe, and scores it on the test rows."""
+    if not finals:
+        raise UserError(
+            "--budget: it was spent before one finalist was trained; give more, or the same command goes on"
+        )
+    tables = {c.label: t for c, records in finals.items() if (t := scores(records)) is not None}
+    pairs = stats.compare(tables)
+    differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
+    means = {c.label: statistics.fmean(score(r) for r in records) for c, records in finals.items()}
+    tiers = stats.tiers(means, differ, adviser.start.task.lower_is_better)
+    ranked = sorted(finals, key=lambda c: (tiers[c.label], c.candidate.trainable))
+    best, others = ranked[0], ranked[1:]
+    first = finals[best][0]
+    chosen = adviser.recipe(best.candidate.strategy, adviser.values(best, plan.epochs, first["seed"]))
+    title = f"# Recommended by pefttools advise: {best.label}"
+    write_recipe(adviser.out / "recipe.yaml", chosen.model_copy(update={"name": "recommended"}), title)
+    shutil.rmtree(adviser.out / "recommended", ignore_errors=True)
+    shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
+    tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
+    alike = [c for c in others if tiers[c.label] == tiers[best.label]]
+    values = {
+        "recommended": _told(best, finals[best]), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
+        "run": str(adviser.out / "recommended"), "runner_up": _told(others[0], finals[others[0]]) if others else None,
+        "finalists": [_told(c, finals[c]) for c in ranked],
+        "verdict": _verdict(best, alike, others), "comparisons": [{**vars(p), "differs": p.differs} for p in pairs],
+        "ruled_out": adviser.ruled_out, "plan": plan.sentences, "metric": adviser.start.task.primary,
+        "rows": adviser.rows,
+        "budget_seconds": adviser.clock.budget, "spent_seconds": adviser.clock.spent, "versions": trial.versions(),
+    }  # fmt: skip
+    atomic.write_json(adviser.out / "advice.json", values)
+    return values
+
+
+def _told(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    mean, low, high = stats.interval([score(record) for record in records])
+    return {
+        "label": config.label, "strategy": dict(config.candidate.strategy), "learning_rate": config.learning_rate,
+        "trainable": config.candidate.trainable, "seeds": len(records), "validation": mean,
+        "low": None if low != low else low, "high": None if high != high else high,
+        "seconds": statistics.median(record["train"]["seconds"] for record in records),
+        "peak_bytes": max(record["train"]["peak_bytes"] for record in records),
+    }  # fmt: skip
+
+
+def _verdict(best: Config, alike: Sequence[Config], others: Sequence[Config]) -> str:
+    if not others:
+        return f"{best.label}: no other finalist was trained within the budget"
+    if not alike:
+        return f"{best.label}: better than the other finalists on validation rows"
+    names = ", ".join(config.label for config in alike)
+    return f"no detectable difference to {names}: take the smallest, {best.label}"

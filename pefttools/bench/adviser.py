@@ -1,0 +1,230 @@
+"""How advice is found: strategies timed, successive halving planned and run, on validation rows alone."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pefttools import models, recipe
+from pefttools.bench import budget, trial
+from pefttools.bench.halving import Candidate, Halving, planned
+from pefttools.bench.preflight import params_of
+from pefttools.bench.suite import words
+from pefttools.bench.trial import Order
+from pefttools.data.splitting import load_splits
+from pefttools.errors import Interrupted, UserError
+from pefttools.recipe import Recipe
+from pefttools.reporter import Reporter
+
+START = "start.yaml"
+"""The recipe that every trial varies."""
+PILOT_ROWS = 256
+PILOT_SHARE = 0.25
+"""Most of the budget that timing may take."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A candidate at a learning rate."""
+
+    candidate: Candidate
+    learning_rate: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.candidate.label}, lr {self.learning_rate:.2g}"
+
+
+@dataclass
+class Adviser:
+    """One piece of advice in the making."""
+
+    start: Recipe
+    out: Path
+    clock: budget.Clock
+    reporter: Reporter
+    ruled_out: dict[str, str] = field(default_factory=dict)
+    threads: int = field(default_factory=trial.cores)
+    rows: dict[str, int] = field(default_factory=dict)
+    pilot_rows: int = PILOT_ROWS
+
+    def candidates(self, wanted: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
+        """Those that fit, timed. Raises UserError when none does, or there is no time to find out."""
+        models.prepare_libraries()
+        splits = load_splits(self.start.data, self.start.task, self.reporter)
+        task = self.start.task.fit(splits)
+        self.rows = {name: len(rows) for name, rows in splits.named().items()}
+        self.pilot_rows = min(self.rows["train"], max(PILOT_ROWS, 2 * len(getattr(task, "labels", ()))))
+        found = []
+        for label, strategy in wanted.items():
+            try:
+                params = params_of(self.recipe(strategy), task)
+            except UserError as error:
+                self.ruled_out[label] = "; ".join(error.problems)
+                continue
+            if params is not None and self._is_there(params["trainable"], strategy, found):
+                self.ruled_out[label] = "trains the same as another"
+                continue
+            if self.clock.spent > PILOT_SHARE * self.clock.budget and found:
+                self.ruled_out[label] = "no time to try it"
+                continue
+            if candidate := self._timed(label, strategy, params):
+                found.append(candidate)
+        if not found:
+            raise UserError(*(f"{label}: {reason}" for label, reason in self.ruled_out.items()))
+        return found
+
+    def _is_there(self, trainable: int, strategy: Mapping[str, Any], found: Sequence[Candidate]) -> bool:
+        return any(c.trainable == trainable and c.strategy["name"] == strategy["name"] for c in found)
+
+    def _timed(self, label: str, strategy: Mapping[str, Any], params: Mapping[str, int] | None) -> Candidate | None:
+        """What its steps and the rest of a trial take, by a short run."""
+        batch = self.start.train.batch_size
+        pilot = self.perform(
+            {"strategy": dict(strategy), "data.train_rows": self.pilot_rows, "train.epochs": 1, "seed": 0}
+        )
+        if pilot is None:
+            raise UserError(
+                f"--budget: {budget.told(self.clock.budget)} is too little: one trial of {label} on {self.pilot_rows}"
+                " rows does not end in it; give more"
+            )
+        if pilot["status"] == "failed":
+            self.ruled_out[label] = pilot["reason"]
+            return None
+        resolved = self.recipe(strategy)
+        steps = max(1, pilot["train"]["steps"])
+        step = pilot["train"]["step_seconds"] / steps * (batch / min(batch, self.pilot_rows))
+        self.reporter.note(f"{label}: {1000 * step:.0f} ms a step, {budget.told(pilot['wall'])} a short trial")
+        assert resolved.train.learning_rate is not None
+        return Candidate(
+            label, strategy, params["trainable"] if params else pilot["params"]["trainable"],
+            resolved.train.learning_rate, resolved.strategy.lr_range, step,
+            max(0.0, pilot["train"]["seconds"] - pilot["train"]["step_seconds"]), pilot["wall"] - steps * step,
+        )  # fmt: skip
+
+    def plan(self, candidates: Sequence[Candidate]) -> Halving:
+        """What fits what is left of the budget. Raises UserError when not one trial does."""
+        steps = math.ceil(self.rows["train"] / self.start.train.batch_size)
+        plan = planned(candidates, self.clock.left, self.start.train.epochs, steps)
+        if plan is None:
+            cheapest = min(candidates, key=lambda c: c.seconds(self.start.train.epochs, steps))
+            needed = Halving((cheapest,), 1, 1, 1, self.start.train.epochs / 4, steps).seconds
+            raise UserError(
+                f"--budget: {budget.told(self.clock.budget)} is too little: after timing the strategies"
+                f" {budget.told(max(0.0, self.clock.left))} are left, and the cheapest training ({cheapest.label})"
+                f" takes {budget.told(needed)}; give at least {budget.told(1.1 * (self.clock.spent + needed))}"
+            )
+        for candidate in candidates:
+            if candidate not in plan.candidates:
+                self.ruled_out[candidate.label] = "too slow for this budget"
+        return plan
+
+    def recipe(self, strategy: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Recipe:
+        given = words({"strategy": dict(strategy), **(values or {})})
+        return recipe.load(str(self.out / START), given).recipe
+
+    def perform(self, values: Mapping[str, Any], final: bool = False) -> dict[str, Any] | None:
+        """The record of a trial, there already or made now; None when the budget ended first."""
+        given = words({**values, "train.trackers": []})
+        digest = recipe.load(str(self.out / START), given).recipe.digest
+        order = Order(
+            str(self.out / START), tuple(given), digest, self.out / "runs", self.out / "trials", final,
+            threads=self.threads, score_test=False,
+        )  # fmt: skip
+        if order.record.is_file():
+            return trial.read(order.record)
+        try:
+            return trial.perform(order, self._watch, 0.5)
+        except Interrupted:
+            if self.clock.is_over:
+                return None
+            raise
+        finally:
+            if not final:  # the record is all that is needed of it
+                shutil.rmtree(order.folder, ignore_errors=True)
+
+    def _watch(self) -> None:
+        if self.clock.is_over:
+            raise Interrupted("the budget is spent")
+
+    def run(self, plan: Halving) -> dict[Config, list[dict[str, Any]]]:
+        """The finalists' records, a seed each."""
+        going = [Config(c, lr) for c in plan.candidates for lr in c.rates(plan.rates)]
+        for place, (epochs, number) in enumerate(plan.rungs):
+            scored = self._rung(going[:number], epochs)
+            following = [*plan.rungs, (0, plan.finalists)][place + 1][1]
+            going = self._kept(scored, following, is_last=place + 1 == len(plan.rungs), epochs=epochs)
+        return self._finals(going[: plan.finalists], plan)
+
+    def _rung(self, configs: Sequence[Config], epochs: float) -> list[tuple[float, float, Config]]:
+        """(badness, loss, config) of all that ran, best first."""
+        found = []
+        for config in configs:
+            record = self.perform(self.values(config, epochs, 0))
+            if record is None:
+                break
+            if record["status"] == "failed":
+                self.ruled_out[config.label] = record["reason"]
+                continue
+            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {_said(record)}")
+            found.append((*_badness(record), config))
+        if not found:
+            raise UserError("no candidate could be trained: " + "; ".join(self.ruled_out.values()))
+        return sorted(found, key=lambda one: one[:2])
+
+    def _kept(
+        self, scored: Sequence[tuple[float, float, Config]], number: int, is_last: bool, epochs: float
+    ) -> list[Config]:
+        """The best; into the finals goes a candidate with its best learning rate only."""
+        kept: list[Config] = []
+        for _, _, config in scored:
+            twice = is_last and any(config.candidate == other.candidate for other in kept)
+            if len(kept) < number and not twice:
+                kept.append(config)
+        going = {config.candidate.label for config in kept}
+        for badness, _, config in scored:
+            label = config.candidate.label
+            if label not in going and label not in self.ruled_out:
+                self.ruled_out[label] = (
+                    f"validation {self.start.task.primary} {abs(badness):.4f} after {epochs:.2g} epochs"
+                )
+        return kept
+
+    def _finals(self, configs: Sequence[Config], plan: Halving) -> dict[Config, list[dict[str, Any]]]:
+        found: dict[Config, list[dict[str, Any]]] = {config: [] for config in configs}
+        for seed in range(plan.seeds):
+            for config in configs:
+                needed = config.candidate.seconds(plan.epochs, plan.steps_per_epoch)
+                if needed > self.clock.left and any(found.values()):
+                    self.reporter.note(f"{config.label}, seed {seed}: left out, the budget is spent")
+                    continue
+                record = self.perform(self.values(config, plan.epochs, seed), final=True)
+                if record and record["status"] == "done":
+                    found[config].append(record)
+                    self.reporter.note(f"{config.label}, seed {seed}, {plan.epochs:.2g} epochs: {_said(record)}")
+                elif record:
+                    self.ruled_out[config.label] = record["reason"]
+        return {config: records for config, records in found.items() if records}
+
+    def values(self, config: Config, epochs: float, seed: int) -> dict[str, Any]:
+        return {
+            "strategy": dict(config.candidate.strategy), "train.learning_rate": config.learning_rate,
+            "train.epochs": round(epochs, 4), "seed": seed,
+        }  # fmt: skip
+
+
+def score(record: Mapping[str, Any]) -> float:
+    """The primary metric on validation rows."""
+    return record["validation"][record["metric"]]
+
+
+def _badness(record: Mapping[str, Any]) -> tuple[float, float]:
+    return (1 if record["lower_is_better"] else -1) * score(record), record["validation"]["loss"]
+
+
+def _said(record: Mapping[str, Any]) -> str:
+    return f"validation {record['metric']} {score(record):.4f}"

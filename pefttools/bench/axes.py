@@ -1,0 +1,74 @@
+"""The axes of a suite: from what a file says to recipe overrides by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pefttools.errors import unknown
+
+Overrides = dict[str, Any]
+"""Dotted recipe keys with their values."""
+AXES = ("tasks", "bases", "sizes", "strategies", "penalties")
+"""The axes, those of a problem first."""
+PROBLEM = AXES[:3]
+NONE = "none"
+"""The penalty that is none."""
+ALL = "all"
+"""The size that leaves no training row out."""
+
+
+def read(axis: str, entries: Any) -> dict[str, Overrides]:
+    """Name -> overrides of an axis's entries. Raises ValueError for what cannot be read."""
+    if isinstance(entries, (str, int)):
+        entries = [entries]
+    if isinstance(entries, (list, tuple)):
+        if len({str(entry) for entry in entries}) < len(entries):
+            raise ValueError(f"`{axis}` names an entry twice; two names for the same take a mapping")
+        entries = {str(entry): None for entry in entries}
+    if not isinstance(entries, Mapping):
+        raise ValueError(f"`{axis}` takes names, or names with settings, got {entries!r}")
+    made = {}
+    for name, settings in entries.items():
+        if not isinstance(settings, (Mapping, str, type(None))):
+            raise ValueError(f"`{axis}`: {name} takes settings, got {settings!r}")
+        made[str(name)] = _READ[axis](str(name), settings)
+    return made
+
+
+def _strategy(name: str, settings: Any) -> Overrides:
+    if isinstance(settings, str):
+        return {"strategy": settings}
+    return {"strategy": {"name": name, **dict(settings)} if settings else name}
+
+
+def _base(name: str, settings: Any) -> Overrides:
+    return {"base": settings or name}
+
+
+def _task(name: str, settings: Any) -> Overrides:
+    values: dict[str, Any] = {"recipe": settings} if isinstance(settings, str) else dict(settings or {})
+    if strange := values.keys() - {"recipe", "set"}:
+        raise ValueError(f"`tasks`: {name}: {unknown('key', min(strange), ('recipe', 'set'))}")
+    more: dict[str, Any] = dict(values.get("set") or {})
+    return {"recipe": values.get("recipe", name), **more}
+
+
+def _penalty(name: str, settings: Any) -> Overrides:
+    if name == NONE:
+        return {"regularizers": {}}
+    if isinstance(settings, str):
+        return {"regularizers": [settings]}
+    several = settings and all(isinstance(value, (Mapping, type(None))) for value in settings.values())
+    return {"regularizers": dict(settings) if several else {name: dict(settings or {})}}
+
+
+def _size(name: str, settings: Any) -> Overrides:
+    if settings:
+        raise ValueError(f"`sizes`: {name} takes no settings")
+    if name != ALL and not (name.isdigit() and int(name) > 0):
+        raise ValueError(f"`sizes` takes numbers of training rows and {ALL!r}, got {name!r}")
+    return {"data.train_rows": None if name == ALL else int(name)}
+
+
+_READ = {"tasks": _task, "bases": _base, "sizes": _size, "strategies": _strategy, "penalties": _penalty}

@@ -1,0 +1,86 @@
+"""How far training moved the model from where it started: by block, and with which rank.
+
+‖W − W₀‖_F by block, relative to ‖W₀‖_F over all blocks, and the effective rank of the matrices' changes: exp of the
+entropy of the singular values' shares (Roy and Vetterli 2007). Of a method that folds into plain weights these are the
+merged weights; of one that does not, the base's own weights that it trained, and what it adds is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from pefttools.nn import find
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttools.run import Trained
+
+TINY = 1e-6
+"""A change below this share of the matrix is the rounding of a merge."""
+
+
+def moved(trained: Trained) -> dict[str, Any]:
+    """`blocks` (a norm a block, from the lowest), `elsewhere`, `relative`, and `effective_rank`, the mean over the
+    changed matrices of the blocks (None where none changed). May use up the trained model."""
+    recipe = trained.recipe
+    start = trained.task.load(recipe.base)
+    model: Any = trained.model
+    merged = recipe.strategy.mergeable
+    if merged:
+        model = recipe.strategy.merge(model)
+    after = dict(model.named_parameters())
+    blocks, head = find.blocks(start.model), tuple(f"{path}." for path in start.head)
+    squares, ranks = [0.0] * len(blocks), []
+    elsewhere = size = 0.0
+    for name, before in start.model.named_parameters():
+        if name.startswith(head):
+            continue
+        block = next((i for i, path in enumerate(blocks) if name.startswith(f"{path}.")), None)
+        size += _square(before) if block is not None else 0.0
+        now = _now(name, after)
+        if now is None or now.shape != before.shape:
+            continue
+        change = (now.detach() - before.detach()).double()
+        square = _square(change)
+        if square <= (TINY**2 if merged else 0.0) * _square(before):
+            continue
+        if block is None:
+            elsewhere += square
+            continue
+        squares[block] += square
+        if change.ndim == 2:
+            ranks.append(effective_rank(change))
+    return {
+        "blocks": [math.sqrt(square) for square in squares],
+        "elsewhere": math.sqrt(elsewhere),
+        "relative": math.sqrt(sum(squares) / size) if size else 0.0,
+        "effective_rank": sum(ranks) / len(ranks) if ranks else None,
+        "merged": merged,
+    }
+
+
+def effective_rank(change: Tensor) -> float:
+    """exp(−Σ p ln p) with p the singular values' shares of their sum; of a matrix (m, n) at most min(m, n)."""
+    import torch
+
+    thin = change if change.shape[0] >= change.shape[1] else change.T
+    values = torch.linalg.eigvalsh(thin.T @ thin).clamp(min=0).sqrt()
+    shares = values / values.sum()
+    shares = shares[shares > 0]
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def _square(x: Tensor) -> float:
+    return float(x.detach().double().square().sum())
+
+
+def _now(name: str, after: dict[str, nn.Parameter]) -> nn.Parameter | None:
+    """The parameter of that name in a trained model, under peft's names too."""
+    path, _, last = name.rpartition(".")
+    forms = (
+        name, f"base_model.model.{name}", f"base_model.{name}",
+        f"base_model.model.{path}.modules_to_save.default.{last}",
+    )  # fmt: skip
+    return next((after[form] for form in forms if form in after), None)

@@ -1,0 +1,83 @@
+"""Every cell tried without weights before anything runs, so that a suite does not fail in its second hour."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttools import models
+from pefttools.data.splitting import Splits, load_splits
+from pefttools.errors import UserError
+from pefttools.penalties import Penalties, mark_pretrained
+from pefttools.plan import count_parameters, wrapped
+from pefttools.reporter import SILENT, Reporter
+from pefttools.strategies.base import trained
+
+if TYPE_CHECKING:
+    from pefttools.bench.suite import Cell
+    from pefttools.recipe import Recipe
+    from pefttools.tasks.base import Task
+
+Checked = dict[str, dict[str, Any]]
+"""Cell -> `params` (None where only weights tell), `data` (the rows' digest), `rows` by part."""
+
+
+def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], reporter: Reporter = SILENT) -> Checked:
+    """What every cell will train, and on what.
+
+    Raises:
+        UserError: every cell that cannot work, with its reason; or records of other rows than these.
+    """
+    models.prepare_libraries()
+    found: Checked = {}
+    problems: list[str] = []
+    loaded: dict[str, tuple[Splits, Task]] = {}
+    for cell in cells:
+        try:
+            recipe = cell.recipe(cell.suite.tuning.seed)
+            key = json.dumps([recipe.data.model_dump(mode="json"), recipe.task.as_dict()])
+            if key not in loaded:
+                splits = load_splits(recipe.data, recipe.task, reporter)
+                loaded[key] = (splits, recipe.task.fit(splits))
+            splits, task = loaded[key]
+            params = params_of(recipe, task)
+        except UserError as error:
+            problems += [p if p.startswith(cell.name) else f"{cell.name}: {p}" for p in error.problems]
+            continue
+        rows = {name: len(part) for name, part in splits.named().items()}
+        found[cell.name] = {"params": params, "data": splits.digest, "rows": rows}
+        problems += _of_other_rows(recipe, splits.digest, records)
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+    return found
+
+
+def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
+    """What it trains (`plan.count_parameters`); None where only weights tell. Raises UserError when it cannot work."""
+    strategy = recipe.strategy
+    base = task.load(recipe.base, empty=True)
+    base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
+    mark_pretrained(base)
+    try:
+        model = wrapped(strategy, base)
+        if strategy.trains and not trained(model):
+            raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
+        if recipe.regularizers and not strategy.trains:
+            raise UserError(f"regularizers: {strategy.name} trains nothing to hold back")
+        params = count_parameters(model, base.head)
+        Penalties(recipe, base, model)
+    except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
+        return None
+    return params
+
+
+def _of_other_rows(recipe: Recipe, digest: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A problem where a trial of this cell's problem was made with other rows than the file holds now."""
+    wanted = recipe.data.model_dump(mode="json")
+    for record in records.values():
+        if record["status"] == "done" and record["settings"] == wanted and record["data"]["digest"] != digest:
+            return [
+                f"--out: it holds trials of other rows than {recipe.data.train.source} has now; name another folder"
+            ]
+    return []

@@ -1,0 +1,116 @@
+"""report.html: one file that needs no network, with what a suite found and the command behind every row."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import atomic
+from pefttools.bench import pictures, tables
+from pefttools.bench.summary import summarise
+from pefttools.data.splitting import load_splits
+
+if TYPE_CHECKING:
+    from pefttools.bench.sweep import Sweep
+
+HERE = Path(__file__).parent
+LONGEST = 300
+"""Characters of a text that are shown."""
+
+
+def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
+    """Write `report.html`, `table.md`, `pareto.png`, `pareto.svg` and `summary.json` beside the trials.
+
+    Args:
+        texts: whether the report holds the test rows' texts; without them rows have their numbers only.
+
+    Returns:
+        the summary.
+    """
+    summary = summarise(sweep)
+    atomic.write_json(sweep.out / "summary.json", summary)
+    atomic.write_text(sweep.out / "table.md", tables.markdown(summary))
+    pictures.write(summary, sweep.out)
+    atomic.write_text(sweep.out / "report.html", page(summary, examples(sweep, texts)))
+    return summary
+
+
+def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
+    """The page; data goes in as JSON that no text can break out of."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=jinja2.select_autoescape(), undefined=jinja2.StrictUndefined
+    )
+    data = json.dumps(
+        {"summary": summary, "examples": rows}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
+    for sign, code in (
+        ("<", "\\u003c"),
+        (">", "\\u003e"),
+        ("&", "\\u0026"),
+        ("\u2028", "\\u2028"),
+        ("\u2029", "\\u2029"),
+    ):
+        data = data.replace(sign, code)
+    return environment.get_template("report.html.jinja").render(
+        title=summary["suite"], data=data, style=(HERE / "report.css").read_text("utf-8"),
+        script=(HERE / "report.js").read_text("utf-8"), legend=tables.LEGEND[0],
+    )  # fmt: skip
+
+
+def examples(sweep: Sweep, texts: bool) -> dict[str, Any]:
+    """By problem: what every method said of the test rows (its seeds' majority), and its scores by class."""
+    found: dict[str, Any] = {}
+    for cell in sweep.cells:
+        records = [sweep.records.get(job.digest) for job in sweep.finals(cell)]
+        said = [record for record in records if record and record.get("rows")]
+        if not said:
+            continue
+        rows = said[0]["rows"]
+        if cell.problem not in found:
+            found[cell.problem] = {
+                "ids": rows["ids"],
+                "references": [_shown(value) for value in rows["references"]],
+                "texts": _texts(cell) if texts else None,
+                "methods": {},
+                "classes": {},
+            }
+        predictions = [[_shown(value) for value in record["rows"]["predictions"]] for record in said]
+        majority = [Counter(votes).most_common(1)[0][0] for votes in zip(*predictions, strict=True)]
+        found[cell.problem]["methods"][cell.method] = majority
+        found[cell.problem]["classes"][cell.method] = _classes(said)
+    return found
+
+
+def _classes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Class or type -> its scores, means over seeds; empty where the task has none."""
+    tables_ = [r["test"].get("per_class") or r["test"].get("entities") or r["test"].get("per_tag") for r in records]
+    if not all(isinstance(table, dict) and table for table in tables_):
+        return {}
+    names = [name for name in tables_[0] if all(name in table for table in tables_)]
+    return {
+        name: {
+            score: sum(table[name][score] for table in tables_) / len(tables_)
+            for score, value in tables_[0][name].items()
+            if isinstance(value, (int, float))
+        }
+        for name in names
+    }
+
+
+def _texts(cell: Any) -> list[str]:
+    """The test rows' inputs, as they are read."""
+    recipe = cell.recipe(cell.suite.tuning.seed)
+    rows = load_splits(recipe.data, recipe.task).test
+    return [_shown(" ⏎ ".join(_shown(row[name]) for name in recipe.task.inputs if name in row)) for row in rows]
+
+
+def _shown(value: Any) -> str:
+    text = (
+        value if isinstance(value, str) else " ".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
+    )
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

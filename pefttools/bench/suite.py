@@ -1,0 +1,275 @@
+"""What a suite compares: a base recipe, axes, seeds and a tuning budget, expanded into cells.
+
+A cell is one choice on every axis: a recipe but for its learning rate and seed. Cells of the same task, base and number
+of rows make up a problem; only they are compared with each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from pefttools import recipe
+from pefttools.bench import axes
+from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
+from pefttools.errors import UserError, unknown
+from pefttools.overrides import overlay
+from pefttools.recipe import Recipe
+from pefttools.settings import Settings, check
+
+
+class Tuning(Settings):
+    """How every cell's learning rate is chosen, by validation rows alone."""
+
+    trials: int = Field(default=3, ge=1)
+    """Learning rates tried in every cell, spaced evenly in their logarithm; 1 takes the strategy's default."""
+    seed: int = Field(default=0, ge=0)
+    """The seed they are tried with."""
+    span: Literal["default", "range"] = "range"
+    """`range` goes over the strategy's whole range; `default` stays within a factor of four of its default."""
+
+
+class Retention(Settings):
+    """A recipe of a masked or causal language model, whose strategy leaves the base as it is."""
+
+    recipe: str
+    """A shipped recipe or a path."""
+    set: Mapping[str, Any] = {}
+    """Recipe keys; the base is every cell's own."""
+
+
+class Suite(Settings):
+    """A comparison."""
+
+    name: str
+    """For people; the file's stem."""
+    description: str = ""
+    """One line on what it compares."""
+    recipe: str
+    """A shipped recipe or a path: what the axes vary."""
+    set: Mapping[str, Any] = {}
+    """Recipe keys for every trial: `{train.epochs: 2}`."""
+    axes: Mapping[str, Any]
+    """`strategies`, `penalties`, `tasks`, `bases` and `sizes`, each a list of names, or names with settings."""
+    leave_out: tuple[Mapping[str, tuple[str, ...]], ...] = ()
+    """Combinations that make no sense: `{strategies: [adapter], penalties: [frobenius]}`."""
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    """Every cell is trained with each, at the learning rate that was chosen."""
+    tuning: Tuning = Tuning()
+    """How learning rates are chosen."""
+    retention: Retention | None = None
+    """The text that forgetting is measured on, as a recipe of a language model; null for none."""
+
+    @field_validator("axes")
+    @classmethod
+    def _known_axes(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        if strange := [name for name in value if name not in AXES]:
+            raise ValueError(unknown("axis", strange[0], AXES))
+        made = {name: axes.read(name, entries) for name, entries in value.items()}
+        if empty := [name for name, entries in made.items() if not entries]:
+            raise ValueError(f"`{empty[0]}` is empty, so there is nothing to run")
+        if not made:
+            raise ValueError("is empty, so there is nothing to compare")
+        return made
+
+    @field_validator("seeds")
+    @classmethod
+    def _no_seed_twice(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("names a seed twice")
+        return value
+
+    @model_validator(mode="after")
+    def _left_out_by_known_names(self) -> Suite:
+        for rule in self.leave_out:
+            for axis, names in rule.items():
+                if axis not in self.axes:
+                    raise ValueError(f"leave_out names the axis {axis!r}; this suite has {', '.join(self.axes)}")
+                if strange := [name for name in names if name not in self.axes[axis]]:
+                    raise ValueError(f"leave_out: {unknown(axis, strange[0], list(self.axes[axis]))}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 of everything but the name."""
+        values = self.model_dump(mode="json", exclude={"name", "description"})
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def cells(self) -> list[Cell]:
+        """Every combination but those left out, problem by problem. Raises UserError where none is left."""
+        names = [axis for axis in AXES if axis in self.axes]
+        found = [
+            Cell(self, dict(zip(names, chosen, strict=True)))
+            for chosen in itertools.product(*(self.axes[axis] for axis in names))
+        ]
+        kept = [cell for cell in found if not any(cell.is_of(rule) for rule in self.leave_out)]
+        if not kept:
+            raise UserError("leave_out: leaves nothing to run")
+        return kept
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One choice on every axis."""
+
+    suite: Suite
+    labels: Mapping[str, str]
+    """Axis -> the name of what was chosen there."""
+
+    @property
+    def name(self) -> str:
+        return " · ".join(self.labels.values())
+
+    @property
+    def problem(self) -> str:
+        """What cells that can be compared have in common."""
+        return " · ".join(self.labels[axis] for axis in PROBLEM if axis in self.labels)
+
+    @property
+    def method(self) -> str:
+        """What they differ by."""
+        return " + ".join(n for a, n in self.labels.items() if a not in PROBLEM and (a, n) != ("penalties", NONE))
+
+    @cached_property
+    def base(self) -> str:
+        """Where its base comes from."""
+        return self.recipe(self.suite.tuning.seed).base.source
+
+    @cached_property
+    def lower_is_better(self) -> bool:
+        """Of its metric."""
+        return self.recipe(self.suite.tuning.seed).task.lower_is_better
+
+    def is_of(self, rule: Mapping[str, Sequence[str]]) -> bool:
+        return all(self.labels[axis] in names for axis, names in rule.items())
+
+    @cached_property
+    def start(self) -> str:
+        """The recipe that the overrides are laid over."""
+        return self._chosen.get("recipe") or self.suite.recipe
+
+    @cached_property
+    def overrides(self) -> Overrides:
+        """What makes this cell of its recipe."""
+        return {k: v for k, v in self._chosen.items() if k != "recipe"}
+
+    @cached_property
+    def _chosen(self) -> Overrides:
+        merged: Overrides = dict(self.suite.set)
+        for axis, name in self.labels.items():
+            merged |= self.suite.axes[axis][name]
+        return merged
+
+    def words(self, seed: int, learning_rate: float | None) -> list[str]:
+        """The `KEY=VALUE` words of a trial; its command is `pefttools train START WORDS`."""
+        values = {**self.overrides, "seed": seed, "train.trackers": []}
+        if learning_rate is not None:
+            values["train.learning_rate"] = learning_rate
+        return words(values)
+
+    def recipe(self, seed: int, learning_rate: float | None = None) -> Recipe:
+        """Raises UserError when it cannot be: told with the cell's name."""
+        try:
+            return recipe.load(self.start, self.words(seed, learning_rate)).recipe
+        except UserError as error:
+            raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from error
+
+    @cached_property
+    def learning_rates(self) -> list[float | None]:
+        """What is tried; None stands for the strategy's default."""
+        tuning, strategy = self.suite.tuning, self.recipe(self.suite.tuning.seed).strategy
+        if tuning.trials == 1 or not strategy.trains:
+            return [None]
+        low, high = strategy.lr_range
+        if tuning.span == "default":
+            start = strategy.start_lr()
+            low, high = max(low, start / 4), min(high, start * 4)
+        return list(spaced(low, high, tuning.trials))
+
+
+def spaced(low: float, high: float, number: int) -> Iterator[float]:
+    """So many values from low to high, evenly in their logarithm, to three digits: (number,)."""
+    for i in range(number):
+        yield float(f"{low * (high / low) ** (i / (number - 1)):.3g}")
+
+
+def words(values: Overrides) -> list[str]:
+    """`KEY=VALUE`, as the command line takes them."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
+
+
+def folder() -> Path:
+    """Where the suites are: shipped in the wheel, or the checkout's."""
+    shipped = Path(__file__).parents[1] / "suites"
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "benchmarks" / "suites"
+
+
+def names() -> list[str]:
+    """The shipped suites."""
+    found = sorted(file.stem for file in folder().glob("*.yaml"))
+    assert found, f"no suites in {folder()}"
+    return found
+
+
+def descriptions() -> dict[str, str]:
+    """Name -> its one line."""
+    return {name: _read(folder() / f"{name}.yaml").get("description", "") for name in names()}
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Suite:
+    """A shipped suite, or one by path; overrides of its own keys (`seeds=[0]`), or of recipe keys for every trial.
+
+    Raises:
+        UserError: there is none, or all that is wrong with it.
+    """
+    is_path = name.endswith((".yaml", ".yml")) or "/" in name
+    path = Path(name) if is_path else folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise UserError(
+            f"{name}: there is no such suite file" if is_path else unknown("suite", name, names())
+            + " (a path to your own file ends with .yaml)"
+        )  # fmt: skip
+    own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]
+    laid = overlay({"name": path.stem, **_read(path)}, own)
+    values, problems = laid.values, laid.problems
+    of_recipe = [word for word in overrides if word not in own]
+    for key, value in _parsed(of_recipe, problems).items():
+        values["set"] = {**(values.get("set") or {}), key: value}
+    suite, found = check(Suite, values, "")
+    if suite is None or problems:
+        raise UserError(*problems, *found)
+    return suite
+
+
+def _parsed(words: Sequence[str], problems: list[str]) -> Overrides:
+    found: Overrides = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            problems.append(f"{word!r} is no override; it takes the form KEY=VALUE, e.g. seeds=[0]")
+        elif key in ("seed", "train.learning_rate"):
+            problems.append(
+                f"{key}: a suite sets it in every trial; " + ("set `seeds`" if key == "seed" else "set `tuning.trials`")
+            )
+        else:
+            found[key] = yaml.safe_load(value) if value else None
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: takes a mapping. Known: {', '.join(Suite.model_fields)}")
+    return values

@@ -1,0 +1,181 @@
+"""From a sweep's records to what the table, the pictures and the report show: plain values, ready for JSON."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pefttools.bench import stats
+
+if TYPE_CHECKING:
+    from pefttools.bench.suite import Cell
+    from pefttools.bench.sweep import Job, Sweep
+
+Summary = dict[str, Any]
+
+
+def summarise(sweep: Sweep) -> Summary:
+    """`suite`, `problems` (each with its `methods`, best first, and their `comparisons`), `versions`, `hardware`."""
+    problems: dict[str, list[Cell]] = {}
+    for cell in sweep.cells:
+        problems.setdefault(cell.problem, []).append(cell)
+    done = [record for record in sweep.records.values() if record["status"] == "done"]
+    return {
+        "suite": sweep.suite.name,
+        "description": sweep.suite.description,
+        "digest": sweep.suite.digest,
+        "seeds": list(sweep.suite.seeds),
+        "learning_rates": sweep.suite.tuning.trials,
+        "trials": {"all": sweep.total, "done": sweep.done},
+        "problems": [problem(sweep, name, cells) for name, cells in problems.items()],
+        "versions": done[0]["versions"] if done else {},
+        "hardware": done[0]["hardware"] if done else {},
+    }
+
+
+def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Methods on the same rows, compared with each other."""
+    finals = {cell.method: _finals(sweep, cell) for cell in cells}
+    some = next((records[0] for records in finals.values() if records), None)
+    tables = {method: table for method, records in finals.items() if (table := scores(records)) is not None}
+    pairs = stats.compare(tables)
+    differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
+    lower = bool(some and some["lower_is_better"])
+    means = {method: statistics.fmean(_tested(records)) for method, records in finals.items() if method in tables}
+    tiers = stats.tiers(means, differ, lower)
+    methods = [method_row(sweep, cell, finals[cell.method], tiers.get(cell.method)) for cell in cells]
+    order = {"done": 0, "unfinished": 1, "failed": 2}
+    methods.sort(key=lambda row: (order[row["status"]], row["tier"] or 0, _rank(row, lower)))
+    return {
+        "name": name,
+        "metric": some["metric"] if some else None,
+        "lower_is_better": lower,
+        "measured_on": some["measured_on"] if some else None,
+        "rows": some["data"]["rows"] if some else None,
+        "before": some["before"].get(some["metric"]) if some else None,
+        "majority": some["before"]["majority"].get(some["metric"]) if some else None,
+        "unit": some.get("unit") if some else None,
+        "smallest_difference": stats.smallest_difference(pairs),
+        "methods": methods,
+        "comparisons": [{**vars(pair), "differs": pair.differs} for pair in pairs],
+        "verdict": verdict(methods, tiers),
+    }
+
+
+def verdict(methods: Sequence[Mapping[str, Any]], tiers: Mapping[str, int]) -> str:
+    """One sentence on what to take: of the best tier the method that trains least."""
+    best = [row for row in methods if tiers.get(row["method"]) == 1]
+    if not best:
+        return "nothing to compare yet"
+    smallest = min(best, key=lambda row: row["params"]["trainable"])
+    if len(best) == 1:
+        return f"{smallest['method']} is better than all others"
+    if len(best) == len(tiers):
+        return f"no detectable difference: take the smallest, {smallest['method']}"
+    return f"{len(best)} of {len(tiers)} cannot be told from the best; of these {smallest['method']} trains least"
+
+
+def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], tier: int | None) -> dict[str, Any]:
+    """Everything about a method on one problem: means over seeds, medians of what it cost."""
+    jobs = sweep.finals(cell)
+    found = [sweep.records.get(job.digest) for job in (*sweep.tried(cell), *jobs)]
+    row: dict[str, Any] = {
+        "method": cell.method,
+        "labels": dict(cell.labels),
+        "tier": tier,
+        "curve": _curve(sweep, cell),
+        "command": command(jobs[0]) if jobs else command_of(cell, sweep.suite.seeds[0], None),
+        "commands": [command(job) for job in jobs],
+        "failures": [r["reason"] for r in found if r and r["status"] == "failed"],
+    }
+    finished = len(records) == len(sweep.suite.seeds)
+    if not records:
+        lost = row["failures"] and all(found)
+        return {
+            **row,
+            "status": "failed" if lost else "unfinished",
+            "reason": "; ".join(dict.fromkeys(row["failures"])),
+        }
+    tested = _tested(records)
+    mean, low, high = stats.interval(tested)
+    first = records[0]
+    return {
+        **row,
+        "status": "done" if finished or row["failures"] else "unfinished",
+        "reason": "; ".join(dict.fromkeys(row["failures"])),
+        "learning_rate": first["learning_rate"],
+        "seeds": [record["seed"] for record in records],
+        "scores": tested,
+        "mean": mean,
+        "low": None if low != low else low,
+        "high": None if high != high else high,
+        "validation": statistics.fmean(record["validation"][record["metric"]] for record in records),
+        "params": first["params"],
+        "merges": first["merges"],
+        "adapter_bytes": first["files"]["adapter_bytes"],
+        **{
+            key: statistics.median(r["train"][key] for r in records)
+            for key in ("seconds", "tokens_per_second", "peak_bytes")
+        },
+        **_looks(records),
+    }
+
+
+def scores(records: Sequence[Mapping[str, Any]]) -> stats.Array | None:
+    """(seeds, units): what every seed scored on every test row or block; None where there is no test."""
+    rows = [record["units"] for record in records if record.get("units")]
+    return np.asarray(rows, dtype=np.float64) if rows and len({len(row) for row in rows}) == 1 else None
+
+
+def command(job: Job) -> str:
+    """What trains it again."""
+    return command_of(job.cell, job.seed, job.learning_rate)
+
+
+def command_of(cell: Cell, seed: int, learning_rate: float | None) -> str:
+    words = [word for word in cell.words(seed, learning_rate) if not word.startswith("train.trackers=")]
+    return shlex.join(["pefttools", "train", cell.start, *words])
+
+
+def _finals(sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
+    found = [sweep.records.get(job.digest) for job in sweep.finals(cell)]
+    return [record for record in found if record and record["status"] == "done" and record["final"]]
+
+
+def _tested(records: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [(record["test"] or record["validation"])[record["metric"]] for record in records]
+
+
+def _rank(row: Mapping[str, Any], lower: bool) -> float:
+    return row.get("mean", 0.0) * (1 if lower else -1)
+
+
+def _curve(sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
+    """Validation score by learning rate; None where the trial failed."""
+    points = []
+    for job in sweep.tried(cell):
+        if record := sweep.records.get(job.digest):
+            score = record["validation"][record["metric"]] if record["status"] == "done" else None
+            points.append({"learning_rate": job.learning_rate, "score": score})
+    return points
+
+
+def _looks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How far it moved, and what it forgot, means over seeds."""
+    moves = [r["moved"] for r in records if "relative" in (r.get("moved") or {})]
+    losses = [r["forgetting"] for r in records if "after" in (r.get("forgetting") or {})]
+    ranks = [move["effective_rank"] for move in moves if move["effective_rank"] is not None]
+    reasons = [r["forgetting"]["reason"] for r in records if "reason" in (r.get("forgetting") or {})]
+    return {
+        "moved": statistics.fmean(move["relative"] for move in moves) if moves else None,
+        "moved_blocks": [statistics.fmean(b) for b in zip(*(move["blocks"] for move in moves), strict=True)],
+        "effective_rank": statistics.fmean(ranks) if ranks else None,
+        "forgetting": {k: statistics.fmean(loss[k] for loss in losses) for k in ("before", "after")}
+        if losses
+        else None,
+        "no_forgetting": reasons[0] if reasons else None,
+    }

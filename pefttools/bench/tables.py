@@ -1,0 +1,93 @@
+"""The table of a suite as Markdown, for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = (
+    "tier", "method", "test", "95% interval", "trained", "adapter", "head", "learning rate", "seconds", "tokens/s",
+    "peak MB", "file MB", "merges", "moved", "rank", "forgot",
+)  # fmt: skip
+RIGHT = COLUMNS[4:12]
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """Every problem with its table, its verdict, and what could not be shown."""
+    text = [
+        f"# {summary['suite']}",
+        "",
+        summary["description"] + ".",
+        "",
+        f"`pefttools bench {summary['suite']}`: {summary['trials']['done']} of {summary['trials']['all']} trials,"
+        f" {summary['learning_rates']} learning rates a method chosen on validation rows, then"
+        f" {len(summary['seeds'])} seeds. " + _machine(summary),
+        "",
+        *LEGEND,
+        "",
+    ]
+    for problem in summary["problems"]:
+        text += [*_problem(problem), ""]
+    return "\n".join(text)
+
+
+LEGEND = (
+    "Methods in one tier cannot be told from its best (paired bootstrap over test rows, with the variance over seeds,"
+    " Holm-corrected, 5%). The interval is Student's over seeds, on these rows. `trained`, `adapter` and `head` are"
+    " parameters, `seconds` of training with its looks at validation rows, `peak MB` of the whole process. `moved` is"
+    " ‖W−W₀‖ of the blocks by ‖W₀‖ in percent, `rank` the changes' mean effective rank, `forgot` the rise of the loss a"
+    " token on the retention text.",
+)
+
+
+def _machine(summary: Mapping[str, Any]) -> str:
+    hardware = summary["hardware"]
+    return f"Measured on {hardware['device']}, {hardware['threads']} threads a trial." if hardware else ""
+
+
+def _problem(problem: Mapping[str, Any]) -> list[str]:
+    lines = [f"## {problem['name'] or 'all'}", ""]
+    if problem["metric"]:
+        sizes = problem["rows"]
+        facts = [
+            f"{problem['metric']} on {sizes[problem['measured_on']]} {problem['measured_on']} rows,"
+            f" {sizes['train']} to train on, {sizes['validation']} to validate"
+        ]
+        facts += [f"{n} {problem[n]:.4f}" for n in ("majority", "before") if problem[n] is not None]
+        lines += ["; ".join(facts) + ".", ""]
+    lines += ["| " + " | ".join(COLUMNS) + " |"]
+    lines += ["|" + "|".join("---:" if column in RIGHT else "---" for column in COLUMNS) + "|"]
+    lines += ["| " + " | ".join(cells(row)) + " |" for row in problem["methods"]]
+    lines += ["", f"**{problem['verdict']}.**" + _shown(problem)]
+    return lines
+
+
+def _shown(problem: Mapping[str, Any]) -> str:
+    least = problem["smallest_difference"]
+    if least is None:
+        return ""
+    unit = f"{100 * least:.1f} points" if 0 <= (problem["before"] or 0) <= 1 else f"{least:.3g}"
+    return f" The smallest difference these rows and seeds could have shown (4 times of 5): {unit}."
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A method's cells, in the order of `COLUMNS`."""
+    if "mean" not in row:
+        return ["", row["method"], f"{row['status']}: {row['reason']}".rstrip(": "), *[""] * (len(COLUMNS) - 3)]
+    seen = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+    forgot = row["forgetting"]
+    note = " (some trials failed)" if row["reason"] else ""
+    return [
+        str(row["tier"] or ""), row["method"] + note, f"{row['mean']:.4f}", seen,
+        *(f"{row['params'][name]:,}" for name in ("trainable", "adapter", "head")), f"{row['learning_rate']:.2g}",
+        f"{row['seconds']:.0f}", f"{row['tokens_per_second']:,.0f}", f"{row['peak_bytes'] / 2**20:,.0f}",
+        f"{row['adapter_bytes'] / 2**20:.2f}", "yes" if row["merges"] else "no",
+        "" if row["moved"] is None else f"{100 * row['moved']:.2f}",
+        "" if row["effective_rank"] is None else f"{row['effective_rank']:.0f}",
+        "" if forgot is None else f"{forgot['after'] - forgot['before']:+.3f}",
+    ]  # fmt: skip
+
+
+def rows(problem: Mapping[str, Any]) -> Sequence[list[str]]:
+    """Every method's cells."""
+    return [cells(row) for row in problem["methods"]]

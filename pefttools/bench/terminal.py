@@ -1,0 +1,71 @@
+"""What a suite found and what was advised, as lines and tables for a terminal; `display.py` prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from pefttools.bench.budget import told
+from pefttools.bench.tables import cells
+
+Parts: TypeAlias = "list[str | Table]"
+
+SHOWN = {"tier": 0, "method": 1, "test": 2, "95% interval": 3, "trained": 4, "lr": 7, "s": 8, "peak MB": 10}
+"""Column -> its place in `tables.COLUMNS`; the rest is in the report."""
+
+
+def suite(summary: Mapping[str, Any], folder: str) -> Parts:
+    """A table a problem with its verdict, then where the rest is."""
+    parts: Parts = []
+    for problem in summary["problems"]:
+        title = f"{problem['name'] or summary['suite']}: {problem['metric'] or 'nothing has finished'}"
+        table = _table(title)
+        for column in SHOWN:
+            side = "left" if column in ("method", "95% interval") else "right"
+            table.add_column(column, justify=side, no_wrap=column != "method")  # type: ignore[arg-type]
+        for row in problem["methods"]:
+            texts = cells(row)
+            table.add_row(*(texts[place] for place in SHOWN.values()))
+        parts += [table, f"{problem['verdict']}." + _least(problem)]
+    trials = summary["trials"]
+    parts.append(f"{trials['done']} of {trials['all']} trials; {folder}/report.html has the rest, and table.md")
+    return parts
+
+
+def _least(problem: Mapping[str, Any]) -> str:
+    least = problem["smallest_difference"]
+    return "" if least is None else f" Smallest difference these rows and seeds could have shown: {least:.4f}."
+
+
+def advice(values: Mapping[str, Any]) -> Parts:
+    """The finalists, the verdict, what was ruled out, and what to do next."""
+    table = _table(f"finalists, by validation {values['metric']} over seeds")
+    for column in ("method", "seeds", "validation", "95% interval", "trained", "s", "peak MB"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+    for row in values["finalists"]:
+        seen = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+        table.add_row(
+            row["label"], str(row["seeds"]), f"{row['validation']:.4f}", seen, f"{row['trainable']:,}",
+            f"{row['seconds']:.0f}", f"{row['peak_bytes'] / 2**20:,.0f}",
+        )  # fmt: skip
+    parts: Parts = [table, f"{values['verdict']}."]
+    if values["runner_up"]:
+        parts.append(f"runner-up: {values['runner_up']['label']}")
+    parts += [f"ruled out: {label}: {reason}" for label, reason in values["ruled_out"].items()]
+    if values["test"]:
+        parts.append(
+            f"on {values['test']['rows']} test rows: {values['metric']} {values['test'][values['metric']]:.4f}"
+        )
+    parts.append(f"took {told(values['spent_seconds'])} of {told(values['budget_seconds'])}")
+    parts.append(f"recipe: {values['recipe']}")
+    parts.append(f"trained already: {values['run']}; `pefttools export {values['run']} --to merged` makes it a model")
+    return parts
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )

@@ -1,0 +1,125 @@
+"""What runs the trials of a sweep: claims one after another, on as many threads as there are trials at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import atomic
+from pefttools.bench import trial
+from pefttools.bench.ledger import BEAT, Claim, Ledger
+from pefttools.bench.trial import Order
+from pefttools.errors import Interrupted
+from pefttools.reporter import Reporter
+
+if TYPE_CHECKING:
+    from pefttools.bench.suite import Cell
+    from pefttools.bench.sweep import Sweep
+
+WAIT = 1.0
+"""Seconds between looks at what others are running."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A trial that is wanted."""
+
+    cell: Cell
+    seed: int
+    learning_rate: float | None
+    digest: str
+    final: bool
+
+    @property
+    def key(self) -> str:
+        """What is claimed: the same recipe as a final trial is looked at more closely."""
+        return f"{self.digest}{'+final' if self.final else ''}"
+
+
+@dataclass
+class Worker:
+    """What runs the trials of a sweep, on as many threads as there are trials at once."""
+
+    sweep: Sweep
+    ledger: Ledger
+    threads: int
+    retention: Mapping[str, Path]
+    """By base."""
+    reporter: Reporter
+    bar: Any = None
+    stopped: threading.Event = field(default_factory=threading.Event)
+    lock: Any = field(default_factory=threading.RLock)
+    running: set[str] = field(default_factory=set)
+
+    def work(self) -> None:
+        """Run what is missing until nothing is, or all that is left runs elsewhere and then is there."""
+        while not self.stopped.is_set():
+            with self.lock:
+                wanted = [job for job in self.sweep.missing() if job.key not in self.running]
+                if not wanted and not self.running:
+                    return
+                taken = self._taken(wanted)
+            if taken is None:
+                time.sleep(WAIT)
+                continue
+            job, claim = taken
+            try:
+                self._run(job, claim)
+            except BaseException:
+                self.stopped.set()
+                self.ledger.release(claim)
+                raise
+            finally:
+                with self.lock:
+                    self.running.discard(job.key)
+
+    def _taken(self, wanted: Sequence[Job]) -> tuple[Job, Claim] | None:
+        """The first that nobody has, and the records of those that others have made."""
+        for job in wanted:
+            if claim := self.ledger.claim(
+                self._study(job), job.key, job.learning_rate, job.seed, job.cell.lower_is_better
+            ):
+                self.running.add(job.key)
+                return job, claim
+            if record := self.ledger.record(self._study(job), job.key):
+                self._keep(job, record)
+        return None
+
+    def _study(self, job: Job) -> str:
+        return f"{self.sweep.suite.name} {self.sweep.suite.digest[:12]}: {job.cell.name}"
+
+    def _run(self, job: Job, claim: Claim) -> None:
+        order = Order(
+            job.cell.start, tuple(job.cell.words(job.seed, job.learning_rate)), job.digest, self.sweep.out / "runs",
+            self.sweep.out / "trials", job.final, self.retention.get(job.cell.base), self.threads,
+        )  # fmt: skip
+        record = trial.perform(order, lambda: self._beat(claim), BEAT)
+        self.ledger.settle(claim, record)
+        self._keep(job, record)
+        at = f", seed {job.seed}" + (f", lr {job.learning_rate:g}" if job.learning_rate else "")
+        if record["status"] == "failed":
+            self.reporter.warn(f"{job.cell.name}{at}: failed: {record['reason']}")
+        else:
+            score = record["validation"][record["metric"]]
+            self.reporter.note(
+                f"{job.cell.name}{at}: validation {record['metric']} {score:.4f},"
+                f" {record['train']['seconds']:.0f} s{' (final)' if job.final else ''}"
+            )
+
+    def _beat(self, claim: Claim) -> None:
+        if self.stopped.is_set():
+            raise Interrupted("stopped")
+        self.ledger.beat(claim)
+
+    def _keep(self, job: Job, record: dict[str, Any]) -> None:
+        file = self.sweep.out / "trials" / f"{job.digest[:16]}.json"
+        if not file.is_file() or record != trial.read(file):
+            atomic.write_json(file, record)
+        with self.lock:
+            before = self.sweep.done
+            self.sweep.records[job.digest] = record
+            self.bar.advance(self.sweep.done - before)

@@ -1,0 +1,127 @@
+"""`pefttools advise`: the budget, the plan, and a recommendation on rows that are easy to learn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pefttools import cli, recipe
+from pefttools.bench import budget
+from pefttools.bench.halving import Candidate, Halving, planned
+from pefttools.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h", 3600)]
+)
+def test_budgets_are_read(text: str, seconds: float) -> None:
+    assert budget.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "half an hour", "0s", "-5m", "5 m"])
+def test_other_budgets_are_told(text: str) -> None:
+    with pytest.raises(UserError, match="--budget: takes"):
+        budget.seconds(text)
+
+
+def candidate(label: str, step: float) -> Candidate:
+    return Candidate(label, {"name": "lora"}, 100, 1e-3, (1e-4, 1e-2), step, 1.0, 5.0)
+
+
+def test_a_larger_budget_buys_a_more_thorough_plan() -> None:
+    candidates = [candidate("slow", 0.2), candidate("fast", 0.05), candidate("mid", 0.1), candidate("lazy", 0.4)]
+    plans = [planned(candidates, seconds, 5, 100) for seconds in (5, 100, 300, 1000, 4000)]
+    assert plans[0] is None
+    costs = [plan.seconds for plan in plans[1:] if plan]
+    assert costs == sorted(costs)
+    assert all(plan.seconds <= seconds for plan, seconds in zip(plans[1:], (100, 300, 1000, 4000), strict=True) if plan)
+    last = plans[-1]
+    assert last
+    assert (len(last.candidates), last.rates, last.seeds) == (4, 3, 3)
+
+
+def test_rungs_keep_a_third() -> None:
+    plan = Halving(tuple(candidate(name, 0.1) for name in "abcdef"), 3, 3, 2, 9.0, 10)
+    assert plan.rungs == [(1.0, 18), (3.0, 6)]
+
+
+def test_learning_rates_stay_in_the_strategys_range() -> None:
+    tight = Candidate("tight", {"name": "lora"}, 1, 9e-3, (1e-3, 1e-2), 0.1, 1.0, 1.0)
+    rates = tight.rates(3)
+    assert len(rates) == 3
+    assert min(rates) >= 1e-3
+    assert max(rates) <= 1e-2
+    assert tight.rates(1) == [9e-3]
+
+
+@pytest.fixture(scope="module")
+def advised(
+    tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path], rows_file: Path
+) -> tuple[int, Path]:
+    out = tmp_path_factory.mktemp("advice") / "out"
+    code = cli.run(
+        [
+            "advise",
+            "--base",
+            str(bases("bert")),
+            "--task",
+            "text_classification",
+            "--data",
+            str(rows_file),
+            "--budget",
+            "60s",
+            "--out",
+            str(out),
+            "train.epochs=3",
+            "task.max_length=32",
+            "train.precision=fp32",
+            "--strategies",
+            "lora",
+            "--strategies",
+            "head",
+        ]
+    )
+    return code, out
+
+
+def test_the_recommendation_is_a_recipe_and_its_run(advised: tuple[int, Path]) -> None:
+    code, out = advised
+    assert code == 0
+    values = json.loads((out / "advice.json").read_text())
+    chosen = recipe.load(str(out / "recipe.yaml")).recipe
+    assert chosen.strategy.as_dict()["name"] == values["recommended"]["strategy"]["name"]
+    assert chosen.train.learning_rate == values["recommended"]["learning_rate"]
+    assert values["test"]["accuracy"] > 0.9
+    assert values["spent_seconds"] <= 1.1 * values["budget_seconds"]
+    assert json.loads((out / "recommended" / "result.json").read_text())["digest"] == chosen.digest
+
+
+def test_finalists_are_chosen_without_test_rows(advised: tuple[int, Path]) -> None:
+    records = [json.loads(file.read_text()) for file in (advised[1] / "trials").glob("[!.]*.json")]
+    assert len(records) >= 4
+    assert all(record["test"] is None for record in records)
+
+
+def test_who_loses_is_told_why(advised: tuple[int, Path]) -> None:
+    values = json.loads((advised[1] / "advice.json").read_text())
+    told = {row["label"].partition(",")[0] for row in values["finalists"]} | set(values["ruled_out"])
+    assert {"lora", "head"} <= told
+
+
+def test_a_budget_for_less_than_one_trial_is_told(
+    bases: Callable[[str], Path], rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--base", str(bases("bert")), "--task", "text_classification", "--data", str(rows_file)]
+    assert cli.run(["advise", *words, "--budget", "1s", "--out", str(tmp_path / "out")]) == 2
+    assert "--budget: 1 s is too little" in capsys.readouterr().err
+
+
+def test_advice_on_another_question_is_not_mixed(
+    advised: tuple[int, Path], bases: Callable[[str], Path], rows_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--base", str(bases("bert")), "--task", "text_classification", "--data", str(rows_file)]
+    assert cli.run(["advise", *words, "--out", str(advised[1])]) == 2
+    assert "holds the advice on another question" in capsys.readouterr().err

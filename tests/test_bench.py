@@ -1,0 +1,265 @@
+"""`pefttools bench` as a user runs it, on a tiny base: planted twins and losers, kills, workers, and every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pefttools import cli
+from pefttools.bench import trial
+from pefttools.bench.ledger import Ledger, sqlite
+
+BROKEN = '''"""broken: fails once it is trained."""
+
+from typing import ClassVar
+
+from pefttools.strategies.base import Strategy, train_only
+
+
+class Broken(Strategy):
+    """Nothing to set."""
+
+    default_lr: ClassVar[float] = 1e-3
+    lr_range: ClassVar[tuple[float, float]] = (1e-4, 1e-2)
+    mergeable: ClassVar[bool] = True
+    exact_start: ClassVar[bool] = True
+
+    def wrap(self, base):
+        train_only(base, ())
+        return base.model
+
+    def merge(self, model):
+        return model
+
+    def start(self, model, batches):
+        raise RuntimeError("it was made to")
+'''
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plugins")
+    (folder / "strategies").mkdir()
+    (folder / "strategies" / "broken.py").write_text(BROKEN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite_file(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) -> Path:
+    """A method under two names, one that cannot win, and one that fails."""
+    values = {
+        "description": "a test", "recipe": str(recipe_file), "set": {"train.epochs": 2},
+        "axes": {"strategies": {"lora": None, "again": {"name": "lora"}, "loser": {"name": "frozen"}, "broken": None}},
+        "seeds": [0, 1], "tuning": {"trials": 2},
+    }  # fmt: skip
+    file = tmp_path_factory.mktemp("suite") / "mine.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, suite_file: Path, plugins: Path) -> Path:
+    """The suite, run to its end."""
+    out = tmp_path_factory.mktemp("bench") / "out"
+    assert start(suite_file, out, plugins).wait() == 0
+    return out
+
+
+def start(suite_file: Path, out: Path, plugins: Path, *more: str) -> subprocess.Popen[bytes]:
+    """`pefttools bench` in a process group of its own."""
+    command = [sys.executable, "-m", "pefttools", "bench", str(suite_file), "--out", str(out), *more]
+    environment = {**os.environ, "PEFTTOOLS_PLUGINS": str(plugins)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def summary(out: Path) -> dict[str, Any]:
+    return json.loads((out / "summary.json").read_text())
+
+
+def learnt(out: Path) -> dict[str, Any]:
+    """What trials learnt, without clocks."""
+    found = {}
+    for file in (out / "trials").glob("*.json"):
+        record = trial.read(file)
+        keys = ("status", "validation", "test", "units", "rows", "moved", "learning_rate", "seed")
+        found[record["digest"]] = {key: record.get(key) for key in keys}
+    return found
+
+
+def test_twins_share_a_tier_and_the_loser_is_below(finished: Path) -> None:
+    (problem,) = summary(finished)["problems"]
+    rows = {row["method"]: row for row in problem["methods"]}
+    assert rows["lora"]["tier"] == rows["again"]["tier"] == 1
+    assert rows["loser"]["tier"] == 2
+    assert rows["lora"]["mean"] > 0.9 > rows["loser"]["mean"]
+    assert rows["lora"]["scores"] == rows["again"]["scores"]
+
+
+def test_a_failed_trial_is_a_row_with_its_reason(finished: Path) -> None:
+    (problem,) = summary(finished)["problems"]
+    row = problem["methods"][-1]
+    assert (row["method"], row["status"]) == ("broken", "failed")
+    assert "RuntimeError: it was made to" in row["reason"]
+    assert "| broken | failed: RuntimeError: it was made to" in (finished / "table.md").read_text()
+
+
+def test_the_learning_rate_is_validations_choice(finished: Path) -> None:
+    (problem,) = summary(finished)["problems"]
+    row = next(row for row in problem["methods"] if row["method"] == "lora")
+    assert len(row["curve"]) == 2
+    best = max(point["score"] for point in row["curve"])
+    assert row["learning_rate"] in [point["learning_rate"] for point in row["curve"] if point["score"] == best]
+
+
+def test_what_is_measured(finished: Path) -> None:
+    (problem,) = summary(finished)["problems"]
+    row = next(row for row in problem["methods"] if row["method"] == "lora")
+    assert row["params"]["trainable"] == row["params"]["adapter"] + row["params"]["head"]
+    assert row["seconds"] > 0
+    assert row["tokens_per_second"] > 0
+    assert row["peak_bytes"] > 2**26
+    assert row["adapter_bytes"] > 4 * row["params"]["trainable"]
+    assert row["moved"] > 0
+    assert 1 <= row["effective_rank"] <= 8
+    assert len(row["moved_blocks"]) == 2
+    loser = next(row for row in problem["methods"] if row["method"] == "loser")
+    assert (loser["moved"], loser["effective_rank"]) == (0, None)
+    assert (finished / "pareto.png").stat().st_size > 10_000
+    assert "<svg" in (finished / "pareto.svg").read_text()
+
+
+def test_a_second_run_trains_nothing(
+    finished: Path, suite_file: Path, plugins: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def perform(*arguments: Any) -> Any:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(trial, "perform", perform)
+    monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(plugins))
+    before = (finished / "summary.json").read_text()
+    assert cli.run(["bench", str(suite_file), "--out", str(finished)]) == 0
+    assert (finished / "summary.json").read_text() == before
+    assert "no detectable difference" in (said := capsys.readouterr().out) or "cannot be told from the best" in said
+
+
+def test_a_killed_suite_ends_with_the_same_results(
+    finished: Path, suite_file: Path, plugins: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    process = start(suite_file, out, plugins)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("trials/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    there = len(list(out.glob("trials/[!.]*.json")))
+    assert 0 < there < len(learnt(finished))
+    assert start(suite_file, out, plugins).wait() == 0
+    assert learnt(out) == learnt(finished)
+
+
+def test_two_workers_run_no_trial_twice(tmp_path: Path) -> None:
+    url, keys, run = sqlite(tmp_path / "study.db"), [f"trial {i}" for i in range(6)], []
+
+    def work() -> None:
+        ledger = Ledger(url)
+        for key in keys:
+            if claim := ledger.claim("cell", key, 0.001, 0):
+                run.append(key)
+                done = {"status": "done", "metric": "accuracy", "validation": {"accuracy": 1.0}, "key": key}
+                ledger.settle(claim, done)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(run) == keys
+    assert [Ledger(url).record("cell", key)["key"] for key in keys] == keys  # type: ignore[index]
+
+
+def test_a_claim_of_a_process_that_is_gone_is_free_again(tmp_path: Path) -> None:
+    url = sqlite(tmp_path / "study.db")
+    code = f"from pefttools.bench.ledger import Ledger; assert Ledger({url!r}).claim('cell', 'a', None, 0)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert Ledger(url).claim("cell", "a", None, 0)
+    assert Ledger(url).claim("cell", "a", None, 0) is None  # this process lives
+
+
+def test_what_was_released_can_be_claimed(tmp_path: Path) -> None:
+    ledger = Ledger(sqlite(tmp_path / "study.db"))
+    claim = ledger.claim("cell", "a", None, 0)
+    assert claim
+    ledger.release(claim)
+    assert ledger.claim("cell", "a", None, 0)
+
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """What is said to a mistake."""
+
+    def run(*arguments: object) -> str:
+        assert cli.run(["bench", *map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize("url", ["sqlite:////no/such/folder/study.db", "nothing://here", "no url"])
+def test_a_storage_that_cannot_be_reached(told: Told, suite_file: Path, tmp_path: Path, url: str) -> None:
+    said = told(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--storage", url)
+    assert f"--storage: {url} cannot be reached" in said
+
+
+def test_a_strategy_that_cannot_do_the_task_is_told_before_anything_runs(
+    told: Told, suite_file: Path, tmp_path: Path
+) -> None:
+    axes = "axes.strategies={lora: null, two: {name: top_layers, layers: 9}, poly: {name: peft, type: POLY}}"
+    said = told(suite_file, axes, "--out", tmp_path / "out")
+    assert "two: strategy.layers: 9 is more than the 2 blocks" in said
+    assert "poly:" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_another_version_are_refused(told: Told, suite_file: Path, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "trials").mkdir(parents=True)
+    record = json.loads(next(finished.glob("trials/[!.]*.json")).read_text())
+    record["versions"]["torch"] = "1.0"
+    (out / "trials" / "other.json").write_text(json.dumps(record))
+    assert "holds results of torch 1.0" in told(suite_file, "axes.strategies=[lora]", "--out", out)
+    (out / "trials" / "other.json").write_text(json.dumps({**record, "format": 0}))
+    assert "no record of this version's" in told(suite_file, "axes.strategies=[lora]", "--out", out)
+
+
+def test_another_suites_folder_is_refused(told: Told, suite_file: Path, finished: Path) -> None:
+    assert "holds another suite (mine)" in told(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
+
+
+def test_collecting_nothing_is_told(told: Told, suite_file: Path, tmp_path: Path) -> None:
+    said = told(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--collect")
+    assert "holds no trials" in said
+
+
+def test_the_plan_names_every_trials_command(
+    suite_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["bench", str(suite_file), "axes.strategies=[lora]", "--out", str(tmp_path / "out"), "--plan"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 2
+    assert all(line.startswith("pefttools train ") for line in lines)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,113 @@
+"""The statistics of a suite: intervals cover, planted differences are found, planted twins are not told apart."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from pefttools.bench import stats
+
+ROWS, SEEDS = 250, 3
+
+
+def simulated(draw: np.random.Generator, effects: dict[str, float], seed_sd: float) -> dict[str, stats.Array]:
+    """Right or wrong answers on rows that are easy or hard; a method's effect is in its chance of being right."""
+    easy = draw.normal(0.0, 0.15, ROWS)
+    tables = {}
+    for name, effect in effects.items():
+        luck = draw.normal(0.0, seed_sd, (SEEDS, 1))
+        own = draw.normal(0.0, 0.1, ROWS)
+        chance = np.clip(0.6 + effect + easy + own + luck, 0, 1)
+        tables[name] = (draw.random((SEEDS, ROWS)) < chance).astype(float)
+    return tables
+
+
+@pytest.mark.parametrize("seed_sd", [0.0, 0.02])
+def test_intervals_of_differences_cover(seed_sd: float) -> None:
+    draw, effect, covered, number = np.random.default_rng(5), 0.06, 0, 400
+    for _ in range(number):
+        (pair,) = stats.compare(simulated(draw, {"a": effect, "b": 0.0}, seed_sd))
+        covered += pair.low <= effect <= pair.high
+    assert 0.92 <= covered / number <= 0.98
+
+
+def test_intervals_of_means_cover() -> None:
+    draw, covered, number = np.random.default_rng(2), 0, 2000
+    for _ in range(number):
+        _, low, high = stats.interval(draw.normal(0.9, 0.01, SEEDS).tolist())
+        covered += low <= 0.9 <= high
+    assert 0.92 <= covered / number <= 0.98
+
+
+def test_one_seed_has_no_interval() -> None:
+    mean, low, high = stats.interval([0.5])
+    assert mean == 0.5
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+def test_the_interval_is_students() -> None:
+    mean, low, high = stats.interval([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert (low, high) == pytest.approx((2 - 4.302652729911275 / math.sqrt(3), 2 + 4.302652729911275 / math.sqrt(3)))
+
+
+def test_twins_share_a_tier_and_a_loser_falls_below() -> None:
+    """Twins differ by luck alone, so a corrected test parts them in about 5 of 100 suites."""
+    draw, together, number = np.random.default_rng(3), 0, 100
+    for _ in range(number):
+        tables = simulated(draw, {"one": 0.1, "again": 0.1, "loser": -0.2}, 0.01)
+        pairs = stats.compare(tables)
+        differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
+        tiers = stats.tiers({name: float(table.mean()) for name, table in tables.items()}, differ)
+        assert tiers["loser"] > max(tiers["one"], tiers["again"])
+        together += tiers["one"] == tiers["again"]
+    assert together / number >= 0.9
+
+
+def test_the_same_answers_are_never_told_apart() -> None:
+    table = np.random.default_rng(0).integers(0, 2, (SEEDS, ROWS)).astype(float)
+    (pair,) = stats.compare({"a": table, "b": table.copy()})
+    assert (pair.difference, pair.p, pair.mcnemar) == (0.0, 1.0, 1.0)
+    assert not pair.differs
+
+
+def test_false_alarms_over_all_pairs_are_rare() -> None:
+    draw = np.random.default_rng(4)
+    alarms = 0
+    for _ in range(100):
+        tables = simulated(draw, dict.fromkeys("abcdef", 0.0), 0.02)
+        alarms += any(pair.differs for pair in stats.compare(tables))
+    assert alarms <= 10
+
+
+def test_mcnemar_is_that_of_a_table() -> None:
+    """Exact binomial: 1 row for a alone, 8 for b alone; twice the lower tail of (1/2)^9."""
+    a = np.array([[1.0] * 1 + [0.0] * 8 + [1.0] * 20])
+    b = np.array([[0.0] * 1 + [1.0] * 8 + [1.0] * 20])
+    (pair,) = stats.compare({"a": a, "b": b})
+    assert pair.mcnemar == pytest.approx(2 * (1 + 9) / 2**9)
+
+
+def test_holm_is_that_of_a_table() -> None:
+    """R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_lower_is_better_turns_tiers_round() -> None:
+    differ = {frozenset(("low", "high"))}
+    assert stats.tiers({"low": 1.0, "high": 2.0}, differ, lower_is_better=True) == {"low": 1, "high": 2}
+    assert stats.tiers({"low": 1.0, "high": 2.0}, differ) == {"high": 1, "low": 2}
+
+
+def test_the_smallest_difference_would_have_been_found_4_times_of_5() -> None:
+    draw = np.random.default_rng(6)
+    tables = [simulated(draw, {"a": 0.0, "b": 0.0}, 0.0) for _ in range(10)]
+    least = np.median([stats.smallest_difference(stats.compare(table)) or 0.0 for table in tables])
+    found = 0
+    for _ in range(200):
+        (pair,) = stats.compare(simulated(draw, {"a": float(least), "b": 0.0}, 0.0))
+        found += pair.differs
+    assert 0.7 <= found / 200 <= 0.92

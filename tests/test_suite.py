@@ -1,0 +1,121 @@
+"""Suites: what they expand to, and every mistake in one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pefttools.bench import suite
+from pefttools.errors import UserError
+
+
+def written(folder: Path, **values: Any) -> str:
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump({"recipe": "question-type-lora", "axes": {"strategies": ["lora"]}, **values}))
+    return str(file)
+
+
+@pytest.mark.parametrize("name", suite.names())
+def test_shipped_suites_hold_recipes_that_load(name: str) -> None:
+    for cell in suite.load(name).cells():
+        for rate in cell.learning_rates:
+            recipe = cell.recipe(0, rate)
+            low, high = recipe.strategy.lr_range
+            assert rate is None or low <= rate <= high
+
+
+def test_every_peft_type_that_fits_an_encoder_is_in_the_zoo() -> None:
+    from pefttools.support import kept
+
+    fits = {name for name, found in kept()["peft_types"].items() if found["fits"] is True}
+    assert set(suite.load("peft-zoo").axes["strategies"]) == fits
+
+
+def test_axes_are_multiplied_and_left_out(tmp_path: Path) -> None:
+    axes = {
+        "strategies": {"lora": None, "wide": {"name": "lora", "rank": 32}, "adapter": None},
+        "penalties": ["none", "l2_sp", "frobenius"],
+        "sizes": [50, "all"],
+    }
+    rules = [{"strategies": ["adapter"], "penalties": ["frobenius"]}]
+    cells = suite.load(written(tmp_path, axes=axes, leave_out=rules)).cells()
+    assert len(cells) == 2 * (3 * 3 - 1)
+    assert {cell.problem for cell in cells} == {"50", "all"}
+    assert {cell.method for cell in cells if cell.problem == "50"} == {
+        "lora", "lora + l2_sp", "lora + frobenius", "wide", "wide + l2_sp", "wide + frobenius", "adapter",
+        "adapter + l2_sp",
+    }  # fmt: skip
+    wide = next(cell for cell in cells if cell.name == "50 · wide · l2_sp")
+    recipe = wide.recipe(3, 0.001)
+    assert recipe.strategy.as_dict()["rank"] == 32
+    assert (recipe.seed, recipe.train.learning_rate, recipe.data.train_rows) == (3, 0.001, 50)
+    assert list(recipe.regularizers) == ["l2_sp"]
+
+
+def test_learning_rates_go_over_the_strategys_own_range(tmp_path: Path) -> None:
+    from pefttools.strategies import strategies
+
+    axes = {"strategies": ["full", "lora", "frozen"]}
+    cells = suite.load(written(tmp_path, axes=axes, tuning={"trials": 4})).cells()
+    rates = {cell.method: cell.learning_rates for cell in cells}
+    assert rates["frozen"] == [None]
+    for name in ("full", "lora"):
+        assert len(rates[name]) == 4
+        assert (rates[name][0], rates[name][-1]) == pytest.approx(strategies.get(name).lr_range)
+
+
+def test_overrides_are_the_suites_or_every_recipes(tmp_path: Path) -> None:
+    loaded = suite.load(written(tmp_path), ["seeds=[7]", "tuning.trials=1", "train.epochs=9"])
+    assert loaded.seeds == (7,)
+    (cell,) = loaded.cells()
+    assert cell.recipe(7).train.epochs == 9
+    assert loaded.digest != suite.load(written(tmp_path)).digest
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"axes": {"strategy": ["lora"]}}, "unknown axis 'strategy'; did you mean 'strategies'?"),
+        ({"axes": {}}, "nothing to compare"),
+        ({"axes": {"strategies": []}}, "`strategies` is empty"),
+        ({"axes": {"strategies": ["lora", "lora"]}}, "names an entry twice"),
+        ({"axes": {"sizes": ["some"]}}, "takes numbers of training rows and 'all'"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"tuning": {"trails": 2}}, "did you mean 'trials'?"),
+        ({"leave_out": [{"strategies": ["lore"]}]}, "did you mean 'lora'?"),
+        ({"recipes": "x"}, "did you mean 'recipe'?"),
+    ],
+)
+def test_mistakes_are_told(tmp_path: Path, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as error:
+        suite.load(written(tmp_path, **values))
+    assert said in str(error.value)
+
+
+def test_a_suite_that_leaves_out_everything_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="leaves nothing to run"):
+        suite.load(written(tmp_path, leave_out=[{"strategies": ["lora"]}])).cells()
+
+
+def test_an_unknown_suite_is_told_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"unknown suite 'clasic'; did you mean 'classic'\?"):
+        suite.load("clasic")
+
+
+def test_words_of_a_command_give_the_recipe_again(tmp_path: Path) -> None:
+    import shlex
+
+    from pefttools import recipe
+    from pefttools.bench.summary import command_of
+
+    axes = {"strategies": {"wide": {"name": "lora", "rank": 32}}, "penalties": {"held": {"l2_sp": {"alpha": 0.5}}}}
+    (cell,) = suite.load(written(tmp_path, axes=axes)).cells()
+    program, verb, name, *words = shlex.split(command_of(cell, 1, 0.002))
+    assert (program, verb) == ("pefttools", "train")
+    assert recipe.load(name, words).recipe.digest == cell.recipe(1, 0.002).digest
+    assert json.loads(json.dumps(cell.overrides)) == cell.overrides
