@@ -33,6 +33,7 @@ from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run
 from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signals
 from pefttools.strategies.base import trained
+from pefttools.untouched import untouched
 
 if TYPE_CHECKING:
     import torch
@@ -196,16 +197,16 @@ def _run(
     last = checkpoint.latest(run.checkpoints)
     measured = "test" if ready.splits.test and score_test else "validation"
     simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
-    untouched = {} if last else _untouched(ready, measured, accelerator, reporter)
+    before = {} if last else untouched(ready, measured, accelerator, reporter)
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     if recipe.strategy.trains:
 
         def validate(features: Features | None) -> dict[str, Any]:
             return score("validation", "validation", features=features).metrics
 
-        progress = _fit(ready, run, last, untouched, validate, accelerator, should_stop, reporter)
+        progress = _fit(ready, run, last, before, validate, accelerator, should_stop, reporter)
     else:
-        progress = Progress(before=untouched)
+        progress = Progress(before=before)
     validation = score("validation", "validation, best", measured == "validation")
     test = score("test", "test", True) if measured == "test" else None
     if accelerator.is_main_process:
@@ -260,24 +261,11 @@ def _run(
     return run.result()
 
 
-def _untouched(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
-    """Scores of the base as it was loaded; a strategy whose start is not exact has changed it by now."""
-    from accelerate.utils import set_seed
-
-    recipe, model = ready.recipe, ready.model
-    if not recipe.strategy.exact_start:
-        set_seed(recipe.seed)
-        model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
-    rows, encoded, title = ready.splits.named()[name], ready.encoded[name], f"{name}, untouched"
-    tokenizer = ready.base.tokenizer
-    return evaluate.score(model, recipe.task, encoded, rows, tokenizer, title, accelerator, reporter, True).metrics
-
-
 def _fit(
     ready: Prepared,
     run: Run,
     last: Path | None,
-    untouched: dict[str, Any],
+    before: dict[str, Any],
     validate: Callable[[Features | None], dict[str, Any]],
     accelerator: Accelerator,
     should_stop: Any,
@@ -295,7 +283,7 @@ def _fit(
         "processes": accelerator.num_processes,
     }
     total = num_steps(recipe.train, len(ready.encoded["train"]))
-    fresh = Progress(before=untouched, conditions=conditions)
+    fresh = Progress(before=before, conditions=conditions)
     progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
     run.rewind(progress.step)
     bf16 = accelerator.mixed_precision == "bf16"

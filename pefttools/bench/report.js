@@ -75,7 +75,7 @@ function told(row) {
 // a picture with axes: places of points, ticks, titles
 function picture(place, xs, ys, titles, logarithmic) {
   const small = innerWidth < 640, width = 1000, height = small ? 760 : 430;
-  const edge = small ? { left: 110, right: 20, top: 20, bottom: 84 } : { left: 64, right: 150, top: 14, bottom: 46 };
+  const edge = small ? { left: 110, right: 130, top: 20, bottom: 84 } : { left: 64, right: 150, top: 14, bottom: 46 };
   const scaled = (v) => (logarithmic ? Math.log10(Math.max(v, 1e-12)) : v);
   const ends = (values) => {
     const low = Math.min(...values), high = Math.max(...values), margin = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
@@ -138,7 +138,7 @@ function drawPareto() {
       group.append(drawn("line", { x1: cx, x2: cx, y1: clip(row.low), y2: clip(row.high), style: `stroke:${tierOf(row)}`, "stroke-width": 2 }));
     const size = (row.method === state.chosen ? 9 : 6) * (innerWidth < 640 ? 1.8 : 1);
     group.append(drawn("circle", { cx, cy, r: size, style: `fill:${tierOf(row)}` }));
-    group.append(drawn("text", { x: cx + size + 3, y: cy + 4 }, row.method));
+    group.append(drawn("text", { x: cx + size + 3, y: cy - 5 }, row.method));
     hovering(group, told(row));
     group.addEventListener("click", () => choose(row.method));
     svg.append(group);

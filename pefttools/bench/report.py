@@ -58,7 +58,7 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
         data = data.replace(sign, code)
     return environment.get_template("report.html.jinja").render(
         title=summary["suite"], data=data, style=(HERE / "report.css").read_text("utf-8"),
-        script=(HERE / "report.js").read_text("utf-8"), legend=tables.LEGEND[0],
+        script=(HERE / "report.js").read_text("utf-8"), legend=tables.LEGEND[0].replace("`", ""),
     )  # fmt: skip
 
 

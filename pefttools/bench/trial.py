@@ -27,15 +27,7 @@ FORMAT = 1
 """Of records."""
 BLOCKS = 100
 """Into how many pieces the test rows are cut where the metric is no mean over rows."""
-PRELOADED = [
-    "pefttools.train",
-    "pefttools.bench.moved",
-    "peft",
-    "accelerate",
-    "datasets",
-    "evaluate",
-    "sklearn.metrics",
-]
+PRELOADED = ["pefttools.bench.preload"]
 INTERRUPTED = 130
 SAID = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
 """What a record says as `result.json` does, beside its scores."""

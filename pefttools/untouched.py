@@ -1,0 +1,51 @@
+"""What the base answers before it is trained: the same under every strategy and learning rate, so scored once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from pefttools import atomic, evaluate
+from pefttools.data.encoding import code_of
+from pefttools.reporter import Reporter
+from pefttools.sources.cache import cache_dir
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from pefttools.train import Prepared
+
+LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
+
+
+def untouched(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
+    """Metrics on the rows of that name, from the cache where a run with this seed was there before.
+
+    Kept by one process alone: several could not agree on whether it is there.
+    """
+    recipe, task = ready.recipe, ready.recipe.task
+    said = [recipe.base.model_dump(mode="json"), ready.base.sha256, task.as_dict(), ready.splits.digest, recipe.seed]
+    made = [rows_of, code_of(task), str(accelerator.device), {name: metadata.version(name) for name in LIBRARIES}]
+    file = cache_dir("untouched", hashlib.sha256(json.dumps([said, made], sort_keys=True).encode()).hexdigest())
+    alone = accelerator.num_processes == 1
+    if alone and file.is_file():
+        return json.loads(file.read_text("utf-8"))
+    metrics = _scored(ready, rows_of, accelerator, reporter)
+    if alone:
+        atomic.write_json(file, metrics)
+    return metrics
+
+
+def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
+    """Scores of the base as it was loaded; a strategy whose start is not exact has changed it by now."""
+    from accelerate.utils import set_seed
+
+    recipe, model = ready.recipe, ready.model
+    if not recipe.strategy.exact_start:
+        set_seed(recipe.seed)
+        model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
+    rows, encoded, title = ready.splits.named()[name], ready.encoded[name], f"{name}, untouched"
+    tokenizer = ready.base.tokenizer
+    return evaluate.score(model, recipe.task, encoded, rows, tokenizer, title, accelerator, reporter, True).metrics
