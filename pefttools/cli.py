@@ -216,6 +216,7 @@ def bench(
     threads: int | None = None,
     storage: str | None = None,
     texts: bool = True,
+    keep_runs: Annotated[bool, Parameter(negative="")] = False,
     collect: Annotated[bool, Parameter(negative="")] = False,
     plan: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
@@ -234,6 +235,7 @@ def bench(
         storage: the database (any of SQLAlchemy's URLs) that workers on several machines share; a file in the folder
             when not given.
         texts: whether the report holds the test rows' texts.
+        keep_runs: keep the run folders, with their trained models; records are kept anyway.
         collect: run nothing; table and report of what is there.
         plan: run nothing; print every trial's command.
         json: print the summary.
@@ -252,7 +254,7 @@ def bench(
     if workers < 1 or (threads is not None and threads < 1):
         raise UserError("--workers and --threads take at least 1")
     if not collect:
-        sweep.run(storage, workers, threads, RichReporter())
+        sweep.run(storage, workers, threads, RichReporter(), keep_runs)
     elif not sweep.records:
         raise UserError(f"--out: {sweep.out} holds no trials of {loaded.name}")
     values = report.write(sweep, texts)

@@ -67,7 +67,7 @@ def advise(
     reporter.note(
         f"the plan, of about {budget.told(plan.seconds)} in {budget.told(clock.left)}: " + "; ".join(plan.sentences)
     )
-    return _advice(adviser, plan, adviser.run(plan))
+    return _advice(adviser, *adviser.run(plan))
 
 
 def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ class Config:
 
     candidate: Candidate
     learning_rate: float
+
+    @property
+    def surprise(self) -> float:
+        """How far the learning rate is from the strategy's own, as a logarithm."""
+        return abs(math.log(self.learning_rate / self.candidate.default_lr))
 
     @property
     def label(self) -> str:
@@ -151,19 +156,35 @@ class Adviser:
         if self.clock.is_over:
             raise Interrupted("the budget is spent")
 
-    def run(self, plan: Halving) -> dict[Config, list[dict[str, Any]]]:
-        """The finalists' records, a seed each."""
+    def run(self, plan: Halving) -> tuple[Halving, dict[Config, list[dict[str, Any]]]]:
+        """The finalists' records, a seed each, and the plan with the epochs they had."""
         going = [Config(c, lr) for c in plan.candidates for lr in c.rates(plan.rates)]
+        going.sort(key=lambda config: config.surprise)  # where time runs out, every candidate's own default was tried
         for place, (epochs, number) in enumerate(plan.rungs):
-            scored = self._rung(going[:number], epochs)
+            scored = self._rung(going[:number], epochs, plan)
             following = [*plan.rungs, (0, plan.finalists)][place + 1][1]
             going = self._kept(scored, following, is_last=place + 1 == len(plan.rungs), epochs=epochs)
-        return self._finals(going[: plan.finalists], plan)
+        finalists = going[: plan.finalists]
+        plan = self._shortened(finalists[0].candidate, plan)
+        return plan, self._finals(finalists, plan)
 
-    def _rung(self, configs: Sequence[Config], epochs: float) -> list[tuple[float, float, Config]]:
-        """(badness, loss, config) of all that ran, best first."""
+    def _shortened(self, candidate: Candidate, plan: Halving) -> Halving:
+        """The plan with so few epochs that the best finalist still ends, where the trials took longer than thought."""
+        epochs = plan.epochs
+        while candidate.seconds(epochs, plan.steps_per_epoch) > self.clock.left and epochs > plan.epochs / 8:
+            epochs /= 2
+        if epochs < plan.epochs:
+            self.reporter.note(f"trials took longer than planned: finals have {epochs:.2g} epochs")
+        return replace(plan, epochs=epochs)
+
+    def _rung(self, configs: Sequence[Config], epochs: float, plan: Halving) -> list[tuple[float, float, Config]]:
+        """(badness, loss, config) of all that ran, best first; time for a seed of every finalist is kept back."""
         found = []
         for config in configs:
+            needed = config.candidate.seconds(epochs, plan.steps_per_epoch) + replace(plan, seeds=1).finals_seconds
+            if found and needed > self.clock.left:
+                self.reporter.note(f"{config.label}, {epochs:.2g} epochs: left out, the rest is for the finals")
+                continue
             record = self.perform(self.values(config, epochs, 0))
             if record is None:
                 break

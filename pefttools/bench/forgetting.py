@@ -28,23 +28,26 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
     Args:
         retention: the finished run whose base is the trained model's, its body untouched.
     """
-    run = Run.open(retention)
-    before = load(retention)
-    if before.base.sha256 != trained.base.sha256:
-        return {"reason": f"the retention text was prepared for {before.base.source}"}
-    splits = load_splits(run.recipe().data, before.task)
+    run, words = Run.open(retention), load(retention)
+    if words.base.sha256 != trained.base.sha256:
+        return {"reason": f"the retention text was prepared for {words.base.source}"}
+    splits = load_splits(run.recipe().data, words.task)
     rows = (splits.test or splits.validation)[:ROWS]
-    encoded = encode(rows, before.task, before.base, "retention")
-    target: Any = before.model
-    scores = [_loss(before, encoded, rows)]
-    body, prefix = _body(trained), target.base_model_prefix
-    if body is None or not hasattr(target, prefix):
-        return {"reason": "virtual tokens are part of the tuned model's inputs, and the retention text has none"}
-    if type(body) is not type(getattr(target, prefix)):
-        return {"reason": f"a {type(body).__name__} cannot take the place of {type(getattr(target, prefix)).__name__}"}
-    setattr(target, prefix, body)
-    scores.append(_loss(before, encoded, rows))
-    return {"before": scores[0], "after": scores[1], "rows": len(rows)}
+    encoded = encode(rows, words.task, words.base, "retention")
+    target: Any = words.model
+    prefix = target.base_model_prefix
+    untouched: Any = trained.task.load(trained.recipe.base).model
+    losses = []
+    for body in (getattr(untouched, prefix, None), _body(trained)):
+        if body is None:
+            return {"reason": "virtual tokens are part of the tuned model's inputs, and the retention text has none"}
+        if type(body) is not type(getattr(target, prefix)):
+            return {
+                "reason": f"a {type(body).__name__} cannot take the place of {type(getattr(target, prefix)).__name__}"
+            }
+        setattr(target, prefix, body)
+        losses.append(_loss(words, encoded, rows))
+    return {"before": losses[0], "after": losses[1], "rows": len(rows)}
 
 
 def _loss(trained: Trained, encoded: Any, rows: Any) -> float:

@@ -89,8 +89,13 @@ class Halving:
             costs = sorted((c.seconds(epochs, self.steps_per_epoch) for c in self.candidates), reverse=True)
             each = [cost for cost in costs for _ in range(self.rates)]
             total += sum(each[:number]) if place else sum(each)
+        return total + self.finals_seconds
+
+    @property
+    def finals_seconds(self) -> float:
+        """Of the finals, if they are the dearest."""
         finals = sorted((c.seconds(self.epochs, self.steps_per_epoch) for c in self.candidates), reverse=True)
-        return total + self.seeds * sum(finals[: self.finalists])
+        return self.seeds * sum(finals[: self.finalists])
 
     @property
     def sentences(self) -> list[str]:

@@ -8,7 +8,6 @@ checkpoint, and what its claim held is free again. Nothing here looks at a test 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -151,7 +150,12 @@ class Sweep:
     # Running -------------------------------------------------------------------------------------------------------
 
     def run(
-        self, storage: str | None = None, workers: int = 1, threads: int | None = None, reporter: Reporter = SILENT
+        self,
+        storage: str | None = None,
+        workers: int = 1,
+        threads: int | None = None,
+        reporter: Reporter = SILENT,
+        keep_runs: bool = False,
     ) -> None:
         """Run everything that is missing.
 
@@ -159,6 +163,7 @@ class Sweep:
             storage: the database of claims; a file in the folder when not given.
             workers: trials at once on this machine.
             threads: of each trial; the cores shared out when not given.
+            keep_runs: whether the run folders of finished cells stay.
 
         Raises:
             UserError: a cell cannot work, or the storage cannot be reached; told before anything runs.
@@ -173,7 +178,7 @@ class Sweep:
         atomic.write_text(self.out / "suite.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
         ledger = Ledger(storage or sqlite(self.out / "study.db"))
         retention = self._retained(each, reporter)
-        worker = Worker(self, ledger, each, retention, reporter)
+        worker = Worker(self, ledger, each, retention, reporter, keep_runs)
         with reporter.bar(self.suite.name, self.total, "trials") as worker.bar:
             worker.bar.advance(self.done)
             with ThreadPoolExecutor(workers) as pool:
@@ -194,7 +199,3 @@ class Sweep:
                 reporter.note(f"the retention text: a head for its words on the untouched {cell.base}")
                 found[cell.base] = prepared(self.suite.retention, cell, self.out / RETENTION, threads)
         return found
-
-    def forget_runs(self) -> None:
-        """Take away the run folders; records are what is kept."""
-        shutil.rmtree(self.out / "runs", ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 COLUMNS = (
@@ -80,7 +80,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     return [
         str(row["tier"] or ""), row["method"] + note, f"{row['mean']:.4f}", seen,
         *(f"{row['params'][name]:,}" for name in ("trainable", "adapter", "head")), f"{row['learning_rate']:.2g}",
-        f"{row['seconds']:.0f}", f"{row['tokens_per_second']:,.0f}", f"{row['peak_bytes'] / 2**20:,.0f}",
+        _seconds(row["seconds"]), f"{row['tokens_per_second']:,.0f}", f"{row['peak_bytes'] / 2**20:,.0f}",
         f"{row['adapter_bytes'] / 2**20:.2f}", "yes" if row["merges"] else "no",
         "" if row["moved"] is None else f"{100 * row['moved']:.2f}",
         "" if row["effective_rank"] is None else f"{row['effective_rank']:.0f}",
@@ -88,6 +88,5 @@ def cells(row: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def rows(problem: Mapping[str, Any]) -> Sequence[list[str]]:
-    """Every method's cells."""
-    return [cells(row) for row in problem["methods"]]
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}"

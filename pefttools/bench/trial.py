@@ -117,8 +117,9 @@ def cores() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides what a recipe learns."""
-    return {name: metadata.version(name) for name in ("pefttools", "torch", "transformers", "peft")}
+    """Of what decides what a recipe learns; builds for other devices (`+cpu`) are the same version."""
+    names = ("pefttools", "torch", "transformers", "peft")
+    return {name: metadata.version(name).partition("+")[0] for name in names}
 
 
 def _work(order: Order) -> None:
@@ -137,7 +138,8 @@ def _work(order: Order) -> None:
     except Exception as error:
         order.folder.mkdir(parents=True, exist_ok=True)
         (order.folder / "error.txt").write_text(traceback.format_exc(), "utf-8")
-        _fail(order, f"{type(error).__name__}: {error}; the traceback is in {order.folder / 'error.txt'}")
+        where = f"{order.runs.name}/{order.folder.name}/error.txt"
+        _fail(order, f"{type(error).__name__}: {error}; the traceback is in {where}")
 
 
 def _fail(order: Order, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,7 @@ class Worker:
     retention: Mapping[str, Path]
     """By base."""
     reporter: Reporter
+    keep_runs: bool = False
     bar: Any = None
     stopped: threading.Event = field(default_factory=threading.Event)
     lock: Any = field(default_factory=threading.RLock)
@@ -123,3 +125,15 @@ class Worker:
             before = self.sweep.done
             self.sweep.records[job.digest] = record
             self.bar.advance(self.sweep.done - before)
+            if not self.keep_runs:
+                self._forget_runs(job.cell)
+
+    def _forget_runs(self, cell: Cell) -> None:
+        """Take away the run folders of a cell whose records are all there: full fine-tuning's have 90 MB and more.
+
+        A failed trial's stays, for its traceback.
+        """
+        jobs = [*self.sweep.tried(cell), *self.sweep.finals(cell)]
+        if jobs and self.sweep.finals(cell) and all(map(self.sweep.has, jobs)):
+            for job in (job for job in jobs if self.sweep.records[job.digest]["status"] == "done"):
+                shutil.rmtree(self.sweep.out / "runs" / job.digest[:16], ignore_errors=True)
