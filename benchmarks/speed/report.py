@@ -18,12 +18,14 @@ MIB = 2**20
 
 def text(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
     """The whole report."""
-    told = ", ".join(f"{name} {settings[name]}" for name in ("rows", "epochs", "threads") if settings.get(name))
+    in_full = all(m.get("full", False) for m in measures)
+    names = ("threads",) if in_full else ("rows", "epochs", "threads")
+    told = ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name))
     told += ", a tiny random base: no figure here means anything" if settings.get("smoke") else ""
     parts = [
         "# Speed and memory: pefttools beside Trainer with peft",
         "",
-        f"`make speed`; {machine()}; {told}.",
+        f"{commands(measures, settings)}; {machine()}; {told}.",
         "",
         "The contenders of a case take turns, each time in a fresh process, on the same base, rows, epochs, batch and"
         " learning rate. Figures are medians over rounds, in brackets the least and the most; ratios are taken round by"
@@ -36,6 +38,21 @@ def text(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
     for table in tables if settings.get("smoke") else (bars.table, *tables):
         parts += table(measures)
     return "\n".join(parts)
+
+
+def commands(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
+    """What measures this again."""
+    found = []
+    for full in (False, True):
+        cases = [case for case in CASES if any(m["case"] == case and m.get("full", False) == full for m in measures)]
+        options = " --accuracy" if full else f" --rows {settings['rows']}" if settings.get("rows") else ""
+        seen = {m["contender"] for m in measures if m.get("full", False) == full}
+        everyone = {contender for case in cases for contender in CASES[case].contenders}
+        if seen != everyone:
+            options += f" --contenders {' '.join(sorted(seen))}"
+        if cases:
+            found.append(f"`python benchmarks/speed{options} --cases {' '.join(cases)}`")
+    return ", ".join(found)
 
 
 def machine() -> str:
