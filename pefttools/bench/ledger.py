@@ -63,16 +63,16 @@ class Ledger:
     def _opened(url: str) -> RDBStorage:
         """Of workers that make the tables of a new database at once one fails, and finds them a moment later."""
         from optuna.storages import RDBStorage
-        from sqlalchemy.exc import SQLAlchemyError
+        from sqlalchemy.exc import IntegrityError, OperationalError
 
         arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         for last in (False, False, True):
             try:
                 return RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=int(BEAT), grace_period=SILENCE)
-            except SQLAlchemyError as error:
-                if last or "already exists" not in str(error):
+            except (OperationalError, IntegrityError):
+                if last:
                     raise
-                time.sleep(1)
+                time.sleep(0.5)
         raise AssertionError("unreachable")
 
     def claim(
@@ -182,13 +182,15 @@ def sqlite(file: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """Optuna without its log, and without its warnings that heartbeats may change."""
+    """Optuna without its log, and for good without its warnings that heartbeats may change.
+
+    `catch_warnings` would put back what another thread has just set.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield optuna
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    yield optuna
 
 
 def _alive(pid: Any) -> bool:
