@@ -23,7 +23,7 @@ from pefttools.bench.preflight import check
 from pefttools.bench.retention import prepared
 from pefttools.bench.suite import Cell, Suite
 from pefttools.bench.worker import Job, Worker
-from pefttools.errors import UserError
+from pefttools.errors import Interrupted, UserError
 from pefttools.reporter import SILENT, Reporter
 
 RETENTION = "retention"
@@ -186,6 +186,9 @@ class Sweep:
                 try:
                     for future in started:
                         future.result()
+                except (KeyboardInterrupt, Interrupted) as error:
+                    worker.stopped.set()
+                    raise Interrupted(f"stopped with trials in {self.out}; the same command goes on") from error
                 except BaseException:
                     worker.stopped.set()
                     raise
