@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/kills"))
     arguments = parser.parse_args()
     quiet, killed = arguments.out / "quiet", arguments.out / "killed"
-    shutil.rmtree(killed, ignore_errors=True)
+    shutil.rmtree(arguments.out, ignore_errors=True)
     started = time.monotonic()
     started_run(arguments, quiet).wait()
     seconds = time.monotonic() - started

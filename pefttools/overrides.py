@@ -47,7 +47,7 @@ class Overlaid:
 
 def overlay(values: dict[str, Any], overrides: Sequence[str]) -> Overlaid:
     """Lay `KEY=VALUE` texts over a file's values; a section is replaced before what is in it, whatever their order."""
-    given, problems = _parsed(overrides)
+    given, problems = parsed(overrides)
     for key in given:
         for dropped in (key, *RESETS.get(key, ())):
             _drop(values, dropped)
@@ -59,7 +59,8 @@ def overlay(values: dict[str, Any], overrides: Sequence[str]) -> Overlaid:
     return Overlaid(values, from_file, set(flat(overridden)), problems)
 
 
-def _parsed(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def parsed(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """`KEY=VALUE` texts as keys with values, and one sentence on each that is not one."""
     given, problems = {}, []
     for text in overrides:
         key, equals, value = text.partition("=")

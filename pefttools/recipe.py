@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,7 +170,7 @@ def names() -> list[str]:
 
 def descriptions() -> dict[str, str]:
     """Name -> its one line."""
-    return {name: _read(find(name)).get("description", "") for name in names()}
+    return {name: read_yaml(find(name), Recipe.model_fields).get("description", "") for name in names()}
 
 
 def find(name: str) -> Path:
@@ -193,7 +193,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
         UserError: everything that is wrong with it, each with its path and the nearest match.
     """
     path = find(name)
-    return from_values({"name": path.stem, **_read(path)}, overrides)
+    return from_values({"name": path.stem, **read_yaml(path, Recipe.model_fields)}, overrides)
 
 
 def from_values(values: dict[str, Any], overrides: Sequence[str] = ()) -> Resolved:
@@ -205,13 +205,14 @@ def from_values(values: dict[str, Any], overrides: Sequence[str] = ()) -> Resolv
     return _filled(recipe, laid)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, known: Iterable[str] = ()) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError when it holds none, naming the keys it may have."""
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: takes a mapping of sections. Known: {', '.join(Recipe.model_fields)}")
+        raise UserError(f"{path}: takes a mapping of sections. Known: {', '.join(known)}")
     return values
 
 

@@ -97,6 +97,21 @@ def test_mistakes_are_told(tmp_path: Path, values: dict[str, Any], said: str) ->
     assert said in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.epochs", "it takes the form KEY=VALUE"),
+        ("train.epochs=[", "train.epochs: '[' is not YAML"),
+        ("seed=3", "set `seeds`"),
+        ("train.learning_rate=1", "set `tuning.trials`"),
+    ],
+)
+def test_overrides_that_cannot_be_are_told(tmp_path: Path, word: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        suite.load(written(tmp_path), [word])
+    assert said in str(error.value)
+
+
 def test_a_suite_that_leaves_out_everything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leaves nothing to run"):
         suite.load(written(tmp_path, leave_out=[{"strategies": ["lora"]}])).cells()

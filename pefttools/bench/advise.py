@@ -1,7 +1,7 @@
 """Which strategy for this model and these rows, within a budget of time.
 
-Every strategy that fits is timed on a few steps, then successive halving is planned and told, then run. Choices are
-made on validation rows alone. The finalists are compared row by row over their seeds; of those that cannot be told
+Those of `CANDIDATES` that fit are timed on a few steps, then successive halving is planned and told, then run. Choices
+are made on validation rows alone. The finalists are compared row by row over their seeds; of those that cannot be told
 from the best the one that trains least is recommended, written as a recipe, and scored on the test rows, once.
 
     OUT/start.yaml  recipe.yaml  recommended/  advice.json  trials/  runs/

@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pefttools.bench.suite import spaced
+from pefttools.bench.suite import around
 
 ETA = 3
 """A rung keeps one of so many, and trains them so many times longer."""
 SAFETY = 1.15
 """Trials are planned to take so much longer than measured."""
-SPAN = 4.0
-"""Learning rates tried go down and up from the default by this factor."""
 SHAPES = (
     # learning rates, seeds, finalists, share of the epochs
     (3, 3, 3, 1.0), (3, 3, 2, 1.0), (2, 3, 2, 1.0), (2, 2, 2, 1.0), (2, 2, 2, 0.5), (1, 2, 2, 1.0), (1, 2, 2, 0.5),
@@ -49,8 +47,7 @@ class Candidate:
         """So many learning rates around the default."""
         if number == 1:
             return [self.default_lr]
-        low, high = max(self.lr_range[0], self.default_lr / SPAN), min(self.lr_range[1], self.default_lr * SPAN)
-        return list(spaced(low, high, number))
+        return list(around(self.default_lr, self.lr_range, number))
 
     def seconds(self, epochs: float, steps_per_epoch: int) -> float:
         """Of a trial."""

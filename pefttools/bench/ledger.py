@@ -91,7 +91,7 @@ class Ledger:
             }  # fmt: skip
             values = {} if learning_rate is None else {"learning_rate": learning_rate}
             kinds: Mapping[str, Any] = {
-                key: optuna.distributions.FloatDistribution(1e-12, 1e6, log=True) for key in values
+                setting: optuna.distributions.FloatDistribution(1e-12, 1e6, log=True) for setting in values
             }
             study.add_trial(
                 optuna.trial.create_trial(

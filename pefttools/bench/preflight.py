@@ -19,18 +19,14 @@ if TYPE_CHECKING:
     from pefttools.recipe import Recipe
     from pefttools.tasks.base import Task
 
-Checked = dict[str, dict[str, Any]]
-"""Cell -> `params` (None where only weights tell), `data` (the rows' digest), `rows` by part."""
 
-
-def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], reporter: Reporter = SILENT) -> Checked:
-    """What every cell will train, and on what.
+def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], reporter: Reporter = SILENT) -> None:
+    """See that every cell can work.
 
     Raises:
         UserError: every cell that cannot work, with its reason; or records of other rows than these.
     """
     models.prepare_libraries()
-    found: Checked = {}
     problems: list[str] = []
     loaded: dict[str, tuple[Splits, Task]] = {}
     for cell in cells:
@@ -41,16 +37,13 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
                 splits = load_splits(recipe.data, recipe.task, reporter)
                 loaded[key] = (splits, recipe.task.fit(splits))
             splits, task = loaded[key]
-            params = params_of(recipe, task)
+            params_of(recipe, task)
         except UserError as error:
             problems += [p if p.startswith(cell.name) else f"{cell.name}: {p}" for p in error.problems]
             continue
-        rows = {name: len(part) for name, part in splits.named().items()}
-        found[cell.name] = {"params": params, "data": splits.digest, "rows": rows}
         problems += _of_other_rows(recipe, splits.digest, records)
     if problems:
         raise UserError(*dict.fromkeys(problems))
-    return found
 
 
 def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:

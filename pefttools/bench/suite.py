@@ -15,16 +15,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from pefttools import recipe
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
-from pefttools.overrides import overlay
+from pefttools.overrides import overlay, parsed
 from pefttools.recipe import Recipe
 from pefttools.settings import Settings, check
+
+SPAN = 4.0
+"""Learning rates near a default go down and up from it by this factor."""
+OWN = {"seed": "seeds", "train.learning_rate": "tuning.trials"}
+"""Recipe keys that differ between a suite's trials -> the suite's key for them."""
 
 
 class Tuning(Settings):
@@ -189,11 +193,14 @@ class Cell:
         tuning, strategy = self.suite.tuning, self.recipe(self.suite.tuning.seed).strategy
         if tuning.trials == 1 or not strategy.trains:
             return [None]
-        low, high = strategy.lr_range
         if tuning.span == "default":
-            start = strategy.start_lr()
-            low, high = max(low, start / 4), min(high, start * 4)
-        return list(spaced(low, high, tuning.trials))
+            return list(around(strategy.start_lr(), strategy.lr_range, tuning.trials))
+        return list(spaced(*strategy.lr_range, tuning.trials))
+
+
+def around(default: float, limits: tuple[float, float], number: int) -> Iterator[float]:
+    """So many learning rates near a default, within the limits."""
+    return spaced(max(limits[0], default / SPAN), min(limits[1], default * SPAN), number)
 
 
 def spaced(low: float, high: float, number: int) -> Iterator[float]:
@@ -222,7 +229,7 @@ def names() -> list[str]:
 
 def descriptions() -> dict[str, str]:
     """Name -> its one line."""
-    return {name: _read(folder() / f"{name}.yaml").get("description", "") for name in names()}
+    return {name: recipe.read_yaml(folder() / f"{name}.yaml").get("description", "") for name in names()}
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:
@@ -239,37 +246,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
             + " (a path to your own file ends with .yaml)"
         )  # fmt: skip
     own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]
-    laid = overlay({"name": path.stem, **_read(path)}, own)
+    laid = overlay({"name": path.stem, **recipe.read_yaml(path, Suite.model_fields)}, own)
     values, problems = laid.values, laid.problems
     of_recipe = [word for word in overrides if word not in own]
-    for key, value in _parsed(of_recipe, problems).items():
-        values["set"] = {**(values.get("set") or {}), key: value}
+    given, wrong = parsed(of_recipe)
+    problems += [*wrong, *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in given)]
+    values["set"] = {**(values.get("set") or {}), **given}
     suite, found = check(Suite, values, "")
     if suite is None or problems:
         raise UserError(*problems, *found)
     return suite
-
-
-def _parsed(words: Sequence[str], problems: list[str]) -> Overrides:
-    found: Overrides = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            problems.append(f"{word!r} is no override; it takes the form KEY=VALUE, e.g. seeds=[0]")
-        elif key in ("seed", "train.learning_rate"):
-            problems.append(
-                f"{key}: a suite sets it in every trial; " + ("set `seeds`" if key == "seed" else "set `tuning.trials`")
-            )
-        else:
-            found[key] = yaml.safe_load(value) if value else None
-    return found
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: takes a mapping. Known: {', '.join(Suite.model_fields)}")
-    return values
