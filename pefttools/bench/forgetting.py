@@ -7,10 +7,13 @@ the place of the untouched one under this same head (Merchant et al. 2020 probe 
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import evaluate
+from pefttools import atomic, evaluate
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import load_splits
 from pefttools.run import Run, load
@@ -18,8 +21,8 @@ from pefttools.run import Run, load
 if TYPE_CHECKING:
     from pefttools.run import Trained
 
-ROWS = 200
-"""Texts that are scored, at most."""
+TOKENS = 16_384
+"""Of texts that are scored, at most; the first one is scored whatever its length."""
 
 
 def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
@@ -32,27 +35,44 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
     if words.base.sha256 != trained.base.sha256:
         return {"reason": f"the retention text was prepared for {words.base.source}"}
     splits = load_splits(run.recipe().data, words.task)
-    rows = (splits.test or splits.validation)[:ROWS]
+    rows = splits.test or splits.validation
+    encoded = encode(rows, words.task, words.base, "retention")
+    rows = rows[: _number(encoded["row"][:], encoded["length"][:])]
     encoded = encode(rows, words.task, words.base, "retention")
     target: Any = words.model
     prefix = target.base_model_prefix
-    untouched: Any = trained.task.load(trained.recipe.base).model
-    losses = []
-    for body in (getattr(untouched, prefix, None), _body(trained)):
-        if body is None:
-            return {"reason": "virtual tokens are part of the tuned model's inputs, and the retention text has none"}
-        if type(body) is not type(getattr(target, prefix)):
-            return {
-                "reason": f"a {type(body).__name__} cannot take the place of {type(getattr(target, prefix)).__name__}"
-            }
+
+    def loss(body: Any) -> float:
         setattr(target, prefix, body)
-        losses.append(_loss(words, encoded, rows))
-    return {"before": losses[0], "after": losses[1], "rows": len(rows)}
+        scored = evaluate.score(target, words.task, encoded, rows, words.base.tokenizer, "retention")
+        return scored.metrics["loss"]
+
+    body = _body(trained)
+    if body is None:
+        return {"reason": "virtual tokens are part of the tuned model's inputs, and the retention text has none"}
+    if type(body) is not type(getattr(target, prefix)):
+        return {"reason": f"a {type(body).__name__} cannot take the place of {type(getattr(target, prefix)).__name__}"}
+    before = _once(retention, trained, lambda: loss(getattr(trained.task.load(trained.recipe.base).model, prefix)))
+    return {"before": before, "after": loss(body), "rows": len(rows)}
 
 
-def _loss(trained: Trained, encoded: Any, rows: Any) -> float:
-    tokenizer = trained.base.tokenizer
-    return evaluate.score(trained.model, trained.task, encoded, rows, tokenizer, "retention").metrics["loss"]
+def _number(row_of: Sequence[int], lengths: Sequence[int]) -> int:
+    """How many of the first texts have at most `TOKENS` tokens; at least one."""
+    tokens = 0
+    for row, length in zip(row_of, lengths, strict=True):
+        tokens += length
+        if tokens > TOKENS:
+            return max(1, row)
+    return row_of[-1] + 1
+
+
+def _once(retention: Path, trained: Trained, loss: Callable[[], float]) -> float:
+    """The loss under the untouched base, kept beside the retention run for the trials on the same one."""
+    base = trained.recipe.base.model_dump_json(exclude={"dropout"})
+    file = retention / f"before-{hashlib.sha256(base.encode()).hexdigest()[:16]}.json"
+    if not file.is_file():
+        atomic.write_json(file, loss())
+    return json.loads(file.read_text("utf-8"))
 
 
 def _body(trained: Trained) -> Any:
