@@ -10,122 +10,164 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from pefttools import atomic
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
-from pefttools.exporters import exporters, verify
+from pefttools.exporters import card, exporters, verify
+from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter
+from pefttools.exporters.proof import Proof
 from pefttools.models import prepare_libraries
+from pefttools.overrides import parsed
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import Run, Trained, load
+from pefttools.run import Run, load, write_recipe
 
 if TYPE_CHECKING:
-    from pefttools.data.splitting import Row
+    from torch import Tensor, nn
 
-COMPARED_ROWS = 256
-"""Validation rows whose logits are compared, at most."""
-LOGIT_TOLERANCE = 1e-5
-"""Largest difference of a logit, both models computing in float64: then it is of weights, and not of rounding.
-
-A language model's is times its largest logit, where that is above 1: decoders' norms compute in fp32 all the same."""
-COMPARED_VALUES = 30_000_000
-"""Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
-METRIC_TOLERANCE = 1e-3
-"""Largest difference of the task's metric, a fraction."""
+MARK = "# What was trained, by pefttools; `pefttools predict` on this folder reads rows as this says."
+LIBRARIES = ("pefttools", "torch", "transformers", "peft", "safetensors")
 
 
-def export(path: Path, to: str, out: Path | None = None, reporter: Reporter = SILENT) -> dict[str, Any]:
+def export(
+    path: Path, to: str, out: Path | None = None, reporter: Reporter = SILENT, settings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write and prove an artifact of a run; the answer is its manifest.
 
     Args:
         path: a finished run.
         to: the exporter's name.
         out: the new folder; `export/NAME` inside the run when None.
+        settings: KEY=VALUE of the exporter (`dtype=bfloat16`).
 
     Raises:
-        UserError: the run is not finished, the exporter cannot do it, the folder is not empty, or the artifact
-            does not answer like the trained model. Nothing is left behind.
+        UserError: the run is not finished, the exporter cannot do it, the folder is not empty, the disk is full, or the
+            artifact does not answer like the trained model. Nothing is left behind.
     """
-    exporter = exporters.get(to)()
+    exporter = configured(to, settings)
     run = Run.open(path)
     exporter.refuse(run.recipe())
     target = (out or run.path / "export" / to).absolute()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise UserError(f"--out: {target} is not empty")
     prepare_libraries()
-    trained = load(run.path, reporter)
-    splits = load_splits(trained.recipe.data, trained.task, reporter)
-    result = run.result()
-    scored_on = "test" if result["test"] else "validation"
-    if splits.digest != result["data"]["digest"]:
-        raise UserError(f"export: the data of {path} has changed since it was trained; the proof needs its rows")
-    scored = splits.named()[scored_on]
-    with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
-        reporter.note(f"the trained model answers {len(scored)} rows")
-        case = Path(scratch, "case.json")
-        compared = _compared(trained, splits.validation)
-        before, largest = _ask(trained, compared, scored, exporter.loader(trained), case)
-        tolerance = LOGIT_TOLERANCE * (1.0 if trained.task.own_head else max(1.0, largest))
-        _refuse_unless_loaded(before, result[scored_on], trained)
-        reporter.note(f"writing {to}")
-        exporter.write(trained, part)
-        reporter.note("a fresh process loads it and answers the same rows")
-        answer = _fresh_process(case, part)
-        _refuse_unless_equal(to, before, answer, trained, tolerance)
-        manifest = {
-            "exporter": to,
-            "base": {"id": trained.base.source, "sha256": trained.base.sha256},
-            "recipe": trained.recipe.name,
-            "digest": trained.recipe.digest,
-            "dtype": "float32",
-            "compared_rows": len(compared),
-            "max_logit_error": answer["max_error"],
-            "largest_logit": largest,
-            "tolerance": tolerance,
-            "scored_rows": len(scored),
-            "scored_on": scored_on,
-            "metric": trained.task.primary,
-            "trained": before[trained.task.primary],
-            "exported": answer["metrics"][trained.task.primary],
-            "versions": {n: metadata.version(n) for n in ("pefttools", "torch", "transformers", "peft", "safetensors")},
-        }
-        atomic.write_json(part / "manifest.json", manifest)
+    try:
+        with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
+            manifest = _written(run, exporter, part, Path(scratch, "case.json"), reporter)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"export: {target} cannot be written: {error}; nothing is left of it") from error
     return {**manifest, "folder": str(target)}
 
 
-def _compared(trained: Trained, rows: list[Row]) -> list[Row]:
-    """As many of the rows as have no more logits than can be kept."""
-    (first, *_), _ = verify.answers(trained.model, trained.task, rows[:1], trained.base.tokenizer)
-    return rows[: min(COMPARED_ROWS, max(4, COMPARED_VALUES // first.numel()))]
+def configured(to: str, settings: Sequence[str]) -> Exporter:
+    """The exporter of that name with these settings. Raises UserError."""
+    exporters.get(to)
+    values, problems = parsed(settings)
+    exporter, found = exporters.parse({**values, "name": to}, f"--to {to}")
+    if exporter is None or problems:
+        raise UserError(*problems, *found)
+    return exporter
 
 
-def _ask(
-    trained: Trained, rows: list[Row], scored: list[Row], loader: Mapping[str, str], case: Path
-) -> tuple[dict[str, Any], float]:
-    """Write the case: rows and the trained model's logits on them.
+def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Reporter) -> dict[str, Any]:
+    """Fill the folder and prove it; the manifest."""
+    trained = load(run.path, reporter)
+    splits, result = load_splits(trained.recipe.data, trained.task, reporter), run.result()
+    if splits.digest != result["data"]["digest"]:
+        raise UserError(f"export: the data of {run.path} has changed since it was trained; the proof needs its rows")
+    scored_on = "test" if result["test"] else "validation"
+    scored = splits.named()[scored_on]
+    reporter.note(f"the trained model answers {len(scored)} rows")
+    proof = Proof.of(trained, splits.validation, scored)
+    _refuse_unless_loaded(proof, result[scored_on])
+    said = verify.said_by(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
+    model, facts = exporter.prepare(trained, proof)
+    expected, errors = _rounded(exporter, model, proof)
+    reporter.note(f"writing {exporter.name}")
+    write_recipe(part / "recipe.yaml", trained.recipe, MARK)
+    exporter.write(model, trained, part)
+    about = {"exporter": exporter.as_dict(), "said": said, "config": list(trained.task.config_values())}
+    _state(case, {**about, "rows": proof.rows, "scored": proof.scored}, proof.logits, expected)
+    reporter.note("a fresh process loads it and answers the same rows")
+    answer = _fresh_process(case, part)
+    tolerance = exporter.tolerance(proof.scale)
+    _refuse_unless_equal(exporter, proof, answer, tolerance)
+    manifest = {
+        "exporter": exporter.name,
+        "settings": exporter.model_dump(mode="json"),
+        "base": {"id": trained.base.source, "sha256": trained.base.sha256, "quantize": trained.recipe.base.quantize},
+        "recipe": trained.recipe.name,
+        "digest": trained.recipe.digest,
+        "dtype": exporter.rounds_to,
+        "compared_rows": len(proof.rows),
+        "max_logit_error": answer["max_logit_error"],
+        **errors,
+        "loaded_error": answer["loaded_error"],
+        "largest_logit": proof.largest,
+        "tolerance": tolerance,
+        "scored_rows": len(scored),
+        "scored_on": scored_on,
+        "metric": proof.metric,
+        "trained": proof.metrics[proof.metric],
+        "exported": answer["metrics"][proof.metric],
+        **facts,
+        "head": list(trained.base.new),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+    }
+    atomic.write_json(part / "manifest.json", manifest)
+    card.write(part, trained, result, manifest)
+    return manifest
 
-    Answers its metrics on the scored rows, and its largest logit.
+
+def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[Tensor], dict[str, float]]:
+    """The logits that the written artifact must give, and what merging and rounding cost; `model` comes out rounded.
+
+    Raises:
+        UserError: merging changed more than rounding in float64 can.
     """
     import torch
 
-    logits = verify.exact_logits(trained.model, trained.task, rows, trained.base.tokenizer)
-    torch.save([row.clone() for row in logits], case.with_suffix(".pt"))
-    _, said = verify.answers(trained.model, trained.task, scored, trained.base.tokenizer, keep=False)
-    about = {
-        "task": trained.task.as_dict(),
-        "loader": dict(loader),
-        "config": json.loads(json.dumps(trained.task.config_values())),
-        "rows": rows,
-        "scored": scored,
-        "threads": torch.get_num_threads(),
-    }
-    case.write_text(json.dumps(about, ensure_ascii=False), "utf-8")
-    largest = max(float(row.abs().max()) for row in logits)
-    return trained.task.metrics(said, [trained.task.reference(row) for row in scored]), largest
+    errors: dict[str, float] = {}
+    expected = proof.logits
+    if model is not proof.trained.model:
+        answers = proof.answers(model)
+        errors["merge_error"] = verify.gap(answers, proof.logits)
+        quantised = proof.trained.recipe.base.quantize
+        if not exporter.approximates and not quantised:
+            _refuse_beyond(exporter, errors["merge_error"], LOGITS["float32"] * proof.scale)
+        if exporter.approximates or quantised:
+            expected = answers
+    dtype = getattr(torch, exporter.rounds_to, torch.float32)
+    if dtype is not torch.float32:
+        for parameter in model.parameters():  # the angles of rotary positions are buffers, and need their digits
+            parameter.data = parameter.data.to(dtype)
+        expected = proof.answers(model)
+        errors["rounding_error"] = verify.gap(expected, proof.logits)
+        _refuse_beyond(exporter, errors["rounding_error"], LOGITS[exporter.rounds_to] * max(1.0, proof.largest))
+    return expected, errors
+
+
+def _refuse_beyond(exporter: Exporter, error: float, tolerance: float) -> None:
+    if not error <= tolerance:  # a NaN is refused too
+        raise UserError(
+            f"export: the {exporter.name} model's logits differ from the trained model's by up to {error:.3g};"
+            f" allowed are {tolerance:.3g}",
+            "export: nothing was written",
+        )
+
+
+def _state(case: Path, about: dict[str, Any], trained: list[Tensor], written: list[Tensor]) -> None:
+    """Write what the fresh process is asked, and the answers it is held to."""
+    import torch
+
+    torch.save({"trained": trained, "written": written}, case.with_suffix(".pt"))
+    case.write_text(json.dumps({**about, "threads": torch.get_num_threads()}, ensure_ascii=False), "utf-8")
 
 
 def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
@@ -138,27 +180,29 @@ def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
     return json.loads(answer.read_text("utf-8"))
 
 
-def _refuse_unless_loaded(before: Mapping[str, Any], recorded: Mapping[str, Any], trained: Trained) -> None:
+def _refuse_unless_loaded(proof: Proof, recorded: Mapping[str, Any]) -> None:
     """The model that was loaded must score what the run recorded when it was trained."""
-    name = trained.task.primary
-    if not abs(before[name] - recorded[name]) <= METRIC_TOLERANCE:
+    name, scored = proof.metric, proof.metrics[proof.metric]
+    if not abs(scored - recorded[name]) <= METRIC * max(1.0, abs(recorded[name])):
         raise UserError(
-            f"export: the run's own model scores {name} {before[name]:.4f}, but {recorded[name]:.4f} was recorded"
+            f"export: the run's own model scores {name} {scored:.4f}, but {recorded[name]:.4f} was recorded"
             " when it was trained; its adapter folder is damaged"
         )
 
 
-def _refuse_unless_equal(
-    to: str, before: Mapping[str, Any], answer: Mapping[str, Any], trained: Trained, tolerance: float
-) -> None:
-    name = trained.task.primary
+def _refuse_unless_equal(exporter: Exporter, proof: Proof, answer: Mapping[str, Any], tolerance: float) -> None:
+    name = proof.metric
     problems = [f"export: {problem}" for problem in answer["problems"]]
-    if not answer["max_error"] <= tolerance:  # a NaN is refused too
+    if not answer["loaded_error"] <= tolerance:  # a NaN is refused too
         problems.append(
-            f"export: the {to} model's logits differ from the trained model's by up to {answer['max_error']:.3g};"
-            f" allowed are {tolerance:g}"
+            f"export: the loaded {exporter.name} model's logits differ from what they must be by up to"
+            f" {answer['loaded_error']:.3g}; allowed are {tolerance:.3g}"
         )
-    if not abs(answer["metrics"][name] - before[name]) <= METRIC_TOLERANCE:
-        problems.append(f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {before[name]:.4f}")
+    rounded = exporter.rounds_to != "float32" or proof.trained.recipe.base.quantize
+    allowed = float("inf") if exporter.approximates else ROUNDED_METRIC if rounded else METRIC
+    if not abs(answer["metrics"][name] - proof.metrics[name]) <= allowed * max(1.0, abs(proof.metrics[name])):
+        problems.append(
+            f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {proof.metrics[name]:.4f}"
+        )
     if problems:
         raise UserError(*problems, "export: the artifact was thrown away")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pefttools import quantised
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def steps(
     with ExitStack() as stack:
         if bf16:
             stack.callback(halves.keep_upper(model))
+            stack.enter_context(quantised.computing_in_bf16(model))
         if device == "cpu":
             stack.enter_context(products.by_onednn())
         if settings.gradient_checkpointing:

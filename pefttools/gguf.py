@@ -7,11 +7,15 @@ would refuse to train or save it; the marks are taken off here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pefttools import atomic
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir, only_one
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
@@ -30,19 +34,27 @@ def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
 
 
 def _convert(path: Path, folder: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        model = read(path)
     except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"base: {path.name} cannot be read as GGUF: {str(error).strip().splitlines()[0]}") from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def read(path: Path) -> PreTrainedModel:
+    """The file's model in fp32. Raises what transformers raises when it cannot be read."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     vars(model)["hf_quantizer"] = None
     for mark in ("is_quantized", "quantization_method"):
         if mark in vars(model):
             delattr(model, mark)
     if hasattr(model.config, "quantization_config"):
         delattr(model.config, "quantization_config")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return model

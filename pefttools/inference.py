@@ -6,6 +6,7 @@ that its logits are not rounded to the three digits of bf16.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools.run import Trained
@@ -15,29 +16,43 @@ from pefttools.strategies.base import is_quantised
 if TYPE_CHECKING:
     from torch import nn
 
+    from pefttools.tasks.base import Task
+
 Precision = Literal["auto", "bf16", "fp32"]
 TOKENS = 8
 """Of rows that are tried."""
 
 
-def ready(trained: Trained, precision: Precision) -> nn.Module:
+def ready(trained: Trained, precision: Precision, merge: bool = True) -> nn.Module:
     """The model that answers; uses up the trained one.
 
     Quantised weights are neither merged, which would round them again, nor converted.
+
+    Args:
+        merge: whether to fold the change into the weights, where the strategy can.
+    """
+    model, strategy = trained.model, trained.recipe.strategy
+    if merge and strategy.mergeable and not is_quantised(model):
+        model = strategy.merge(model).eval()
+    return quick(model, trained.task, trained.base.new, precision)
+
+
+def quick(model: nn.Module, task: Task, new: Sequence[str], precision: Precision) -> nn.Module:
+    """The model in bf16 where that is native, its last block for the one token that is read.
+
+    Args:
+        new: paths of the head, which stays in fp32.
     """
     from pefttools.nn import attention, first_token
 
-    model, strategy, task = trained.model, trained.recipe.strategy, trained.task
     if is_quantised(model):
         return model
-    if strategy.mergeable:
-        model = strategy.merge(model).eval()
     if task.own_head and (last := first_token.last_block(model, _any_rows(model))):
         last.use()
     if precision == "auto" and not task.takes_rounding:
         return model
     if computes_in_bf16(precision):
-        to_bf16(model, trained.base.new)
+        to_bf16(model, new)
         if task.own_head:
             attention.use(model)
     return model
@@ -52,7 +67,7 @@ def _any_rows(model: nn.Module) -> dict[str, Any]:
     return {"input_ids": ids % config.get_text_config().vocab_size}
 
 
-def to_bf16(model: nn.Module, head: tuple[str, ...]) -> None:
+def to_bf16(model: nn.Module, head: Sequence[str]) -> None:
     """Convert the parameters, but for those of the modules of these paths.
 
     Buffers stay: the angles of rotary positions need their digits.

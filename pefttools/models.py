@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
-from pefttools import gguf, heads
+from pefttools import gguf, heads, quantised
 from pefttools.errors import UserError
 from pefttools.nn import find
 from pefttools.reporter import SILENT, Reporter
@@ -42,6 +42,14 @@ class BaseSettings(Settings):
     """`scratch` builds the model from its configuration alone, every weight random: what pretraining is worth."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Every dropout probability of the model; its own when null."""
+    quantize: quantised.Kind | None = None
+    """Hold the blocks' matrices in 4 or 8 bits by bitsandbytes: `nf4` (QLoRA's), `fp4` or `int8`."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.quantize and self.init == "scratch":
+            raise ValueError("quantize: a model from scratch has nothing to quantise; it takes init=pretrained")
+        return self
 
     @classmethod
     def shorthand(cls, value: Any) -> Any:
@@ -64,6 +72,8 @@ class Base:
     """Where transformers loads it from."""
     new: tuple[str, ...] = ()
     """The part of the head that no checkpoint ever held: all of it but what `base.head` names."""
+    quantised: tuple[str, ...] = ()
+    """Full paths of the matrices that are quantised; on the meta device of those that would be."""
     keep_start: bool = False
     """Whether a strategy that replaces pretrained matrices must keep them, for a penalty that asks for them."""
 
@@ -150,7 +160,8 @@ def load(
     bias = heads.stored(folder, model) if empty and settings.init == "pretrained" else _value(model)
     extra = _extended(model, tokenizer, added, settings.source)
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
-    return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new)
+    packed = tuple(find.linears(model)) if settings.quantize else ()
+    return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new, packed)
 
 
 def _pretrained(
@@ -159,6 +170,7 @@ def _pretrained(
     """The checkpoint in a model of this class, and the names of the weights it lacks."""
     import torch
 
+    packed = quantised.configuration(settings.quantize, auto, config) if settings.quantize and not empty else None
     try:
         model, report = auto.from_pretrained(
             folder,
@@ -167,7 +179,9 @@ def _pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             device_map="meta" if empty else None,
+            **({"quantization_config": packed} if packed else {}),
         )
+        quantised.mend(model)
         blocks = find.blocks(model)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"base: the weights of {settings.source} cannot be loaded: {_first_line(error)}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pefttools import models
+from pefttools import models, quantised
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -82,6 +82,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         return base
 
     base = loaded(empty=True)
+    packed = recipe.base.quantize  # on the meta device nothing is
+    saved = quantised.saved_bytes(packed, base.model) if packed else 0
     try:
         model = wrapped(strategy, base)
     except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
@@ -89,7 +91,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     process = resident_bytes() if device_type() == "cpu" else 0  # before any weight is there
     if model is None:
         reporter.note(f"{strategy.name} needs the weights of {base.source} to know its shapes; loading them")
-        base = loaded(empty=False)
+        base, saved = loaded(empty=False), 0
         model = strategy.wrap(base)
     if strategy.trains and not trained(model):
         raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
@@ -112,6 +114,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     look = memory.largest(evaluate.MAX_ROWS, look_budget(device_type()), longest, pad_multiple(device_type()), most)
     kept = _kept_rows(recipe, base, model, splits, reporter)
     parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
+    parts["weights"] -= saved
     return Plan(
         recipe=recipe.name,
         base=base.source,

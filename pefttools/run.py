@@ -15,12 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from filelock import FileLock, Timeout
 
-from pefttools import atomic, models, recipe
+from pefttools import atomic, models, quantised, recipe
 from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Prediction, Task
 
 
+On = Literal["trained", "full", "dequantised"]
 MARK = "# A run of pefttools; running this recipe again gives the same run."
 
 
@@ -44,6 +45,8 @@ class Trained:
     base: models.Base
     task: Task
     recipe: Recipe
+    path: Path
+    """The run, or the exported adapter."""
 
 
 class Run:
@@ -189,8 +192,12 @@ def write_recipe(file: Path, resolved: Recipe, title: str) -> None:
     atomic.write_text(file, f"{title}\n# pefttools train {file.name}\n{text}")
 
 
-def load(path: Path | str, reporter: Reporter = SILENT) -> Trained:
+def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> Trained:
     """The trained model of a finished run, or of an exported adapter folder that is not in peft's format.
+
+    Args:
+        on: what a run on a quantised base is put on: that base, the full-precision one, or the one that the quantised
+            weights stand for.
 
     Raises:
         UserError: there is none, or its base is no longer the one it was trained on.
@@ -200,7 +207,9 @@ def load(path: Path | str, reporter: Reporter = SILENT) -> Trained:
     if not is_export:
         run = Run.open(Path(path))
     settings = run.recipe()
-    base = settings.task.load(settings.base, reporter)
+    base = settings.task.load(settings.base.with_values(quantize=None) if on == "full" else settings.base, reporter)
+    if on == "dequantised":
+        base.model, base.quantised = quantised.dequantised(base.model), ()
     facts = run.path / "manifest.json" if is_export else run.result_file
     expected = json.loads(facts.read_text("utf-8"))["base"]["sha256"] if facts.is_file() else base.sha256
     if base.sha256 != expected:
@@ -208,4 +217,4 @@ def load(path: Path | str, reporter: Reporter = SILENT) -> Trained:
             f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}"
         )
     model = settings.strategy.load(base, run.path if is_export else run.adapter)
-    return Trained(model.eval(), base, settings.task, settings)
+    return Trained(model.eval(), base, settings.task, settings, run.path)

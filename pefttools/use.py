@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import evaluate
-from pefttools.data.encoding import Encoded, columns_of, encode
+from pefttools.answering import Answering, opened, opened_together
+from pefttools.data.encoding import columns_of, encode
 from pefttools.data.lines import json_object
 from pefttools.data.reading import ENDINGS, Raw, stream
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.inference import Precision, ready
+from pefttools.inference import Precision
 from pefttools.models import add_tokens, load_tokenizer, locate, prepare_libraries
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -23,7 +24,6 @@ from pefttools.run import Run, load
 
 if TYPE_CHECKING:
     from pefttools.data.splitting import Row
-    from pefttools.tasks.base import Task
 
 CHUNK = 4096
 """Rows that are read, sorted by length and answered together."""
@@ -73,7 +73,7 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
         yield task.shown({name: values[i] for name, values in columns.items()}, tokenizer)
 
 
-def rows_to_predict(run: Run, file: str | None, texts: Sequence[str], stdin: Iterable[str]) -> Iterable[Raw]:
+def rows_to_predict(recipe: Recipe, file: str | None, texts: Sequence[str], stdin: Iterable[str]) -> Iterable[Raw]:
     """Rows from `--text`, a data file, or JSON lines on standard input (`-`).
 
     A file is read like the run's training rows, unless its ending names a format of its own.
@@ -88,7 +88,7 @@ def rows_to_predict(run: Run, file: str | None, texts: Sequence[str], stdin: Ite
         return chain(rows, _json_lines(stdin))
     if file is None:
         return rows
-    values = dict(run.recipe().data.train) | {"source": file, "sha256": None, "last_rows": None, "beside": {}}
+    values = dict(recipe.data.train) | {"source": file, "sha256": None, "last_rows": None, "beside": {}}
     if Path(file).suffix.lower() in ENDINGS:
         values |= {"format": "auto", "pattern": None}
     found = stream(FileSettings.model_validate(values), "predict", SILENT)
@@ -113,24 +113,39 @@ def predict_rows(
         precision: what to compute in; `auto` is bf16 where that is native, and fp32 is what `evaluate` says.
     """
     prepare_libraries()
-    trained = load(path, reporter)
-    task, tokenizer, title = trained.task, trained.base.tokenizer, "predicting"
-    model = ready(trained, precision)
-    questions = _questions(raws, task, trained.recipe.data.columns)
+    answering = opened(path, precision, reporter)
+    questions = _questions(raws, answering)
     while chunk := list(islice(questions, CHUNK)):
-        if task.generates:
-            said = evaluate.generated(model, task, chunk, tokenizer, title, reporter=reporter)
-        else:
-            encoded = Encoded(columns_of(chunk, task, tokenizer))
-            said, _ = evaluate.answers(model, task, encoded, chunk, tokenizer, title, reporter=reporter)
-        for row, prediction in zip(chunk, said, strict=True):
+        for row, prediction in zip(chunk, answering.answers(chunk, reporter), strict=True):
             yield {**row, **prediction}
 
 
-def _questions(raws: Iterable[Raw], task: Task, columns: Mapping[str, str]) -> Iterator[Row]:
-    """The rows as the task reads them. Raises UserError at one it cannot read."""
+def predict_together(
+    paths: Sequence[Path], raws: Iterable[Raw], reporter: Reporter = SILENT, precision: Precision = "auto"
+) -> Iterator[dict[str, Any]]:
+    """Several runs' answers to every row, under `answers` by the runs' names, in one pass over the rows.
+
+    The runs stand on one base, which is in memory once, their adapters beside it and not merged.
+
+    Raises:
+        UserError: they stand on different bases.
+    """
+    prepare_libraries()
+    together = opened_together(paths, precision, reporter)
+    rows = iter(raws)
+    number = 0
+    while chunk := list(islice(rows, CHUNK)):
+        said = [one.answers(list(_questions(chunk, one, number)), reporter) for one in together]
+        number += len(chunk)
+        for raw, *answers in zip(chunk, *said, strict=True):
+            yield {**raw, "answers": {one.name: answer for one, answer in zip(together, answers, strict=True)}}
+
+
+def _questions(raws: Iterable[Raw], answering: Answering, before: int = 0) -> Iterator[Row]:
+    """The rows, the first of them behind `before` others, as the task reads them. Raises UserError at one it cannot."""
+    task, columns = answering.task, answering.recipe.data.columns
     asked = [(field, columns.get(field, field)) for field in task.fields if field not in task.targets]
-    for number, raw in enumerate(raws, 1):
+    for number, raw in enumerate(raws, before + 1):
         values = {field: raw.get(column, raw.get(field)) for field, column in asked}
         try:
             yield task.question({f: v for f, v in values.items() if v is not None or task.fields[f]})

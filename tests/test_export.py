@@ -136,7 +136,7 @@ def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatc
         return merged
 
     monkeypatch.setattr(Lora, "merge", renamed)
-    with pytest.raises(UserError, match="the configuration's id2label is"):
+    with pytest.raises(UserError, match="the artifact's id2label is"):
         export(finished_run, "merged", tmp_path / "merged")
 
 
@@ -145,8 +145,8 @@ def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeyp
 
     plain = Merged.write
 
-    def without(self: Any, trained: Any, folder: Path) -> None:
-        plain(self, trained, folder)
+    def without(self: Any, model: Any, trained: Any, folder: Path) -> None:
+        plain(self, model, trained, folder)
         (folder / "tokenizer.json").unlink()
 
     monkeypatch.setattr(Merged, "write", without)

@@ -126,7 +126,7 @@ def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytes
     for precision in ("fp32", "auto", "bf16"):
         base = tiny.base(task, architecture, False, tiny.ARCHITECTURES[architecture].sizes)
         recipe: Any = SimpleNamespace(strategy=strategies.get("frozen")())
-        model = inference.ready(Trained(base.model, base, task, recipe), precision)
+        model = inference.ready(Trained(base.model, base, task, recipe, Path()), precision)
         rounded = precision == "bf16" or (precision == "auto" and task.takes_rounding)
         table = model.get_input_embeddings().weight  # type: ignore[operator]
         assert table.dtype == (torch.bfloat16 if rounded else torch.float32)
@@ -153,7 +153,7 @@ def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path
     good = [{"text": f"word{i % 40} apple", "label": "fruit"} for i in range(30_000)]
     broken = tmp_path / "rows.jsonl"
     broken.write_text("".join(json.dumps(row) + "\n" for row in good) + "{")
-    rows = iter(rows_to_predict(Run(finished_run), str(broken), (), ()))
+    rows = iter(rows_to_predict(Run(finished_run).recipe(), str(broken), (), ()))
     assert list(islice(rows, 30_000)) == good
     with pytest.raises(UserError, match=r"predict: .*rows.jsonl line 30001: not JSON"):
         next(rows)

@@ -1,40 +1,91 @@
 """adapter: only what was trained, the head with it; the base stays where it is.
 
 Where the strategy `loads_by_peft` and the task adds no tokens, the folder is peft's own and loads by plain
-`PeftModel.from_pretrained`. Otherwise it holds the trained tensors and loads by `pefttools.load`.
+`PeftModel.from_pretrained`. Otherwise it holds the trained tensors and loads by `pefttools.load`. With `as_lora` any
+mergeable method's change of matrices becomes a LoRA in peft's format, cut to a rank or to a share of its energy.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pefttools.exporters.base import Exporter
-from pefttools.run import Trained, write_recipe
+from pydantic import field_validator
+
+from pefttools import models, quantised
+from pefttools.errors import UserError
+from pefttools.exporters.base import Exporter, Loaded
+from pefttools.exporters.merging import refuse_unmergeable
+from pefttools.recipe import Recipe
+from pefttools.run import Trained, load
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttools.exporters.proof import Proof
 
 
 class Adapter(Exporter):
-    """The run's adapter with the tokenizer beside it."""
+    """Whether it is written as it is, or as a LoRA."""
 
-    def write(self, trained: Trained, folder: Path) -> None:
-        trained.recipe.strategy.save(trained.model, folder)
+    as_lora: int | float | None = None
+    """A rank (`8`), or the share of each matrix's squared change that its rank must hold (`0.95`)."""
+
+    @field_validator("as_lora")
+    @classmethod
+    def _rank_or_share(cls, value: float | None) -> float | None:
+        if value is not None and (value < 1 if isinstance(value, int) else not 0 < value <= 1):
+            raise ValueError("takes a rank (a whole number from 1) or a share of energy (0.95, at most 1.0)")
+        return value
+
+    def refuse(self, recipe: Recipe) -> None:
+        if self.as_lora is None:
+            return
+        refuse_unmergeable("adapter --as-lora", recipe)
+        if recipe.base.quantize:
+            raise UserError("--as-lora: the run's base is quantised; what is trained beside it is an adapter as it is")
+        if recipe.task.new_tokens or recipe.task.peft_type is None:
+            raise UserError(f"--as-lora: peft's format cannot hold what {recipe.task.name} adds; use --to merged")
+
+    @property
+    def approximates(self) -> bool:
+        return self.as_lora is not None
+
+    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
+        if self.as_lora is None:
+            return super().prepare(trained, proof)
+        from pefttools.exporters.as_lora import as_lora
+
+        return as_lora(trained, self.as_lora)
+
+    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+        if self.as_lora is None:
+            trained.recipe.strategy.save(model, folder)
+        else:
+            model.save_pretrained(folder)
         trained.base.tokenizer.save_pretrained(folder)
-        if not _is_peft(trained):
-            write_recipe(
-                folder / "recipe.yaml", trained.recipe, "# An adapter of pefttools; `pefttools.load` reads it."
-            )
 
-    def loader(self, trained: Trained) -> dict[str, str]:
-        if not _is_peft(trained):
-            return {"kind": "pefttools"}
-        values = json.dumps({**trained.task.config_values(), "pad_token_id": trained.base.model.config.pad_token_id})
-        return {
-            "kind": "peft",
-            "auto_class": trained.task.auto_class,
-            "base": str(trained.base.folder),
-            "config": values,
-        }
+    def load(self, folder: Path, recipe: Recipe) -> Loaded:
+        import torch
+        import transformers
+        from peft import PeftModel
 
-
-def _is_peft(trained: Trained) -> bool:
-    return trained.recipe.strategy.loads_by_peft and not trained.task.new_tokens
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        if self.as_lora is None and not (recipe.strategy.loads_by_peft and not recipe.task.new_tokens):
+            return Loaded(load(folder).model, tokenizer)
+        auto, kind = getattr(transformers, recipe.task.auto_class), recipe.base.quantize
+        place, _ = models.locate(recipe.base)
+        values = json.loads(json.dumps(recipe.task.config_values()))
+        values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
+        config = transformers.AutoConfig.from_pretrained(place, **values)
+        if config.pad_token_id is None:
+            config.pad_token_id = tokenizer.pad_token_id
+        packed = {"quantization_config": quantised.configuration(kind, auto, config)} if kind else {}
+        torch.manual_seed(1)  # a head that was not saved must not come out right by luck
+        model = auto.from_pretrained(place, config=config, dtype=torch.float32, **packed)
+        quantised.mend(model)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*missing adapter keys.*")
+            return Loaded(PeftModel.from_pretrained(model, str(folder)), tokenizer)

@@ -3,27 +3,80 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools.recipe import Recipe
 from pefttools.registry import Choice
 from pefttools.run import Trained
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from pefttools.exporters.proof import Proof
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+LOGITS: Mapping[str, float] = {
+    "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2, "q8_0": 5e-2, "nf4": 1e-3, "fp4": 1e-3, "int8": 1e-1,
+}  # fmt: skip
+"""Largest difference of a logit from the trained model's, by what weights were rounded to, in parts of the largest one
+(a classifier's in fp32: as it is).
+
+In float32 both models compute in float64: then it is of weights alone. Quantised bases compute in fp32."""
+METRIC, ROUNDED_METRIC = 1e-3, 1e-2
+"""Largest difference of the task's metric, in parts where that is above 1; the second where weights are rounded."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An artifact in memory."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    problems: list[str] = field(default_factory=list)
+    """What was wrong with its keys."""
+
 
 class Exporter(Choice, ABC):
-    """Writes one kind of artifact and says how a stranger loads it."""
+    """Writes one kind of artifact, and loads it as its users will."""
 
     def refuse(self, recipe: Recipe) -> None:
         """Raises UserError when runs of this recipe cannot be exported so; asked before anything is loaded."""
 
+    @property
+    def rounds_to(self) -> str:
+        """What the artifact's weights are rounded to, by the names of `LOGITS`."""
+        return "float32"
+
+    @property
+    def approximates(self) -> bool:
+        """Whether the artifact is meant to differ from the trained model, so that its error is told and not refused."""
+        return False
+
+    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
+        """The model in memory that is written, before rounding, and facts for the manifest; may use up the trained one.
+
+        Raises:
+            UserError: this strategy or task cannot be exported so.
+        """
+        del proof
+        return trained.model, {}
+
     @abstractmethod
-    def write(self, trained: Trained, folder: Path) -> None:
-        """Write the artifact to an existing folder; may use up the model.
+    def write(self, model: nn.Module, trained: Trained, folder: Path) -> None:
+        """Write the prepared model to an existing folder, its tokenizer beside it; may use it up.
 
         Raises:
             UserError: this strategy or task cannot be exported so.
         """
 
     @abstractmethod
-    def loader(self, trained: Trained) -> dict[str, str]:
-        """How a fresh process loads the folder: `kind` (see `verify.load`) and what that kind needs."""
+    def load(self, folder: Path, recipe: Recipe) -> Loaded:
+        """The artifact as a stranger loads it, by the library it is for."""
+
+    def tolerance(self, scale: float) -> float:
+        """How far a logit of the loaded artifact may be from that of the model that was written."""
+        return LOGITS["float32"] * scale

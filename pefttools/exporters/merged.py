@@ -1,30 +1,58 @@
-"""merged: a plain transformers folder with the change folded into the weights."""
+"""merged: a plain transformers folder with the change folded into the weights.
+
+Loads by `AutoModel….from_pretrained(folder)` with tokenizer and label names; nothing of ours is needed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pefttools.errors import UserError
-from pefttools.exporters.base import Exporter
+from pydantic import Field
+
+from pefttools.exporters.base import Dtype, Exporter, Loaded
+from pefttools.exporters.merging import merged, refuse_unmergeable
 from pefttools.recipe import Recipe
 from pefttools.run import Trained
-from pefttools.strategies.base import is_quantised
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttools.exporters.proof import Proof
 
 
 class Merged(Exporter):
-    """Loads by `AutoModel….from_pretrained(folder)` with tokenizer and label names; nothing of ours is needed."""
+    """What the weights are rounded to, and how large a file may be."""
+
+    dtype: Dtype = "float32"
+    """`float32` answers like the trained model; `bfloat16` and `float16` take half the room."""
+    shard: str = Field(default="5GB", pattern=r"^\d+[KMG]i?B$")
+    """The most a file of weights may have; more are written beside it."""
 
     def refuse(self, recipe: Recipe) -> None:
-        strategy = recipe.strategy
-        if not strategy.mergeable:
-            raise UserError(f"--to merged: {strategy.name} cannot be merged: {strategy.why_not_merged}")
+        refuse_unmergeable(self.name, recipe)
 
-    def write(self, trained: Trained, folder: Path) -> None:
-        if is_quantised(trained.base.model):
-            raise UserError("--to merged: merging into a quantised base rounds the change away; use --to adapter")
-        model = trained.task.plain(trained.recipe.strategy.merge(trained.model))
-        model.save_pretrained(folder)
+    @property
+    def rounds_to(self) -> str:
+        return self.dtype
+
+    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
+        return merged(trained, proof)
+
+    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+        model.save_pretrained(folder, max_shard_size=self.shard)
         trained.base.tokenizer.save_pretrained(folder)
 
-    def loader(self, trained: Trained) -> dict[str, str]:
-        return {"kind": "transformers", "auto_class": trained.task.auto_class}
+    def load(self, folder: Path, recipe: Recipe) -> Loaded:
+        import transformers
+
+        auto = getattr(transformers, recipe.task.auto_class)
+        model, report = auto.from_pretrained(folder, output_loading_info=True)
+        problems = [
+            f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, report[kind])))}"
+            for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+            if report[kind]
+        ]
+        if str(model.dtype) != f"torch.{self.dtype}":
+            problems.append(f"its weights are {model.dtype}, and {self.dtype} was asked for")
+        return Loaded(model, transformers.AutoTokenizer.from_pretrained(folder), problems)

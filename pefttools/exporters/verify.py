@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools import recipe
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Row
 from pefttools.evaluate import joined, outputs_of
-from pefttools.tasks import tasks
+from pefttools.exporters import exporters
+from pefttools.strategies.base import is_quantised
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,15 +47,32 @@ def answers(
             continue
         real = batch["attention_mask"].bool()
         for i, row, mask in zip(indices, task.logits(outputs, batch), real, strict=True):
-            logits[i] = row[mask] if row.ndim > 1 and len(row) == len(mask) else row
+            logits[i] = (row[mask] if row.ndim > 1 and len(row) == len(mask) else row).clone()
     return [logits[i] for i in sorted(logits)], joined(task, rows, encoded, said)
 
 
+def scores(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The task's metrics on these rows."""
+    _, said = answers(model, task, rows, tokenizer, keep=False)
+    return task.metrics(said, [task.reference(row) for row in rows])
+
+
 def exact_logits(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """`answers`' logits in float64, where what is rounded on the way is no larger than what is looked for."""
+    """`answers`' logits in float64, where what is rounded on the way is no larger than what is looked for.
+
+    Quantised weights compute in fp32: they have nothing narrower to hide.
+    """
+    if is_quantised(model):
+        return answers(model, task, rows, tokenizer)[0]
     with _in_float64(model):
-        logits, _ = answers(model, task, rows, tokenizer)
-    return logits
+        return answers(model, task, rows, tokenizer)[0]
+
+
+def gap(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """The largest difference; infinite where shapes differ."""
+    return max(
+        float((a - b).abs().max()) if a.shape == b.shape else float("inf") for a, b in zip(logits, others, strict=True)
+    )
 
 
 @contextmanager
@@ -72,34 +90,23 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
             tensor.data = tensor.data.to(dtype)
 
 
-def load(folder: Path, loader: Mapping[str, str]) -> tuple[nn.Module, PreTrainedTokenizerBase, list[str]]:
-    """The artifact's model and tokenizer as `loader` says, and what was wrong with the keys."""
-    import torch
-    import transformers
+def said_by(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What must come back beside weights: the configuration's `names`, special tokens, whether embeddings are tied."""
+    config = {name: getattr(model.config, name, None) for name in names}
+    specials = {name: [token, tokenizer.convert_tokens_to_ids(token)] for name, token in _specials(tokenizer).items()}
+    return json.loads(json.dumps({**config, **specials, "tied embeddings": _tied(model)}))
 
-    problems: list[str] = []
-    if loader["kind"] == "pefttools":
-        from pefttools.run import load as load_trained
 
-        trained = load_trained(folder)
-        return trained.model, transformers.AutoTokenizer.from_pretrained(folder), problems
-    auto = getattr(transformers, loader["auto_class"])
-    if loader["kind"] == "peft":
-        from peft import PeftModel
+def _specials(tokenizer: Any) -> Mapping[str, str]:
+    return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
 
-        values = json.loads(loader["config"])
-        values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
-        torch.manual_seed(1)  # a head that was not saved must not come out right by luck
-        model = auto.from_pretrained(loader["base"], dtype=torch.float32, **values)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            model = PeftModel.from_pretrained(model, str(folder))
-    else:
-        model, report = auto.from_pretrained(folder, output_loading_info=True)
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if report[kind]:
-                problems.append(f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, report[kind])))}")
-    return model, transformers.AutoTokenizer.from_pretrained(folder), problems
+
+def _tied(model: Any) -> bool | None:
+    """Whether the output layer is the table of embeddings; None where there is none to ask."""
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    if output is None:
+        return None
+    return output.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
 def main(case_file: Path, folder: Path, answer_file: Path) -> None:
@@ -110,23 +117,24 @@ def main(case_file: Path, folder: Path, answer_file: Path) -> None:
 
     prepare_libraries()
     case = json.loads(case_file.read_text("utf-8"))
-    expected: list[Tensor] = torch.load(case_file.with_suffix(".pt"), weights_only=True)
+    expected = torch.load(case_file.with_suffix(".pt"), weights_only=True)
     torch.set_num_threads(case["threads"])
-    task, found = tasks.parse(case["task"], "task")
-    assert task is not None, found
-    model, tokenizer, problems = load(folder, case["loader"])
-    model.eval()
-    for name, value in case["config"].items():
-        if (got := json.loads(json.dumps(getattr(model.config, name, None)))) != value:  # type: ignore[union-attr]
-            problems.append(f"the configuration's {name} is {got!r}, the trained model's {value!r}")
+    settings = recipe.load(str(folder / "recipe.yaml")).recipe
+    exporter, found = exporters.parse(case["exporter"], "exporter")
+    assert exporter is not None, found
+    loaded = exporter.load(folder, settings)
+    model, task, tokenizer, problems = loaded.model.eval(), settings.task, loaded.tokenizer, list(loaded.problems)
+    told = said_by(model, tokenizer, case["config"])
+    for name, value in case["said"].items():
+        if told.get(name) != value:
+            problems.append(f"the artifact's {name} is {told.get(name)!r}, the trained model's {value!r}")
     logits = exact_logits(model, task, case["rows"], tokenizer)
-    errors = [
-        float((a - b).abs().max()) if a.shape == b.shape else float("inf")
-        for a, b in zip(logits, expected, strict=True)
-    ]
-    _, said = answers(model, task, case["scored"], tokenizer, keep=False)
-    metrics = task.metrics(said, [task.reference(row) for row in case["scored"]])
-    answer: dict[str, Any] = {"max_error": max(errors), "metrics": metrics, "problems": problems}
+    answer = {
+        "max_logit_error": gap(logits, expected["trained"]),
+        "loaded_error": gap(logits, expected["written"]),
+        "metrics": scores(model, task, case["scored"], tokenizer),
+        "problems": problems,
+    }
     answer_file.write_text(json.dumps(answer), "utf-8")
 
 

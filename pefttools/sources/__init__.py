@@ -46,3 +46,15 @@ def _fetch(source: str, reporter: Reporter) -> Path:
 def is_remote(source: str) -> bool:
     """Whether a source names something outside this machine's own files."""
     return source.partition(":")[0] in SCHEMES
+
+
+def licence(source: str, folder: Path) -> str | None:
+    """What the source says of its licence, of a wheel the wheel's; None where it says nothing.
+
+    Args:
+        folder: where it lies on this machine.
+    """
+    if found := local.licence(folder / "README.md"):
+        return found
+    scheme, _, rest = source.partition(":")
+    return pypi.licence(rest) if scheme == "pypi" else None

@@ -16,3 +16,13 @@ def fetch(source: str) -> Path:
     match = nearest(path.name, siblings)
     hint = f"; did you mean {match!r}?" if match else ""
     raise UserError(f"{source}: there is no such file or folder{hint}")
+
+
+def licence(card: Path) -> str | None:
+    """What the metadata of a model card says, where there is one."""
+    from huggingface_hub import ModelCard
+
+    try:
+        return ModelCard.load(card).data.get("license") if card.is_file() else None
+    except ValueError:  # no metadata, or none that can be read
+        return None

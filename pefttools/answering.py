@@ -1,0 +1,123 @@
+"""A run, or an artifact of one, made ready to answer rows; several runs on one base share it in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import evaluate
+from pefttools.data.encoding import Encoded, columns_of
+from pefttools.errors import UserError
+from pefttools.exporters import exporters
+from pefttools.inference import Precision, quick, ready
+from pefttools.recipe import Recipe
+from pefttools.recipe import load as load_recipe
+from pefttools.reporter import SILENT, Reporter
+from pefttools.run import Run, load
+from pefttools.strategies.base import folded
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from pefttools.data.splitting import Row
+    from pefttools.tasks.base import Prediction, Task
+
+MANIFEST, RECIPE = "manifest.json", "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A model that answers, and how its rows are read."""
+
+    name: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe
+
+    @property
+    def task(self) -> Task:
+        return self.recipe.task
+
+    def answers(self, rows: Sequence[Row], reporter: Reporter = SILENT) -> list[Prediction]:
+        """One a row, in the rows' order."""
+        task, title = self.task, "predicting"
+        if task.generates:
+            return evaluate.generated(self.model, task, rows, self.tokenizer, title, reporter=reporter)
+        encoded = Encoded(columns_of(rows, task, self.tokenizer))
+        return evaluate.answers(self.model, task, encoded, rows, self.tokenizer, title, reporter=reporter)[0]
+
+
+def is_artifact(path: Path) -> bool:
+    """Whether `export` wrote this folder."""
+    return (path / MANIFEST).is_file() and (path / RECIPE).is_file()
+
+
+def recipe_of(path: Path) -> Recipe:
+    """What a run or an artifact was trained by. Raises UserError when it is neither, or not finished."""
+    return load_recipe(str(path / RECIPE)).recipe if is_artifact(path) else Run.open(path).recipe()
+
+
+def opened(path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True) -> Answering:
+    """A run's model, merged where it can be, or an artifact's as its exporter loads it.
+
+    Raises:
+        UserError: there is neither here.
+    """
+    name = path.absolute().name
+    if not is_artifact(path):
+        trained = load(path, reporter)
+        return Answering(name, ready(trained, precision, merge), trained.base.tokenizer, trained.recipe)
+    manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+    exporter, problems = exporters.parse({**manifest["settings"], "name": manifest["exporter"]}, str(path / MANIFEST))
+    if exporter is None:
+        raise UserError(*problems)
+    recipe = recipe_of(path)
+    loaded = exporter.load(path.absolute(), recipe)
+    model: Any = loaded.model.eval()
+    if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
+        model = folded(model).eval()
+    if next(iter(model.parameters())).numel():  # a graph has no weights of its own
+        model = quick(model, recipe.task, manifest["head"], precision)
+    return Answering(name, model, loaded.tokenizer, recipe)
+
+
+def opened_together(paths: Sequence[Path], precision: Precision, reporter: Reporter = SILENT) -> list[Answering]:
+    """Runs on one base, with its weights in memory once.
+
+    Raises:
+        UserError: they stand on different bases, or two have one name.
+    """
+    bases = {str(path): Run.open(path).result()["base"] for path in paths}
+    if len({base["sha256"] for base in bases.values()}) > 1:
+        told = ", ".join(f"{path} on {base['id']}" for path, base in bases.items())
+        raise UserError(f"--run: runs answer together on one base only: {told}")
+    names = [path.absolute().name for path in paths]
+    if len(set(names)) < len(names):
+        raise UserError(f"--run: answers are told apart by the folders' names, which are {', '.join(names)}")
+    found: list[Answering] = []
+    for path in paths:
+        found.append(opened(path, precision, reporter, merge=False))
+        share([one.model for one in found])
+    return found
+
+
+def share(models: Sequence[nn.Module]) -> None:
+    """Let the last model hold no copy of a weight that the first ones have under the same name."""
+    import torch
+
+    *others, last = models
+    known = {_bare(name): parameter for model in others for name, parameter in model.named_parameters()}
+    for name, parameter in last.named_parameters():
+        same = known.get(_bare(name))
+        if same is not None and same.dtype == parameter.dtype and torch.equal(same, parameter):
+            parameter.data = same.data
+
+
+def _bare(name: str) -> str:
+    """A weight's name without what wrappers put around it."""
+    parts: Iterable[str] = name.removeprefix("base_model.model.").split(".")
+    return ".".join(part for part in parts if part not in ("base_layer", "original_module"))

@@ -1,0 +1,105 @@
+"""Any change of matrices as a LoRA: W − W⁰ = Σ σᵢuᵢvᵢᵀ cut where Eckart and Young (1936) say the least is lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pefttools import targets
+from pefttools.errors import UserError
+from pefttools.nn import find
+from pefttools.run import Trained
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ZERO = 1e-7
+"""Singular values below this share of a matrix's largest are rounding."""
+
+
+def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, Any]]:
+    """A fresh base with a LoRA of the trained model's change and its head, and what of the change that holds.
+
+    Args:
+        size: the rank of every matrix, or the share of its squared change that a matrix's rank must hold.
+
+    Raises:
+        UserError: no matrix of the blocks was changed.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    task, recipe = trained.task, trained.recipe
+    whole = task.plain(recipe.strategy.merge(trained.model))
+    base = task.load(recipe.base)
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    kept = total = 0.0
+    for path in find.linears(base.model):
+        change = _matrix(whole, path) - _matrix(base.model, path)
+        if not change.any():
+            continue
+        left, right, share = decomposed(change, size)
+        factors[path] = (left, right)
+        total += float(change.square().sum())
+        kept += float(change.square().sum()) * share
+    if not factors:
+        raise UserError(f"--as-lora: {recipe.strategy.name} changed no matrix of the blocks; use --to merged")
+    ranks = {path: len(right) for path, (_, right) in factors.items()}
+    model: Any = get_peft_model(
+        base.model,
+        LoraConfig(
+            task_type=base.task_type,
+            r=max(ranks.values()),
+            lora_alpha=max(ranks.values()),
+            rank_pattern=ranks,
+            alpha_pattern=ranks,
+            target_modules=list(factors),
+            modules_to_save=list(base.head),
+            fan_in_fan_out=targets.are_transposed(base, list(factors)),
+        ),
+    )
+    inner = model.get_base_model()
+    with torch.no_grad():
+        for path, (left, right) in factors.items():
+            layer = inner.get_submodule(path)
+            layer.lora_B["default"].weight.copy_(left)
+            layer.lora_A["default"].weight.copy_(right)
+        for path in base.head:
+            new = inner.get_submodule(path).modules_to_save["default"]
+            new.load_state_dict(whole.get_submodule(path).state_dict())
+    others = _others(whole, inner, factors, base.head)
+    facts = {"ranks": [min(ranks.values()), max(ranks.values())], "energy": kept / total, "left_out": others}
+    return model.eval(), {"as_lora": facts}
+
+
+def decomposed(change: Tensor, size: int | float) -> tuple[Tensor, Tensor, float]:
+    """B (out, r) and A (r, in) with BA nearest to a change (out, in), and the share of its squares they hold."""
+    import torch
+
+    u, s, vt = torch.linalg.svd(change.float(), full_matrices=False)
+    squares = s.square()
+    shares = squares.cumsum(0) / squares.sum()
+    real = max(1, int((s > ZERO * s[0]).sum()))
+    wanted = size if isinstance(size, int) else int((shares < size - ZERO).sum()) + 1
+    rank = min(int(wanted), real)
+    root = s[:rank].sqrt()
+    return u[:, :rank] * root, root[:, None] * vt[:rank], float(shares[rank - 1])
+
+
+def _matrix(model: nn.Module, path: str) -> Tensor:
+    """The weight of a linear layer (out, in); GPT-2 keeps it the other way round."""
+    import torch
+
+    module: Any = model.get_submodule(path)
+    return module.weight.detach() if isinstance(module, torch.nn.Linear) else module.weight.detach().T
+
+
+def _others(whole: nn.Module, inner: nn.Module, factors: dict[str, Any], head: tuple[str, ...]) -> int:
+    """How many parameters were changed that a LoRA and a head cannot hold: biases, norms, embeddings."""
+    held = {f"{path}.weight" for path in factors}
+    outside = tuple(f"{path}." for path in head)
+    bare = {name.replace(".base_layer.", "."): p for name, p in inner.named_parameters()}
+    return sum(
+        parameter.numel()
+        for name, parameter in whole.named_parameters()
+        if name not in held and not name.startswith(outside) and name in bare and bool((parameter != bare[name]).any())
+    )

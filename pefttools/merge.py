@@ -1,0 +1,171 @@
+"""Runs of one shape as one: the weighted sum of what they learnt, scored like a run of its own.
+
+`parameters` sums trained tensors by name, as model soups do (Wortsman et al. 2022; of adapters Chronopoulou et al.
+2023). Of LoRA that is not the sum of the changes BA, which `changes` is: the factors side by side, at the ranks' sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pefttools import atomic, evaluate
+from pefttools.data.encoding import encode
+from pefttools.data.splitting import load_splits
+from pefttools.errors import UserError
+from pefttools.models import prepare_libraries
+from pefttools.plan import count_parameters
+from pefttools.reporter import SILENT, Reporter
+from pefttools.run import MARK, Run, write_recipe
+from pefttools.strategies.base import WEIGHTS, read
+from pefttools.strategies.lora import Lora
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pefttools.recipe import Recipe
+
+How = Literal["changes", "parameters"]
+
+
+def merge(
+    paths: Sequence[Path],
+    weights: Sequence[float],
+    out: Path,
+    how: How | None = None,
+    reporter: Reporter = SILENT,
+) -> dict[str, Any]:
+    """Write the weighted sum of runs as a finished run; the answer is its `result.json`.
+
+    Args:
+        weights: one a run, as they are: they need not add up to 1.
+        how: what is summed; `changes` for LoRA where that can be, else `parameters`.
+
+    Raises:
+        UserError: the runs differ in base, task or strategy, or `out` is not free. Nothing is written.
+    """
+    runs = [Run.open(path) for path in paths]
+    recipes = [run.recipe() for run in runs]
+    _refuse_unlike(runs, recipes, weights)
+    how = how or ("changes" if _sums_changes(recipes[0]) else "parameters")
+    if how == "changes" and not _sums_changes(recipes[0]):
+        raise UserError(f"--by changes: takes plain LoRA, not {recipes[0].strategy.name} as it is set; --by parameters")
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out: {out} is not empty")
+    prepare_libraries()
+    tensors = [read(run.adapter) for run in runs]
+    if how == "changes":
+        summed, recipe = _changes(tensors, weights), _wider(recipes[0], len(runs))
+    else:
+        summed, recipe = _parameters(tensors, weights), recipes[0]
+    recipe = recipe.model_copy(update={"name": out.absolute().name})
+    told = ", ".join(f"{weight:g} x {run.path.name}" for weight, run in zip(weights, runs, strict=True))
+    with atomic.new_folder(out.absolute()) as part:
+        merged = Run(part)
+        write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {told}.")
+        params = _write_adapter(recipe, summed, merged.adapter, reporter)
+        result = {**_scored(merged, recipe, runs[0].result(), reporter), "params": params}
+        about = [
+            {"run": run.path.name, "digest": run.result()["digest"], "weight": weight, "test": run.result()["test"]}
+            for weight, run in zip(weights, runs, strict=True)
+        ]
+        result |= {"merged_from": about, "merged_by": how}
+        atomic.write_json(merged.result_file, result)
+    return result
+
+
+def _refuse_unlike(runs: Sequence[Run], recipes: Sequence[Recipe], weights: Sequence[float]) -> None:
+    if len(runs) < 2 or len(runs) != len(weights):
+        raise UserError(f"merge: takes two runs or more and a weight for each, got {len(runs)} and {len(weights)}")
+    if not all(math.isfinite(weight) for weight in weights):
+        raise UserError("--weights: takes finite numbers")
+    problems = []
+    for what, found in {
+        "base": [run.result()["base"]["sha256"] for run in runs],
+        "task": [recipe.task.as_dict() for recipe in recipes],
+        "strategy": [recipe.strategy.as_dict() for recipe in recipes],
+    }.items():
+        if unlike := [run.path.name for run, value in zip(runs, found, strict=True) if value != found[0]]:
+            problems.append(f"merge: {', '.join(unlike)} has another {what} than {runs[0].path.name}")
+    if problems:
+        raise UserError(*problems)
+
+
+def _sums_changes(recipe: Recipe) -> bool:
+    strategy = recipe.strategy
+    return isinstance(strategy, Lora) and not strategy.dora and not strategy.rewrites_base and strategy.eva_ratio == 1
+
+
+def _parameters(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted sum of tensors by name."""
+    if any({n: t.shape for n, t in other.items()} != {n: t.shape for n, t in tensors[0].items()} for other in tensors):
+        raise UserError("merge: the runs' tensors are of different names or shapes")
+    return {
+        name: sum(weight * given[name] for weight, given in zip(weights, tensors, strict=True))  # type: ignore[misc]
+        for name in tensors[0]
+    }
+
+
+def _changes(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
+    """Factors side by side, so that their product is the weighted sum of the products; all else summed."""
+    import torch
+
+    summed = _parameters(tensors, weights)
+    for name in summed:
+        if ".lora_A." in name:
+            summed[name] = torch.cat([given[name] for given in tensors])
+        elif ".lora_B." in name:
+            summed[name] = torch.cat([w * given[name] for w, given in zip(weights, tensors, strict=True)], dim=1)
+    return summed
+
+
+def _wider(recipe: Recipe, number: int) -> Recipe:
+    """The recipe of factors side by side, whose product is scaled as each one's was."""
+    strategy = recipe.strategy
+    assert isinstance(strategy, Lora)
+    alpha = strategy.alpha * (math.sqrt(number) if strategy.rslora else number)
+    wider = strategy.with_values(rank=strategy.rank * number, alpha=alpha, init="default")
+    return recipe.model_copy(update={"strategy": wider})
+
+
+def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, reporter: Reporter) -> dict[str, int]:
+    """An adapter folder as the strategy saves an untrained one, with these tensors; and its numbers of parameters."""
+    from safetensors.torch import save_file
+
+    base = recipe.task.load(recipe.base, reporter)
+    model = recipe.strategy.wrap(base)
+    folder.mkdir()
+    recipe.strategy.save(model, folder)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+    return count_parameters(model, base.head)
+
+
+def _scored(merged: Run, recipe: Recipe, like: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
+    """The result of a run whose adapter is there; scored on the first run's rows."""
+    task = recipe.task
+    splits = load_splits(recipe.data, task, reporter)
+    base = task.load(recipe.base, reporter)
+    model = recipe.strategy.load(base, merged.adapter).eval()
+    scores: dict[str, Any] = {"validation": None, "test": None}
+    for name in scores:
+        if rows := splits.named()[name]:
+            encoded = encode(rows, task, base, name, reporter)
+            found = evaluate.score(
+                model, task, encoded, rows, base.tokenizer, name, reporter=reporter, generate=name == "test"
+            )
+            scores[name] = found.metrics
+            ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
+            merged.save_predictions(ids, [task.reference(row) for row in rows], found.predictions)
+    nothing = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "step_seconds": 0.0, "tokens": 0, "tokens_per_second": 0.0}
+    sizes = [file.stat().st_size for file in merged.adapter.rglob("*") if file.is_file()]
+    return {
+        **like,
+        "recipe": recipe.name,
+        "digest": recipe.digest,
+        "data": {**like["data"], "digest": splits.digest},
+        **scores,
+        "train": {**like["train"], **nothing, "best_step": 0, "stopped_early": False},
+        "files": {"adapter_bytes": sum(sizes)},
+    }

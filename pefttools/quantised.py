@@ -1,0 +1,90 @@
+"""Bases whose blocks bitsandbytes holds in 4 or 8 bits (`base.quantize`), on CPU and CUDA.
+
+QLoRA (Dettmers et al. 2023) trains beside such matrices; LLM.int8() (Dettmers et al. 2022) rounds activations too. Only
+the blocks' matrices are quantised: heads, embeddings and norms stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from pefttools.nn import find
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+
+Kind = Literal["nf4", "fp4", "int8"]
+BLOCK = 64
+"""Weights of a 4-bit matrix that share a scale."""
+
+
+def configuration(kind: Kind, auto: Any, config: PretrainedConfig) -> BitsAndBytesConfig:
+    """How transformers must load a model of this class to quantise the matrices of its blocks and nothing else."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    blocks = {*find.linears(model)}
+    # the names are matched from the left, and one that is given replaces bitsandbytes' own list, lm_head among it
+    others = [path for path, m in model.named_modules() if isinstance(m, torch.nn.Linear) and path not in blocks]
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_compute_dtype=torch.float32,
+        llm_int8_skip_modules=others,
+    )
+
+
+def mend(model: nn.Module) -> None:
+    """Keep 4-bit layers from repacking themselves in evaluation, after which no gradient passes them."""
+    for layer in _four_bit(model):
+        layer.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def computing_in_bf16(model: nn.Module) -> Iterator[None]:
+    """Meanwhile 4-bit layers dequantise to bf16 instead of fp32."""
+    import torch
+
+    layers = _four_bit(model)
+    former = [layer.compute_dtype for layer in layers]
+    for layer in layers:
+        layer.compute_dtype = torch.bfloat16
+    try:
+        yield
+    finally:
+        for layer, dtype in zip(layers, former, strict=True):
+            layer.compute_dtype = dtype
+
+
+def dequantised(model: Any) -> PreTrainedModel:
+    """The model in fp32 with what its quantised weights stand for; uses it up."""
+    import torch
+
+    plain = model.dequantize().to(torch.float32)
+    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method", "hf_quantizer"):
+        vars(plain).pop(mark, None)
+    return plain
+
+
+def saved_bytes(kind: Kind, model: nn.Module) -> int:
+    """What quantising takes off the weights of an fp32 model."""
+    saved = 0
+    for path in find.linears(model):
+        weight: Any = model.get_submodule(path).weight
+        rows, size = weight.shape[0], weight.numel()
+        held = size + 4 * rows if kind == "int8" else size // 2 + 4 * -(-size // BLOCK)
+        saved += 4 * size - held
+    return saved
+
+
+def _four_bit(model: nn.Module) -> list[Any]:
+    import bitsandbytes
+
+    return [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]

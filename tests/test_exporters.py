@@ -1,0 +1,198 @@
+"""Every exporter on every kind of task it is for: rounded, as a LoRA, in ONNX, in GGUF, from quantised bases."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import train_tiny, write_recipe, write_rows
+
+from pefttools.errors import UserError
+from pefttools.export import configured, export
+from pefttools.exporters.as_lora import decomposed
+from pefttools.exporters.merged import Merged
+from pefttools.run import Run
+from pefttools.tasks import tasks
+
+
+@pytest.fixture(scope="module")
+def of_task(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) -> Callable[..., Path]:
+    """A task's name and overrides -> a finished run on its sample rows, made once."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(name: str, *overrides: str) -> Path:
+        if (name, *overrides) not in made:
+            folder, cls = tmp_path_factory.mktemp(name), tasks.get(name)
+            rows = write_rows(folder / "rows.jsonl", [dict(row) for row in cls.samples] * 4)
+            data = {"validation": str(rows), "test": str(rows), "deduplicate": False}
+            task = {"name": name, "max_length": 32, **cls.sample_settings}
+            family = "llama" if cls.auto_class == "AutoModelForCausalLM" else "bert"
+            train = {"epochs": 2, "batch_size": 8}
+            file = write_recipe(folder / "recipe.yaml", bases(family), rows, data=data, task=task, train=train)
+            made[name, *overrides] = train_tiny(file, folder / "run", *overrides)[0]
+        return made[name, *overrides]
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounded_weights_are_told_from_wrong_ones(name: str, dtype: str, of_task: Any, tmp_path: Path) -> None:
+    manifest = export(of_task(name), "merged", tmp_path / "out", settings=[f"dtype={dtype}"])
+    assert manifest["merge_error"] <= 1e-5 < manifest["rounding_error"]
+    assert manifest["loaded_error"] <= 1e-5
+    assert manifest["dtype"] == json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+
+
+@pytest.mark.parametrize(
+    "name", ["text_classification", "relation_extraction", "question_answering", "multiple_choice"]
+)
+def test_onnx_of_one_output_and_two_of_added_tokens_and_of_choices(name: str, of_task: Any, tmp_path: Path) -> None:
+    manifest = export(of_task(name), "onnx", tmp_path / "out")
+    assert manifest["max_logit_error"] <= 1e-4
+    assert {"model.onnx", "config.json", "tokenizer.json", "manifest.json", "README.md"} <= {
+        file.name for file in (tmp_path / "out").iterdir()
+    }
+
+
+def test_onnx_holds_adapters_that_cannot_merge(of_task: Any, tmp_path: Path) -> None:
+    assert export(of_task("text_classification", "strategy=adapter"), "onnx", tmp_path / "out")["trained"] > 0
+    with pytest.raises(UserError, match="--to onnx: prompt"):
+        export(of_task("text_classification", "strategy=prompt"), "onnx", tmp_path / "other")
+
+
+def test_onnx_and_gguf_refuse_what_they_cannot(of_task: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is for encoders' tasks, and causal_lm writes text; use --to gguf"):
+        export(of_task("causal_lm"), "onnx", tmp_path / "out")
+    with pytest.raises(UserError, match="is for decoders that write text"):
+        export(of_task("text_classification"), "gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_lora_as_lora_is_exact_at_its_rank(of_task: Any, tmp_path: Path) -> None:
+    manifest = export(of_task("text_classification"), "adapter", tmp_path / "out", settings=["as_lora=8"])
+    assert manifest["max_logit_error"] <= 1e-5
+    assert manifest["as_lora"]["energy"] == pytest.approx(1, abs=1e-5)
+    assert manifest["as_lora"]["left_out"] == 0
+
+
+def test_full_as_lora_loads_by_peft_and_tells_its_error(of_task: Any, bases: Any, tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    run = of_task("text_classification", "strategy=full", "train.learning_rate=0.001")
+    narrow = export(run, "adapter", tmp_path / "one", settings=["as_lora=1"])
+    wide = export(run, "adapter", tmp_path / "most", settings=["as_lora=0.99"])
+    assert narrow["max_logit_error"] > wide["max_logit_error"] > 0
+    assert narrow["as_lora"]["energy"] < wide["as_lora"]["energy"]
+    assert wide["as_lora"]["left_out"] > 0  # biases, norms and embeddings moved too
+    base = AutoModelForSequenceClassification.from_pretrained(bases("bert"), num_labels=2)
+    config: Any = PeftModel.from_pretrained(base, str(tmp_path / "most")).peft_config["default"]
+    assert config.r > 1
+
+
+def test_what_cannot_be_a_lora_says_so(of_task: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="bitfit changed no matrix"):
+        export(of_task("text_classification", "strategy=bitfit"), "adapter", tmp_path / "out", settings=["as_lora=8"])
+    for value in ("0", "1.5", "-2", "nan"):
+        with pytest.raises(UserError, match="as_lora"):
+            configured("adapter", [f"as_lora={value}"])
+    with pytest.raises(UserError, match="unknown key 'dtpye'; did you mean 'dtype'"):
+        configured("merged", ["dtpye=bfloat16"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_change_is_cut_where_least_is_lost() -> None:
+    draw = torch.Generator().manual_seed(0)
+    change = torch.randn(6, 4, generator=draw) @ torch.diag(torch.tensor([4.0, 2.0, 1.0, 0.0]))
+    squares = torch.linalg.svdvals(change).square()
+    for size, rank in ((2, 2), (0.999, None), (1.0, 3), (9, 3)):
+        left, right, share = decomposed(change, size)
+        rank = rank or len(right)
+        assert len(right) == rank
+        lost = (change - left @ right).square().sum()
+        assert float(lost) == pytest.approx(float(squares[rank:].sum()), abs=1e-4)
+        assert share == pytest.approx(float(squares[:rank].sum() / squares.sum()), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_quantised_bases_merge_by_the_better_route(kind: str, of_task: Any, tmp_path: Path) -> None:
+    run = of_task("text_classification", f"base.quantize={kind}")
+    merged = export(run, "merged", tmp_path / "merged")
+    routes = merged["routes"]
+    assert merged["route"] == min(routes, key=lambda name: routes[name]["max_logit_error"])
+    assert merged["merge_error"] == routes[merged["route"]]["max_logit_error"]
+    if kind != "int8":  # which rounds activations too
+        assert routes["dequantised"]["max_logit_error"] <= 1e-4 < routes["full"]["max_logit_error"]
+    assert export(run, "adapter", tmp_path / "adapter")["max_logit_error"] <= 1e-5
+
+
+def test_a_full_disk_leaves_nothing(of_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+    import signal
+
+    run = of_task("text_classification")
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    plain = Merged.write
+
+    def on_a_full_disk(*given: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, former[1]))
+        try:
+            plain(*given)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+    monkeypatch.setattr(Merged, "write", on_a_full_disk)
+    try:
+        with pytest.raises(UserError, match=r"cannot be written: .*too large"):
+            export(run, "merged", tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_has_what_the_hub_reads(of_task: Any, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    manifest = export(of_task("text_classification"), "merged", tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    about = card.data.to_dict()
+    assert about["pipeline_tag"] == "text-classification"
+    assert about["library_name"] == "transformers"
+    (score,) = about["model-index"][0]["results"]
+    assert score["metrics"][0]["value"] == round(manifest["exported"], 4)
+    assert manifest["base"]["sha256"] in card.text
+    assert "hf upload" in card.text
+
+
+def test_a_quantised_run_is_planned_with_smaller_weights(of_task: Any) -> None:
+    from pefttools.plan import plan
+
+    runs = [Run(of_task("text_classification", *words)) for words in ((), ("base.quantize=nf4",))]
+    plans = [plan(run.recipe()) for run in runs]
+    assert plans[0].params == plans[1].params == runs[1].result()["params"]
+    matrices = 2 * (4 * 32 * 32 + 2 * 32 * 64)
+    assert plans[0].bytes["weights"] - plans[1].bytes["weights"] == 4 * matrices - matrices // 2 - 4 * matrices // 64
+
+
+def test_quantised_bases_refuse_what_changes_their_matrices(recipe_file: Path, tmp_path: Path) -> None:
+    for words, said in (
+        (["strategy=full"], "quantised weights cannot be trained"),
+        (["strategy=low_rank"], "quantised weights cannot be trained"),
+        (["base.init=scratch"], "a model from scratch has nothing to quantise"),
+        (["base.quantize=nf5"], "'nf5' is not allowed; did you mean 'nf4'?"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            train_tiny(recipe_file, tmp_path / "run", "base.quantize=nf4", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_quantised_decoder(of_task: Any, tmp_path: Path) -> None:
+    run = of_task("causal_lm", "base.quantize=nf4")
+    assert export(run, "merged", tmp_path / "merged")["route"] == "dequantised"

@@ -1,0 +1,155 @@
+"""Several runs at once: answering together on one base, merged by weighted sum; artifacts that answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_rows, train_tiny, write_rows
+
+import pefttools
+from pefttools import cli
+from pefttools.answering import opened_together
+from pefttools.errors import UserError
+from pefttools.export import export
+from pefttools.merge import merge
+from pefttools.use import predict_rows, predict_together
+
+
+@pytest.fixture(scope="module")
+def runs(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A seed and overrides -> a finished run, made once."""
+    made: dict[Any, Path] = {}
+
+    def run(seed: int, *overrides: str) -> Path:
+        if (seed, *overrides) not in made:
+            out = tmp_path_factory.mktemp("runs") / f"seed{seed}"
+            made[seed, *overrides] = train_tiny(recipe_file, out, f"seed={seed}", "train.epochs=1", *overrides)[0]
+        return made[seed, *overrides]
+
+    return run
+
+
+def deltas(run: Path) -> dict[str, torch.Tensor]:
+    """What LoRA adds to every matrix."""
+    model: Any = pefttools.load(run).model
+    return {name: m.get_delta_weight("default") for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
+
+
+@pytest.mark.parametrize("overrides", [(), ("strategy.rslora=true",)])
+def test_changes_of_lora_are_summed_exactly(runs: Any, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    one, other = runs(0, *overrides), runs(1, *overrides)
+    result = merge([one, other], [0.7, -0.2], tmp_path / "merged")
+    assert result["merged_by"] == "changes"
+    first, second, both = deltas(one), deltas(other), deltas(tmp_path / "merged")
+    assert first.keys() == both.keys()
+    for name, change in both.items():
+        assert torch.allclose(change, 0.7 * first[name] - 0.2 * second[name], atol=1e-6)
+    assert result["params"]["adapter"] == 2 * json.loads((one / "result.json").read_text())["params"]["adapter"]
+
+
+@pytest.mark.parametrize("strategy", ["bitfit", "ia3"])
+def test_parameters_are_summed_by_name(runs: Any, tmp_path: Path, strategy: str) -> None:
+    one, other = runs(0, f"strategy={strategy}"), runs(1, f"strategy={strategy}")
+    assert merge([one, other], [0.5, 0.5], tmp_path / "merged")["merged_by"] == "parameters"
+    states = [pefttools.load(path).model.state_dict() for path in (one, other, tmp_path / "merged")]
+    for name, value in states[2].items():
+        if value.is_floating_point() and ".original_module." not in name:  # a head's random start, which nobody uses
+            assert torch.allclose(value, (states[0][name] + states[1][name]) / 2, atol=1e-6)
+
+
+def test_a_merged_run_is_a_run(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "merge",
+        str(runs(0)),
+        str(runs(1)),
+        "--out",
+        str(tmp_path / "soup"),
+        "--weights",
+        "0.5",
+        "0.5",
+        "--json",
+    ]
+    assert cli.run(command) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [part["weight"] for part in result["merged_from"]] == [0.5, 0.5]
+    assert cli.run(["evaluate", str(tmp_path / "soup"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == result["test"]["accuracy"]
+    assert export(tmp_path / "soup", "merged")["exported"] == result["test"]["accuracy"]
+    assert cli.run(command) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_runs_that_cannot_merge_say_why(runs: Any, tmp_path: Path) -> None:
+    for paths, weights, said in (
+        ([runs(0)], [1.0], "takes two runs or more"),
+        ([runs(0), runs(1)], [1.0], "a weight for each, got 2 and 1"),
+        ([runs(0), runs(1)], [1.0, float("nan")], "finite numbers"),
+        ([runs(0), runs(0, "strategy=bitfit")], [0.5, 0.5], "has another strategy than"),
+        ([runs(0), runs(1, "strategy.rank=4")], [0.5, 0.5], "has another strategy than"),
+    ):
+        with pytest.raises(UserError, match=said):
+            merge(paths, weights, tmp_path / "out")
+    with pytest.raises(UserError, match="--by changes: takes plain LoRA, not bitfit"):
+        merge([runs(0, "strategy=bitfit"), runs(1, "strategy=bitfit")], [0.5, 0.5], tmp_path / "out", "changes")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
+    paths, rows = [runs(0), runs(1), runs(0, "strategy=adapter")], make_rows(30, seed=5)
+    folders = [path.rename(path.with_name(f"{path.name}-{i}")) for i, path in enumerate(paths)]
+    try:
+        together = list(predict_together(folders, [{"text": row["text"]} for row in rows], precision="fp32"))
+        for folder in folders:
+            apart = list(predict_rows(folder, rows, precision="fp32"))
+            for both, alone in zip(together, apart, strict=True):
+                answer = both["answers"][folder.name]
+                assert answer["prediction"] == alone["prediction"]
+                assert answer["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+        models = [one.model for one in opened_together(folders, "fp32")]
+        tables = {model.get_input_embeddings().weight.data_ptr() for model in models}  # type: ignore[operator]
+        assert len(tables) == 1
+    finally:
+        for folder, path in zip(folders, paths, strict=True):
+            folder.rename(path)
+
+
+def test_runs_on_other_bases_do_not_answer_together(
+    runs: Any, bases: Callable[[str], Path], tmp_path: Path, recipe_file: Path
+) -> None:
+    other, _ = train_tiny(recipe_file, tmp_path / "other", f"base={bases('roberta')}", "train.epochs=1")
+    with pytest.raises(UserError, match="answer together on one base only"):
+        opened_together([runs(0), other], "fp32")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "to"), [("lora", "merged"), ("lora", "adapter"), ("adapter", "adapter"), ("full", "adapter")]
+)
+def test_artifacts_answer_like_the_run(
+    runs: Any, tmp_path: Path, strategy: str, to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs(0, f"strategy={strategy}")
+    export(run, to, tmp_path / "out")
+    file = write_rows(tmp_path / "rows.jsonl", make_rows(30, seed=5))
+    answers = []
+    for folder in (run, tmp_path / "out"):
+        assert cli.run(["predict", str(folder), str(file), "--precision", "fp32"]) == 0
+        answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [a["prediction"] for a in answers[0]] == [a["prediction"] for a in answers[1]]
+    for one, other in zip(*answers, strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+def test_predict_says_what_it_takes(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        ([], "takes RUN FILE"),
+        ([str(tmp_path)], "there is no run here"),
+        (["--run", str(runs(0)), "a", "b"], "takes RUN FILE"),
+        (["--run", str(runs(0)), "--run", str(runs(0)), "--text", "x"], "told apart by the folders' names"),
+    ):
+        assert cli.run(["predict", *words]) == 2
+        assert said in capsys.readouterr().err
