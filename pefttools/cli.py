@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -364,4 +365,5 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely leaves nothing half-written
     sys.exit(run(sys.argv[1:]))

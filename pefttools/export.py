@@ -7,8 +7,6 @@ place, loaded in a fresh process and asked the same. Beyond tolerance it is thro
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from pefttools import atomic
+from pefttools import atomic, fresh
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify
@@ -171,13 +169,14 @@ def _state(case: Path, about: dict[str, Any], trained: list[Tensor], written: li
 
 
 def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
-    answer = case.with_name("answer.json")
-    command = [sys.executable, "-m", verify.__name__, str(case), str(folder), str(answer)]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode:
-        reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"export: the written folder does not load in a fresh process: {reason}")
-    return json.loads(answer.read_text("utf-8"))
+    process = fresh.process(verify.main, case, folder)
+    process.start()
+    process.join()
+    file = verify.answer_file(case)
+    answer = json.loads(file.read_text("utf-8")) if file.is_file() else {"failed": f"exit code {process.exitcode}"}
+    if "failed" in answer:
+        raise UserError(f"export: the written folder does not load in a fresh process: {answer['failed']}")
+    return answer
 
 
 def _refuse_unless_loaded(proof: Proof, recorded: Mapping[str, Any]) -> None:

@@ -7,27 +7,23 @@ libraries already, so a trial starts at once and its peak memory is its own.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from pefttools import atomic
+from pefttools import atomic, fresh
 from pefttools.errors import Interrupted, UserError
 
 FORMAT = 1
 """Of records."""
 BLOCKS = 100
 """Into how many pieces the test rows are cut where the metric is no mean over rows."""
-PRELOADED = ["pefttools.bench.preload"]
 INTERRUPTED = 130
 SAID = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
 """What a record says as `result.json` does, beside its scores."""
@@ -62,14 +58,6 @@ class Order:
         return self.records / f"{self.digest[:16]}.json"
 
 
-@cache
-def _context(threads: int) -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # the server and its children read it when they start
-    return context
-
-
 def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, Any]:
     """Train in a fresh process, and answer the record, which is on disk; a failed trial has one too.
 
@@ -79,7 +67,7 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
     Raises:
         Interrupted: the trial was stopped, and goes on from its last checkpoint.
     """
-    process: BaseProcess = _context(order.threads).Process(target=_work, args=(order,), daemon=True)
+    process = fresh.process(_work, order)
     process.start()
     try:
         while process.is_alive():

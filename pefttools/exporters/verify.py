@@ -1,13 +1,12 @@
 """The proof: a written artifact, loaded in a fresh process by what its users will load it with, answers the same.
 
-`python -m pefttools.exporters.verify CASE FOLDER ANSWER` is that process. It tokenises the raw rows with the
-artifact's own tokenizer, so that a lost token or a changed setting shows as well as a wrong weight.
+`main` is that process. It tokenises the raw rows with the artifact's own tokenizer, so that a lost token or a changed
+setting shows as well as a wrong weight.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,13 +108,25 @@ def _tied(model: Any) -> bool | None:
     return output.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
-def main(case_file: Path, folder: Path, answer_file: Path) -> None:
-    """Load the artifact, answer the case's rows and write what differs."""
-    import torch
+def answer_file(case_file: Path) -> Path:
+    return case_file.with_name("answer.json")
 
+
+def main(case_file: Path, folder: Path) -> None:
+    """Load the artifact, answer the case's rows and write what differs, or what failed."""
     from pefttools.models import prepare_libraries
 
     prepare_libraries()
+    try:
+        answer = _compared(case_file, folder)
+    except Exception as error:  # whatever a stranger's library makes of a wrong folder
+        answer = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+    answer_file(case_file).write_text(json.dumps(answer), "utf-8")
+
+
+def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
+    import torch
+
     case = json.loads(case_file.read_text("utf-8"))
     expected = torch.load(case_file.with_suffix(".pt"), weights_only=True)
     torch.set_num_threads(case["threads"])
@@ -129,14 +140,9 @@ def main(case_file: Path, folder: Path, answer_file: Path) -> None:
         if told.get(name) != value:
             problems.append(f"the artifact's {name} is {told.get(name)!r}, the trained model's {value!r}")
     logits = exact_logits(model, task, case["rows"], tokenizer)
-    answer = {
+    return {
         "max_logit_error": gap(logits, expected["trained"]),
         "loaded_error": gap(logits, expected["written"]),
         "metrics": scores(model, task, case["scored"], tokenizer),
         "problems": problems,
     }
-    answer_file.write_text(json.dumps(answer), "utf-8")
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))

