@@ -252,16 +252,16 @@ def manifest(values: Mapping[str, Any]) -> None:
         scores = "".join(f"; {name} {value:.4f}" for name, value in found.items() if name != "max_logit_error")
         _out(f"merged into the {route} base{taken}: largest logit difference {found['max_logit_error']:.2g}{scores}")
     if about := values.get("as_lora"):
-        low, high = about["ranks"]
+        ranks = "-".join(str(rank) for rank in dict.fromkeys(about["ranks"]))
         _out(
-            f"as a LoRA of rank{f's {low} to' if low < high else ''} {high}: {about['energy']:.4f} of the matrices' squared"
-            f" change; {about['left_out']:,} other parameters changed that it cannot hold"
+            f"as a LoRA of rank {ranks} with {about['energy']:.4f} of the matrices' squared change;"
+            f" {about['left_out']:,} other parameters changed that it cannot hold"
         )
     if "rounding_error" in values:
         _out(f"rounding to {values['dtype']} moves logits by up to {values['rounding_error']:.2g}")
     _out(
         f"proven in a fresh process: largest logit difference from the trained model {values['max_logit_error']:.2g}"
         f" on {values['compared_rows']} rows, from what was written {values['loaded_error']:.2g} (allowed"
-        f" {values['tolerance']:.2g}); {values['metric']} on {values['scored_rows']} {values['scored_on']} rows {values['exported']:.4f},"
-        f" the trained model's {values['trained']:.4f}"
+        f" {values['tolerance']:.2g}); {values['metric']} on {values['scored_rows']} {values['scored_on']} rows"
+        f" {values['exported']:.4f}, the trained model's {values['trained']:.4f}"
     )

@@ -7,14 +7,15 @@ import os
 from collections.abc import Callable
 from functools import cache
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 PRELOADED = ["pefttools.preload"]
 
 
 def process(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """A process that is still to start, and will run `target(*args)` in this one's environment; it dies with it."""
-    return _context().Process(target=_in, args=(dict(os.environ), target, args), daemon=True)
+    """A process that is still to start, and will run `target(*args)` where this one is; it dies with it."""
+    return _context().Process(target=_in, args=(dict(os.environ), Path.cwd(), target, args), daemon=True)
 
 
 @cache
@@ -24,8 +25,9 @@ def _context() -> Any:
     return context
 
 
-def _in(environment: dict[str, str], target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """The server may be older than the environment."""
+def _in(environment: dict[str, str], folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """The server may be older than the environment and the working folder."""
     os.environ.clear()
     os.environ.update(environment)
+    os.chdir(folder)
     target(*args)

@@ -76,7 +76,11 @@ class Adapter(Exporter):
         if self.as_lora is None and not (recipe.strategy.loads_by_peft and not recipe.task.new_tokens):
             return Loaded(load(folder).model, tokenizer)
         auto, kind = getattr(transformers, recipe.task.auto_class), recipe.base.quantize
-        place, _ = models.locate(recipe.base)
+        place, sha256 = models.locate(recipe.base)
+        manifest = folder / "manifest.json"
+        expected = json.loads(manifest.read_text("utf-8"))["base"]["sha256"] if manifest.is_file() else sha256
+        if sha256 != expected:
+            raise UserError(f"{folder}: the base {recipe.base.source} has changed: its sha256 is not {expected}")
         values = json.loads(json.dumps(recipe.task.config_values()))
         values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
         config = transformers.AutoConfig.from_pretrained(place, **values)
