@@ -63,7 +63,8 @@ Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
 
 
 def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Every mergeable strategy with its variants' default, trained a few steps on the tasks' sample rows."""
+    """Every mergeable strategy as it is by default, trained a few steps on the tasks' sample rows."""
+    from pefttools.errors import UserError
     from pefttools.strategies import strategies
 
     names = [name for name in strategies.names() if strategies.get(name)().mergeable]
@@ -75,8 +76,8 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
             def measure(task: str = task, name: str = name) -> dict[str, Any]:
                 try:
                     run = trained(scratch, task, f"strategy={name}")
-                except subprocess.CalledProcessError as error:
-                    return {"reason": error.stderr.strip().splitlines()[-1]}
+                except UserError as error:
+                    return {"reason": error.problems[0]}
                 found = {dtype: exported(run, "merged", f"dtype={dtype}") for dtype in DTYPES}
                 shutil.rmtree(run)
                 return {dtype: picked(manifest) for dtype, manifest in found.items()}
@@ -212,7 +213,9 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
     """A run of a task on its sample rows, which is all that exactness needs."""
     import yaml
 
+    from pefttools.recipe import load
     from pefttools.tasks import tasks
+    from pefttools.train import train
 
     cls, folder = tasks.get(task), Path(tempfile.mkdtemp(dir=scratch))
     rows = folder / "rows.jsonl"
@@ -223,15 +226,16 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
         "task": {"name": task, "max_length": 32, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
-    command("train", str(folder / "recipe.yaml"), *words, "--out", str(folder / "run"), "--json")
+    train(load(str(folder / "recipe.yaml"), words).recipe, folder / "run")
     return folder / "run"
 
 
 def exported(run: Path, to: str, *settings: str) -> dict[str, Any]:
     """The manifest."""
-    out = run / "export" / to
-    shutil.rmtree(out, ignore_errors=True)
-    return json.loads(command("export", str(run), *settings, "--to", to, "--json"))
+    from pefttools.export import export
+
+    shutil.rmtree(run / "export" / to, ignore_errors=True)
+    return export(run, to, settings=settings)
 
 
 def command(*words: str) -> str:
