@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from pefttools import evaluate
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.errors import UserError
@@ -17,7 +19,7 @@ from pefttools.recipe import Recipe
 from pefttools.recipe import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
-from pefttools.strategies.base import folded
+from pefttools.strategies.base import folded, is_quantised
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,16 +74,24 @@ def opened(path: Path, precision: Precision, reporter: Reporter = SILENT, merge:
         trained = load(path, reporter)
         return Answering(name, ready(trained, precision, merge), trained.base.tokenizer, trained.recipe)
     manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    exporter, problems = exporters.parse({**manifest["settings"], "name": manifest["exporter"]}, str(path / MANIFEST))
+    settings = {**manifest.get("settings", {}), "name": manifest["exporter"]}
+    exporter, problems = exporters.parse(settings, str(path / MANIFEST))
     if exporter is None:
         raise UserError(*problems)
     recipe = recipe_of(path)
-    loaded = exporter.load(path.absolute(), recipe)
+    try:
+        loaded = exporter.load(path.absolute(), recipe)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from error
+    if loaded.problems:
+        raise UserError(*(f"{path}: {problem}" for problem in loaded.problems))
     model: Any = loaded.model.eval()
+    if not is_quantised(model):
+        model = model.float()  # what is rounded to half its digits still computes in all of them
     if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
         model = folded(model).eval()
     if next(iter(model.parameters())).numel():  # a graph has no weights of its own
-        model = quick(model, recipe.task, manifest["head"], precision)
+        model = quick(model, recipe.task, manifest.get("head", []), precision)
     return Answering(name, model, loaded.tokenizer, recipe)
 
 

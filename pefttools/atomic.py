@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pefttools.errors import UserError
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -54,6 +56,18 @@ def settle(part: Path, path: Path) -> None:
     else:
         part.rename(path)
     _sync(path.parent)
+
+
+def refuse_unless_empty(path: Path) -> None:
+    """Raises UserError when writing a folder here would mix it with something."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise UserError(f"--out: {path} is not empty")
+
+
+def of_disk(error: Exception) -> bool:
+    """Whether something could not be written: libraries in Rust and C++ have no type for it."""
+    told = ("(os error ", "PytorchStreamWriter", "No space left on device")
+    return isinstance(error, OSError) or any(words in str(error) for words in told)
 
 
 def write_text(path: Path, text: str) -> None:

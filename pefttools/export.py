@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from safetensors import SafetensorError
 
 from pefttools import atomic, fresh
 from pefttools.data.splitting import load_splits
@@ -52,13 +51,16 @@ def export(
     run = Run.open(path)
     exporter.refuse(run.recipe())
     target = (out or run.path / "export" / to).absolute()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise UserError(f"--out: {target} is not empty")
+    atomic.refuse_unless_empty(target)
     prepare_libraries()
     try:
         with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
             manifest = _written(run, exporter, part, Path(scratch, "case.json"), reporter)
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        with suppress(OSError):
+            target.parent.rmdir()  # if we made it
+        if not atomic.of_disk(error):
+            raise
         raise UserError(f"export: {target} cannot be written: {error}; nothing is left of it") from error
     return {**manifest, "folder": str(target)}
 
@@ -116,7 +118,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         "exported": answer["metrics"][proof.metric],
         **facts,
         "head": list(trained.base.new),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "versions": {name: metadata.version(name) for name in (*LIBRARIES, *exporter.libraries)},
     }
     atomic.write_json(part / "manifest.json", manifest)
     card.write(part, trained, result, manifest)
@@ -145,8 +147,8 @@ def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[T
     if dtype is not torch.float32:
         for parameter in model.parameters():  # the angles of rotary positions are buffers, and need their digits
             parameter.data = parameter.data.to(dtype)
-        expected = proof.answers(model)
-        errors["rounding_error"] = verify.gap(expected, proof.logits)
+        before, expected = expected, proof.answers(model)
+        errors["rounding_error"] = verify.gap(expected, before)
         _refuse_beyond(exporter, errors["rounding_error"], LOGITS[exporter.rounds_to] * max(1.0, proof.largest))
     return expected, errors
 
@@ -169,9 +171,12 @@ def _state(case: Path, about: dict[str, Any], trained: list[Tensor], written: li
 
 
 def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
-    process = fresh.process(verify.main, case, folder)
-    process.start()
-    process.join()
+    process = fresh.started(verify.main, case, folder)
+    try:
+        process.join()
+    except BaseException:
+        process.terminate()
+        raise
     file = verify.answer_file(case)
     answer = json.loads(file.read_text("utf-8")) if file.is_file() else {"failed": f"exit code {process.exitcode}"}
     if "failed" in answer:
@@ -197,8 +202,9 @@ def _refuse_unless_equal(exporter: Exporter, proof: Proof, answer: Mapping[str, 
             f"export: the loaded {exporter.name} model's logits differ from what they must be by up to"
             f" {answer['loaded_error']:.3g}; allowed are {tolerance:.3g}"
         )
-    rounded = exporter.rounds_to != "float32" or proof.trained.recipe.base.quantize
-    allowed = float("inf") if exporter.approximates else ROUNDED_METRIC if rounded else METRIC
+    rows = len(proof.scored)
+    quantised = max(ROUNDED_METRIC, 1 / rows) if proof.trained.recipe.base.quantize else 0.0
+    allowed = float("inf") if exporter.approximates else max(quantised, exporter.metric_tolerance(rows))
     if not abs(answer["metrics"][name] - proof.metrics[name]) <= allowed * max(1.0, abs(proof.metrics[name])):
         problems.append(
             f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {proof.metrics[name]:.4f}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,9 +15,27 @@ from typing import Any
 PRELOADED = ["pefttools.preload"]
 
 
-def process(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """A process that is still to start, and will run `target(*args)` where this one is; it dies with it."""
-    return _context().Process(target=_in, args=(dict(os.environ), Path.cwd(), target, args), daemon=True)
+def started(target: Callable[..., None], *args: Any) -> BaseProcess:
+    """A process that runs `target(*args)` where this one is, and dies with it.
+
+    It does not see the script that this process runs: a script without `if __name__ == "__main__"` would begin again.
+    """
+    process = _context().Process(target=_in, args=(dict(os.environ), Path.cwd(), target, args), daemon=True)
+    with _without_main():
+        process.start()
+    return process
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Meanwhile nothing tells multiprocessing where the main module came from."""
+    main = sys.modules["__main__"]
+    former = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update({"__spec__": None, **former})
 
 
 @cache

@@ -52,8 +52,9 @@ def merge(
     how = how or ("changes" if _sums_changes(recipes[0]) else "parameters")
     if how == "changes" and not _sums_changes(recipes[0]):
         raise UserError(f"--by changes: takes plain LoRA, not {recipes[0].strategy.name} as it is set; --by parameters")
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"--out: {out} is not empty")
+    atomic.refuse_unless_empty(out)
+    if len({run.result()["data"]["digest"] for run in runs}) > 1:
+        reporter.warn(f"the runs had other rows; all is scored on those of {runs[0].path.name}, which others may know")
     prepare_libraries()
     tensors = [read(run.adapter) for run in runs]
     if how == "changes":
@@ -62,17 +63,25 @@ def merge(
         summed, recipe = _parameters(tensors, weights), recipes[0]
     recipe = recipe.model_copy(update={"name": out.absolute().name})
     told = ", ".join(f"{weight:g} x {run.path.name}" for weight, run in zip(weights, runs, strict=True))
-    with atomic.new_folder(out.absolute()) as part:
-        merged = Run(part)
-        write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {told}.")
-        params = _write_adapter(recipe, summed, merged.adapter, reporter)
-        result = {**_scored(merged, recipe, runs[0].result(), reporter), "params": params}
-        about = [
-            {"run": run.path.name, "digest": run.result()["digest"], "weight": weight, "test": run.result()["test"]}
-            for weight, run in zip(weights, runs, strict=True)
-        ]
-        result |= {"merged_from": about, "merged_by": how}
-        atomic.write_json(merged.result_file, result)
+    about = [
+        {"run": run.path.name, "digest": run.result()["digest"], "weight": weight, "test": run.result()["test"]}
+        for weight, run in zip(weights, runs, strict=True)
+    ]
+    try:
+        with atomic.new_folder(out.absolute()) as part:
+            merged = Run(part)
+            write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {told}.")
+            params = _write_adapter(recipe, summed, merged.adapter, reporter)
+            result = {**_scored(merged, recipe, runs[0].result(), reporter), "params": params}
+            result |= {"merged_from": about, "merged_by": how}
+            atomic.write_json(merged.result_file, result)
+    except UserError as error:
+        hint = ("merge: --by parameters keeps the rank",) if how == "changes" else ()
+        raise UserError(*error.problems, *hint) from error
+    except Exception as error:
+        if not atomic.of_disk(error):
+            raise
+        raise UserError(f"--out: {out} cannot be written: {error}") from error
     return result
 
 
@@ -83,7 +92,10 @@ def _refuse_unlike(runs: Sequence[Run], recipes: Sequence[Recipe], weights: Sequ
         raise UserError("--weights: takes finite numbers")
     problems = []
     for what, found in {
-        "base": [run.result()["base"]["sha256"] for run in runs],
+        "base": [
+            (run.result()["base"]["sha256"], r.base.model_dump(exclude={"source", "sha256", "dropout"}))
+            for run, r in zip(runs, recipes, strict=True)
+        ],
         "task": [recipe.task.as_dict() for recipe in recipes],
         "strategy": [recipe.strategy.as_dict() for recipe in recipes],
     }.items():

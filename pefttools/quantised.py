@@ -66,8 +66,17 @@ def computing_in_bf16(model: nn.Module) -> Iterator[None]:
 def dequantised(model: Any) -> PreTrainedModel:
     """The model in fp32 with what its quantised weights stand for; uses it up."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
+    turned = [
+        path for path, m in model.named_modules() if issubclass(getattr(m, "source_cls", torch.nn.Linear), Conv1D)
+    ]
     plain = model.dequantize().to(torch.float32)
+    for path in turned:  # GPT-2's matrices, which come back as linear layers and are kept the other way round
+        layer: Any = plain.get_submodule(path)
+        conv = Conv1D(layer.out_features, layer.in_features)
+        conv.weight, conv.bias = torch.nn.Parameter(layer.weight.detach().T.contiguous(), False), layer.bias
+        plain.set_submodule(path, conv)
     for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized", "quantization_method", "hf_quantizer"):
         vars(plain).pop(mark, None)
     return plain

@@ -143,6 +143,8 @@ class Recipe(Header):
             fields = type(getattr(self, section)).model_fields
             marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
             values[section] = {k: v for k, v in values[section].items() if k not in marked}
+        if values["base"]["quantize"] is None:  # younger than many a digest, and nothing is what there was before it
+            del values["base"]["quantize"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

@@ -135,10 +135,11 @@ def predict_together(
     rows = iter(raws)
     number = 0
     while chunk := list(islice(rows, CHUNK)):
-        said = [one.answers(list(_questions(chunk, one, number)), reporter) for one in together]
+        asked = [list(_questions(chunk, one, number)) for one in together]
+        said = [one.answers(questions, reporter) for one, questions in zip(together, asked, strict=True)]
         number += len(chunk)
-        for raw, *answers in zip(chunk, *said, strict=True):
-            yield {**raw, "answers": {one.name: answer for one, answer in zip(together, answers, strict=True)}}
+        for row, *answers in zip(asked[0], *said, strict=True):
+            yield {**row, "answers": {one.name: answer for one, answer in zip(together, answers, strict=True)}}
 
 
 def _questions(raws: Iterable[Raw], answering: Answering, before: int = 0) -> Iterator[Row]:

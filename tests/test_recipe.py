@@ -100,3 +100,10 @@ def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
 def test_every_setting_is_explained(cls: type[Settings]) -> None:
     for name, field in cls.model_fields.items():
         assert explain_field(field), f"{cls.__name__}.{name} has no docstring under it"
+
+
+def test_settings_that_came_later_change_no_digest_until_they_are_set() -> None:
+    """What is kept under a digest (trials of a suite) must be found again."""
+    digest = recipe.load("question-type-lora").recipe.digest
+    assert digest.startswith("7b29b683")
+    assert recipe.load("question-type-lora", ["base.quantize=nf4"]).recipe.digest != digest

@@ -67,8 +67,7 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
     Raises:
         Interrupted: the trial was stopped, and goes on from its last checkpoint.
     """
-    process = fresh.process(_work, order)
-    process.start()
+    process = fresh.started(_work, order)
     try:
         while process.is_alive():
             process.join(every)

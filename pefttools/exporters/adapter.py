@@ -46,7 +46,7 @@ class Adapter(Exporter):
         refuse_unmergeable("adapter --as-lora", recipe)
         if recipe.base.quantize:
             raise UserError("--as-lora: the run's base is quantised; what is trained beside it is an adapter as it is")
-        if recipe.task.new_tokens or recipe.task.peft_type is None:
+        if recipe.task.new_tokens:
             raise UserError(f"--as-lora: peft's format cannot hold what {recipe.task.name} adds; use --to merged")
 
     @property

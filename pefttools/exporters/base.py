@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttools.recipe import Recipe
 from pefttools.registry import Choice
@@ -76,6 +76,13 @@ class Exporter(Choice, ABC):
     @abstractmethod
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         """The artifact as a stranger loads it, by the library it is for."""
+
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Whose versions the manifest tells beside those that are always there."""
+
+    def metric_tolerance(self, rows: int) -> float:
+        """How far the task's metric on so many rows may be from the trained model's; by a row, where weights round."""
+        return METRIC if self.rounds_to == "float32" else max(ROUNDED_METRIC, 1 / rows)
 
     def tolerance(self, scale: float) -> float:
         """How far a logit of the loaded artifact may be from that of the model that was written."""

@@ -26,7 +26,14 @@ PIPELINES = {
     "masked_lm": "fill-mask",
 }
 """The hub's name for a task."""
-LIBRARY = {"adapter": "peft", "merged": "transformers", "onnx": "onnx", "gguf": "gguf"}
+
+
+def _library(trained: Trained, manifest: Mapping[str, Any]) -> str:
+    """What loads the artifact."""
+    if manifest["exporter"] == "adapter":
+        by_peft = trained.recipe.strategy.loads_by_peft and not trained.task.new_tokens
+        return "peft" if by_peft or "as_lora" in manifest else "pefttools"
+    return {"merged": "transformers"}.get(manifest["exporter"], manifest["exporter"])
 
 
 def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -47,7 +54,7 @@ def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: M
         model_name=trained.recipe.name,
         base_model=source.removeprefix("hf:").partition("@")[0] if source.startswith("hf:") else None,
         license=licence.lower() if licence and " " not in licence else "other",
-        library_name=LIBRARY.get(manifest["exporter"], manifest["exporter"]),
+        library_name=_library(trained, manifest),
         pipeline_tag=score.task_type,
         tags=["pefttools", trained.recipe.strategy.name],
         eval_results=[score],

