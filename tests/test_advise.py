@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pefttools import cli, recipe
 from pefttools.bench import budget
+from pefttools.bench.adviser import Config
+from pefttools.bench.challengers import challenged
 from pefttools.bench.halving import Candidate, Halving, planned
 from pefttools.errors import UserError
+from pefttools.reporter import SILENT
 
 
 @pytest.mark.parametrize(
@@ -55,6 +60,51 @@ def test_learning_rates_stay_in_the_strategys_range() -> None:
     assert min(rates) >= 1e-3
     assert max(rates) <= 1e-2
     assert tight.rates(1) == [9e-3]
+
+
+class Fake:
+    """An adviser whose trials take what was thought and end at once, on a clock of its own."""
+
+    def __init__(self, left: float, scores: dict[str, float]) -> None:
+        self.clock = SimpleNamespace(left=left)
+        self.scores, self.reporter = scores, SILENT
+        self.left_out = [candidate(label, step) for label, step in (("slow", 0.4), ("fair", 0.2), ("good", 0.3))]
+        self.ruled_out = {c.label: "too slow for this budget" for c in self.left_out}
+        self.looks: list[str] = []
+
+    def values(self, config: Config, epochs: float, seed: int) -> dict[str, Any]:
+        return {"config": config, "epochs": epochs, "seed": seed}
+
+    def perform(self, values: dict[str, Any]) -> dict[str, Any]:
+        label = values["config"].candidate.label
+        self.looks.append(label)
+        self.clock.left -= values["config"].candidate.seconds(values["epochs"], 100)
+        scored = {"accuracy": self.scores[label], "loss": 1.0}
+        return {"status": "done", "metric": "accuracy", "lower_is_better": False, "validation": scored}
+
+    def finals(self, configs: list[Config], plan: Halving) -> dict[Config, list[dict[str, Any]]]:
+        self.clock.left -= plan.seeds * configs[0].candidate.seconds(plan.epochs, 100)
+        return {config: [{}] * plan.seeds for config in configs}
+
+
+@pytest.mark.parametrize(
+    ("left", "looks", "late"),
+    [
+        (1e6, ["fair", "good", "slow"], ["good", "fair", "slow"]),
+        (370, ["fair", "good", "slow"], ["good"]),
+        (200, ["fair"], ["fair"]),
+        (100, [], []),
+    ],
+)
+def test_time_that_is_left_goes_to_those_left_out(left: float, looks: list[str], late: list[str]) -> None:
+    plan = Halving((candidate("first", 0.1),), 3, 1, 1, 5.0, 100)
+    fake: Any = Fake(left, {"slow": 0.7, "fair": 0.8, "good": 0.9})
+    first = Config(plan.candidates[0], 1e-3)
+    found = challenged(fake, plan, {first: [{}]})
+    assert fake.looks == looks
+    assert [config.candidate.label for config in found] == ["first", *late]
+    assert set(fake.ruled_out) == {"slow", "fair", "good"} - set(late)
+    assert all(fake.ruled_out[label] == "too slow for this budget" for label in fake.ruled_out if label not in looks)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ import yaml
 from pefttools import atomic, recipe
 from pefttools.bench import budget, stats, trial
 from pefttools.bench.adviser import START, Adviser, Config, score
+from pefttools.bench.challengers import challenged
 from pefttools.bench.halving import Halving
 from pefttools.bench.summary import scores
 from pefttools.data.splitting import load_splits
@@ -67,7 +68,8 @@ def advise(
     reporter.note(
         f"the plan, of about {budget.told(plan.seconds)} in {budget.told(clock.left)}: " + "; ".join(plan.sentences)
     )
-    return _advice(adviser, *adviser.run(plan))
+    plan, finals = adviser.run(plan)
+    return _advice(adviser, plan, challenged(adviser, plan, finals))
 
 
 def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:

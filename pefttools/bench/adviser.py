@@ -56,6 +56,8 @@ class Adviser:
     threads: int = field(default_factory=trial.cores)
     rows: dict[str, int] = field(default_factory=dict)
     pilot_rows: int = PILOT_ROWS
+    left_out: list[Candidate] = field(default_factory=list)
+    """Those that the plan has no time for."""
 
     def candidates(self, wanted: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
         """Those that fit, timed. Raises UserError when none does, or there is no time to find out."""
@@ -126,6 +128,7 @@ class Adviser:
         for candidate in candidates:
             if candidate not in plan.candidates:
                 self.ruled_out[candidate.label] = "too slow for this budget"
+                self.left_out.append(candidate)
         return plan
 
     def recipe(self, strategy: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Recipe:
@@ -166,7 +169,7 @@ class Adviser:
             going = self._kept(scored, following, is_last=place + 1 == len(plan.rungs), epochs=epochs)
         finalists = going[: plan.finalists]
         plan = self._shortened(finalists[0].candidate, plan)
-        return plan, self._finals(finalists, plan)
+        return plan, self.finals(finalists, plan)
 
     def _shortened(self, candidate: Candidate, plan: Halving) -> Halving:
         """The plan with so few epochs that the best finalist still ends, where the trials took longer than thought."""
@@ -191,8 +194,8 @@ class Adviser:
             if record["status"] == "failed":
                 self.ruled_out[config.label] = record["reason"]
                 continue
-            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {_said(record)}")
-            found.append((*_badness(record), config))
+            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {said(record)}")
+            found.append((*badness(record), config))
         if not found:
             raise UserError("no candidate could be trained: " + "; ".join(self.ruled_out.values()))
         return sorted(found, key=lambda one: one[:2])
@@ -215,7 +218,8 @@ class Adviser:
                 )
         return kept
 
-    def _finals(self, configs: Sequence[Config], plan: Halving) -> dict[Config, list[dict[str, Any]]]:
+    def finals(self, configs: Sequence[Config], plan: Halving) -> dict[Config, list[dict[str, Any]]]:
+        """The records of as many seeds of each as there is time for; of one at least."""
         found: dict[Config, list[dict[str, Any]]] = {config: [] for config in configs}
         for seed in range(plan.seeds):
             for config in configs:
@@ -226,7 +230,7 @@ class Adviser:
                 record = self.perform(self.values(config, plan.epochs, seed), final=True)
                 if record and record["status"] == "done":
                     found[config].append(record)
-                    self.reporter.note(f"{config.label}, seed {seed}, {plan.epochs:.2g} epochs: {_said(record)}")
+                    self.reporter.note(f"{config.label}, seed {seed}, {plan.epochs:.2g} epochs: {said(record)}")
                 elif record:
                     self.ruled_out[config.label] = record["reason"]
         return {config: records for config, records in found.items() if records}
@@ -243,9 +247,11 @@ def score(record: Mapping[str, Any]) -> float:
     return record["validation"][record["metric"]]
 
 
-def _badness(record: Mapping[str, Any]) -> tuple[float, float]:
+def badness(record: Mapping[str, Any]) -> tuple[float, float]:
+    """What is smaller for the better: of the primary metric, then the loss, on validation rows."""
     return (1 if record["lower_is_better"] else -1) * score(record), record["validation"]["loss"]
 
 
-def _said(record: Mapping[str, Any]) -> str:
+def said(record: Mapping[str, Any]) -> str:
+    """Its score in words."""
     return f"validation {record['metric']} {score(record):.4f}"

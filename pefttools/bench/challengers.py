@@ -1,0 +1,39 @@
+"""Time that is left after the finals: those that the plan left out get one look each, and the best join the finals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pefttools.bench.adviser import Adviser, Config, badness, said
+from pefttools.bench.halving import ETA, Halving
+
+Finals = dict[Config, list[dict[str, Any]]]
+
+
+def challenged(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]]) -> Finals:
+    """The finals with those who came late; each is looked at where the first rung looked, at its own learning rate."""
+    steps, clock = plan.steps_per_epoch, adviser.clock
+    epochs = plan.rungs[0][0] if plan.rungs else plan.epochs / ETA**2
+    looks: list[tuple[float, float, Config]] = []
+    for candidate in sorted(adviser.left_out, key=lambda c: c.step_seconds):
+        config = Config(candidate, candidate.default_lr)
+        if candidate.seconds(epochs, steps) + candidate.seconds(plan.epochs, steps) > clock.left:
+            continue
+        record = adviser.perform(adviser.values(config, epochs, 0))
+        if record is None:
+            break
+        if record["status"] == "failed":
+            adviser.ruled_out[candidate.label] = record["reason"]
+            continue
+        adviser.reporter.note(f"time is left for {config.label}, {epochs:.2g} epochs: {said(record)}")
+        adviser.ruled_out[candidate.label] = f"{said(record)} after {epochs:.2g} epochs"
+        looks.append((*badness(record), config))
+    found: Finals = dict(finals)
+    for _, _, config in sorted(looks, key=lambda one: one[:2]):
+        if config.candidate.seconds(plan.epochs, steps) > clock.left:
+            continue
+        if records := adviser.finals([config], plan):
+            found |= records
+            del adviser.ruled_out[config.candidate.label]
+    return found
