@@ -57,8 +57,9 @@ def export(
         with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
             manifest = _written(run, exporter, part, Path(scratch, "case.json"), reporter)
     except Exception as error:
-        with suppress(OSError):
-            target.parent.rmdir()  # if we made it
+        if out is None:
+            with suppress(OSError):
+                target.parent.rmdir()  # the run's `export`, if nothing else is in it
         if not atomic.of_disk(error):
             raise
         raise UserError(f"export: {target} cannot be written: {error}; nothing is left of it") from error

@@ -50,7 +50,7 @@ def test_list_names_everything(said: Said) -> None:
     listing = json.loads(out)
     assert code == 0
     assert {"full", "lora", "top_layers"} <= set(listing["strategies"])
-    assert set(listing["exporters"]) == {"adapter", "merged"}
+    assert set(listing["exporters"]) == {"adapter", "gguf", "merged", "onnx"}
     assert all(summary for kind in listing.values() for summary in kind.values())
 
 
