@@ -255,7 +255,7 @@ def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callab
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     import pefttools
-    from pefttools.exporters import exporters
+    from pefttools.export import export
 
     draw = random.Random(0)
     lines = []
@@ -278,7 +278,7 @@ def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callab
     inputs = {"input_ids": torch.tensor(columns["input_ids"])}
     with torch.no_grad():
         ours = trained.model(**inputs).logits
-    exporters.get("merged")().write(trained, tmp_path / "merged")
+    export(run, "merged", tmp_path / "merged")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer(row["text"])["input_ids"] == columns["input_ids"][0]
