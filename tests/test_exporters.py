@@ -85,12 +85,10 @@ def test_quantised_gpt2_comes_back_as_gpt2(tmp_path: Path) -> None:
         assert torch.allclose(again(input_ids=ids).logits, before, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "name", ["text_classification", "relation_extraction", "question_answering", "multiple_choice"]
-)
-def test_onnx_of_one_output_and_two_of_added_tokens_and_of_choices(name: str, of_task: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["question_answering", "masked_lm"])
+def test_onnx_of_two_outputs_and_of_one_a_token(name: str, of_task: Any, tmp_path: Path) -> None:
     manifest = export(of_task(name), "onnx", tmp_path / "out")
-    assert manifest["max_logit_error"] <= 1e-4
+    assert manifest["max_logit_error"] <= 1e-4 * max(1, manifest["largest_logit"])
     assert {"model.onnx", "config.json", "tokenizer.json", "manifest.json", "README.md"} <= {
         file.name for file in (tmp_path / "out").iterdir()
     }

@@ -7,6 +7,7 @@ that merge are merged; bottleneck adapters go into the graph as they are. onnx, 
 
 from __future__ import annotations
 
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,6 +67,7 @@ class Onnx(Exporter):
         dynamic = tuple(dict.fromkeys(range(value.ndim), torch.export.Dim.DYNAMIC) for value in inputs.values())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision is not installed
             try:
                 torch.onnx.export(
                     _plain(model, list(inputs), names), tuple(inputs.values()), str(folder / FILE),
