@@ -92,7 +92,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
     expected, errors = _rounded(exporter, model, proof)
     reporter.note(f"writing {exporter.name}")
     write_recipe(part / "recipe.yaml", trained.recipe, MARK)
-    exporter.write(model, trained, part)
+    exporter.write(model, proof, part)
     about = {"exporter": exporter.as_dict(), "said": said, "config": list(trained.task.config_values())}
     _state(case, {**about, "rows": proof.rows, "scored": proof.scored}, proof.logits, expected)
     reporter.note("a fresh process loads it and answers the same rows")

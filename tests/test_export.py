@@ -145,8 +145,8 @@ def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeyp
 
     plain = Merged.write
 
-    def without(self: Any, model: Any, trained: Any, folder: Path) -> None:
-        plain(self, model, trained, folder)
+    def without(self: Any, model: Any, proof: Any, folder: Path) -> None:
+        plain(self, model, proof, folder)
         (folder / "tokenizer.json").unlink()
 
     monkeypatch.setattr(Merged, "write", without)

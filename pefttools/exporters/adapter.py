@@ -60,12 +60,12 @@ class Adapter(Exporter):
 
         return as_lora(trained, self.as_lora)
 
-    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+    def write(self, model: Any, proof: Proof, folder: Path) -> None:
         if self.as_lora is None:
-            trained.recipe.strategy.save(model, folder)
+            proof.trained.recipe.strategy.save(model, folder)
         else:
             model.save_pretrained(folder)
-        trained.base.tokenizer.save_pretrained(folder)
+        proof.trained.base.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         import torch

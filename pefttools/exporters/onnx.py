@@ -58,11 +58,11 @@ class Onnx(Exporter):
     def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
         return merged(trained, proof) if trained.recipe.strategy.mergeable else (trained.model, {})
 
-    def write(self, model: Any, trained: Trained, folder: Path) -> None:
+    def write(self, model: Any, proof: Proof, folder: Path) -> None:
         import onnx
         import torch
 
-        inputs = _inputs(trained)
+        inputs = _inputs(proof)
         names = [name for name, value in _outputs(model(**inputs)).items() if isinstance(value, torch.Tensor)]
         dynamic = tuple(dict.fromkeys(range(value.ndim), torch.export.Dim.DYNAMIC) for value in inputs.values())
         with warnings.catch_warnings():
@@ -79,7 +79,7 @@ class Onnx(Exporter):
                 raise UserError(f"--to onnx: torch cannot export {type(model).__name__}: {reason}") from error
         onnx.checker.check_model(str(folder / FILE), full_check=True)
         model.config.save_pretrained(folder)
-        trained.base.tokenizer.save_pretrained(folder)
+        proof.trained.base.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         from transformers import AutoConfig, AutoTokenizer
@@ -95,11 +95,10 @@ class Onnx(Exporter):
         return max(METRIC, 1 / rows)
 
 
-def _inputs(trained: Trained) -> dict[str, Any]:
-    """A batch as the task makes it, of its own sample rows."""
-    task, tokenizer = trained.task, trained.base.tokenizer
-    rows = [task.question({**task.samples[i % len(task.samples)]}) for i in range(ROWS)]
-    columns = task.encode(rows, tokenizer)
+def _inputs(proof: Proof) -> dict[str, Any]:
+    """A batch of the rows that are compared, as the task makes it."""
+    task, tokenizer = proof.trained.task, proof.trained.base.tokenizer
+    columns = task.encode((proof.rows * ROWS)[:ROWS], tokenizer)
     short = {name: list(values)[:ROWS] for name, values in columns.items()}
     return task.inputs_of(task.collate(short, tokenizer, 1))
 
