@@ -7,7 +7,7 @@ the blocks' matrices are quantised: heads, embeddings and norms stay as they are
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools.nn import find
@@ -49,18 +49,33 @@ def mend(model: nn.Module) -> None:
 
 @contextmanager
 def computing_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Meanwhile 4-bit layers dequantise to bf16 instead of fp32."""
+    """Meanwhile 4-bit layers dequantise to bf16 instead of fp32, and no bias loses digits.
+
+    bitsandbytes puts a bias in its input's type for good. Frozen ones are put back; a layer whose bias is trained goes
+    on in fp32, and 8-bit layers, which round their inputs anyway, are given theirs in fp32.
+    """
+    import bitsandbytes
     import torch
 
-    layers = _four_bit(model)
-    former = [layer.compute_dtype for layer in layers]
-    for layer in layers:
-        layer.compute_dtype = torch.bfloat16
-    try:
+    def widened(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        del module
+        return (given[0].float(), *given[1:])
+
+    with ExitStack() as stack:
+        for layer in _four_bit(model):
+            if layer.bias is None or not layer.bias.requires_grad:
+                stack.callback(_restore, layer, layer.compute_dtype, None if layer.bias is None else layer.bias.data)
+                layer.compute_dtype = torch.bfloat16
+        for layer in model.modules():
+            if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
+                stack.callback(layer.register_forward_pre_hook(widened).remove)
         yield
-    finally:
-        for layer, dtype in zip(layers, former, strict=True):
-            layer.compute_dtype = dtype
+
+
+def _restore(layer: Any, dtype: Any, bias: Any) -> None:
+    layer.compute_dtype = dtype
+    if bias is not None:
+        layer.bias.data = bias
 
 
 def dequantised(model: Any) -> PreTrainedModel:

@@ -66,6 +66,29 @@ def test_an_answer_that_is_no_number_is_a_gap() -> None:
     assert gap(right, right) == 0
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("strategy", ["lora", "bitfit"])
+def test_biases_beside_quantised_weights_keep_their_digits(kind: str, strategy: str, of_task: Any) -> None:
+    """bitsandbytes puts a bias in the type of its input: bf16 must leave frozen ones as the checkpoint has them."""
+    run = of_task("text_classification", f"base.quantize={kind}", f"strategy={strategy}", "train.precision=bf16")
+    recipe = Run(run).recipe()
+    base = recipe.task.load(recipe.base)
+    fresh = {name: p.detach().clone() for name, p in base.model.named_parameters() if name.endswith(".bias")}
+    model = recipe.strategy.wrap(base)
+    batch = {"input_ids": torch.randint(5, 40, (2, 8))}
+    for mode in (True, False):
+        with quantised.computing_in_bf16(model), torch.autocast("cpu", torch.bfloat16):
+            model.train(mode)(**batch).logits.sum().backward()
+    after = {
+        name.removeprefix("base_model.model.").replace(".base_layer", ""): p for name, p in model.named_parameters()
+    }
+    for name, bias in fresh.items():
+        if ".encoder." in name:
+            assert after[name].dtype is torch.float32
+            assert torch.equal(after[name], bias)
+    assert all(p.grad is None or p.grad.dtype is torch.float32 for p in model.parameters())
+
+
 def test_quantised_gpt2_comes_back_as_gpt2(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
