@@ -33,7 +33,7 @@ def _library(trained: Trained, manifest: Mapping[str, Any]) -> str:
     if manifest["exporter"] == "adapter":
         by_peft = trained.recipe.strategy.loads_by_peft and not trained.task.new_tokens
         return "peft" if by_peft or "as_lora" in manifest else "pefttools"
-    return {"merged": "transformers"}.get(manifest["exporter"], manifest["exporter"])
+    return "transformers" if manifest["exporter"] == "merged" else str(manifest["exporter"])
 
 
 def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
