@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +42,8 @@ class Gguf(Exporter):
     """`q8_0` has 8 bits a weight and a scale for every 32."""
 
     def refuse(self, recipe: Recipe) -> None:
+        if find_spec("sentencepiece") is None:
+            raise UserError("--to gguf: llama.cpp's converter needs sentencepiece; `pip install pefttools[gguf]`")
         if recipe.task.auto_class != "AutoModelForCausalLM":
             raise UserError(
                 f"--to gguf: is for decoders that write text, and {recipe.task.name} needs none; --to onnx is for it"
