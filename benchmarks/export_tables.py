@@ -30,7 +30,7 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
     if found:
         parts += [
             "", "## Quantised bases", "",
-            "LoRA on every matrix; means of the first and last five steps' losses; weights as `plan` counts them; merge"
+            "LoRA on every matrix; means of the first and last five logged losses; weights as `plan` counts them; merge"
             " errors are the largest logit differences from the trained model.", "",
             "| base | loss first, last | test | weights MB | peak MB | s a step | into dequantised | into full |",
             "|---|---|---|---|---|---|---|---|",

@@ -117,7 +117,7 @@ SMALL = {
     "gsm8k-smollm2-lora": [
         "data.train={rows}", "data.test=null", "data.columns.prompt=question",
         "data.columns.completion=answer", "data.train_rows=64", "data.validation_share=0.005", "data.test_share=0.005",
-        "task.max_length=128", "train.epochs=2", "train.batch_size=8", "task.max_new_tokens=8",
+        "task.max_length=128", "train.epochs=2", "train.batch_size=8", "task.max_new_tokens=8", "train.log_every=1",
     ],
 }  # fmt: skip
 
