@@ -168,6 +168,8 @@ def _scored(merged: Run, recipe: Recipe, like: Mapping[str, Any], reporter: Repo
                 model, task, encoded, rows, base.tokenizer, name, reporter=reporter, generate=name == "test"
             )
             scores[name] = found.metrics
+            if name == "validation" and splits.test:
+                continue
             ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
             merged.save_predictions(ids, [task.reference(row) for row in rows], found.predictions)
     nothing = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "step_seconds": 0.0, "tokens": 0, "tokens_per_second": 0.0}

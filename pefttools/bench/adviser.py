@@ -188,17 +188,21 @@ class Adviser:
             if found and needed > self.clock.left:
                 self.reporter.note(f"{config.label}, {epochs:.2g} epochs: left out, the rest is for the finals")
                 continue
-            record = self.perform(self.values(config, epochs, 0))
-            if record is None:
-                break
-            if record["status"] == "failed":
-                self.ruled_out[config.label] = record["reason"]
-                continue
-            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {said(record)}")
-            found.append((*badness(record), config))
+            if record := self.looked(config, epochs):
+                found.append((*badness(record), config))
         if not found:
             raise UserError("no candidate could be trained: " + "; ".join(self.ruled_out.values()))
         return sorted(found, key=lambda one: one[:2])
+
+    def looked(self, config: Config, epochs: float) -> dict[str, Any] | None:
+        """The record of a short training; None where it failed, or there was no time left for it."""
+        record = self.perform(self.values(config, epochs, 0))
+        if record and record["status"] == "failed":
+            self.ruled_out[config.label] = record["reason"]
+            return None
+        if record:
+            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {said(record)}")
+        return record
 
     def _kept(
         self, scored: Sequence[tuple[float, float, Config]], number: int, is_last: bool, epochs: float

@@ -20,15 +20,10 @@ def challenged(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dic
         config = Config(candidate, candidate.default_lr)
         if candidate.seconds(epochs, steps) + candidate.seconds(plan.epochs, steps) > clock.left:
             continue
-        record = adviser.perform(adviser.values(config, epochs, 0))
-        if record is None:
-            break
-        if record["status"] == "failed":
-            adviser.ruled_out[candidate.label] = record["reason"]
-            continue
-        adviser.reporter.note(f"time is left for {config.label}, {epochs:.2g} epochs: {said(record)}")
-        adviser.ruled_out[candidate.label] = f"{said(record)} after {epochs:.2g} epochs"
-        looks.append((*badness(record), config))
+        adviser.reporter.note(f"time is left for {candidate.label}")
+        if record := adviser.looked(config, epochs):
+            adviser.ruled_out[candidate.label] = f"{said(record)} after {epochs:.2g} epochs"
+            looks.append((*badness(record), config))
     found: Finals = dict(finals)
     for _, _, config in sorted(looks, key=lambda one: one[:2]):
         if config.candidate.seconds(plan.epochs, steps) > clock.left:

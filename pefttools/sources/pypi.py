@@ -42,9 +42,8 @@ def fetch(rest: str, reporter: Reporter) -> Path:
         raise UserError(f"pypi:{rest}: the path leaves the wheel")
     if path != "." and (installed := _installed(name, version, path)):
         return installed
-    parent, _, last = path.replace(".", "%", path == ".").rpartition(
-        "/"
-    )  # one level for the parent, so a file never makes its folder look cached
+    # one level for the parent, so a file never makes its folder look cached
+    parent, _, last = ("%" if path == "." else path).rpartition("/")
     cached = cache_dir("pypi", f"{canonicalize_name(name)}-{version}", quote(parent, safe="") or "%", last)
     with only_one(cached):
         if not cached.exists():
@@ -57,13 +56,10 @@ def licence(rest: str) -> str | None:
     match = FORM.fullmatch(rest)
     if not match:
         return None
-    name, version = canonicalize_name(match["name"]), match["version"]
-    for wheel in cache_dir("wheels").glob("*.whl"):
-        found, found_version, _, _ = parse_wheel_filename(wheel.name)
-        if (found, str(found_version)) == (name, version):
-            with zipfile.ZipFile(wheel) as archive:
-                file = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
-                return _licence_of(message_from_bytes(archive.read(file)))
+    if wheel := _kept(match["name"], match["version"]):
+        with zipfile.ZipFile(wheel) as archive:
+            file = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
+            return _licence_of(message_from_bytes(archive.read(file)))
     try:
         return _licence_of(metadata.metadata(match["name"]))
     except metadata.PackageNotFoundError:
@@ -90,14 +86,21 @@ def _installed(name: str, version: str, path: str) -> Path | None:
 def _wheel(name: str, version: str, reporter: Reporter) -> Path:
     folder = cache_dir("wheels")
     with only_one(folder / f"{canonicalize_name(name)}-{version}"):
-        for wheel in folder.glob("*.whl"):
-            found, found_version, _, _ = parse_wheel_filename(wheel.name)
-            if found == canonicalize_name(name) and str(found_version) == version:
-                return wheel
+        if kept := _kept(name, version):
+            return kept
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _download(f"{name}=={version}", scratch, reporter)
             (wheel,) = Path(scratch).glob("*.whl")
             return wheel.replace(folder / wheel.name)
+
+
+def _kept(name: str, version: str) -> Path | None:
+    """The wheel that was fetched before."""
+    for wheel in cache_dir("wheels").glob("*.whl"):
+        found, found_version, _, _ = parse_wheel_filename(wheel.name)
+        if found == canonicalize_name(name) and str(found_version) == version:
+            return wheel
+    return None
 
 
 def _download(requirement: str, folder: str, reporter: Reporter) -> None:
