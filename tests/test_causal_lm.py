@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from test_chat import CHATML, TWO_TURNS, make_tokenizer
 
 from pefttools import generation
 from pefttools.data import packing
+from pefttools.data.encoding import encode
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
+from pefttools.models import Base
 from pefttools.settings import check
 from pefttools.tasks.base import IGNORED
 from pefttools.tasks.causal_lm import CausalLM
@@ -356,6 +359,13 @@ def test_remarks_warn_of_ends_that_are_never_learnt() -> None:
     said = task.with_values(max_length=20).remarks(splits, make_tokenizer())
     assert said[0].startswith("no end of text is learnt: no row is short enough")
     assert said[1].startswith("4 of 4 rows are cut before their answer begins and teach nothing")
+
+
+def test_rows_that_teach_nothing_are_refused() -> None:
+    task = CausalLM(chat=True, max_length=20)
+    base = Base(make_model("llama"), make_tokenizer(), (), None, "made", "0" * 64, Path())
+    with pytest.raises(UserError, match=r"data.train: within 20 tokens none of its 4 rows has anything to learn"):
+        encode([task.read(row) for row in ROWS], task, base, "train")
 
 
 @pytest.mark.parametrize(

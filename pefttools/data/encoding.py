@@ -35,7 +35,7 @@ def encode(
     """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids`, `length` and `cut` a row.
 
     Raises:
-        UserError: rows are too long, and `task.too_long` says to refuse them.
+        UserError: rows are too long, and `task.too_long` says to refuse them; or nothing of any is left to learn.
     """
     from datasets import Dataset, load_from_disk
 
@@ -55,6 +55,11 @@ def encode(
         if task.too_long == "refuse":
             raise UserError(f"data.{title}: {said}; raise task.max_length, or cut them with task.too_long=cut")
         reporter.warn(f"{said}; they were cut")
+    if rows and not sum(encoded["num_targets"]):
+        raise UserError(
+            f"data.{title}: within {limit} tokens none of its {len(rows)} rows has anything to learn or to score;"
+            " raise task.max_length, or see with `pefttools show RECIPE --sample 3` what is left of them"
+        )
     tell_unknown(encoded, base, title, reporter)
     return encoded
 

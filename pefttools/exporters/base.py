@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,17 @@ LOGITS: Mapping[str, float] = {
 
 In float32 both models compute in float64: then it is of weights alone. Quantised bases compute in fp32."""
 METRIC, ROUNDED_METRIC = 1e-3, 1e-2
-"""Largest difference of the task's metric, in parts where that is above 1; the second where weights are rounded."""
+"""How far `apart` the task's metrics may be; the second where weights are rounded."""
+
+
+def apart(name: str, value: float, other: float) -> float:
+    """How far a metric is from another of that name, in parts of the other where that is above 1.
+
+    Perplexities, the exponentials of mean losses, are compared by those losses: they are what rounding moves evenly.
+    """
+    if name == "perplexity":
+        value, other = math.log(value), math.log(other)
+    return abs(value - other) / max(1.0, abs(other))
 
 
 @dataclass(frozen=True)
