@@ -9,7 +9,12 @@ DTYPES = ("float32", "bfloat16")
 
 def tables(rows: dict[str, dict[str, Any]]) -> str:
     """The results as Markdown."""
-    parts = ["# Exports, measured", "", "By `python benchmarks/exports.py merges | quantised | onnx | stranger`.", ""]
+    parts = [
+        "# Exports, measured",
+        "",
+        "By `python benchmarks/exports.py`.",
+        "",
+    ]
     found = {k.removeprefix("merge "): v for k, v in rows.items() if k.startswith("merge ")}
     if found:
         parts += [
@@ -24,8 +29,7 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
             if "reason" in row:
                 parts.append(f"| {task} | {name} | {row['reason']} | |")
                 continue
-            errors = [f"{row[d]['max_logit_error']:.1e} ({row[d]['largest_logit']:.2g})" for d in DTYPES]
-            parts.append(f"| {task} | {name} | {' | '.join(errors)} |")
+            parts.append(f"| {task} | {name} | {' | '.join(_error(row[dtype]) for dtype in DTYPES)} |")
     found = {k.removeprefix("quantised "): v for k, v in rows.items() if k.startswith("quantised ")}
     if found:
         parts += [
@@ -46,6 +50,22 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
                 f"| {key} | {row['first_loss']:.3f}, {row['last_loss']:.3f} | {metric} {row['test']:.4f} |"
                 f" {row['weight_bytes'] / 1e6:.0f} | {row['peak_bytes'] / 1e6:.0f} | {row['step_seconds']:.3f} |"
                 f" {' | '.join(told)} |"
+            )
+    found = {k.removeprefix("gguf "): v for k, v in rows.items() if k.startswith("gguf ")}
+    if found:
+        parts += [
+            "", "## GGUF", "",
+            "SmolLM2 after LoRA on the sample rows of causal_lm, written by llama.cpp's converter. Differences from the"
+            " trained model: of logits, as transformers reads the file back; of the logarithms of the 32 likeliest next"
+            " tokens' probabilities, as llama.cpp goes on after the rows' first halves.", "",
+            "| dtype | MB | largest logit difference, read back | llama.cpp: log-probabilities | its likeliest token |",
+            "|---|---|---|---|---|",
+        ]  # fmt: skip
+        for key, row in found.items():
+            by = row["llama_cpp"]
+            parts.append(
+                f"| {key} | {row['bytes'] / 1e6:.0f} | {_error(row)} | {by['max_logprob_error']:.1e} | the same in"
+                f" {by['same_token']} of {by['rows']} |"
             )
     found = {k.removeprefix("onnx "): v for k, v in rows.items() if k.startswith("onnx ")}
     if found:
@@ -75,3 +95,8 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
             f" gives; probabilities differ by at most {row['max_probability_difference']:.1e}.",
         ]  # fmt: skip
     return "\n".join(parts) + "\n"
+
+
+def _error(row: dict[str, Any]) -> str:
+    """The largest difference of a logit and, in brackets, the largest logit; or why there is none."""
+    return row["reason"] if "reason" in row else f"{row['max_logit_error']:.1e} ({row['largest_logit']:.2g})"

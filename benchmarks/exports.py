@@ -3,6 +3,7 @@
     python benchmarks/exports.py merges       # strategies x {classification, tagging, causal LM}, float32 and bfloat16
     python benchmarks/exports.py quantised    # QLoRA on MiniLM and SmolLM2: loss, memory, both merge routes
     python benchmarks/exports.py onnx         # every encoder's task; speed of a run against its ONNX file
+    python benchmarks/exports.py gguf         # SmolLM2 by every dtype, as transformers and llama.cpp read it
     python benchmarks/exports.py stranger     # a merged model under plain transformers, pefttools not installed
 
 Every row is kept in OUT as it comes, so a run that was stopped goes on; OUT/exports.md is made of them. SmolLM2's rows
@@ -44,14 +45,15 @@ ROUNDS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["merges", "quantised", "onnx", "stranger", "table"])
+    parser.add_argument("what", choices=["merges", "quantised", "onnx", "gguf", "stranger", "table"])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     parser.add_argument("--files", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--only", nargs="*", help="only these strategies")
     arguments = parser.parse_args()
     file = arguments.out / "exports.json"
     rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    made = {"merges": merges, "quantised": quantised, "onnx": onnx, "stranger": stranger, "table": lambda *_: ()}
+    made = {"merges": merges, "quantised": quantised, "onnx": onnx, "gguf": gguf, "stranger": stranger}
+    made["table"] = lambda *_: iter(())
     with tempfile.TemporaryDirectory() as scratch:
         for key, measure in made[arguments.what](Path(scratch), arguments):
             if key not in rows:
@@ -81,9 +83,9 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
                     run = trained(scratch, task, f"strategy={name}", *MORE.get((task, name), ()))
                 except UserError as error:
                     return {"reason": error.problems[0]}
-                found = {dtype: exported(run, "merged", f"dtype={dtype}") for dtype in DTYPES}
+                found = {dtype: _picked_or_reason(run, dtype) for dtype in DTYPES}
                 shutil.rmtree(run)
-                return {dtype: picked(manifest) for dtype, manifest in found.items()}
+                return found
 
             yield f"merge {task} {name}", measure
 
@@ -131,6 +133,22 @@ def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
     for task in ENCODERS:
         yield f"onnx {task}", lambda task=task: picked(exported(trained(scratch, task), "onnx"))
     yield "onnx question-type-lora", lambda: _timed(scratch)
+
+
+def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
+    """A merged SmolLM2 in every dtype of GGUF files."""
+    del arguments
+    for dtype in ("float32", "bfloat16", "float16", "q8_0"):
+
+        def measure(dtype: str = dtype) -> dict[str, Any]:
+            run = scratch / "smollm2"
+            if not run.is_dir():
+                trained(scratch, "causal_lm").rename(run)
+            manifest = exported(run, "gguf", f"dtype={dtype}")
+            size = (run / "export" / "gguf" / "model.gguf").stat().st_size
+            return {**picked(manifest), "llama_cpp": manifest["llama_cpp"], "bytes": size}
+
+        yield f"gguf {dtype}", measure
 
 
 def _timed(scratch: Path) -> dict[str, Any]:
@@ -245,6 +263,15 @@ def command(*words: str) -> str:
     """Stdout's last line of a command of pefttools."""
     done = subprocess.run([sys.executable, "-m", "pefttools", *words], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()[-1]
+
+
+def _picked_or_reason(run: Path, dtype: str) -> dict[str, Any]:
+    from pefttools.errors import UserError
+
+    try:
+        return picked(exported(run, "merged", f"dtype={dtype}"))
+    except UserError as error:
+        return {"reason": error.problems[0]}
 
 
 def picked(manifest: dict[str, Any]) -> dict[str, Any]:

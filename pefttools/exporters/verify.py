@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def scores(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrai
 
 
 def exact_logits(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """`answers`' logits in float64, where what is rounded on the way is no larger than what is looked for.
+    """`answers`' logits in float64, where nothing that is rounded on the way hides what is looked for.
 
     Quantised weights compute in fp32: they have nothing narrower to hide.
     """
@@ -81,17 +81,41 @@ def gap(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
 
 @contextmanager
 def _in_float64(model: nn.Module) -> Iterator[None]:
-    """Meanwhile everything floating in `model` is float64; narrower types come back as they were."""
+    """Meanwhile everything floating in `model` is float64, and stays so; narrower types come back as they were."""
     import torch
 
     former = [(t, t.dtype) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     for tensor, _ in former:
         tensor.data = tensor.data.to(torch.float64)
     try:
-        yield
+        with _never_narrower():
+            yield
     finally:
         for tensor, dtype in former:
             tensor.data = tensor.data.to(dtype)
+
+
+def _never_narrower() -> AbstractContextManager[Any]:
+    """Meanwhile float64 stays float64 where a model's code asks for fp32, as decoders' norms and softmaxes do."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    def wide(value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.dtype is torch.float64
+
+    class Keeping(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            del types
+            kwargs = dict(kwargs or {})
+            if args and wide(args[0]):
+                if func is torch.Tensor.float:
+                    return args[0]
+                if kwargs.get("dtype") is torch.float32:
+                    kwargs["dtype"] = torch.float64
+                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+            return func(*args, **kwargs)
+
+    return Keeping()
 
 
 def said_by(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -147,9 +171,12 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
         if told.get(name) != value:
             problems.append(f"the artifact's {name} is {told.get(name)!r}, the trained model's {value!r}")
     logits = exact_logits(model, task, case["rows"], tokenizer)
+    inputs = columns_of(case["rows"], task, tokenizer)["input_ids"]
+    facts, said = exporter.served(folder, inputs, logits)
     return {
         "max_logit_error": gap(logits, expected["trained"]),
         "loaded_error": gap(logits, expected["written"]),
         "metrics": scores(model, task, case["scored"], tokenizer),
-        "problems": problems,
+        "facts": facts,
+        "problems": [*problems, *said],
     }
