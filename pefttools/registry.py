@@ -57,9 +57,10 @@ class Registry(Generic[C]):
         return list(self.files())
 
     def _holds_one(self, file: Path) -> bool:
-        """Whether a class in the file is derived from ours, by name: `Strategy`, or `PeftStrategy`."""
+        """Whether a class in the file is derived from ours, by name: from `Strategy`, or a `PeftStrategy` between."""
         classes = [node for node in _parsed(file).body if isinstance(node, ast.ClassDef)]
-        return any(isinstance(b, ast.Name) and b.id.endswith(self.base) for c in classes for b in c.bases)
+        own = [c for c in classes if not c.name.endswith(self.base)]
+        return any(isinstance(b, ast.Name) and b.id.endswith(self.base) for c in own for b in c.bases)
 
     def summaries(self) -> dict[str, str]:
         """Name -> first line of the module docstring, nothing imported."""

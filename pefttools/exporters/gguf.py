@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pefttools import gguf as base_files
 from pefttools.errors import UserError
 from pefttools.exporters import llama_cpp
-from pefttools.exporters.base import LOGITS, Exporter, Loaded
-from pefttools.exporters.merging import merged, refuse_unmergeable
+from pefttools.exporters.base import LOGITS, Loaded
+from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe import Recipe
-from pefttools.run import Trained
 from pefttools.sources import fetch
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ BLOCK = 32
 """Weights of `q8_0` that have one scale."""
 
 
-class Gguf(Exporter):
+class Gguf(MergingExporter):
     """What the weights are rounded to."""
 
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float16"
@@ -60,14 +59,11 @@ class Gguf(Exporter):
             raise UserError(
                 f"--to gguf: is for decoders that write text, and {recipe.task.name} needs none; --to onnx is for it"
             )
-        refuse_unmergeable(self.name, recipe)
+        super().refuse(recipe)
 
     @property
     def rounds_to(self) -> str:
         return self.dtype
-
-    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
-        return merged(trained, proof)
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as plain:

@@ -10,18 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from pefttools.exporters.base import Dtype, Exporter, Loaded
-from pefttools.exporters.merging import merged, refuse_unmergeable
+from pefttools.exporters.base import Dtype, Loaded
+from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe import Recipe
-from pefttools.run import Trained
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from pefttools.exporters.proof import Proof
 
 
-class Merged(Exporter):
+class Merged(MergingExporter):
     """What the weights are rounded to, and how large a file may be."""
 
     dtype: Dtype = "float32"
@@ -29,15 +26,9 @@ class Merged(Exporter):
     shard: str = Field(default="5GB", pattern=r"^[1-9]\d*[KMG]B$")
     """The most a file of weights may have; more are written beside it."""
 
-    def refuse(self, recipe: Recipe) -> None:
-        refuse_unmergeable(self.name, recipe)
-
     @property
     def rounds_to(self) -> str:
         return self.dtype
-
-    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
-        return merged(trained, proof)
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         model.save_pretrained(folder, max_shard_size=self.shard)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
-from pefttools.exporters.base import LOGITS
+from pefttools.exporters.base import LOGITS, Exporter
+from pefttools.recipe import Recipe
 from pefttools.run import On, Trained, load
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from pefttools.exporters.proof import Proof
-    from pefttools.recipe import Recipe
 
 ROUTES: tuple[On, ...] = ("dequantised", "full")
 
@@ -22,6 +23,16 @@ def refuse_unmergeable(to: str, recipe: Recipe) -> None:
     strategy = recipe.strategy
     if not strategy.mergeable:
         raise UserError(f"--to {to}: {strategy.name} cannot be merged: {strategy.why_not_merged}")
+
+
+class MergingExporter(Exporter):
+    """Writes what is left when the change is folded into plain weights."""
+
+    def refuse(self, recipe: Recipe) -> None:
+        refuse_unmergeable(self.name, recipe)
+
+    def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
+        return merged(trained, proof)
 
 
 def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, Any]]:
