@@ -160,7 +160,7 @@ def load(
     bias = heads.stored(folder, model) if empty and settings.init == "pretrained" else _value(model)
     extra = _extended(model, tokenizer, added, settings.source)
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
-    packed = tuple(find.linears(model)) if settings.quantize else ()
+    packed = tuple(quantised.matrices(model)) if settings.quantize else ()
     return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new, packed)
 
 

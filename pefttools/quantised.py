@@ -41,6 +41,12 @@ def configuration(kind: Kind, auto: Any, config: PretrainedConfig) -> BitsAndByt
     )
 
 
+def matrices(model: nn.Module) -> list[str]:
+    """Full paths of the matrices that are quantised: of blocks, less what transformers keeps in fp32 (T5's wo)."""
+    kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
+    return [path for path in find.linears(model) if not kept & {*path.split(".")}]
+
+
 def mend(model: nn.Module) -> None:
     """Keep 4-bit layers from repacking themselves in evaluation, after which no gradient passes them."""
     for layer in _four_bit(model):
@@ -100,7 +106,7 @@ def dequantised(model: Any) -> PreTrainedModel:
 def saved_bytes(kind: Kind, model: nn.Module) -> int:
     """What quantising takes off the weights of an fp32 model."""
     saved = 0
-    for path in find.linears(model):
+    for path in matrices(model):
         weight: Any = model.get_submodule(path).weight
         rows, size = weight.shape[0], weight.numel()
         held = size + 4 * rows if kind == "int8" else size // 2 + 4 * -(-size // BLOCK)

@@ -124,9 +124,9 @@ def _quantised(model: Any) -> PreTrainedModel:
     import bitsandbytes as bnb
     import torch
 
-    from pefttools.nn import find
+    from pefttools.quantised import matrices
 
-    for path in find.linears(model):
+    for path in matrices(model):
         old = model.get_submodule(path)
         new = bnb.nn.Linear4bit(
             old.in_features, old.out_features, old.bias is not None, torch.float32, quant_type="nf4"

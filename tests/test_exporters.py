@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import train_tiny, write_recipe, write_rows
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from pefttools import quantised
 from pefttools.errors import UserError
@@ -237,6 +237,19 @@ def test_a_quantised_run_is_planned_with_smaller_weights(of_task: Any) -> None:
     assert plans[0].params == plans[1].params == runs[1].result()["params"]
     matrices = 2 * (4 * 32 * 32 + 2 * 32 * 64)
     assert plans[0].bytes["weights"] - plans[1].bytes["weights"] == 4 * matrices - matrices // 2 - 4 * matrices // 64
+
+
+def test_what_is_counted_as_quantised_is_what_transformers_quantises(tmp_path: Path) -> None:
+    """T5's `wo` stays in fp32, whatever is asked for."""
+    import bitsandbytes
+
+    config = AutoConfig.for_model("t5", **ARCHITECTURES["t5"].sizes)
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    packed = quantised.configuration("nf4", AutoModelForSeq2SeqLM, config)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, quantization_config=packed)
+    found = [path for path, module in loaded.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+    assert set(quantised.matrices(model)) == set(found) == {path for path in found if not path.endswith(".wo")}
 
 
 def test_quantised_bases_refuse_what_changes_their_matrices(recipe_file: Path, tmp_path: Path) -> None:
