@@ -99,25 +99,28 @@ def measured(overrides: list[str]) -> dict[str, int]:
     """Peak resident bytes of this process over loading, evaluation and steps."""
     import datasets
 
-    from pefttools import evaluate, fast, models, optimizers, recipe, train
+    from pefttools import evaluate, fast, models, optimizers, recipe
     from pefttools.data.batching import step_multiple
+    from pefttools.data.splitting import load_splits
     from pefttools.loop import Loop
     from pefttools.nn.first_token import last_block
+    from pefttools.penalties import Penalties, mark_pretrained
+    from pefttools.reporter import SILENT
     from pefttools.run import Run
     from pefttools.runtime import accelerator_for, device_type
 
     made = recipe.load(RECIPE, overrides).recipe
-    splits = train.load_splits(made.data, made.task)
+    splits = load_splits(made.data, made.task)
     task = made.task.fit(splits)
     made = made.model_copy(update={"task": task})
     models.prepare_libraries()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         accelerator = accelerator_for(made, run, 0)
-        # as train.prepare does, without tokenising every row
+        # as prepare.prepare does, without tokenising every row
         base = task.load(made.base)
         base.keep_start = any(regularizer.needs_start for regularizer in made.regularizers.values())
-        train.mark_pretrained(base)
+        mark_pretrained(base)
         model = made.strategy.wrap(base)
         multiple = step_multiple(made.train.pad_multiple, device_type())
         row = {name: values[0] for name, values in task.encode(splits.train[:1], base.tokenizer).items()}
@@ -130,7 +133,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
         batch = task.collate(rows[: made.train.batch_size], base.tokenizer, multiple)
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
-        penalties = train.Penalties(made, base, model)
+        penalties = Penalties(made, base, model)
 
         def look() -> None:
             for _ in evaluate.outputs_of(model, task, rows.__getitem__, range(ROWS), [length] * ROWS, base.tokenizer):
@@ -141,7 +144,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         last = last_block(model, task.inputs_of(task.collate(rows[:2], base.tokenizer, multiple)))
         prepared, optimizer = accelerator.prepare(model, optimizer)
         loop = Loop(
-            made, task, prepared, model, optimizer, rows, base.tokenizer, accelerator, run, dict, bool, train.SILENT,
+            made, task, prepared, model, optimizer, rows, base.tokenizer, accelerator, run, dict, bool, SILENT,
             penalties,
         )  # fmt: skip
         model.train()

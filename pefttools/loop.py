@@ -23,11 +23,12 @@ from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
 from pefttools.errors import Interrupted, UserError
 from pefttools.penalties import Penalties
-from pefttools.recipe import Recipe, TrainSettings
+from pefttools.recipe import Recipe
 from pefttools.reporter import Bar, Reporter
 from pefttools.run import Run
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import Task
+from pefttools.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -18,6 +18,9 @@ from pefttools.errors import nearest, unknown
 
 S = TypeVar("S", bound="Settings")
 
+NOT_IN_DIGEST: Any = {"digest": False}
+"""Marks a setting that changes what is kept or shown, never what is learnt, or that the training rows decide."""
+
 
 class Settings(BaseModel):
     """Frozen settings; unknown keys are errors."""

@@ -8,57 +8,30 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, checkpoint, evaluate, fast, models, optimizers
 from pefttools.checkpoint import Progress
-from pefttools.data.batching import step_multiple, steps
-from pefttools.data.encoding import encode
-from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.feature_cache import Kept, keep
 from pefttools.features import Features, Maker
 from pefttools.loop import Loop, num_steps
-from pefttools.nn.first_token import LastBlock, last_block
-from pefttools.nn.frozen import Frozen, frozen_part
-from pefttools.penalties import Penalties, mark_pretrained
 from pefttools.plan import count_parameters
+from pefttools.prepare import Prepared, prepare
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run
 from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signals
-from pefttools.strategies.base import trained
 from pefttools.untouched import untouched
 
 if TYPE_CHECKING:
-    import torch
     from accelerate import Accelerator
-    from datasets import Dataset
-    from torch import nn
 
-START_BATCHES = 32
-"""Most batches that a strategy which starts from the data looks at."""
 LIBRARIES = ("pefttools", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "tokenizers")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A recipe whose data and model are loaded, checked and ready."""
-
-    recipe: Recipe
-    splits: Splits
-    encoded: dict[str, Dataset]
-    base: models.Base
-    model: nn.Module
-    penalties: Penalties
-    frozen: Frozen
-    last: LastBlock | None
-    """The last block, where one token of it is all that is read."""
 
 
 def train(
@@ -109,69 +82,6 @@ def _in_folder(
         raise
     finally:
         accelerator.end_training()
-
-
-def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | str = "cpu") -> Prepared:
-    """Load and check everything a run needs; seeds, and writes nothing but caches.
-
-    Raises:
-        UserError: the data, the base or the strategy's settings cannot work.
-    """
-    import torch
-    from accelerate.utils import set_seed
-
-    strategy = recipe.strategy
-    splits = load_splits(recipe.data, recipe.task, reporter)
-    task = recipe.task.fit(splits)
-    recipe = recipe.model_copy(update={"task": task})
-    set_seed(recipe.seed)
-    base = task.load(recipe.base, reporter)
-    base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
-    mark_pretrained(base)
-    model = strategy.wrap(base)
-    for remark in task.remarks(splits, base.tokenizer):
-        reporter.warn(remark)
-    encoded = {
-        name: encode(rows, task, base, name, reporter, training=name == "train")
-        for name, rows in splits.named().items()
-        if rows
-    }
-    if strategy.trains and not trained(model):
-        raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
-    if recipe.regularizers and not strategy.trains:
-        raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
-    fast.refuse_impossible(model, recipe.train, torch.device(device).type)
-    model.to(device)
-    strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
-    penalties = Penalties(recipe, base, model, reporter)
-    for name, value in strategy.facts(model).items():
-        if isinstance(value, float):
-            reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
-    reporter.note(
-        f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
-        + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
-    )
-    few = _few_inputs(recipe, base, encoded["train"], device) if strategy.trains else {}
-    frozen, last = (frozen_part(model, few), last_block(model, few)) if strategy.trains else (Frozen(), None)
-    return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)
-
-
-def _few_inputs(recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str) -> dict[str, Any]:
-    """The first two rows as the model takes them, nothing drawn at random."""
-    columns: Any = rows[: min(2, len(rows))]
-    batch = recipe.task.collate(columns, base.tokenizer, 1)
-    return {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
-
-
-def _first_batches(
-    recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
-) -> Iterator[Mapping[str, Any]]:
-    """Training batches for a strategy that starts from the data."""
-    lengths, multiple = rows["length"][:], step_multiple(recipe.train.pad_multiple, torch.device(device).type)
-    for indices in steps(lengths, recipe.train.batch_size, recipe.seed, 0)[:START_BATCHES]:
-        columns: Any = rows[indices]
-        batch = recipe.task.collate_training(columns, base.tokenizer, multiple)
-        yield {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
 
 
 def _run(

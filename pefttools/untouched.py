@@ -15,7 +15,7 @@ from pefttools.sources.cache import cache_dir
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from pefttools.train import Prepared
+    from pefttools.prepare import Prepared
 
 LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
 

@@ -7,7 +7,7 @@ import torch
 
 from pefttools import fast
 from pefttools.nn import products
-from pefttools.recipe import TrainSettings
+from pefttools.train_settings import TrainSettings
 
 
 def test_products_are_as_exact_as_fp32_and_torchs_own_afterwards() -> None:

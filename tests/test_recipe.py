@@ -9,8 +9,8 @@ import yaml
 
 from pefttools import recipe
 from pefttools.errors import UserError
-from pefttools.recipe import TrainSettings
 from pefttools.settings import Settings, explain_field
+from pefttools.train_settings import TrainSettings
 
 
 @pytest.mark.parametrize("name", recipe.names())

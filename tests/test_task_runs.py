@@ -15,11 +15,11 @@ from pefttools import cli, recipe
 from pefttools.data.splitting import Splits
 from pefttools.models import BaseSettings
 from pefttools.optimizers import build
-from pefttools.recipe import TrainSettings
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.train_settings import TrainSettings
 
 
 def tiny_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any]) -> Path:

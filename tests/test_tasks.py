@@ -18,8 +18,7 @@ from pefttools.errors import UserError
 from pefttools.evaluate import joined, outputs_of
 from pefttools.models import Base, BaseSettings
 from pefttools.overrides import FITTED
-from pefttools.recipe import NOT_IN_DIGEST
-from pefttools.settings import explain_field
+from pefttools.settings import NOT_IN_DIGEST, explain_field
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks import tasks

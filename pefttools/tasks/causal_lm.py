@@ -27,6 +27,7 @@ from pefttools.data import chat_tokens, packing
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CausalLM(Task):
     `"#### (.+)"`; the whole text when null."""
     scores: tuple[Literal["rouge", "bleu", "chrf"], ...] = ("rouge",)
     """What generated texts are scored by, beside exact match."""
-    chat: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    chat: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether rows are chats; from the training rows when null. Then a `text` to predict on is a question."""
 
     @field_validator("chat_template")

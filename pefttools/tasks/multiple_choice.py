@@ -21,6 +21,7 @@ from pefttools import models
 from pefttools.data.fields import listed, text
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import encode_pairs
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class MultipleChoice(Task):
     """How rows name the right choice; `auto` takes any of the three, and refuses a row where two of them disagree."""
     first_number: int = Field(default=0, ge=0, le=1)
     """The first choice's number, where labels are numbers."""
-    num_choices: int | None = Field(default=None, ge=2, json_schema_extra={"digest": False})
+    num_choices: int | None = Field(default=None, ge=2, json_schema_extra=NOT_IN_DIGEST)
     """The most choices a row has; from all rows when null."""
 
     @classmethod

@@ -29,6 +29,7 @@ from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, is_pair, mixed, read_texts
 from pefttools.errors import UserError, unknown
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ class PromptedClassification(Task):
     """Divide each label's probability by the one it has when the text is empty; costs as many short passes again."""
     chat: bool = False
     """Ask in the base's chat template: the prompt is the user's turn, the verbaliser begins the answer."""
-    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes; from the training rows when empty."""
-    pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether a row is two texts; from the training rows when null."""
-    examples: tuple[Mapping[str, str], ...] = Field(default=(), json_schema_extra={"digest": False})
+    examples: tuple[Mapping[str, str], ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The examples that were drawn."""
 
     @classmethod

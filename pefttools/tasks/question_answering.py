@@ -23,6 +23,7 @@ from pefttools.data.batching import padded
 from pefttools.data.fields import text as text_of
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task, without_virtual
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class QuestionAnswering(Task):
     """Answers told a row, the best first."""
     null_threshold: float = 0.0
     """By how much the log-probability of no answer must exceed the best answer's for none to be given."""
-    unanswerable: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    unanswerable: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether there may be no answer; whether training has such rows when null."""
 
     @classmethod

@@ -20,6 +20,7 @@ from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Prediction, Task
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ class Regression(Task):
 
     symmetric: bool = False
     """Whether the order of a pair's texts means nothing: it is trained on in both, and the answer is their mean."""
-    label_mean: float | None = Field(default=None, json_schema_extra={"digest": False})
+    label_mean: float | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """What the model answers from the start; the mean of the training labels when null."""
-    label_scale: float | None = Field(default=None, gt=0, json_schema_extra={"digest": False})
+    label_scale: float | None = Field(default=None, gt=0, json_schema_extra=NOT_IN_DIGEST)
     """The unit that errors are measured in; the standard deviation of the training labels when null."""
-    pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether a row is two texts; from the training rows when null."""
 
     @classmethod

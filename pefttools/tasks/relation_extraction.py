@@ -20,6 +20,7 @@ from pefttools.data import classes, marked
 from pefttools.data import fields as of_fields
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Prediction, Task
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class RelationExtraction(Task):
     """What stands before and behind the first entity, and the second, in the files."""
     other: str | None = "Other"
     """The label that says there is no relation: left out of F1. Null if there is none."""
-    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes in the order of the model's outputs; when empty those of the training rows, in both directions."""
 
     @field_validator("markers")

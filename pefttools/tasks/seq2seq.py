@@ -23,6 +23,7 @@ from pefttools.data.batching import padded
 from pefttools.data.fields import text
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Seq2Seq(Task):
     metric: Literal["bleu", "rouge", "both"] = "both"
     """What generated texts are scored by: `bleu` stands for BLEU and chrF, `rouge` for ROUGE-1, -2 and -L."""
     bleu_tokenizer: Literal["auto", "13a", "zh", "char", "intl"] = Field(
-        default="auto", json_schema_extra={"digest": False}
+        default="auto", json_schema_extra=NOT_IN_DIGEST
     )
     """How BLEU finds words; `auto` is `zh` for Chinese targets, `char` for others without spaces, and else `13a`."""
     generate_rows: int = Field(default=64, ge=0)

@@ -20,6 +20,7 @@ from pefttools.data.fields import natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
 from pefttools.errors import UserError
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ class TextClassification(Task):
     """With `multi_label`: what stands between the labels of a row that has them as one text."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """With `multi_label`: the probability from which on a label is said."""
-    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes in the order of the model's outputs; from the training rows when empty."""
-    pair: bool | None = Field(default=None, json_schema_extra={"digest": False})
+    pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether a row is two texts; from the training rows when null."""
 
     @classmethod

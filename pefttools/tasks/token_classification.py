@@ -23,6 +23,7 @@ from pefttools.data.alignment import NOWHERE, encode_words
 from pefttools.data.fields import listed
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError, unknown
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, Prediction, Task
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class TokenClassification(Task):
     """Entity types to learn, the others being read as O; all of the training rows' when empty."""
     sub_word: Literal["first", "last"] = "first"
     """Which sub-word has its word's tag; `last` suits decoders, whose first has not seen the rest of the word."""
-    read_as: tags.Scheme | None = Field(default=None, json_schema_extra={"digest": False})
+    read_as: tags.Scheme | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """The scheme that `auto` stands for; from the training rows when null."""
-    labels: tuple[str, ...] = Field(default=(), json_schema_extra={"digest": False})
+    labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The tags in the order of the model's outputs; from the training rows when empty."""
 
     @classmethod
