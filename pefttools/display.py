@@ -249,8 +249,11 @@ def manifest(values: Mapping[str, Any]) -> None:
     _out(f"{values['exporter']} in {values['dtype']} -> {values['folder']}")
     for route, found in values.get("routes", {}).items():
         taken = " (taken)" if route == values["route"] else ""
-        scores = "".join(f"; {name} {value:.4f}" for name, value in found.items() if name != "max_logit_error")
-        _out(f"merged into the {route} base{taken}: largest logit difference {found['max_logit_error']:.2g}{scores}")
+        scores = "".join(f"; {name} {value:.4f}" for name, value in found.items() if not name.endswith("_error"))
+        _out(
+            f"merged into the {route} base{taken}: largest logit difference {found['max_logit_error']:.2g}{scores};"
+            f" merging itself {found['merge_error']:.2g}"
+        )
     if about := values.get("as_lora"):
         ranks = "-".join(str(rank) for rank in dict.fromkeys(about["ranks"]))
         _out(

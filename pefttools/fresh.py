@@ -1,4 +1,7 @@
-"""Processes that nothing was done in yet, forked from a server that has imported the libraries: they start at once."""
+"""Processes that nothing was done in yet, forked from a server that has imported the libraries: they start at once.
+
+Where there is CUDA, which does not survive a fork once a library has looked at it, they start anew.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,10 @@ def _without_main() -> Iterator[None]:
 
 @cache
 def _context() -> Any:
+    import torch
+
+    if torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return context

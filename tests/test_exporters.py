@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from pefttools import quantised
 from pefttools.errors import UserError
 from pefttools.export import configured, export
+from pefttools.exporters import merging
 from pefttools.exporters.as_lora import decomposed
 from pefttools.exporters.merged import Merged
 from pefttools.exporters.verify import gap
@@ -184,10 +185,28 @@ def test_quantised_bases_merge_by_the_better_route(kind: str, of_task: Any, tmp_
     merged = export(run, "merged", tmp_path / "merged")
     routes = merged["routes"]
     assert merged["route"] == min(routes, key=lambda name: routes[name]["max_logit_error"])
-    assert merged["merge_error"] == routes[merged["route"]]["max_logit_error"]
+    assert max(found["merge_error"] for found in routes.values()) <= 1e-5
+    assert merged["merge_error"] == routes[merged["route"]]["merge_error"]
     if kind != "int8":  # which rounds activations too
         assert routes["dequantised"]["max_logit_error"] <= 1e-4 < routes["full"]["max_logit_error"]
     assert export(run, "adapter", tmp_path / "adapter")["max_logit_error"] <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_wrong_merge_does_not_hide_behind_quantised_arithmetic(
+    kind: str, of_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plain = of_task("text_classification", f"base.quantize={kind}"), merging._plain
+
+    def one_tensor_off_by_a_percent(trained: Any) -> Any:
+        model = plain(trained)
+        model.get_parameter("bert.encoder.layer.0.attention.self.query.weight").data *= 1.01
+        return model
+
+    monkeypatch.setattr(merging, "_plain", one_tensor_off_by_a_percent)
+    with pytest.raises(UserError, match="merging into the dequantised base changes the logits by up to"):
+        export(run, "merged", tmp_path / "merged")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_nothing(of_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

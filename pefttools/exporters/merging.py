@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
+from pefttools.exporters import verify
 from pefttools.exporters.base import LOGITS, Exporter
 from pefttools.recipe import Recipe
 from pefttools.run import On, Trained, load
@@ -38,24 +39,41 @@ class MergingExporter(Exporter):
 def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, Any]]:
     """The trained model as a plain one in fp32, and what was measured on the way; uses up the trained one.
 
-    A quantised base is merged into what its quantised weights stand for and into the full-precision base; the manifest
-    says both errors, and the nearer to the trained model is taken.
+    A quantised base is merged into what its quantised weights stand for and into the full-precision base. Either merge
+    must answer like the adapter beside that base; how far each is from the trained model, whose arithmetic is quantised
+    too, is told, and the nearer is taken.
+
+    Raises:
+        UserError: a merge changes answers, or none is near the trained model.
     """
     kind = trained.recipe.base.quantize
     if not kind:
         return _plain(trained), {}
     best, routes = None, {}
     for route in ROUTES:
-        model = _plain(load(trained.path, on=route))
-        routes[route] = {"max_logit_error": proof.error(model), proof.metric: proof.score(model)}
-        if best is None or routes[route]["max_logit_error"] < routes[best[0]]["max_logit_error"]:
+        put = load(trained.path, on=route)
+        beside = proof.answers(put.model)
+        model = _plain(put)
+        answers = proof.answers(model)
+        found = {"max_logit_error": verify.gap(answers, proof.logits), "merge_error": verify.gap(answers, beside)}
+        allowed = LOGITS["float32"] * proof.scale
+        if not found["merge_error"] <= allowed:  # a NaN is refused too
+            raise UserError(
+                f"export: merging into the {route} base changes the logits by up to {found['merge_error']:.3g}; allowed"
+                f" are {allowed:.3g}"
+            )
+        routes[route] = {**found, proof.metric: proof.score(model)}
+        if best is None or found["max_logit_error"] < routes[best[0]]["max_logit_error"]:
             best = (route, model)
     assert best is not None
+    route, model = best
     allowed = LOGITS[kind] * max(1.0, proof.largest)
-    if not routes[best[0]]["max_logit_error"] <= allowed:
+    if not routes[route]["max_logit_error"] <= allowed:
         told = ", ".join(f"{name} base {found['max_logit_error']:.3g}" for name, found in routes.items())
-        raise UserError(f"export: merging changes the logits by more than the {allowed:.3g} {kind} allows: {told}")
-    return best[1], {"routes": routes, "route": best[0]}
+        raise UserError(
+            f"export: without {kind} the logits differ from the trained model's by more than {allowed:.3g}: {told}"
+        )
+    return model, {"routes": routes, "route": route, "merge_error": routes[route]["merge_error"]}
 
 
 def _plain(trained: Trained) -> PreTrainedModel:
