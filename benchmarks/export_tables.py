@@ -39,7 +39,7 @@ def merges(rows: Rows) -> list[str]:
         " 64 rows of GSM8K. In brackets the largest logit.",
         "", "| task | strategy | float32 | bfloat16 |", "|---|---|---|---|",
     ]  # fmt: skip
-    for key, row in rows.items():
+    for key, row in sorted(rows.items()):
         task, name = key.split()
         cells = [row["reason"], ""] if "reason" in row else [_error(row[dtype]) for dtype in DTYPES]
         parts.append(f"| {task} | {name} | {' | '.join(cells)} |")
