@@ -58,10 +58,6 @@ class Proof:
         """Another model's logits on the rows."""
         return verify.exact_logits(model, self.trained.task, self.rows, self.trained.base.tokenizer)
 
-    def error(self, model: nn.Module) -> float:
-        """The largest difference of another model's logits."""
-        return verify.gap(self.answers(model), self.logits)
-
     def score(self, model: nn.Module) -> float:
         """Another model's metric."""
         return verify.scores(model, self.trained.task, self.scored, self.trained.base.tokenizer)[self.metric]

@@ -88,34 +88,33 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
     for tensor, _ in former:
         tensor.data = tensor.data.to(torch.float64)
     try:
-        with _never_narrower():
+        with _wide():
             yield
     finally:
         for tensor, dtype in former:
             tensor.data = tensor.data.to(dtype)
 
 
-def _never_narrower() -> AbstractContextManager[Any]:
-    """Meanwhile float64 stays float64 where a model's code asks for fp32, as decoders' norms and softmaxes do."""
+def _wide() -> AbstractContextManager[Any]:
+    """Meanwhile whatever asks torch for fp32, as decoders' norms and softmaxes do, gets float64."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    def wide(value: Any) -> bool:
-        return isinstance(value, torch.Tensor) and value.dtype is torch.float64
-
-    class Keeping(TorchFunctionMode):
+    class Wide(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             del types
-            kwargs = dict(kwargs or {})
-            if args and wide(args[0]):
-                if func is torch.Tensor.float:
-                    return args[0]
-                if kwargs.get("dtype") is torch.float32:
-                    kwargs["dtype"] = torch.float64
-                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-            return func(*args, **kwargs)
+            if func is torch.Tensor.float:
+                return args[0].double()
+            kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
+            return func(*map(_widened, args), **kwargs)
 
-    return Keeping()
+    return Wide()
+
+
+def _widened(value: Any) -> Any:
+    import torch
+
+    return torch.float64 if value is torch.float32 else value
 
 
 def said_by(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, Any]:

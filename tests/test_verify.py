@@ -1,0 +1,41 @@
+"""What answers are compared in: float64, from the weights to the logits, whatever a model's code asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pefttools import tiny
+from pefttools.exporters import verify
+from pefttools.tasks import tasks
+
+TASKS = {"encoders": "text_classification", "decoders": "causal_lm", "encoder-decoders": "seq2seq"}
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_every_architecture_computes_in_float64_throughout(name: str) -> None:
+    """fp32 asked for on the way would show in logits that fp32 can hold, and in an error where it meets float64."""
+    architecture = tiny.ARCHITECTURES[name]
+    task: Any = tasks.get(TASKS[architecture.group])()
+    if architecture.group == "encoders":
+        task = task.with_values(labels=("a", "b"))
+    model = tiny.base(task, name, False, architecture.sizes).model.eval()
+    inputs = task.inputs_of(tiny.batch(task, model.config, 2))
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        with verify._in_float64(model):
+            exact = model(**inputs).logits
+            shifted = _first_weight_nudged(model, inputs)
+    assert exact.dtype is torch.float64
+    assert (exact - plain).abs().max() <= 1e-3 * plain.abs().max()
+    assert (exact.float().double() != exact).float().mean() > 0.9
+    assert 0 < (shifted - exact).abs().max() < 1e-7
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def _first_weight_nudged(model: Any, inputs: Any) -> torch.Tensor:
+    """Logits where every embedding is 1e-10 more, in parts: nothing that fp32 could tell."""
+    model.get_input_embeddings().weight.data *= 1 + 1e-10
+    return model(**inputs).logits
