@@ -87,6 +87,7 @@ def test_gguf_answers_as_it_was_written_in_transformers_and_in_llama_cpp(
     assert 1 <= said["rows"] <= 16
     assert 0 < said["max_logprob_error"] <= said["tolerance"] <= 0.1 * manifest["largest_logit"]
     assert {"model.gguf", "README.md", "manifest.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert f"of {said['rows']} rows; the logarithms" in (tmp_path / "out" / "README.md").read_text("utf-8")
     (answer,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
     assert isinstance(answer["prediction"], str)
 
