@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -147,7 +148,9 @@ def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: 
     assert process.returncode == 0
     assert (finished / "summary.json").read_text() == before
     assert {file: file.stat().st_mtime_ns for file in held} == held
-    assert "2 of 3 cannot be told from the best" in said
+    assert "has the best mean; those that may be as good train no fewer parameters: " in said
+    words = ["pefttools", "bench", str(suite_file), "--out", str(finished)]
+    assert f"`{shlex.join(words)}`: " in (finished / "table.md").read_text()
 
 
 def test_a_killed_suite_ends_with_the_same_results(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pefttools.bench import stats
+from pefttools.bench.recommendation import recommend
 
 ROWS, SEEDS = 250, 3
 
@@ -111,3 +112,29 @@ def test_the_smallest_difference_would_have_been_found_4_times_of_5() -> None:
         (pair,) = stats.compare(simulated(draw, {"a": float(least), "b": 0.0}, 0.0))
         found += pair.differs
     assert 0.7 <= found / 200 <= 0.92
+
+
+SIZES = {"ia3": 10, "lora": 100, "full": 1000}
+
+
+@pytest.mark.parametrize(
+    ("means", "tiers", "method", "smaller", "verdict"),
+    [
+        ({"ia3": 0.81, "lora": 0.84, "full": 0.83}, (1, 1, 1), "lora", ("ia3",), "ia3 trains fewer parameters and may"),
+        ({"ia3": 0.81, "lora": 0.84, "full": 0.85}, (1, 1, 1), "full", ("ia3", "lora"), "ia3, lora train fewer"),
+        ({"ia3": 0.81, "lora": 0.84, "full": 0.83}, (2, 1, 1), "lora", (), "train no fewer parameters: full"),
+        ({"ia3": 0.61, "lora": 0.84, "full": 0.73}, (3, 1, 2), "lora", (), "lora is better than all others"),
+        ({"ia3": 0.84, "lora": 0.84, "full": 0.84}, (1, 1, 1), "ia3", (), "train no fewer parameters: lora, full"),
+    ],
+)
+def test_the_best_mean_is_recommended(
+    means: dict[str, float], tiers: tuple[int, ...], method: str, smaller: tuple[str, ...], verdict: str
+) -> None:
+    """Not the smallest of those that cannot be told apart: no difference seen is not no difference."""
+    found = recommend(means, dict(zip(means, tiers, strict=True)), SIZES)
+    assert (found.method, found.may_be_as_good) == (method, smaller)
+    assert verdict in found.verdict
+
+
+def test_a_lower_perplexity_is_the_better_mean() -> None:
+    assert recommend({"ia3": 9.0, "lora": 8.0}, {"ia3": 1, "lora": 1}, SIZES, lower_is_better=True).method == "lora"

@@ -1,8 +1,8 @@
 """Which strategy for this model and these rows, within a budget of time.
 
 Those of `CANDIDATES` that fit are timed on a few steps, then successive halving is planned and told, then run. Choices
-are made on validation rows alone. The finalists are compared row by row over their seeds; of those that cannot be told
-from the best the one that trains least is recommended, written as a recipe, and scored on the test rows, once.
+are made on validation rows alone. The finalists are compared row by row over their seeds; the one with the best mean is
+recommended, written as a recipe, and scored on the test rows, once. Smaller ones that may be as good are named.
 
     OUT/start.yaml  recipe.yaml  recommended/  advice.json  trials/  runs/
 """
@@ -23,6 +23,7 @@ from pefttools.bench import budget, stats, trial
 from pefttools.bench.adviser import START, Adviser, Config, score
 from pefttools.bench.challengers import challenged
 from pefttools.bench.halving import Halving
+from pefttools.bench.recommendation import recommend
 from pefttools.bench.summary import scores
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
@@ -117,8 +118,11 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     pairs = stats.compare(tables)
     differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
     means = {c.label: statistics.fmean(score(r) for r in records) for c, records in finals.items()}
-    tiers = stats.tiers(means, differ, adviser.start.task.lower_is_better)
-    ranked = sorted(finals, key=lambda c: (tiers[c.label], c.candidate.trainable))
+    lower = adviser.start.task.lower_is_better
+    tiers = stats.tiers(means, differ, lower)
+    trainable = {c.label: c.candidate.trainable for c in finals}
+    advice = recommend(means, tiers, trainable, lower)
+    ranked = sorted(finals, key=lambda c: (tiers[c.label], means[c.label] * (1 if lower else -1), trainable[c.label]))
     best, others = ranked[0], ranked[1:]
     first = finals[best][0]
     chosen = adviser.recipe(best.candidate.strategy, adviser.values(best, plan.epochs, first["seed"]))
@@ -127,12 +131,12 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     shutil.rmtree(adviser.out / "recommended", ignore_errors=True)
     shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
     tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
-    alike = [c for c in others if tiers[c.label] == tiers[best.label]]
     values = {
         "recommended": _told(best, finals[best]), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
         "run": str(adviser.out / "recommended"), "runner_up": _told(others[0], finals[others[0]]) if others else None,
         "finalists": [_told(c, finals[c]) for c in ranked],
-        "verdict": _verdict(best, alike, others), "comparisons": [{**vars(p), "differs": p.differs} for p in pairs],
+        "verdict": advice.verdict, "may_be_as_good": list(advice.may_be_as_good),
+        "comparisons": [{**vars(p), "differs": p.differs} for p in pairs],
         "ruled_out": adviser.ruled_out, "plan": plan.sentences, "metric": adviser.start.task.primary,
         "rows": adviser.rows,
         "budget_seconds": adviser.clock.budget, "spent_seconds": adviser.clock.spent, "versions": trial.versions(),
@@ -150,12 +154,3 @@ def _told(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "seconds": statistics.median(record["train"]["seconds"] for record in records),
         "peak_bytes": max(record["train"]["peak_bytes"] for record in records),
     }  # fmt: skip
-
-
-def _verdict(best: Config, alike: Sequence[Config], others: Sequence[Config]) -> str:
-    if not others:
-        return f"{best.label}: no other finalist was trained within the budget"
-    if not alike:
-        return f"{best.label}: better than the other finalists on validation rows"
-    names = ", ".join(config.label for config in alike)
-    return f"no detectable difference to {names}: take the smallest, {best.label}"

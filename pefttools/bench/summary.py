@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pefttools.bench import stats
+from pefttools.bench.recommendation import recommend
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
@@ -28,6 +29,7 @@ def summarise(sweep: Sweep) -> Summary:
         "suite": sweep.suite.name,
         "description": sweep.suite.description,
         "digest": sweep.suite.digest,
+        "command": sweep.ran_by or sweep.command or f"pefttools bench {sweep.suite.name}",
         "seeds": list(sweep.suite.seeds),
         "learning_rates": sweep.suite.tuning.trials,
         "trials": {"all": sweep.total, "done": sweep.done},
@@ -62,21 +64,18 @@ def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
         "smallest_difference": stats.smallest_difference(pairs),
         "methods": methods,
         "comparisons": [{**vars(pair), "differs": pair.differs} for pair in pairs],
-        "verdict": verdict(methods, tiers),
+        "verdict": verdict(methods, tiers, lower),
     }
 
 
-def verdict(methods: Sequence[Mapping[str, Any]], tiers: Mapping[str, int]) -> str:
-    """One sentence on what to take: of the best tier the method that trains least."""
-    best = [row for row in methods if tiers.get(row["method"]) == 1]
-    if not best:
+def verdict(methods: Sequence[Mapping[str, Any]], tiers: Mapping[str, int], lower_is_better: bool) -> str:
+    """One sentence on which method to take."""
+    compared = [row for row in methods if row["method"] in tiers]
+    if not compared:
         return "nothing to compare yet"
-    smallest = min(best, key=lambda row: row["params"]["trainable"])
-    if len(best) == 1:
-        return f"{smallest['method']} is better than all others"
-    if len(best) == len(tiers):
-        return f"no detectable difference: take the smallest, {smallest['method']}"
-    return f"{len(best)} of {len(tiers)} cannot be told from the best; of these {smallest['method']} trains least"
+    means = {row["method"]: row["mean"] for row in compared}
+    trainable = {row["method"]: row["params"]["trainable"] for row in compared}
+    return recommend(means, tiers, trainable, lower_is_better).verdict
 
 
 def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], tier: int | None) -> dict[str, Any]:

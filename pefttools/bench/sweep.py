@@ -39,7 +39,11 @@ class Sweep:
 
     suite: Suite
     out: Path
+    command: str = ""
+    """The command line, as it was typed."""
     cells: Sequence[Cell] = field(init=False)
+    ran_by: str = field(init=False, default="")
+    """The command line of the last run in this folder."""
     records: dict[str, dict[str, Any]] = field(init=False, default_factory=dict)
     jobs: dict[tuple[str, int, float | None, bool], Job] = field(init=False, default_factory=dict)
 
@@ -63,6 +67,7 @@ class Sweep:
             raise UserError(f"--out: {self.out} holds no suite of this version's; name another folder")
         if held["digest"] != self.suite.digest:
             raise UserError(f"--out: {self.out} holds another suite ({held['name']}); name another folder")
+        self.ran_by = held.get("command", "")
 
     def _refuse_version(self, record: Mapping[str, Any]) -> None:
         now = trial.versions()
@@ -174,7 +179,11 @@ class Sweep:
         each = threads or max(1, trial.cores() // workers)
         check(self.cells, self.records, reporter)
         self.out.mkdir(parents=True, exist_ok=True)
-        about = {"format": trial.FORMAT, "digest": self.suite.digest, **self.suite.model_dump(mode="json")}
+        self.ran_by = self.command
+        about = {
+            "format": trial.FORMAT, "digest": self.suite.digest, "command": self.command,
+            **self.suite.model_dump(mode="json"),
+        }  # fmt: skip
         atomic.write_text(self.out / "suite.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
         ledger = Ledger(storage or sqlite(self.out / "study.db"))
         retention = self._retained(each, reporter)

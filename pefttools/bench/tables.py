@@ -19,7 +19,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
         "",
         summary["description"] + ".",
         "",
-        f"`pefttools bench {summary['suite']}`: {summary['trials']['done']} of {summary['trials']['all']} trials,"
+        f"`{summary['command']}`: {summary['trials']['done']} of {summary['trials']['all']} trials,"
         f" {summary['learning_rates']} learning rates a method chosen on validation rows, then"
         f" {len(summary['seeds'])} seeds. " + _machine(summary),
         "",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +57,11 @@ def bench(
     from pefttools.bench import report, terminal
     from pefttools.bench.sweep import Sweep
 
-    sweep = Sweep(loaded, out or Path("runs", "bench", loaded.name))
+    typed = _typed(
+        suite, overrides, {"--out": out, "--workers": workers if workers > 1 else None, "--threads": threads}
+    )
+    command = typed + ("" if texts else " --no-texts") + (" --keep-runs" if keep_runs else "")
+    sweep = Sweep(loaded, out or Path("runs", "bench", loaded.name), command)
     if plan:
         commands = sweep.commands()
         display.as_json({"commands": commands}) if json else display.parts(commands)
@@ -68,6 +74,12 @@ def bench(
         raise UserError(f"--out: {sweep.out} holds no trials of {loaded.name}")
     values = report.write(sweep, texts)
     display.as_json(values) if json else display.parts(terminal.suite(values, str(sweep.out)))
+
+
+def _typed(suite: str, overrides: Sequence[str], options: Mapping[str, object]) -> str:
+    """The command line again; a storage's URL, which may hold a password, is not in it."""
+    given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    return shlex.join(["pefttools", "bench", suite, *overrides, *given])
 
 
 @app.command(group=GROUP)
