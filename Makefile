@@ -11,7 +11,7 @@ demo: .venv/current
 	$(BIN)/pefttools predict $(DEMO) --text "Who painted the ceiling of the Sistine Chapel ?" --text "How many moons does Mars have ?"
 
 test: .venv/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile  # a process a core: tiny models gain nothing from a second thread
 
 speed: .venv/current
 	$(BIN)/python benchmarks/speed

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks a hub
 
 WORDS = [f"word{i}" for i in range(40)]
