@@ -91,7 +91,7 @@ def rows_to_predict(recipe: Recipe, file: str | None, texts: Sequence[str], stdi
     values = dict(recipe.data.train) | {"source": file, "sha256": None, "last_rows": None, "beside": {}}
     if Path(file).suffix.lower() in ENDINGS:
         values |= {"format": "auto", "pattern": None}
-    found = stream(FileSettings.model_validate(values), "predict", SILENT)
+    found: Iterator[Any] = stream(FileSettings.model_validate(values), "predict", SILENT)
     return chain(rows, [next(found)], found)  # the first at once: a file that cannot be read is told before all else
 
 

@@ -53,22 +53,31 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
     Raises:
         UserError: nothing there, not readable as its format, or no rows in it.
     """
-    rows = list(stream(settings, key, reporter))
+    rows: list[Any] = list(stream(settings, key, reporter))
     return rows[-settings.last_rows :] if settings.last_rows else rows
 
 
-def stream(settings: FileSettings, key: str, reporter: Reporter) -> Iterator[Raw]:
-    """The rows of one source one by one. Raises as `read` does, as soon as it is seen."""
+def stream(
+    settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False
+) -> Iterator[Raw | UserError]:
+    """The rows of one source one by one. Raises as `read` does, as soon as it is seen.
+
+    Args:
+        errors_in_place: yield the error of a line that holds no row in the place of the row, and go on behind it.
+    """
     try:
         rows = iter(_rows(settings, reporter))
         if (first := next(rows, None)) is None:
             raise UserError(f"{settings.source} is empty: it holds no rows")
-        yield from chain([first], rows)
+        for row in chain([first], rows):
+            if isinstance(row, UserError) and not errors_in_place:
+                raise row
+            yield row
     except UserError as error:
         raise UserError(*(f"{key}: {problem}" for problem in error.problems)) from error
 
 
-def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw]:
+def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw | UserError]:
     if settings.source.startswith("hf:"):
         return _hub(settings, reporter)
     path = fetch(settings.source, settings.sha256, reporter)
@@ -85,7 +94,7 @@ def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw]:
     if path.is_dir() != (kind == "folders"):
         raise UserError(f"{settings.source}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
     rows = READERS[kind](path, settings.model_copy(update={"format": kind}))
-    return _with_beside(list(rows), settings, reporter) if settings.beside else rows
+    return _with_beside(rows, settings, reporter) if settings.beside else rows
 
 
 def _csv(path: Path, settings: FileSettings) -> Iterator[Raw]:
@@ -127,10 +136,14 @@ def _next_frame(frames: Any) -> Any:
         return next(frames, None)
 
 
-def _jsonl(path: Path, settings: FileSettings) -> Iterator[Raw]:
+def _jsonl(path: Path, settings: FileSettings) -> Iterator[Raw | UserError]:
+    """The objects, and in the place of a line that holds none its error: the next line is found all the same."""
     for number, line in enumerate(lines.each(path, settings), 1):
         if line.strip():
-            yield lines.json_object(line, f"{settings.source} line {number}")
+            try:
+                yield lines.json_object(line, f"{settings.source} line {number}")
+            except UserError as error:
+                yield error
 
 
 def _json(path: Path, settings: FileSettings) -> list[Raw]:
@@ -181,8 +194,9 @@ def _lines(path: Path, settings: FileSettings) -> Iterator[Raw]:
         yield match.groupdict()
 
 
-def _with_beside(rows: list[Raw], settings: FileSettings, reporter: Reporter) -> list[Raw]:
+def _with_beside(lines_read: Iterable[Any], settings: FileSettings, reporter: Reporter) -> list[Raw]:
     """The rows of a file of lines with the columns that are the same lines of other files; all blank ones left out."""
+    rows = list(lines_read)
     for column, source in settings.beside.items():
         path = fetch(source, None, reporter)
         if path.is_dir():
@@ -232,7 +246,7 @@ def _class_names(value: Any, classes: ClassLabel) -> Any:
     return classes.int2str(value) if value is not None and value >= 0 else None  # a hidden test split's are -1
 
 
-READERS: dict[str, Callable[[Path, FileSettings], Iterable[Raw]]] = {
+READERS: dict[str, Callable[[Path, FileSettings], Iterable[Raw | UserError]]] = {
     "csv": _csv,
     "tsv": _csv,
     "json": _json,
