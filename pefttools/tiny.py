@@ -112,11 +112,18 @@ def _pretrained(auto_class: str, architecture: str, values: str, quantised: bool
     if reason := not_causal(auto_class, config):
         raise UserError(f"base: {reason}")
     torch.manual_seed(0)
-    model = auto.from_config(config)
+    model = jittered(auto.from_config(config))
+    return _quantised(model) if quantised else model
+
+
+def jittered(model: Any) -> Any:
+    """The model with no weight left at the value that everyone starts from, as if each had been trained."""
+    import torch
+
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    return _quantised(model.eval()) if quantised else model.eval()
+    return model.eval()
 
 
 def _quantised(model: Any) -> PreTrainedModel:
