@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pefttools.data import chat, chat_tokens, packing
+from pefttools.data import chat, chat_template, chat_tokens, packing
 from pefttools.data.splitting import LeftOut
 from pefttools.errors import UserError
 
@@ -53,7 +53,7 @@ def make_tokenizer(template: str | None = CHATML, begins: bool = False) -> Any:
 
 def learnt(messages: list[chat.Message], tokenizer: Any, template: str | None = None) -> list[str]:
     """The texts that are learnt, one a stretch of tokens."""
-    marked = chat.marked(messages, tokenizer, template)
+    marked = chat_template.marked(messages, tokenizer, template)
     ((ids, offsets),) = chat_tokens.tokens([marked.text], tokenizer)
     chosen, _ = chat_tokens.supervised(marked, ids, offsets, frozenset(tokenizer.all_special_ids))
     stretches: list[list[int]] = [[]]
@@ -129,11 +129,11 @@ def test_answers_and_their_ends_are_learnt_and_nothing_else(template: str | None
     expected = [f"{space}In a box.{end}", f"{space}很好\n\n你呢 🙂{end}"]
     assert learnt(TWO_TURNS, make_tokenizer(template)) == expected
     assert learnt(TWO_TURNS, make_tokenizer(None), template) == expected
-    assert not chat.marked(TWO_TURNS, make_tokenizer(template), None).rewritten
+    assert not chat_template.marked(TWO_TURNS, make_tokenizer(template), None).rewritten
 
 
 def test_plain_template_of_a_tokenizer_without_one() -> None:
-    text = chat.rendered(TWO_TURNS[:3], make_tokenizer(None), None, ask=True)
+    text = chat_template.rendered(TWO_TURNS[:3], make_tokenizer(None), None, ask=True)
     assert text == (
         "### User:\nWhere is it?\n\n### Assistant:\nIn a box.<|im_end|>\n\n### User:\n你好吗 😀\n\n### Assistant:\n"
     )
@@ -142,7 +142,7 @@ def test_plain_template_of_a_tokenizer_without_one() -> None:
 def test_template_that_rewrites_earlier_turns_teaches_the_last_one() -> None:
     turns = [dict(turn) for turn in TWO_TURNS]
     turns[1]["content"] = "<think>hm</think>In a box."
-    marked = chat.marked(turns, make_tokenizer(FORGETFUL), None)
+    marked = chat_template.marked(turns, make_tokenizer(FORGETFUL), None)
     assert marked.rewritten
     assert learnt(turns, make_tokenizer(FORGETFUL)) == ["很好\n\n你呢 🙂<|im_end|>"]
 
@@ -156,9 +156,9 @@ def test_template_without_an_end_teaches_what_it_writes() -> None:
 def test_template_that_refuses_a_chat_is_told() -> None:
     picky = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
     with pytest.raises(UserError, match=r"task.chat_template: does not take a chat of turns system, user: no system"):
-        chat.rendered([{"role": "system", "content": "x"}, TWO_TURNS[0]], make_tokenizer(), picky)
+        chat_template.rendered([{"role": "system", "content": "x"}, TWO_TURNS[0]], make_tokenizer(), picky)
     with pytest.raises(UserError, match=r"task.chat_template: does not write this answer: 'In a box.'"):
-        chat.marked(TWO_TURNS[:2], make_tokenizer(), "{{ messages[0]['content'] }}")
+        chat_template.marked(TWO_TURNS[:2], make_tokenizer(), "{{ messages[0]['content'] }}")
 
 
 def test_beginning_of_text_comes_once() -> None:
@@ -167,6 +167,25 @@ def test_beginning_of_text_comes_once() -> None:
     assert rows[0] == rows[1] == tokenizer("a")["input_ids"]
     assert [ids for ids, _ in chat_tokens.tokens(["a"], make_tokenizer())] == [rows[0][1:]]
     assert learnt(TWO_TURNS, tokenizer, None) == ["In a box.<|im_end|>", "很好\n\n你呢 🙂<|im_end|>"]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize(("own", "template"), [(CHATML, None), (None, None), (CHATML, BRACKETS)])
+def test_generation_settings_write_the_token_ids_of_training(
+    own: str | None, template: str | None, begins: bool
+) -> None:
+    from pefttools.tasks.causal_lm import CausalLM
+
+    tokenizer = make_tokenizer(own, begins)
+    task = CausalLM(chat=True, chat_template=template, system='Say "{{hi}}",\n你好 😀.')
+    settings = task.generation_settings(tokenizer)
+    assert settings.stop_token_ids == (2,)
+    other = make_tokenizer(settings.chat_template, begins)
+    asked = {"messages": TWO_TURNS[:1]}
+    ids = other.apply_chat_template(asked["messages"], add_generation_prompt=True)["input_ids"]
+    assert [ids] == task.prompts([task.question(asked)], tokenizer)
+    assert task.with_values(chat_template=None).generation_settings(other).chat_template == settings.chat_template
+    assert CausalLM(chat=False).generation_settings(tokenizer) == (None, (2,))
 
 
 def test_first_fit() -> None:

@@ -1,20 +1,16 @@
-"""Chats: values of any common form to rows, their messages to text by a template, and which of the text answers.
+"""Chats: values of any common form to rows of messages.
 
-A message is `{"role": "system" | "user" | "assistant", "content": text}`.
+A message is `{"role": "system" | "user" | "assistant", "content": text}`. `chat_template` writes messages as text. What
+a trained task generates with, its template and the tokens that end an answer, is `Task.generation_settings(tokenizer)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from pefttools.data.fields import text
 from pefttools.data.splitting import LeftOut, Row, Splits
-from pefttools.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
@@ -23,14 +19,6 @@ ROLES = {
     "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
 }  # fmt: skip
 """What files call who speaks -> what templates call them."""
-PLAIN = (
-    "{% for message in messages %}"
-    "{{ '### ' + message['role'].capitalize() + ':\n' + message['content'] }}"
-    "{{ eos_token if message['role'] == 'assistant' else '' }}{{ '\n\n' }}"
-    "{% endfor %}"
-    "{{ '### Assistant:\n' if add_generation_prompt else '' }}"
-)
-"""The template of a tokenizer that has none: a heading a turn, the end of text after each answer."""
 ANSWERED = frozenset({"messages", "conversations", "output", "completion"})
 """Fields that hold answers: a row with one of them must have its answer."""
 
@@ -165,74 +153,3 @@ def question(messages: Sequence[Message]) -> list[Message]:
 def transcript(messages: Iterable[Message]) -> str:
     """The messages as text, the same under every template."""
     return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def read_template(given: str) -> str:
-    """A template as it stands, or the one in the file of that name. Raises ValueError where it is neither."""
-    if "{" in given:
-        return given
-    if not (path := Path(given).expanduser()).is_file():
-        raise ValueError("is neither a Jinja template nor a file that holds one")
-    return path.read_text("utf-8")
-
-
-def rendered(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None, ask: bool = False
-) -> str:
-    """The messages as the model sees them; when `ask`, up to where its answer begins.
-
-    Args:
-        template: Jinja text; the tokenizer's own when None, and `PLAIN` where it has none.
-
-    Raises:
-        UserError: the template refuses the chat, or cannot be read.
-    """
-    from jinja2 import TemplateError
-
-    chosen = template or (None if tokenizer.chat_template else PLAIN)
-    try:
-        said = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], chat_template=chosen, tokenize=False, add_generation_prompt=ask
-        )
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise UserError(f"task.chat_template: does not take a chat of turns {roles}: {error}") from error
-    assert isinstance(said, str)
-    return said
-
-
-class Marked(NamedTuple):
-    """A chat as text, with what of it answers."""
-
-    text: str
-    answers: list[tuple[int, int, int]]
-    """Of every answer that can be told apart: where it begins, where its own text ends, where its turn ends."""
-    rewritten: bool
-    """Whether the template writes earlier turns otherwise once more follow, so that only the last answer is marked."""
-
-
-def marked(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None) -> Marked:
-    """The text of a chat and its answers, found by rendering every beginning of it.
-
-    Raises:
-        UserError: the template loses the last answer.
-    """
-    whole = rendered(messages, tokenizer, template)
-    answers, rewritten = [], False
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        last = i == len(messages) - 1
-        head = rendered(messages[:i], tokenizer, template, ask=True)
-        turn = whole if last else rendered(messages[: i + 1], tokenizer, template)
-        if not whole.startswith(turn) or not whole.startswith(head):
-            rewritten = True
-            head = ""
-        if rewritten and not last:
-            continue
-        content = message["content"]
-        place = whole.rfind(content, len(head)) if last else whole.find(content, len(head), len(turn))
-        if place < 0:
-            raise UserError(f"task.chat_template: does not write this answer: {content[:80]!r}")
-        answers.append((len(head) if head else place, place + len(content), len(turn)))
-    return Marked(whole, answers[-1:] if rewritten else answers, rewritten)

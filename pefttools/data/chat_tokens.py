@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pefttools.data.chat import Marked, Message, marked, question, rendered
+from pefttools.data.chat import Message, question
+from pefttools.data.chat_template import Marked, marked, rendered
 from pefttools.data.splitting import Row
 
 if TYPE_CHECKING:
@@ -97,9 +98,10 @@ def prompt(row: Row, tokenizer: PreTrainedTokenizerBase, how: Writing) -> list[i
     return ids
 
 
-def ends(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
-    """The token that ends an answer in such a chat; none where nothing special does."""
-    chat = marked([*question(messages), {"role": "assistant", "content": "yes"}], tokenizer, template)
+def ends(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
+    """The token that ends an answer; none where nothing special does."""
+    messages: list[Message] = [{"role": "user", "content": "well?"}, {"role": "assistant", "content": "yes"}]
+    chat = marked(messages, tokenizer, template)
     ((ids, offsets),) = tokens([chat.text], tokenizer)
     return supervised(chat, ids, offsets, frozenset(tokenizer.all_special_ids))[1][-1:]
 

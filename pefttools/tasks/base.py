@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pefttools import models
 from pefttools.data.batching import padded
+from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.splitting import Row, Splits
 from pefttools.registry import Choice
 from pefttools.reporter import SILENT, Reporter
@@ -151,6 +152,11 @@ class Task(Choice, ABC):
         """How many of so many rows to score are answered by generation."""
         del number
         return 0
+
+    def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> GenerationSettings:
+        """The chat template and the tokens that end an answer, as training had them, for artifacts to carry."""
+        end = tokenizer.eos_token_id
+        return GenerationSettings(None, (end,) if isinstance(end, int) and self.generates else ())
 
     @abstractmethod
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator
 
 from pefttools import models
 from pefttools.data import chat as chats
-from pefttools.data import chat_tokens, packing
+from pefttools.data import chat_template, chat_tokens, packing
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -94,7 +94,7 @@ class CausalLM(Task):
     @field_validator("chat_template")
     @classmethod
     def _template_from_file(cls, value: str | None) -> str | None:
-        return None if value is None else chats.read_template(value)
+        return None if value is None else chat_template.read_template(value)
 
     @field_validator("answer_pattern")
     @classmethod
@@ -128,19 +128,27 @@ class CausalLM(Task):
         rows = splits.train[:LOOKED_AT]
         how = self._writing(tokenizer)
         pieces = list(chat_tokens.pieces(rows, tokenizer, how))
-        said = chat_tokens.unlearnt(pieces, self._ends(rows[0], tokenizer), how.room)
-        if self.chat and any(chats.marked(row["messages"], tokenizer, self.chat_template).rewritten for row in rows):
+        said = chat_tokens.unlearnt(pieces, self._ends(tokenizer), how.room)
+        if self.chat and any(
+            chat_template.marked(row["messages"], tokenizer, self.chat_template).rewritten for row in rows
+        ):
             said.append(
                 "the chat template writes earlier turns otherwise once more follow: of such chats only the last answer"
                 " is learnt"
             )
         return said
 
-    def _ends(self, row: Row, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """The tokens that end what is learnt of such a row; none where nothing special does."""
+    def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> chat_template.GenerationSettings:
+        if not self.chat:
+            return super().generation_settings(tokenizer)
+        written = chat_template.standalone(tokenizer, self.chat_template, self.system)
+        return chat_template.GenerationSettings(written, tuple(self._ends(tokenizer)))
+
+    def _ends(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        """The tokens that end what is learnt; none where nothing special does."""
         if not self.chat:
             return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]  # type: ignore[list-item]
-        return chat_tokens.ends(row["messages"], tokenizer, self.chat_template)
+        return chat_tokens.ends(tokenizer, self.chat_template)
 
     def _writing(self, tokenizer: PreTrainedTokenizerBase) -> chat_tokens.Writing:
         room = min(self.max_length, tokenizer.model_max_length)
@@ -222,7 +230,7 @@ class CausalLM(Task):
             max_new_tokens=self.max_new_tokens,
             num_beams=self.num_beams,
             temperature=self.temperature,
-            stop_ids=tuple(self._ends(rows[0], tokenizer)),
+            stop_ids=tuple(self._ends(tokenizer)),
         )
         for index, said in generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
             yield index, {"prediction": said.text, "finish": said.finish}

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
-from pefttools.data import chat as chats
-from pefttools.data import chat_tokens, classes
+from pefttools.data import chat_template, chat_tokens, classes
 from pefttools.data.batching import padded
 from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
@@ -158,7 +157,13 @@ class PromptedClassification(Task):
         """All that comes before the verbaliser."""
         shown = "".join(self.prompt.format(**one) + self._answer(one["label"]) + BETWEEN for one in self.examples)
         asked = shown + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
-        return chats.rendered([{"role": "user", "content": asked}], tokenizer, None, ask=True) if self.chat else asked
+        if not self.chat:
+            return asked
+        return chat_template.rendered([{"role": "user", "content": asked}], tokenizer, None, ask=True)
+
+    def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> chat_template.GenerationSettings:
+        given = super().generation_settings(tokenizer)
+        return given._replace(chat_template=chat_template.standalone(tokenizer, None)) if self.chat else given
 
     def _answer(self, label: str) -> str:
         """A label as an example writes it."""
