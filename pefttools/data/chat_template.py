@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pefttools.data.chat import Message
 from pefttools.errors import UserError
@@ -86,7 +86,7 @@ def standalone(tokenizer: PreTrainedTokenizerBase, template: str | None, system:
     default = SYSTEM.replace("SYSTEM", json.dumps(system, ensure_ascii=False))
     if system and default not in chosen:
         chosen = default + chosen
-    first = tokenizer.bos_token
+    first: Any = tokenizer.bos_token
     if first is None or tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
         return chosen
     written = rendered([{"role": "user", "content": "hello"}], tokenizer, chosen, ask=True)
