@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,19 @@ def refuse_unless_empty(path: Path) -> None:
     """Raises UserError when writing a folder here would mix it with something."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise UserError(f"--out: {path} is not empty")
+    refuse_unless_writable(path)
+
+
+def refuse_unless_writable(path: Path) -> None:
+    """Raises UserError when no folder can be created at this path; leaves nothing behind."""
+    place = next(p for p in (path, *path.parents) if p.exists())
+    if not place.is_dir():
+        raise UserError(f"--out: {place} is a file")
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".pefttools."):
+            pass
+    except OSError as error:
+        raise UserError(f"--out: nothing can be written to {place} ({error.strerror}); name another folder") from error
 
 
 def of_disk(error: Exception) -> bool:

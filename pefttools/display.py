@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,16 +13,61 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pefttools.errors import EnvironmentFault
 from pefttools.progress import FIRST
 
 BLOCK = 256
 """JSON lines that are written at once."""
 
 
+def accept_any_character() -> None:
+    """Write a character that a stream's encoding lacks (α in cp1252) as its escape, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flushed() -> int:
+    """Write what stdout still holds; returns the exit code of a failure, 0 otherwise."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_stdout()
+    except OSError as error:
+        _close_stdout()
+        problems([_not_written(error)])
+        return 3
+    return 0
+
+
+def _close_stdout() -> None:
+    """Send what is left in the buffer nowhere, so that the interpreter does not fail on it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _not_written(error: OSError) -> str:
+    return f"standard output cannot be written: {error.strerror}"
+
+
+def _can_show(text: str) -> bool:
+    """Whether stdout's encoding has these characters."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
 def _out(text: str) -> None:
-    """On stdout, from the first process only."""
-    if FIRST:
+    """On stdout, from the first process only. Raises EnvironmentFault when it cannot be written."""
+    if not FIRST:
+        return
+    try:
         print(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvironmentFault(_not_written(error)) from error
 
 
 def _tell(message: str) -> None:
@@ -30,7 +77,12 @@ def _tell(message: str) -> None:
 
 
 def _table(table: Table) -> None:
-    Console(quiet=not FIRST).print(table)
+    try:
+        Console(quiet=not FIRST).print(table)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvironmentFault(_not_written(error)) from error
 
 
 def problems(messages: Iterable[str]) -> None:
@@ -39,18 +91,29 @@ def problems(messages: Iterable[str]) -> None:
         _tell(f"error: {message}")
 
 
+def warnings(messages: Iterable[str]) -> None:
+    """What the user may want to mend, one line each."""
+    for message in messages:
+        _tell(f"warning: {message}")
+
+
 def interrupted(message: str) -> None:
     _tell(message)
 
 
+def _escapes() -> bool:
+    """Whether JSON must be written in ASCII, because stdout's encoding lacks characters."""
+    return not _can_show("α😀")
+
+
 def as_json(value: Any) -> None:
     """One JSON value."""
-    _out(json.dumps(value, ensure_ascii=False))
+    _out(json.dumps(value, ensure_ascii=_escapes()))
 
 
 def as_json_lines(values: Iterable[Any]) -> None:
     """One JSON value a line, written in blocks."""
-    encode = json.JSONEncoder(ensure_ascii=False).encode
+    encode = json.JSONEncoder(ensure_ascii=_escapes()).encode
     lines: list[str] = []
     try:
         for value in values:
@@ -120,7 +183,7 @@ def support(summaries: Mapping[str, str], matrix: Mapping[str, Any]) -> None:
 
 
 def _mark(holds: bool) -> str:
-    return "✓" if holds else "no"
+    return _yes() if holds else "no"
 
 
 def _which(fits: Mapping[str, bool | str], notes: dict[str, int]) -> str:
@@ -133,7 +196,11 @@ def _which(fits: Mapping[str, bool | str], notes: dict[str, int]) -> str:
     for reason, members in reasons.items():
         number = notes.setdefault(reason, len(notes) + 1)
         lines.append(f"not {', '.join(members)} ({number})" if len(members) < len(fits) else f"none ({number})")
-    return "\n".join(lines) or "✓"
+    return "\n".join(lines) or _yes()
+
+
+def _yes() -> str:
+    return "✓" if _can_show("✓") else "yes"
 
 
 def explained(lines: Sequence[tuple[str, str, str]]) -> None:

@@ -1,7 +1,7 @@
 """What a user can act on.
 
-A `UserError` is one message on stderr, exit code 2, no traceback. Anything else that
-escapes is our bug and shows its traceback.
+A `UserError` is one message on stderr, exit code 2, no traceback; an `EnvironmentFault` likewise, with exit code 3.
+Anything else that escapes is our bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ class UserError(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class EnvironmentFault(Exception):
+    """The machine's fault (a full disk): `args[0]` is what happened, and what to do."""
 
 
 class Interrupted(Exception):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -111,11 +110,7 @@ class Run:
             return
         if self.path.is_dir() and any(not p.name.startswith(f".{self.recipe_file.name}.") for p in self.path.iterdir()):
             raise UserError(f"--out: {self.path} is not empty")
-        place = next(p for p in (self.path, *self.path.parents) if p.exists())
-        if not place.is_dir():
-            raise UserError(f"--out: {place} is a file")
-        if not os.access(place, os.W_OK):
-            raise UserError(f"--out: {place} cannot be written to")
+        atomic.refuse_unless_writable(self.path)
 
     @contextmanager
     def only_one(self) -> Iterator[None]:

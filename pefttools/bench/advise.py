@@ -88,6 +88,7 @@ def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str
     """The recipe that every trial varies, written to the folder."""
     file = out / START
     values: dict[str, Any] = {"name": "advise", "base": base, "data": {"train": data}, "task": task, "strategy": "lora"}
+    atomic.refuse_unless_writable(out)
     resolved = recipe.from_values(values, overrides).recipe
     if not any(word.startswith("train.epochs") for word in overrides):
         rows = len(load_splits(resolved.data, resolved.task).train)

@@ -59,8 +59,7 @@ class Sweep:
     def _refuse_another(self) -> None:
         file = self.out / "suite.yaml"
         if not file.is_file():
-            if self.out.is_file():
-                raise UserError(f"--out: {self.out} is a file")
+            atomic.refuse_unless_writable(self.out)
             return
         held = yaml.safe_load(file.read_text("utf-8"))
         if not isinstance(held, dict) or held.get("format") != trial.FORMAT:

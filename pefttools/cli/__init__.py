@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools import display
+from pefttools import display, plugins
 from pefttools.cli import compare, look, runs
 from pefttools.cli.base import app
-from pefttools.errors import Interrupted, UserError
+from pefttools.errors import EnvironmentFault, Interrupted, UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 __all__ = ["app", "compare", "look", "main", "run", "runs"]  # each module brings its commands
 
@@ -36,9 +39,20 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except EnvironmentFault as error:
+        display.problems([str(error)])
+        return 3
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        display.problems([f"{error.filename or 'the disk'}: {error.strerror}"])
+        return 3
     return 0
 
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely leaves nothing half-written
-    sys.exit(run(sys.argv[1:]))
+    display.accept_any_character()
+    display.warnings(plugins.problems())
+    code = run(sys.argv[1:])
+    sys.exit(display.flushed() or code)

@@ -49,7 +49,9 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
             matrix["tasks"] = {task: matrix["tasks"].get(task, {})}
         display.as_json({**listing, "support": matrix}) if json else display.support(listing[kind], matrix)
     elif json:
-        about = {"task_rows": {name: tasks.get(name).about() for name in tasks.names()}} if kind == "tasks" else {}
+        classes, problems = tasks.usable() if kind == "tasks" else ({}, [])
+        display.warnings(problems)
+        about = {"task_rows": {name: cls.about() for name, cls in classes.items()}} if kind == "tasks" else {}
         display.as_json({**listing, **about})
     else:
         display.names(listing)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from pefttools.sources.cache import cache_dir
+
 if TYPE_CHECKING:
     from evaluate import CombinedEvaluations
 
@@ -18,4 +20,5 @@ def combined(*names: str) -> CombinedEvaluations:
     import evaluate
 
     classes = [importlib.import_module(f"{__name__}.{name}").Metric for name in names]
-    return evaluate.combine([cls(keep_in_memory=True) for cls in classes])
+    folder = str(cache_dir("metrics"))  # evaluate creates a folder even for what it keeps in memory
+    return evaluate.combine([cls(keep_in_memory=True, cache_dir=folder) for cls in classes])

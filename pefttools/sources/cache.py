@@ -5,17 +5,40 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+from pefttools.errors import UserError
+
 
 def cache_dir(*parts: str) -> Path:
-    """A path inside the cache; nothing is created."""
-    root = os.environ.get("PEFTTOOLS_CACHE")
-    return (
-        Path(root).expanduser().absolute().joinpath(*parts) if root else user_cache_path("pefttools").joinpath(*parts)
+    """A path inside the cache. The cache folder itself is created where it is not there yet, nothing inside it.
+
+    Raises:
+        UserError: the cache folder cannot be created or written to.
+    """
+    named = os.environ.get("PEFTTOOLS_CACHE")
+    root = Path(named).expanduser().absolute() if named else user_cache_path("pefttools")
+    _require_writable(root, "PEFTTOOLS_CACHE" if named else "the cache folder")
+    return root.joinpath(*parts)
+
+
+@cache
+def _require_writable(root: Path, what: str) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if os.access(root, os.W_OK | os.X_OK):
+            return
+        reason = "it is read-only"
+    raise UserError(
+        f"{what}: {root} cannot be written to ({reason}); set PEFTTOOLS_CACHE to a folder that can be"
+        " (it holds fetched models, tokenised rows and features)"
     )
 
 

@@ -1,0 +1,135 @@
+"""The machine's faults and a user's surroundings: caches and folders that cannot be written, encodings, plug-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+import pefttools.strategies as strategies_package
+from pefttools import cli, plugins
+from pefttools.errors import UserError
+from pefttools.sources.cache import cache_dir
+from pefttools.strategies import strategies
+from pefttools.tasks import tasks
+
+ABSTRACT = (
+    '"""mine: a strategy."""\nfrom pefttools.strategies.base import Strategy\nclass Mine(Strategy):\n    """It."""\n'
+)
+
+
+def command(words: list[str], stdout: int | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """`pefttools` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "pefttools", *words],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["PEFTTOOLS_CACHE", "HOME"])
+def test_a_cache_that_cannot_be_written_is_one_message(
+    name: str, rows_file: Path, bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    if name == "HOME":
+        monkeypatch.delenv("PEFTTOOLS_CACHE")
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(name, str(blocked / "below"))
+    words = ["train", "question-type-lora", f"base={bases('bert')}", f"data.train={rows_file}"]
+    assert cli.run([*words, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert f"{blocked / 'below'}" in message
+    assert "cannot be written to (Not a directory); set PEFTTOOLS_CACHE to a folder that can be" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_cache_is_checked_again_when_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTTOOLS_CACHE", str(tmp_path / "new"))
+    assert cache_dir("a", "b") == tmp_path / "new" / "a" / "b"
+    assert list((tmp_path / "new").iterdir()) == []
+    monkeypatch.setenv("PEFTTOOLS_CACHE", os.devnull)
+    with pytest.raises(UserError, match="PEFTTOOLS_CACHE: /dev/null cannot be written to"):
+        cache_dir("a")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize("words", [["train", "question-type-lora"], ["bench", "smoke"]], ids=lambda words: words[0])
+def test_an_out_where_nothing_can_be_made_is_refused_first(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run([*words, "--out", "/proc/none/out"]) == 2
+    assert capsys.readouterr().err.startswith("error: --out: nothing can be written to /proc (")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_every_output_encoding_takes_what_is_printed(encoding: str) -> None:
+    found = command(["list", "strategies"], PYTHONIOENCODING=encoding)
+    assert (found.returncode, found.stderr) == (0, b"")
+    shown = found.stdout.decode(encoding)
+    assert "θ = UVᵀ" in shown if encoding == "utf-8" else "\\u03b8 = UV\\u1d40" in shown
+    found = command(["list", "strategies", "--json"], PYTHONIOENCODING=encoding)
+    assert "θ = UVᵀ" in json.loads(found.stdout.decode(encoding))["strategies"]["low_rank"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
+@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "spam-lora"]], ids=" ".join)
+def test_an_output_that_is_full_is_one_message(words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        found = command(words, stdout=full.fileno())
+    assert found.returncode == 3
+    assert found.stderr == b"error: standard output cannot be written: No space left on device\n"
+
+
+PLUGINS: Mapping[str, tuple[str, str]] = {
+    "a syntax error": ("x = 1\ndef wrap(:\n", r"mine.py line 2: syntax error: invalid syntax"),
+    "no methods": (ABSTRACT, r"mine.py: Mine lacks merge, wrap"),
+    "an import that fails": (f"import not_there\n{ABSTRACT}", r"mine.py line 1: ModuleNotFoundError: No module"),
+    "no class": ("x = 1\n", r"mine.py: holds no class derived from Strategy"),
+    "two classes": (
+        ABSTRACT + "    def wrap(self): ...\n    def merge(self): ...\nclass Two(Mine):\n    pass\n",
+        r"mine.py: holds Mine, Two; a file holds one strategy",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLUGINS)
+def test_a_plugin_that_cannot_be_used_is_named(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its file; every other choice still works."""
+    body, message = PLUGINS[case]
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies" / "mine.py").write_text(body)
+    monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pefttools.strategies.mine", raising=False)
+    monkeypatch.setattr(strategies_package, "__path__", list(strategies_package.__path__))
+    with pytest.raises(UserError, match=message):
+        strategies.get("mine")
+    classes, problems = strategies.usable()
+    assert {"lora", "full"} <= classes.keys()
+    assert "mine" not in classes
+    assert "lora" in strategies.summaries()
+    assert len(problems) == ("mine" in strategies.names())
+    found = list(plugins.problems())
+    assert ["syntax error" in problem for problem in found] == [True] * (case == "a syntax error")
+
+
+def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    found = command(
+        ["list", "tasks"], PEFTTOOLS_PLUGINS=os.pathsep.join([str(tmp_path / "none"), str(tmp_path / "empty")])
+    )
+    assert found.returncode == 0
+    first, second = found.stderr.decode().splitlines()
+    assert first == f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'none'} is no folder"
+    assert second.startswith(f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'empty'} holds no plug-ins; they lie in")
+    assert "strategies/" in second
+    assert all(name.encode() in found.stdout for name in tasks.names())
