@@ -170,8 +170,8 @@ def _scored(merged: Run, recipe: Recipe, like: Mapping[str, Any], reporter: Repo
             scores[name] = found.metrics
             if name == "validation" and splits.test:
                 continue
-            ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
-            merged.save_predictions(ids, [task.reference(row) for row in rows], found.predictions)
+            merged.save_predictions(splits, name, task, found.predictions)
+    merged.save_rows(splits, task)
     nothing = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "step_seconds": 0.0, "tokens": 0, "tokens_per_second": 0.0}
     sizes = [file.stat().st_size for file in merged.adapter.rglob("*") if file.is_file()]
     return {

@@ -23,7 +23,7 @@ from pefttools.models import BaseSettings
 from pefttools.overrides import Overlaid, flat, overlay
 from pefttools.regularizers import regularizers
 from pefttools.regularizers.base import Regularizer
-from pefttools.settings import NOT_IN_DIGEST, Settings, check
+from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST, Settings, check
 from pefttools.sources import is_remote
 from pefttools.strategies import strategies
 from pefttools.strategies.base import Strategy
@@ -69,6 +69,9 @@ class Recipe(Header):
             fields = type(getattr(self, section)).model_fields
             marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
             values[section] = {k: v for k, v in values[section].items() if k not in marked}
+        for name, field in DataSettings.model_fields.items():
+            if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
+                del values["data"][name]
         if values["base"]["quantize"] is None:  # younger than many a digest, and nothing is what there was before it
             del values["base"]["quantize"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,10 @@
 """The run folder: what training leaves behind, and the way back to the trained model.
 
-    recipe.yaml  result.json  metrics.jsonl  predictions.parquet  adapter/  tensorboard/  checkpoints/
+    recipe.yaml  result.json  metrics.jsonl  rows.parquet  predictions.parquet  adapter/  tensorboard/  checkpoints/
 
-A folder is always either resumable or finished: `recipe.yaml` comes first, `result.json` last, each whole.
+A folder is always either resumable or finished: `recipe.yaml` comes first, `result.json` last, each whole. The rows
+that a run was scored on are in the folder: `Run.scored_rows` returns them, whatever became of the file that they came
+from; `Run.row_hashes` tells which rows it was trained on and chosen by.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from pefttools import atomic, models, quantised, recipe
+from pefttools import atomic, models, quantised, recipe, run_rows
 from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -29,6 +31,8 @@ from pefttools.strategies.base import CONFIG
 if TYPE_CHECKING:
     from torch import nn
 
+    from pefttools.data.rows import Splits
+    from pefttools.run_rows import RowHashes, ScoredRows
     from pefttools.tasks.base import Prediction, Task
 
 
@@ -56,6 +60,7 @@ class Run:
         self.recipe_file = path / "recipe.yaml"
         self.result_file = path / "result.json"
         self.metrics_file = path / "metrics.jsonl"
+        self.rows_file = path / "rows.parquet"
         self.predictions_file = path / "predictions.parquet"
         self.adapter = path / "adapter"
         self.checkpoints = path / "checkpoints"
@@ -128,7 +133,7 @@ class Run:
 
     def forget(self) -> None:
         """Take away what a run writes, and the folder when nothing else is in it."""
-        for file in (self.recipe_file, self.result_file, self.metrics_file, self.predictions_file):
+        for file in (self.recipe_file, self.result_file, self.metrics_file, self.rows_file, self.predictions_file):
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.adapter, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -152,30 +157,31 @@ class Run:
         texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
         return [json.loads(text) for text in texts if text.endswith("\n")]
 
-    def save_predictions(
-        self, ids: Sequence[str], references: Sequence[Any], predictions: Sequence[Prediction]
-    ) -> None:
-        """Write predictions.parquet, a row a test row (a validation row, where no test is scored)."""
-        import pyarrow
-        import pyarrow.parquet
+    def save_rows(self, splits: Splits, task: Task) -> None:
+        """Write rows.parquet, by which the run's rows are known again."""
+        run_rows.write_hashes(self.rows_file, splits, task)
 
-        rows = [
-            {"id": i, "reference": reference, **prediction}
-            for i, reference, prediction in zip(ids, references, predictions, strict=True)
-        ]
-        for row in rows:
-            if "probabilities" in row:
-                row["probabilities"] = list(row["probabilities"].values())
-        with atomic.new_file(self.predictions_file) as part:
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), part)
+    def save_predictions(self, splits: Splits, split: str, task: Task, predictions: Sequence[Prediction]) -> None:
+        """Write predictions.parquet, with the rows of the split that was scored."""
+        rows = splits.named()[split]
+        references = [task.reference(row) for row in rows]
+        run_rows.write_predictions(self.predictions_file, split, splits.ids_of(split), rows, references, predictions)
 
     def predictions(self) -> tuple[list[str], list[Any], list[Prediction]]:
         """Ids, references and predictions of predictions.parquet, probabilities as a list."""
-        import pyarrow.parquet
+        return run_rows.read_predictions(self.predictions_file)
 
-        rows = pyarrow.parquet.read_table(self.predictions_file).to_pylist()
-        said = [{k: v for k, v in row.items() if k not in ("id", "reference")} for row in rows]
-        return [row["id"] for row in rows], [row["reference"] for row in rows], said
+    def row_hashes(self) -> dict[str, RowHashes] | None:
+        """Split -> the hashes of its rows; None of a run that was trained before they were written down."""
+        return run_rows.read_hashes(self.rows_file) if self.rows_file.is_file() else None
+
+    def scored_rows(self) -> ScoredRows | None:
+        """The rows that this run was scored on, from its own folder and checked against their hashes.
+
+        None of a run that was trained before they were written down. Raises UserError when they were changed.
+        """
+        hashes = self.row_hashes()
+        return None if hashes is None else run_rows.read_scored(self.predictions_file, hashes)
 
     def forget_checkpoints(self) -> None:
         shutil.rmtree(self.checkpoints, ignore_errors=True)

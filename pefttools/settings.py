@@ -21,6 +21,9 @@ S = TypeVar("S", bound="Settings")
 NOT_IN_DIGEST: Any = {"digest": False}
 """Marks a setting that changes what is kept or shown, never what is learnt, or that the training rows decide."""
 
+DEFAULT_NOT_IN_DIGEST: Any = {"digest": "unless default"}
+"""Marks a setting that is younger than many a digest: its default is what was done before there was a choice."""
+
 
 class Settings(BaseModel):
     """Frozen settings; unknown keys are errors."""

@@ -122,9 +122,8 @@ def _run(
     if accelerator.is_main_process:
         with atomic.new_folder(run.adapter) as part:
             recipe.strategy.save(model, part)
-        rows = ready.splits.named()[measured]
-        ids = [str(row.get("id", i)) for i, row in enumerate(rows)]
-        run.save_predictions(ids, [task.reference(row) for row in rows], (test or validation).predictions)
+        run.save_rows(ready.splits, task)
+        run.save_predictions(ready.splits, measured, task, (test or validation).predictions)
         result = {
             "recipe": recipe.name,
             "digest": digest,

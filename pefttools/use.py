@@ -18,6 +18,7 @@ from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.inference import Precision
 from pefttools.models import add_tokens, load_tokenizer, locate, prepare_libraries
+from pefttools.own_rows import own_rows, warn_of_known
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
@@ -30,7 +31,11 @@ CHUNK = 4096
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> dict[str, Any]:
-    """Metrics of a run's model on its test rows (validation rows where it has none), or on every row of another file.
+    """Metrics of a run's model on the rows it was scored on at its end, or on others that overrides name.
+
+    Without overrides the rows come from the run's folder, and what their file has become is reported. With `data.test`
+    every row of that file is scored; with other overrides, the rows that fall to test now (validation where there are
+    none).
 
     Raises:
         UserError: an override of anything but data, or rows with labels the model does not know.
@@ -40,13 +45,18 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
     run = Run.open(path)
     task, settings = run.recipe().task, run.recipe(overrides).data
     prepare_libraries()
-    if settings.test and any(o.startswith("data.test") for o in overrides):
+    if not overrides:
+        own = own_rows(run, task, reporter)
+        name, rows = own.split, own.rows
+    elif settings.test and any(o.startswith("data.test") for o in overrides):
         name, rows = "test", load_rows("test", settings, task, Counter(), reporter)
     else:
         splits = load_splits(settings, task, reporter)
         name = "test" if splits.test else "validation"
         rows = splits.named()[name]
     task.refuse_strange(f"data.{name}", rows)
+    if overrides:
+        warn_of_known(run, rows, task, reporter)
     trained = load(path, reporter)
     encoded = encode(rows, task, trained.base, name, reporter)
     tokenizer = trained.base.tokenizer

@@ -15,7 +15,7 @@ from pefttools.data.batching import batches, steps
 from pefttools.data.reading import read
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.data.splitting import load_splits
-from pefttools.reporter import SILENT, Reporter
+from pefttools.reporter import SILENT
 from pefttools.tasks.text_classification import TextClassification
 
 TASK = TextClassification()
@@ -95,74 +95,6 @@ def test_other_ways_to_write_rows(tmp_path: Path) -> None:
     assert list(read(FileSettings(source=str(tmp_path / "bom.csv")), "k", SILENT)[0]) == ["text", "label"]
 
 
-def splits_of(rows: list[dict[str, str]], folder: Path, **settings: object):
-    folder.mkdir(exist_ok=True)
-    return load_splits(
-        DataSettings.model_validate({"train": str(write_csv(folder / "rows.csv", rows)), **settings}), TASK
-    )
-
-
-def test_a_row_never_moves_when_others_are_added(tmp_path: Path) -> None:
-    rows = make_rows(400, seed=1)
-    some, more = splits_of(rows[:150], tmp_path / "a"), splits_of(list(reversed(rows)), tmp_path / "b")
-    for name, part in some.named().items():
-        texts = {row["text"] for row in more.named()[name]}
-        assert part
-        assert {row["text"] for row in part} <= texts
-    assert abs(len(more.test) / 400 - 0.15) < 0.05
-
-
-def test_duplicates_go_before_the_split(tmp_path: Path) -> None:
-    rows = make_rows(100, seed=2)
-    splits = splits_of([*rows, *rows, {"text": rows[0]["text"] + "  ", "label": "tool"}], tmp_path / "a")
-    texts = [row["text"] for part in splits.named().values() for row in part]
-    assert len(texts) == len(set(texts)) == 100 - (100 - len({r["text"] for r in rows}))
-    assert splits.left_out["duplicate"] == 201 - len(texts)
-
-
-def test_no_test_row_is_trained_on(tmp_path: Path) -> None:
-    rows = make_rows(100, seed=2)
-    test = write_csv(tmp_path / "test.csv", rows[:30])
-    splits = splits_of(rows, tmp_path / "a", test=str(test))
-    assert len(splits.test) == 30
-    assert not {r["text"] for r in splits.test} & {r["text"] for r in splits.train + splits.validation}
-
-
-def test_contradicting_duplicates_are_told(tmp_path: Path) -> None:
-    told: list[str] = []
-
-    class Listener(Reporter):
-        def warn(self, message: str) -> None:
-            told.append(message)
-
-    rows = [*make_rows(60), {"text": make_rows(60)[0]["text"], "label": "tool"}]
-    settings = DataSettings(train=FileSettings(source=str(write_csv(tmp_path / "a.csv", rows))))
-    load_splits(settings, TASK, Listener())
-    assert told == ["1 duplicate rows say something else than the one that was kept"]
-
-
-def test_classes_from_numbers_and_new_names(tmp_path: Path) -> None:
-    rows = [{"text": f"text {i}", "label": str(i / 10 - 2)} for i in range(41)]
-    bins = {"edges": [-0.5, 0.5], "names": ["bad", None, "good"]}
-    splits = splits_of(rows, tmp_path / "a", bins=bins)
-    said = [row["label"] for part in splits.named().values() for row in part]
-    assert (said.count("bad"), said.count("good"), splits.left_out) == (15, 16, {"in a bin without a name": 10})
-    renamed = splits_of(
-        [{"text": f"t {i}", "label": str(i % 2)} for i in range(50)], tmp_path / "b", labels={"0": "ham", "1": "spam"}
-    )
-    assert {row["label"] for row in renamed.train} == {"ham", "spam"}
-
-
-def test_rare_classes_and_fewer_rows(tmp_path: Path) -> None:
-    rows = [*make_rows(90), {"text": "word1 kiwi", "label": "bird"}]
-    assert splits_of(rows, tmp_path / "a", min_class_rows=5).left_out == {"of a rare class": 1}
-    few, fewer = splits_of(rows, tmp_path / "b", train_rows=40), splits_of(rows, tmp_path / "c", train_rows=10)
-    assert len(few.train) == 40
-    assert len(fewer.train) == 10
-    assert {r["text"] for r in fewer.train} < {r["text"] for r in few.train}
-    assert few.test == fewer.test
-
-
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=200), st.integers(1, 16), st.integers(0, 5))
 def test_steps_hold_each_row_once(lengths: list[int], batch_size: int, epoch: int) -> None:
     made = steps(lengths, batch_size, 0, epoch)
@@ -196,7 +128,7 @@ def test_rows_are_tokenised_once(
 
     monkeypatch.setattr(TextClassification, "encode", counted)
     first = train_tiny(recipe_file, tmp_path / "a", "train.epochs=1")[1]
-    assert sum(calls) == 600 - first["data"]["left_out"].get("duplicate", 0)
+    assert sum(calls) == 600
     second = train_tiny(recipe_file, tmp_path / "b", "train.epochs=1")[1]
     assert len(calls) == 3
     assert without_clock(first) == without_clock(second)

@@ -48,6 +48,7 @@ def test_it_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
         "predictions.parquet",
         "recipe.yaml",
         "result.json",
+        "rows.parquet",
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pefttools.settings import Settings
+from pefttools.settings import DEFAULT_NOT_IN_DIGEST, Settings
 from pefttools.sources import is_remote
 
 Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "conll", "lines", "folders"]
@@ -120,18 +120,33 @@ class DataSettings(Settings):
     """New names for labels: `{"0": ham, "1": spam}`."""
     bins: BinSettings | None = None
     """Make classes of a label that is a number."""
+    invalid_rows: Literal["refuse", "skip"] = Field(default="refuse", json_schema_extra=DEFAULT_NOT_IN_DIGEST)
+    """What to do with rows that the task cannot use (no text, no label): refuse their file, or leave them out, counted
+    and listed by their numbers."""
     validation_share: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the training file's rows that validate, when there is no validation file."""
+    """Share of the training file's rows that validate, when there is no validation file. A row stays in its split when
+    others are added; a small file gives each split at least one row, and one of each class that has enough of them."""
     test_share: float = Field(default=0.15, ge=0, lt=1)
     """Share of the training file's rows that test, when there is no test file."""
     split_seed: int = 0
     """Which rows go where: part of the hash that splits them."""
-    deduplicate: bool = True
-    """Keep one row of those with the same inputs; a row in test or validation is never also in training."""
+    deduplicate: Literal["overlap", "train", "all", "none"] = "overlap"
+    """Which repeated rows leave: `overlap`, those of training that validation or test have too; `train`, of repeated
+    training rows all but the first as well; `all`, those of validation and test rows that come from the training file
+    as well; `none`, nothing, and what is scored may have been trained on. Rows of a given validation or test file are
+    scored in any case, all of them. Rows are repeats when the task sees the same (and, where it generates, is to answer
+    the same). The default is `overlap` because published figures count every row of a test file, and because how often
+    a text occurs is part of what the training rows tell."""
     min_class_rows: int = Field(default=1, ge=1)
     """Leave out classes with fewer training rows than this."""
     train_rows: int | None = Field(default=None, ge=1)
     """Train on only so many rows; a smaller number's rows are among a larger one's."""
+
+    @field_validator("deduplicate", mode="before")
+    @classmethod
+    def _from_bool(cls, value: Any) -> Any:
+        """What recipes said before there were three choices."""
+        return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> DataSettings:

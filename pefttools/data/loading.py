@@ -1,0 +1,153 @@
+"""One file's rows: columns mapped, each row checked by the task, labels renamed or made of numbers.
+
+A row that the task cannot use refuses its file, or is skipped and listed (`data.invalid_rows`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from pefttools.data.reading import read
+from pefttools.data.rows import ID, Found, LeftOut, Row
+from pefttools.data.settings import BinSettings, DataSettings, FileSettings
+from pefttools.errors import UserError, nearest
+from pefttools.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from pefttools.tasks.base import Task
+
+SHOWN = 20
+"""Row numbers of one reason that a message lists."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What one file gave."""
+
+    rows: list[Found]
+    invalid: Mapping[str, Sequence[str]]
+    """What is wrong with rows that were skipped -> their numbers."""
+    unread: Sequence[str]
+    """Columns that no field of the task reads."""
+
+
+def load_rows(
+    name: str, settings: DataSettings, task: Task, counts: Counter[str], reporter: Reporter = SILENT
+) -> list[Row]:
+    """The checked rows of one file (`train`, `validation` or `test`), all of them but those in a nameless bin."""
+    return [found.row for found in load_file(name, settings, task, counts, reporter).rows]
+
+
+def load_file(
+    name: str, settings: DataSettings, task: Task, counts: Counter[str], reporter: Reporter = SILENT
+) -> Loaded:
+    """The same with the rows' ids, and what was not read.
+
+    Args:
+        counts: reason -> number of rows that were left out; added to.
+
+    Raises:
+        UserError: a file that cannot be read, a missing column, rows the task cannot use.
+    """
+    file, key = getattr(settings, name), f"data.{name}"
+    raws = read(file, key, reporter)
+    known = list(dict.fromkeys(chain.from_iterable(raws)))
+    columns = _columns(known, key, file, settings, task)
+    rows: list[Found] = []
+    invalid: dict[str, list[str]] = {}
+    for number, raw in enumerate(raws, 1):
+        try:
+            row = _checked({f: raw.get(column) for f, column in columns.items()}, settings, task)
+        except LeftOut as reason:
+            counts[str(reason)] += 1
+            continue
+        except ValueError as error:
+            invalid.setdefault(str(error), []).append(str(number))
+            continue
+        rows.append(Found(row, str(row.get(ID, number))))
+    where = f"{key}: {file.source}"
+    if invalid:
+        _refuse_or_warn(where, invalid, settings, counts, reporter)
+    if not rows:
+        reasons = "; ".join(f"{number} rows: {reason}" for reason, number in counts.items())
+        raise UserError(f"{where}: no row can be used ({reasons})")
+    return Loaded(rows, invalid, [column for column in known if column not in columns.values()])
+
+
+def _refuse_or_warn(
+    where: str, invalid: Mapping[str, list[str]], settings: DataSettings, counts: Counter[str], reporter: Reporter
+) -> None:
+    number = sum(map(len, invalid.values()))
+    if settings.invalid_rows == "refuse":
+        first = [(i, reason) for reason, numbers in invalid.items() for i in numbers]
+        first.sort(key=lambda one: int(one[0]))
+        more = f" (and {number - 3} rows more)" if number > 3 else ""
+        raise UserError(
+            f"{where}: {'; '.join(f'row {i} {reason}' for i, reason in first[:3])}{more};"
+            " correct the file, or set data.invalid_rows=skip to leave such rows out"
+        )
+    counts["invalid"] += number
+    listed = "; ".join(
+        f"{reason}: {'rows' if len(numbers) > 1 else 'row'} {_shown(numbers)}" for reason, numbers in invalid.items()
+    )
+    reporter.warn(f"{where}: {number} rows cannot be used and are left out: {listed}")
+
+
+def _shown(numbers: Sequence[str]) -> str:
+    more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
+    return ", ".join(numbers[:SHOWN]) + more
+
+
+def _checked(values: dict[str, Any], settings: DataSettings, task: Task) -> Row:
+    row = task.read(values)
+    if "label" in row:
+        row["label"] = _renamed(row["label"], settings.labels)
+        if settings.bins:
+            row["label"] = _binned(row["label"], settings.bins)
+    return row
+
+
+def _renamed(label: Any, names: Mapping[str, str]) -> Any:
+    """A label, or each of a list of them, by its new name."""
+    if isinstance(label, list):
+        return [_renamed(one, names) for one in label]
+    return names.get(label, label) if isinstance(label, str) else label
+
+
+def _binned(label: Any, bins: BinSettings) -> str:
+    try:
+        value = float(label)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"has a label that is no number, {label!r}, which data.bins needs") from error
+    name = bins.names[sum(value >= edge for edge in bins.edges)]
+    if name is None:
+        raise LeftOut("in a bin without a name")
+    return name
+
+
+def _columns(known: list[str], key: str, file: FileSettings, settings: DataSettings, task: Task) -> dict[str, str]:
+    """Field -> column, for the fields this file has."""
+    chosen, problems = {}, []
+    for name, required in task.fields.items():
+        column = settings.columns.get(name, name)
+        if column in known:
+            chosen[name] = column
+        elif required or name in settings.columns:
+            match = nearest(column, known)
+            hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
+            if known == ["text"] and "tokens" in task.fields:
+                hint = f"; a file of a word a line is read by {key}.format=conll"
+            problems.append(
+                f"{key}: {file.source} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}"
+            )
+    if unknown := sorted(set(settings.columns) - set(task.fields)):
+        problems.append(
+            f"data.columns: the task {task.name} has no field {', '.join(unknown)}. Fields: {', '.join(task.fields)}"
+        )
+    if problems:
+        raise UserError(*problems)
+    return chosen

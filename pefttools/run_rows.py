@@ -1,0 +1,170 @@
+"""What a run knows of its rows: hashes of all of them by split, and its scored rows whole, with the predictions.
+
+    rows.parquet          split, id, key (of the inputs), content (of everything but the id; not of training rows)
+    predictions.parquet   id, the row's fields, reference, prediction, probabilities …
+
+A row field that is no text, list of texts or number is JSON text; the column's metadata says so, and every row that is
+read back is checked against its hash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import atomic
+from pefttools.data.rows import HASH_BYTES, ID, NAMES, Fields, Row, Splits, content_hash, key_hash
+from pefttools.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PART, OWN = b"row", b"own"
+"""Marks on columns of predictions.parquet: that a column is a field of the rows and how it is written; that all ids are
+the rows' own."""
+
+
+@dataclass(frozen=True)
+class RowHashes:
+    """One split of a run, row by row, in its order."""
+
+    ids: list[str]
+    keys: list[bytes]
+    """Of what the model sees, and of what it generates."""
+    contents: list[bytes]
+    """Of everything but the id; of training rows there are none."""
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """The rows that a run was scored on at its end, exactly as it read them."""
+
+    split: str
+    """`test`, or `validation` where no test rows were scored."""
+    ids: list[str]
+    """The rows' own ids, or their numbers in their file."""
+    rows: list[Row]
+
+
+def write_hashes(file: Path, splits: Splits, task: Fields) -> None:
+    """Write rows.parquet."""
+    import pyarrow
+    import pyarrow.parquet
+
+    binary = pyarrow.binary(HASH_BYTES)
+    columns: dict[str, list[Any]] = {"split": [], "id": [], "key": [], "content": []}
+    for name, rows in splits.named().items():
+        columns["split"] += [name] * len(rows)
+        columns["id"] += splits.ids_of(name)
+        columns["key"] += [key_hash(row, task) for row in rows]
+        columns["content"] += [None if name == "train" else content_hash(row) for row in rows]
+    types = {"split": pyarrow.string(), "id": pyarrow.string(), "key": binary, "content": binary}
+    table = pyarrow.table({name: pyarrow.array(values, types[name]) for name, values in columns.items()})
+    with atomic.new_file(file) as part:
+        pyarrow.parquet.write_table(table, part, compression="zstd")
+
+
+def read_hashes(file: Path) -> dict[str, RowHashes]:
+    """Split -> its rows' hashes."""
+    import pyarrow.parquet
+
+    found = {name: RowHashes([], [], []) for name in NAMES}
+    columns = pyarrow.parquet.read_table(file).to_pydict()
+    for split, row_id, key, content in zip(*columns.values(), strict=True):
+        one = found[split]
+        one.ids.append(row_id)
+        one.keys.append(key)
+        one.contents.append(content)
+    return found
+
+
+def write_predictions(
+    file: Path,
+    split: str,
+    ids: Sequence[str],
+    rows: Sequence[Row],
+    references: Sequence[Any],
+    predictions: Sequence[dict[str, Any]],
+) -> None:
+    """Write predictions.parquet, one line a row."""
+    import pyarrow
+    import pyarrow.parquet
+
+    own = bool(rows) and all(row.get(ID) == i for row, i in zip(rows, ids, strict=True))
+    fields = [pyarrow.field(ID, pyarrow.string(), metadata={OWN: b"all"} if own else None)]
+    arrays = [pyarrow.array(ids, pyarrow.string())]
+    for name in dict.fromkeys(name for row in rows for name in row if name != ID):
+        how, array = _column([row.get(name) for row in rows], [name in row for row in rows])
+        fields.append(pyarrow.field(name, array.type, metadata={PART: how}))
+        arrays.append(array)
+    table = _answers(references, predictions)
+    if same := {field.name for field in fields} & {*table.column_names}:
+        raise AssertionError(f"a row's fields and its predictions are both called {', '.join(same)}")
+    schema = pyarrow.schema([*fields, *table.schema], metadata={b"split": split.encode()})
+    with atomic.new_file(file) as part:
+        pyarrow.parquet.write_table(pyarrow.table([*arrays, *table.columns], schema=schema), part)
+
+
+def _answers(references: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> pyarrow.Table:
+    """The columns `reference` and those of the predictions, probabilities as a list."""
+    import pyarrow
+
+    lines = [{"reference": r, **p} for r, p in zip(references, predictions, strict=True)]
+    for line in lines:
+        if "probabilities" in line:
+            line["probabilities"] = list(line["probabilities"].values())
+    return pyarrow.Table.from_pylist(lines)
+
+
+def _column(values: list[Any], there: list[bool]) -> tuple[bytes, pyarrow.Array]:
+    """How a field is written, and its values; null where a row has none."""
+    import pyarrow
+
+    given = [value for value, is_there in zip(values, there, strict=True) if is_there]
+    if all(type(value) is str for value in given):
+        return b"plain", pyarrow.array(values, pyarrow.string())
+    if all(type(value) is float for value in given):
+        return b"plain", pyarrow.array(values, pyarrow.float64())
+    if all(type(value) is list and all(type(one) is str for one in value) for value in given):
+        return b"plain", pyarrow.array(values, pyarrow.list_(pyarrow.string()))
+    texts = [
+        json.dumps(value, ensure_ascii=False) if is_there else None
+        for value, is_there in zip(values, there, strict=True)
+    ]
+    return b"json", pyarrow.array(texts, pyarrow.string())
+
+
+def read_predictions(file: Path) -> tuple[list[str], list[Any], list[dict[str, Any]]]:
+    """Ids, references and predictions, probabilities as a list."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    names = [f.name for f in table.schema if f.name not in (ID, "reference") and PART not in (f.metadata or {})]
+    return table["id"].to_pylist(), table["reference"].to_pylist(), table.select(names).to_pylist()
+
+
+def read_scored(file: Path, hashes: dict[str, RowHashes]) -> ScoredRows:
+    """The rows of predictions.parquet. Raises UserError where they are not those that the run was scored on."""
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(file)
+    marks = {field.name: field.metadata or {} for field in table.schema}
+    ids: list[str] = table[ID].to_pylist()
+    rows: list[Row] = [{} for _ in ids]
+    for name in (name for name in table.column_names if PART in marks[name]):
+        for row, value in zip(rows, table[name].to_pylist(), strict=True):
+            if value is not None:
+                row[name] = json.loads(value) if marks[name][PART] == b"json" else value
+    if OWN in marks[ID]:
+        for row, row_id in zip(rows, ids, strict=True):
+            row[ID] = row_id
+    split = (table.schema.metadata or {}).get(b"split", b"").decode()
+    if split not in hashes or [content_hash(row) for row in rows] != hashes[split].contents:
+        raise UserError(
+            f"{file}: its rows are not those that the run was scored on (their hashes in {file.parent / 'rows.parquet'}"
+            " differ); one of the two files was changed. Name the rows to score: data.test=FILE"
+        )
+    return ScoredRows(split, ids, rows)
