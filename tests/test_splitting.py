@@ -115,11 +115,11 @@ def test_one_file_as_validation_and_test(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_one_file_to_train_on_and_to_score(tmp_path: Path, name: str) -> None:
     rows = make_rows(60)
-    file = tmp_path / "a" / "rows.csv"
+    same: dict[str, Any] = {name: str(tmp_path / "a" / "rows.csv")}
     with pytest.raises(UserError, match=f"rows.csv is in data.{name} too, the same file.*data.deduplicate=none"):
-        splits_of(rows, tmp_path / "a", **{name: str(file)})
+        splits_of(rows, tmp_path / "a", **same)
     told = Listener()
-    splits = splits_of(rows, tmp_path / "a", told, deduplicate="none", **{name: str(file)})
+    splits = splits_of(rows, tmp_path / "a", told, deduplicate="none", **same)
     assert len(splits.named()[name]) == 60
     assert any(f"60 of 60 rows are in data.{name} too" in message for message in told.warnings)
 
