@@ -199,7 +199,7 @@ BAD_DATA = {
     ),
     "a bin of a word": (
         ["data.train=good.csv", "data.bins={edges: [0], names: [low, high]}"],
-        "data.bins needs a number as label, got",
+        "has a label that is no number, 'fruit', which data.bins needs",
     ),
     "bins that do not match": (
         ["data.train=good.csv", "data.bins={edges: [0, 1], names: [low, high]}"],
