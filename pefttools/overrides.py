@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-FITTED = (
-    "labels", "pair", "label_mean", "label_scale", "num_choices", "read_as", "unanswerable", "chat", "examples",
-    "bleu_tokenizer",
-)  # fmt: skip
-"""What tasks learn from their training rows and write into a run's recipe."""
+from pefttools import typed_yaml
+
+_OF_A_FILE = ("sha256", "beside")
 RESETS: Mapping[str, tuple[str, ...]] = {
     "base.source": ("base.sha256",),
-    "data.train": (
-        "data.validation",
-        "data.test",
-        "data.columns",
-        "data.labels",
-        "data.bins",
-        "data.min_class_rows",
-        *(f"task.{name}" for name in FITTED),
-    ),
-    "data.train.source": ("data.train.sha256", "data.train.beside"),
-    "data.validation.source": ("data.validation.sha256", "data.validation.beside"),
-    "data.test.source": ("data.test.sha256", "data.test.beside"),
+    **{
+        f"data.{name}.source": tuple(f"data.{name}.{key}" for key in _OF_A_FILE)
+        for name in ("train", "validation", "test")
+    },
     "strategy": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
     "strategy.name": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
 }
-"""Override -> what the recipe's file said that no longer holds."""
+"""Override -> what the recipe's file said that no longer holds, whatever it is replaced by; `other_data` knows more."""
+GONE = object()
+"""In place of a value that is not there."""
 
 
 @dataclass(frozen=True)
@@ -43,34 +36,89 @@ class Overlaid:
     overridden: set[str]
     """Dotted keys that an override decides."""
     problems: list[str]
+    named: frozenset[str] = frozenset()
+    """The overrides' own keys."""
+    dropped: dict[str, Any] = field(default_factory=dict)
+    """Dotted key -> what the file held there for what an override replaced."""
+
+    def reset(self, final: Mapping[str, Any]) -> dict[str, Any]:
+        """Of what was dropped, what is missed in the final values: nothing gives it anew, and another is there."""
+        found = {}
+        for key, old in self.dropped.items():
+            now = get(final, key)
+            is_given = any(key == name or key.startswith(f"{name}.") for name in self.overridden | self.named)
+            is_same = json.dumps(now, default=str) == json.dumps(old, default=str)
+            if not (is_given or now is GONE or is_same or old in (None, "")):
+                found[key] = old
+        return found
+
+    def notes(self, reset: Mapping[str, Any]) -> list[str]:
+        """What was reset, in one sentence; none where nothing was."""
+        if not reset:
+            return []
+        causes = [key for key in self.named if key in RESETS or key in ("data", "data.train")]
+        told = ", ".join(f"{key} ({short(old)})" for key, old in reset.items())
+        return [f"{' and '.join(sorted(causes))} replaced; what the recipe holds for the old one was reset: {told}"]
 
 
-def overlay(values: dict[str, Any], overrides: Sequence[str]) -> Overlaid:
-    """Lay `KEY=VALUE` texts over a file's values; a section is replaced before what is in it, whatever their order."""
-    given, problems = parsed(overrides)
-    for key in given:
-        for dropped in (key, *RESETS.get(key, ())):
-            _drop(values, dropped)
+def overlay(
+    values: dict[str, Any], texts: Mapping[str, str], kind: Any, drops: Sequence[str] = (), kept: Sequence[str] = ()
+) -> Overlaid:
+    """Lay overrides over a file's values; a section is replaced before what is in it, whatever their order.
+
+    Args:
+        texts: dotted key -> what was written behind `=`, as `pairs` finds them.
+        kind: the type of the values, as `typed_yaml` has types.
+        drops: dotted keys of the file that no longer hold, beside those of `RESETS`.
+        kept: dotted keys of the file that stay although their section is replaced by a plain text.
+    """
+    staying = {key: found for key in kept if (found := get(values, key)) is not GONE}
+    dropped: dict[str, Any] = {}
+    for reset in dict.fromkeys((*drops, *(name for key in texts for name in RESETS.get(key, ())))):
+        if reset not in staying and (found := get(values, reset)) is not GONE:
+            dropped[reset] = found
+            _drop(values, reset)
+    for key in texts:
+        _drop(values, key)
+    for key, value in staying.items():
+        _put(values, key, value)
     from_file = set(flat(values))
     overridden: dict[str, Any] = {}
-    for key in sorted(given, key=lambda k: k.count(".")):
-        problems += _put(values, key, given[key])
-        _put(overridden, key, given[key])
-    return Overlaid(values, from_file, set(flat(overridden)), problems)
+    problems = []
+    for key in sorted(texts, key=lambda key: (key.count("."), not key.endswith(".name"))):
+        try:
+            value = typed_yaml.parse(texts[key], typed_yaml.inner(kind, key.split("."), values))
+        except yaml.YAMLError as error:
+            problems.append(f"{key}: {texts[key]!r} is not YAML: {str(error).splitlines()[0]}")
+            continue
+        if isinstance(value, str) and any(name.startswith(f"{key}.") for name in staying):
+            key = f"{key}.source"  # the section stays, another file stands in it
+        problems += _put(values, key, value)
+        _put(overridden, key, value)
+    return Overlaid(values, from_file, set(flat(overridden)), problems, frozenset(texts), dropped)
 
 
-def parsed(overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """`KEY=VALUE` texts as keys with values, and one sentence on each that is not one."""
+def pairs(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """`KEY=VALUE` texts as keys with what was written, and one sentence on each that is not one."""
     given, problems = {}, []
     for text in overrides:
         key, equals, value = text.partition("=")
-        if not equals or not key:
+        if equals and key:
+            given[key] = value
+        else:
             problems.append(f"{text!r} is no override; it takes the form KEY=VALUE, e.g. train.epochs=3")
-            continue
+    return given, problems
+
+
+def parsed(overrides: Sequence[str], kind: Any = Any) -> tuple[dict[str, Any], list[str]]:
+    """The same with their values, of settings of this type: a class of settings, or `Any`."""
+    texts, problems = pairs(overrides)
+    given = {}
+    for key, text in texts.items():
         try:
-            given[key] = yaml.safe_load(value) if value else None
+            given[key] = typed_yaml.parse(text, typed_yaml.inner(kind, key.split("."), {}))
         except yaml.YAMLError as error:
-            problems.append(f"{key}: {value!r} is not YAML: {str(error).splitlines()[0]}")
+            problems.append(f"{key}: {text!r} is not YAML: {str(error).splitlines()[0]}")
     return given, problems
 
 
@@ -91,6 +139,15 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
     return []
 
 
+def get(values: Any, key: str) -> Any:
+    """What stands under a dotted key; `GONE` where nothing does."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return GONE
+        values = values[part]
+    return values
+
+
 def _drop(values: dict[str, Any], key: str) -> None:
     *sections, last = key.split(".")
     place: Any = values
@@ -108,3 +165,9 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def short(value: Any) -> str:
+    """A value for a message."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -1,7 +1,8 @@
 """A recipe: what to train, on what, how; loaded by name or path, overridden by `KEY=VALUE`, told apart by digest.
 
 Values are layered: defaults, the recipe's file, overrides. Choosing another strategy, base or training file
-drops what the recipe said about the old one (`RESETS`), and `Resolved.origins` tells where each value came from.
+drops what the recipe holds for the old one alone (`overrides.RESETS`, `other_data`); `Resolved.origins` holds where
+each value came from, and `Resolved.notes` what was dropped.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from pefttools import other_data, typed_yaml
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
-from pefttools.overrides import Overlaid, flat, overlay
+from pefttools.overrides import Overlaid, flat, get, overlay, pairs, short
+from pefttools.registry import Registry
 from pefttools.regularizers import regularizers
 from pefttools.regularizers.base import Regularizer
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST, Settings, check
@@ -30,6 +33,9 @@ from pefttools.strategies.base import Strategy
 from pefttools.tasks import tasks
 from pefttools.tasks.base import Task
 from pefttools.train_settings import TrainSettings
+
+RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
+"""The first line of a recipe that a run wrote, with what it learnt from its rows."""
 
 
 class Header(Settings):
@@ -83,7 +89,9 @@ class Resolved:
 
     recipe: Recipe
     origins: Mapping[str, str]
-    """Dotted key -> `recipe`, `override`, `default` or `default of STRATEGY`."""
+    """Dotted key -> `recipe`, `override`, `default` or `default of STRATEGY`, and what was reset."""
+    notes: tuple[str, ...] = ()
+    """What the overrides made of the recipe's other values, a sentence each."""
 
 
 def folders() -> list[Path]:
@@ -124,27 +132,62 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
         UserError: everything that is wrong with it, each with its path and the nearest match.
     """
     path = find(name)
-    return from_values({"name": path.stem, **read_yaml(path, Recipe.model_fields)}, overrides)
+    values = {"name": path.stem, **read_yaml(path, Recipe.model_fields, TYPES)}
+    return from_values(values, overrides, is_run=path.read_text("utf-8").startswith(RUN_MARK))
 
 
-def from_values(values: dict[str, Any], overrides: Sequence[str] = ()) -> Resolved:
-    """A recipe from what its file would say. Raises UserError like `load`."""
-    laid = overlay(values, overrides)
+def from_values(values: dict[str, Any], overrides: Sequence[str] = (), is_run: bool = False) -> Resolved:
+    """A recipe from what its file holds. Raises UserError like `load`.
+
+    Args:
+        is_run: whether a run wrote the file.
+    """
+    texts, wrong = pairs(overrides)
+    shipped = _with_rows(other_data.source(values)) if other_data.names_other_rows(values, texts) else []
+    what = other_data.replaced(values, texts, shipped, is_run)
+    laid = overlay(values, texts, TYPES, what.drops, what.kept)
+    if "name" in laid.dropped and "name" not in texts:
+        rows, method = other_data.name_of(other_data.source(laid.values)), get(laid.values, "strategy")
+        laid.values["name"] = f"{rows}-{method.get('name') if isinstance(method, Mapping) else method}"
     recipe, problems = _validated(laid.values)
-    if recipe is None or laid.problems:
-        raise UserError(*laid.problems, *problems)
+    if recipe is None or laid.problems or wrong:
+        raise UserError(*wrong, *laid.problems, *problems)
     return _filled(recipe, laid)
 
 
-def read_yaml(path: Path, known: Iterable[str] = ()) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises UserError when it holds none, naming the keys it may have."""
+def read_yaml(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[str, Any]:
+    """The mapping in a YAML file, of values of this type.
+
+    Raises:
+        UserError: it holds none, naming the keys it may have.
+    """
     try:
-        values = yaml.safe_load(path.read_text("utf-8"))
+        values = typed_yaml.load(path.read_text("utf-8"), kind)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: takes a mapping of sections. Known: {', '.join(known)}")
     return values
+
+
+def _with_rows(source: Any) -> list[dict[str, Any]]:
+    """What the shipped recipes hold whose training rows come from here."""
+    files = [f for name in names() if isinstance(source, str) and source in (f := find(name)).read_text("utf-8")]
+    found = [{"name": file.stem, **read_yaml(file, Recipe.model_fields, TYPES)} for file in files]
+    return [values for values in found if other_data.source(values) == source]
+
+
+def _class(registry: Registry[Any]) -> Callable[[str], Any]:
+    return lambda name: registry.get(name) if name in registry.files() else None
+
+
+TYPES: Mapping[str, Any] = {
+    **{name: field.annotation for name, field in Recipe.model_fields.items()},
+    "task": typed_yaml.Chosen(_class(tasks)),
+    "strategy": typed_yaml.Chosen(_class(strategies)),
+    "regularizers": typed_yaml.Named(_class(regularizers)),
+}
+"""The types of a recipe's values, by which its file and its overrides are read."""
 
 
 def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
@@ -209,7 +252,13 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         ({f"train.{k}" for k in filled}, f"default of {recipe.strategy.name}"),
         (laid.from_file, "recipe"),
     )
-    return Resolved(recipe, {key: _origin(key, layers) for key in flat(recipe.as_dict())})
+    final = recipe.as_dict()
+    origins = {key: _origin(key, layers) for key in flat(final)}
+    reset = laid.reset(final)
+    for key, old in reset.items():
+        if key in origins:
+            origins[key] += f", instead of the recipe's {short(old)}"
+    return Resolved(recipe, origins, (*laid.notes(reset), *other_data.staying(recipe.data, laid)))
 
 
 def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 On = Literal["trained", "full", "dequantised"]
-MARK = "# A run of pefttools; running this recipe again gives the same run."
+MARK = recipe.RUN_MARK
 
 
 @dataclass(frozen=True)

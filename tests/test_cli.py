@@ -68,7 +68,7 @@ def test_another_strategy_brings_its_own_learning_rate(said: Said) -> None:
     _, out, _ = said("show", "sst2-full", "strategy=lora", "--json")
     values = json.loads(out)
     assert values["recipe"]["train"]["learning_rate"] == 1e-3
-    assert values["origins"]["train.learning_rate"] == "default of lora"
+    assert values["origins"]["train.learning_rate"] == "default of lora, instead of the recipe's 2e-05"
 
 
 def test_a_run_by_hand(said: Said, recipe_file: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ BAD_RECIPES = {
     ),
     "an unknown section": (["trian.epochs=2"], ["trian: unknown key 'trian'; did you mean 'train'?"]),
     "a wrong type": (["train.epochs=many"], ["train.epochs: input should be a valid number"]),
-    "a bare no": (["train.precision=no"], ["train.precision: false is not allowed here (YAML reads a bare"]),
+    "a bare no": (["train.precision=no"], ["train.precision: 'no' is not allowed. Allowed: auto"]),
     "true for a number": (["train.batch_size=true"], ["train.batch_size: true is not allowed here"]),
     "rank 0": (["strategy.rank=0"], ["strategy.rank: input should be greater than or equal to 1, got 0"]),
     "a rank larger than the matrix": (["strategy.rank=40"], ["strategy.rank: 40 is more than bert.encoder.layer.0"]),

@@ -63,7 +63,7 @@ def test_own_rows_drop_what_was_said_of_the_old_ones() -> None:
     assert data.train.source == str(Path("my.csv").absolute())
     assert (data.test, data.train.split) == (None, "train")
     assert data.columns == {"label": "class"}
-    assert data.validation_share == 0.02
+    assert data.validation_share == 0.1
     assert resolved.origins["data.train.source"] == "override"
     assert resolved.origins["data.train.format"] == "default"
 

@@ -21,7 +21,7 @@ from pefttools import recipe
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
-from pefttools.overrides import overlay, parsed
+from pefttools.overrides import overlay, pairs, parsed
 from pefttools.recipe import Recipe
 from pefttools.settings import Settings, check
 
@@ -246,10 +246,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
             + " (a path to your own file ends with .yaml)"
         )  # fmt: skip
     own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]
-    laid = overlay({"name": path.stem, **recipe.read_yaml(path, Suite.model_fields)}, own)
-    values, problems = laid.values, laid.problems
+    of_suite, problems = pairs(own)
+    laid = overlay({"name": path.stem, **recipe.read_yaml(path, Suite.model_fields)}, of_suite, Suite)
+    values, problems = laid.values, [*problems, *laid.problems]
     of_recipe = [word for word in overrides if word not in own]
-    given, wrong = parsed(of_recipe)
+    given, wrong = pairs(of_recipe)  # as they were written: the recipe reads them by its settings' types
+    wrong += parsed(of_recipe, recipe.TYPES)[1] if not wrong else []
     problems += [*wrong, *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in given)]
     values["set"] = {**(values.get("set") or {}), **given}
     suite, found = check(Suite, values, "")

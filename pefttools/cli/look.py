@@ -78,11 +78,13 @@ def show(
     from pefttools import recipe as recipes
     from pefttools.explain import lines
 
-    resolved = recipes.load(recipe, overrides)
+    resolved, reporter = recipes.load(recipe, overrides), RichReporter()
+    for note in resolved.notes:
+        reporter.note(note)
     if sample:
         from pefttools.use import sample as sampled
 
-        rows = list(sampled(resolved.recipe, sample, RichReporter()))
+        rows = list(sampled(resolved.recipe, sample, reporter))
         display.as_json({"sample": rows}) if json else display.sample(rows)
     elif json:
         display.as_json(

@@ -36,11 +36,13 @@ def train(
     """
     from pefttools import recipe as recipes
 
-    resolved = recipes.load(recipe, overrides).recipe
+    resolved, reporter = recipes.load(recipe, overrides), RichReporter()
+    for note in resolved.notes:
+        reporter.note(note)
     from pefttools.train import train as run
 
-    folder = out or Path("runs", resolved.name)
-    values = run(resolved, folder, resume=resume, reporter=RichReporter())
+    folder = out or Path("runs", resolved.recipe.name)
+    values = run(resolved.recipe, folder, resume=resume, reporter=reporter)
     display.as_json(values) if json else display.result(values, str(folder))
 
 

@@ -58,6 +58,8 @@ class Task(Choice, ABC):
     """What of a batch the model is given."""
     generates: ClassVar[bool] = False
     """Whether answers are texts that are generated (`generate`)."""
+    of_data: ClassVar[tuple[str, ...]] = ("max_length",)
+    """Settings that a recipe chooses for its rows: amounts, and words that say what the rows are. They go with them."""
     takes_rounding: ClassVar[bool] = True
     """Whether answers stay what they are in bf16; not those that are likelihoods under a vocabulary's logits."""
 

@@ -54,6 +54,7 @@ class CausalLM(Task):
         {"conversations": [{"from": "human", "value": "pear"}, {"from": "gpt", "value": "pear plum"}]},
     )
     sample_settings: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 16}
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "system", "generate_rows", "max_new_tokens", "answer_pattern")
     primary: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForCausalLM"

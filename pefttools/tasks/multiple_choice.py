@@ -46,6 +46,7 @@ class MultipleChoice(Task):
         {"text": "Which is a colour?", "choices": ["hammer", "pear", "blue"], "label": "blue"},
         {"text": "Which is a fruit?", "choices": ["plum", "drill"], "label": "A"},
     )
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_is", "first_number")
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
     peft_type: ClassVar[str | None] = None

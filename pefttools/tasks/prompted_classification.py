@@ -52,6 +52,7 @@ class PromptedClassification(Task):
         {"text": "a saw and a hammer", "label": "tool"},
         {"text": "the drill", "label": "tool"},
     )
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "prompt", "verbalizers")
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"

@@ -51,6 +51,9 @@ class QuestionAnswering(Task):
         {"question": "word1 colour", "context": "saw blue", "answers": {"text": ["blue"], "answer_start": [4]}},
         {"question": "word1 tool", "context": "word4 pear", "answers": []},
     )
+    of_data: ClassVar[tuple[str, ...]] = (
+        "max_length", "stride", "max_question_length", "max_answer_length", "null_threshold",
+    )  # fmt: skip
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     peft_type: ClassVar[str | None] = None  # peft's class for QUESTION_ANS takes token_type_ids and drops them

@@ -44,6 +44,7 @@ class RelationExtraction(Task):
         {"text": "<e1>red</e1> and <e2>blue</e2>", "label": "Other"},
         {"text": "saw pear", "e1_start": 0, "e1_end": 3, "e2_start": 4, "e2_end": 8, "label": "Other"},
     )
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "markers", "other")
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"

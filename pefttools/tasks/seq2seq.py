@@ -50,6 +50,10 @@ class Seq2Seq(Task):
         {"source": "saw", "target": "saw"},
         {"source": "blue pear word4", "target": "word4 pear blue"},
     )
+    of_data: ClassVar[tuple[str, ...]] = (
+        "max_length", "max_target_length", "prefix", "source_lang", "target_lang", "generate_rows", "max_new_tokens",
+        "min_new_tokens",
+    )  # fmt: skip
     primary: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"

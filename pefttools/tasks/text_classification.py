@@ -39,6 +39,7 @@ class TextClassification(Task):
         {"text": "a saw and a hammer", "label": "tool"},
         {"text": "the drill", "label": "tool"},
     )
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_separator", "threshold")
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"

@@ -43,6 +43,7 @@ class TokenClassification(Task):
         {"tokens": "word4 pear", "tags": "O B-FRUIT"},
         {"tokens": "drill", "tags": "B-TOOL"},
     )
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "scheme", "types")
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     peft_type: ClassVar[str | None] = "TOKEN_CLS"

@@ -1,0 +1,152 @@
+"""What a recipe's values mean once an override names another training file.
+
+What a shipped recipe holds for its own rows (how many to take, which columns, the words of a prompt, its description)
+does not fit yours, and goes. It goes from a copy of it and from a run's recipe too, where they still hold the same.
+What you wrote for a file of your own stays for another one: its columns, labels, bins, shares and the way it is read.
+What a run learnt from its rows (the classes) is learnt again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from pefttools.data.settings import DataSettings, FileSettings
+from pefttools.errors import UserError
+from pefttools.overrides import GONE, Overlaid, get, short
+from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks import tasks
+from pefttools.tasks.base import Task
+
+NAMES = ("train", "validation", "test")
+READING = ("format", "header", "quotes", "separator", "escape", "pattern", "encoding", "decode_errors")
+"""How a file is read, which another file of the same ending shares."""
+SAID_OF_ROWS = ("name", "description")
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """What follows from naming another file."""
+
+    drops: Sequence[str] = ()
+    """Dotted keys that hold no longer."""
+    kept: Sequence[str] = ()
+    """Dotted keys of files that stay though the file is another."""
+
+
+def replaced(
+    values: Mapping[str, Any], texts: Mapping[str, str], shipped: Sequence[Mapping[str, Any]], is_run: bool
+) -> Replaced:
+    """What other rows than those of a recipe's file leave of what it says.
+
+    Args:
+        texts: the overrides, dotted key -> what was written.
+        shipped: the shipped recipes whose own training rows are those that are replaced.
+        is_run: whether a run wrote the file, with what it learnt from its rows.
+    """
+    drops = list(_fitted(values)) if is_run and any(key.startswith(("data", "task")) for key in texts) else []
+    if not names_other_rows(values, texts):
+        return Replaced(drops, _kept(values, texts))
+    if not shipped:
+        return Replaced(drops, _kept(values, texts))
+    own = [key for key in _of_the_rows(values) if any(_same(values, one, key) for one in shipped)]
+    file = get(values, "data.train")
+    reading = [f"data.train.{key}" for key in file if key != "source"] if isinstance(file, Mapping) else []
+    return Replaced([*drops, *own, *reading])
+
+
+def names_other_rows(values: Mapping[str, Any], texts: Mapping[str, str]) -> bool:
+    """Whether an override names another training file than the recipe's own."""
+    old = source(values)
+    given = [texts[key] for key in ("data.train", "data.train.source") if key in texts]
+    return "data" in texts or any(text != old for text in given)
+
+
+def source(values: Mapping[str, Any]) -> Any:
+    """Where a recipe's training rows come from."""
+    file = get(values, "data.train")
+    return get(file, "source") if isinstance(file, Mapping) else file
+
+
+def name_of(file: Any) -> str:
+    """A file, or the first of several, as part of a recipe's name."""
+    file = str(file[0] if isinstance(file, (list, tuple)) and file else file)
+    stem = PurePath(file.partition("@")[0].rstrip("/").rpartition(":")[2]).name.partition(".")[0]
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "data"
+
+
+def staying(data: DataSettings, laid: Overlaid) -> list[str]:
+    """What a recipe says of its file that holds for the new one too, in one sentence; none where nothing does."""
+    if not laid.named & {"data.train", "data.train.source"}:
+        return []
+    top = sorted({key.split(".")[1] for key in laid.from_file if key.startswith("data.")} - {"train"})
+    fields = DataSettings.model_fields
+    values = {
+        k: v for k, v in data.model_dump(mode="json").items() if k in top and k in fields and v != fields[k].default
+    }
+    if not values:
+        return []
+    told = ", ".join(f"data.{k}={short(v['source'] if k in NAMES else v)}" for k, v in values.items())
+    return [f"data.train is another file than the recipe's; the rest stays: {told}"]
+
+
+def _of_the_rows(values: Mapping[str, Any]) -> list[str]:
+    """The keys under which a recipe speaks of its rows."""
+    data = get(values, "data")
+    cls = _task(values)
+    settings = [*cls.of_data, *_learnt(cls)] if cls else []
+    return [
+        *SAID_OF_ROWS,
+        *(f"data.{key}" for key in (data if isinstance(data, Mapping) else ()) if key != "train"),
+        *(f"task.{name}" for name in settings),
+    ]
+
+
+def _same(values: Mapping[str, Any], shipped: Mapping[str, Any], key: str) -> bool:
+    """Whether a recipe holds under a key what a shipped one does."""
+    mine, its = get(values, key), get(shipped, key)
+    if key.removeprefix("data.") in NAMES:
+        return source({"data": {"train": mine}}) == source({"data": {"train": its}})
+    return its is not GONE and _plain(mine) == _plain(its)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def _task(values: Mapping[str, Any]) -> type[Task] | None:
+    name = get(values, "task.name") if isinstance(get(values, "task"), Mapping) else get(values, "task")
+    try:
+        return tasks.get(name) if isinstance(name, str) else None
+    except UserError:
+        return None
+
+
+def _learnt(cls: type[Task]) -> list[str]:
+    return [name for name, field in cls.model_fields.items() if field.json_schema_extra == NOT_IN_DIGEST]
+
+
+def _fitted(values: Mapping[str, Any]) -> list[str]:
+    """The keys under which a run's recipe holds what its task learnt from the rows."""
+    cls = _task(values)
+    return [f"task.{name}" for name in _learnt(cls)] if cls else []
+
+
+def _kept(values: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+    """How your own files are read, where a plain name of another file of the same ending is given."""
+    kept = []
+    for name in NAMES:
+        old, new = get(values, f"data.{name}"), texts.get(f"data.{name}", "")
+        if not isinstance(old, Mapping) or new[:1] in ("", "{", "["):
+            continue
+        if _ending(new) == _ending(str(old.get("source", ""))):
+            kept += [f"data.{name}.{key}" for key in READING if key in old and key in FileSettings.model_fields]
+    return kept
+
+
+def _ending(source: str) -> str:
+    return PurePath(source).suffix.lower() if not source.startswith("hf:") else source

@@ -1,0 +1,166 @@
+"""YAML read by the types of the settings it fills: where a text is due, what is written is what is meant.
+
+YAML makes `no` a truth value, `007` and `1:30` numbers, `2024-01-01` a date and `1_000` a thousand. As a column, a
+class or a file name each is the word that is written. An override that fills a text is no YAML at all: `KEY=#1: a` is
+`#1: a`.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from pefttools.settings import Settings
+
+NULL = ("null", "Null", "NULL", "~", "")
+"""How YAML writes null."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The type of a section that is one of a registry's choices, picked by its `name`."""
+
+    find: Callable[[str], type[Settings] | None]
+    """Name -> the class of its settings; None where there is none of that name."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """The type of a section of choices, each under its name."""
+
+    find: Callable[[str], type[Settings] | None]
+
+
+def parse(text: str, kind: Any) -> Any:
+    """The value of an override. Raises yaml.YAMLError."""
+    if not _takes_text(kind):
+        return load(text, kind) if text else None
+    if _takes_null(kind) and text in ("", "null"):
+        return None
+    if text.lstrip()[:1] in ("[", "{") and _takes_parts(kind):
+        try:
+            return load(text, kind)
+        except yaml.YAMLError:
+            if str not in _members(kind):
+                raise
+    return text
+
+
+def load(text: str, kind: Any) -> Any:
+    """The value of a YAML document.
+
+    Raises:
+        yaml.YAMLError: it is none, or a key stands twice in a mapping.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        return None if node is None else _value(loader, node, kind)
+    finally:
+        loader.dispose()
+
+
+def inner(kind: Any, path: Sequence[str], values: Any) -> Any:
+    """The type of what stands under a path, in values that say which choices are picked; `Any` where it is unknown."""
+    for key in path:
+        kind = _of_key(kind, key, _name_in(values))
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return kind
+
+
+def _value(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
+    if isinstance(node, yaml.MappingNode) and _takes_parts(kind):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{twice[0]!r} stands twice in one mapping")
+        loader.flatten_mapping(node)
+        pairs = [(str(key.value), value) for key, value in node.value]
+        name = next((value.value for key, value in pairs if key == "name"), None)
+        return {key: _value(loader, value, _of_key(kind, key, name)) for key, value in pairs}
+    if isinstance(node, yaml.SequenceNode) and _takes_parts(kind):
+        return [_value(loader, item, _of_item(kind, i)) for i, item in enumerate(node.value)]
+    if isinstance(node, yaml.ScalarNode) and _takes_text(kind):
+        is_null = node.style is None and node.value in NULL
+        return None if is_null else node.value
+    return loader.construct_object(node, deep=True)
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types of a union, without what annotates them."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return [member for one in get_args(kind) for member in _members(one)]
+    return [kind]
+
+
+def _takes_null(kind: Any) -> bool:
+    return bool({None, type(None)} & {*map(_hashable, _members(kind))}) or isinstance(kind, (Chosen, Named))
+
+
+def _hashable(kind: Any) -> Any:
+    return kind if isinstance(kind, type) or kind is None else repr(kind)
+
+
+def _takes_text(kind: Any) -> bool:
+    """Whether a single value here can only be a text (or null): also where it stands for a section or a list."""
+    members = [member for member in _members(kind) if member not in (None, type(None))]
+    return bool(members) and all(_is_text(member) for member in members)
+
+
+def _is_text(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return all(isinstance(value, str) for value in get_args(kind))
+    if get_origin(kind) in (tuple, list, Sequence):
+        return all(_takes_text(item) for item in get_args(kind) if item is not Ellipsis)
+    is_section = isinstance(kind, type) and issubclass(kind, Settings)
+    return kind is str or is_section or isinstance(kind, (Chosen, Named))
+
+
+def _takes_parts(kind: Any) -> bool:
+    """Whether a mapping or a list can stand here."""
+    return any(
+        isinstance(member, (Chosen, Named, Mapping))
+        or get_origin(member) in (tuple, list, dict, Mapping, Sequence)
+        or (isinstance(member, type) and issubclass(member, Settings))
+        for member in _members(kind)
+    )
+
+
+def _of_key(kind: Any, key: str, name: Any) -> Any:
+    """The type under a key of a mapping.
+
+    Args:
+        name: what the mapping says under `name`, which picks a choice.
+    """
+    for member in _members(kind):
+        if isinstance(member, Chosen):
+            cls = member.find(name) if isinstance(name, str) else None
+            return str if key == "name" else _of_key(cls, key, None)
+        if isinstance(member, Named):
+            return member.find(key) or Any
+        if isinstance(member, Mapping):
+            return member.get(key, Any)
+        if isinstance(member, type) and issubclass(member, Settings):
+            return field.annotation if (field := member.model_fields.get(key)) else Any
+        if get_origin(member) in (dict, Mapping):
+            return get_args(member)[1]
+    return Any
+
+
+def _of_item(kind: Any, index: int) -> Any:
+    """The type of an item of a list."""
+    for member in _members(kind):
+        if get_origin(member) in (tuple, list, Sequence):
+            items: Any = get_args(member)
+            return items[0] if len(items) < 2 or items[1] is Ellipsis else items[min(index, len(items) - 1)]
+    return str if _takes_text(kind) else Any  # several names, or files, where one may stand
+
+
+def _name_in(values: Any) -> Any:
+    """The name of a section's choice, in full or in short."""
+    return values.get("name") if isinstance(values, Mapping) else values
