@@ -27,7 +27,7 @@ class Generated(NamedTuple):
     """One answer."""
 
     text: str
-    """Without special tokens and without space around it."""
+    """Without special tokens; its spaces as they were written."""
     finish: Literal["stop", "length"]
     """Whether it ended by itself or was cut at `max_new_tokens`."""
     num_tokens: int
@@ -176,4 +176,4 @@ def _said(
     text = tokenizer.decode(line[:place], skip_special_tokens=True)
     assert isinstance(text, str)
     finish = "stop" if place is not None and not forced else "length"
-    return Generated(text.strip(), finish, len(line) if place is None else place + 1)
+    return Generated(text, finish, len(line) if place is None else place + 1)

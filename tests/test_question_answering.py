@@ -36,7 +36,7 @@ def row_of(*answers: dict[str, Any], question: str = "apple pear plum") -> dict[
 def test_every_form_of_answers_is_read() -> None:
     task = QuestionAnswering()
     values = {"question": " what? ", "context": " a red fox, a fox", "id": 7, "title": None}
-    row = {"question": "what?", "context": " a red fox, a fox", "id": "7"}
+    row = {"question": " what? ", "context": " a red fox, a fox", "id": "7"}
     assert task.read(values) == row
     found = {**row, "answers": [{"text": "fox", "answer_start": 14}]}
     for answers in (

@@ -51,7 +51,7 @@ def splits_of(rows: list[dict[str, str]]) -> Splits:
 @pytest.mark.parametrize(
     ("settings", "values", "row"),
     [
-        ({}, {"source": " a dog ", "target": "Hund", "id": 7}, {"source": "a dog", "target": "Hund", "id": "7"}),
+        ({}, {"source": " a dog ", "target": "Hund", "id": 7}, {"source": " a dog ", "target": "Hund", "id": "7"}),
         ({}, {"text": "a dog"}, {"source": "a dog"}),
         ({}, {"source": {"a": ["a", "dog"], "b": "sits"}, "target": ["x"]}, {"source": "a dog sits", "target": "x"}),
         ({}, {"text": "a comment", "source": "a dog"}, {"source": "a dog"}),

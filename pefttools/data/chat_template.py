@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pefttools.data.chat import Message
+from pefttools.data.chat_messages import CALLS, Message
+from pefttools.data.chat_parts import PLAINLY, Tools, apply, joined, lacking, parts_of, writes
+from pefttools.data.splitting import Row
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,29 +34,37 @@ def read_template(given: str) -> str:
     return path.read_text("utf-8")
 
 
+def chosen(tokenizer: PreTrainedTokenizerBase, template: str | None, tools: Tools | None = None) -> str:
+    """A template, the tokenizer's own when None, and `PLAIN` where it has none."""
+    own: Any = tokenizer
+    return template or (own.get_chat_template(tools=tools) if own.chat_template else PLAIN)
+
+
 def rendered(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None, ask: bool = False
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    template: str | None,
+    ask: bool = False,
+    tools: Tools | None = None,
 ) -> str:
     """The messages as the model sees them; when `ask`, up to where its answer begins.
 
     Args:
         template: Jinja text; the tokenizer's own when None, and `PLAIN` where it has none.
+        tools: descriptions of the functions that can be called.
 
     Raises:
         UserError: the template refuses the chat, or cannot be read.
     """
     from jinja2 import TemplateError
 
-    chosen = template or (None if tokenizer.chat_template else PLAIN)
+    own = chosen(tokenizer, template, tools)
     try:
-        said = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], chat_template=chosen, tokenize=False, add_generation_prompt=ask
-        )
-    except TemplateError as error:
+        plainly = "".join(PLAINLY[part] for part in lacking(parts_of(messages, tools), own, tokenizer))
+        return apply(messages, tokenizer, plainly + own, tools, ask)
+    except (TemplateError, TypeError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(f"task.chat_template: does not take a chat of turns {roles}: {error}") from error
-    assert isinstance(said, str)
-    return said
 
 
 class GenerationSettings(NamedTuple):
@@ -68,63 +78,156 @@ class GenerationSettings(NamedTuple):
 
 
 SYSTEM = (
-    "{%- if messages[0]['role'] != 'system' -%}"
+    "{%- if messages[0]['role'] not in ['system', 'developer'] -%}"
     "{%- set messages = [{'role': 'system', 'content': SYSTEM}] + messages -%}"
     "{%- endif -%}"
 )
 """Put before a template, the system message of chats that have none; SYSTEM stands for a string literal."""
 
 
-def standalone(tokenizer: PreTrainedTokenizerBase, template: str | None, system: str | None = None) -> str:
+def standalone(
+    tokenizer: PreTrainedTokenizerBase, template: str | None, system: str | None = None, parts: Sequence[str] = ()
+) -> str:
     """A template that writes alone what `rendered` and `chat_tokens.tokens` write together.
 
     Args:
         template: Jinja text; the tokenizer's own when None, and `PLAIN` where it has none.
         system: the system message of chats that have none.
+        parts: what the chats hold besides texts.
     """
-    chosen = template or (tokenizer.get_chat_template() if tokenizer.chat_template else PLAIN)
+    written = chosen(tokenizer, template)
+    written = "".join(PLAINLY[part] for part in lacking(parts, written, tokenizer)) + written
     default = SYSTEM.replace("SYSTEM", json.dumps(system, ensure_ascii=False))
-    if system and default not in chosen:
-        chosen = default + chosen
+    if system and default not in written:
+        written = default + written
     first: Any = tokenizer.bos_token
     if first is None or tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
-        return chosen
-    written = rendered([{"role": "user", "content": "hello"}], tokenizer, chosen, ask=True)
-    return chosen if written.startswith(first) else "{{ bos_token }}" + chosen
+        return written
+    said = rendered([{"role": "user", "content": "hello"}], tokenizer, written, ask=True)
+    return written if said.startswith(first) else "{{ bos_token }}" + written
+
+
+class Answer(NamedTuple):
+    """Where in a text an assistant's turn is."""
+
+    begin: int
+    content_end: int
+    turn_end: int
+    learnt: bool
 
 
 class Marked(NamedTuple):
     """A chat as text, with what of it answers."""
 
     text: str
-    answers: list[tuple[int, int, int]]
-    """Of every answer that can be told apart: where it begins, where its own text ends, where its turn ends."""
-    rewritten: bool
+    answers: list[Answer]
+    """Those that can be told apart."""
+    rewritten: bool = False
     """Whether the template writes earlier turns otherwise once more follow, so that only the last answer is marked."""
+    trimmed: bool = False
+    """Whether the template takes the space around an answer away."""
+
+    @property
+    def begins(self) -> list[int]:
+        """Where the answers to learn begin."""
+        return [answer.begin for answer in self.answers if answer.learnt]
 
 
-def marked(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None) -> Marked:
+def marked(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str | None, tools: Tools | None = None
+) -> Marked:
     """The text of a chat and its answers, found by rendering every beginning of it.
 
     Raises:
-        UserError: the template loses the last answer.
+        UserError: the template loses a turn.
     """
-    whole = rendered(messages, tokenizer, template)
-    answers, rewritten = [], False
+    messages = joined(messages, chosen(tokenizer, template, tools), tokenizer)
+    whole = rendered(messages, tokenizer, template, tools=tools)
+    _refuse_lost(whole, messages)
+    answers: list[Answer] = []
+    rewritten = trimmed = False
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
         last = i == len(messages) - 1
-        head = rendered(messages[:i], tokenizer, template, ask=True)
-        turn = whole if last else rendered(messages[: i + 1], tokenizer, template)
-        if not whole.startswith(turn) or not whole.startswith(head):
-            rewritten = True
-            head = ""
+        head = rendered(messages[:i], tokenizer, template, ask=True, tools=tools)
+        turn = whole if last else rendered(messages[: i + 1], tokenizer, template, tools=tools)
+        known = whole.startswith(head)
+        rewritten |= not known or not whole.startswith(turn)
         if rewritten and not last:
             continue
         content = message["content"]
-        place = whole.rfind(content, len(head)) if last else whole.find(content, len(head), len(turn))
-        if place < 0:
-            raise UserError(f"task.chat_template: does not write this answer: {content[:80]!r}")
-        answers.append((len(head) if head else place, place + len(content), len(turn)))
-    return Marked(whole, answers[-1:] if rewritten else answers, rewritten)
+        if content and content not in whole and content.strip() in whole:
+            content, trimmed = content.strip(), True
+        begin = len(head) if known else _shared(head, whole)
+        if message.get(CALLS) or not content:
+            end = _before_last_special(whole, begin, len(turn), tokenizer)
+        else:
+            place = whole.find(content, begin, len(turn)) if known else whole.rfind(content)
+            if place < 0:
+                raise UserError(f"task.chat_template: does not write this answer: {content[:80]!r}")
+            begin, end = begin if known else place, place + len(content)
+        answers.append(Answer(begin, end, len(turn), message.get("weight") != 0))
+    if not rewritten:
+        return Marked(whole, answers, False, trimmed)
+    return Marked(whole, [*_unlearnt_places(whole, messages[:-1]), *answers[-1:]], True, trimmed)
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two texts have in common from their beginnings."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _before_last_special(whole: str, begin: int, end: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where the token that ends a turn begins; the turn's end where nothing special ends it."""
+    places = [whole.rfind(str(token), begin, end) for token in tokenizer.all_special_tokens]
+    return max(places) if max(places, default=-1) >= 0 else end
+
+
+def _unlearnt_places(whole: str, messages: Sequence[Message]) -> list[Answer]:
+    """Where answers of weight 0 stand in a text whose turns cannot be told apart."""
+    texts = [m["content"].strip() for m in messages if m["role"] == "assistant" and m.get("weight") == 0]
+    places = [(whole.find(said), len(said)) for said in texts if said and said in whole]
+    return [Answer(place, place + length, place + length, learnt=False) for place, length in places]
+
+
+def _refuse_lost(whole: str, messages: Sequence[Message]) -> None:
+    """Raises UserError where a template writes nothing of a turn that asks."""
+    for message in messages:
+        said = message["content"].strip()
+        if message["role"] in ("system", "developer", "user") and said not in whole:
+            raise UserError(f"task.chat_template: does not write this {message['role']} turn: {said[:80]!r}")
+
+
+FORMS = {
+    "tools": "tools between <tools> and </tools> in the system message",
+    "calls": "calls of tools as <tool_call>",
+    "responses": "responses of tools as user turns with <tool_response>",
+    "reasoning": "reasoning as <think>",
+    "developer": "developer messages as system messages",
+}
+
+
+def remarks(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, template: str | None, parts: Sequence[str]
+) -> list[str]:
+    """What a template makes of some chats that the user should know; `parts` are what all of them hold."""
+    chats = [marked(row["messages"], tokenizer, template, row.get("tools")) for row in rows]
+    found = []
+    if rewritten := sum(chat.rewritten for chat in chats):
+        found.append(
+            "the chat template writes earlier turns otherwise once more follow: of such chats only the last answer"
+            f" is learnt ({rewritten} of the first {len(rows)} rows)"
+        )
+    if trimmed := sum(chat.trimmed for chat in chats):
+        found.append(
+            "the chat template takes away the space around answers, such as a first line's indentation"
+            f" ({trimmed} of the first {len(rows)} rows); a task.chat_template without `trim` keeps it"
+        )
+    own = chosen(tokenizer, template, next((row["tools"] for row in rows if "tools" in row), None))
+    if plainly := [FORMS[part] for part in lacking(parts, own, tokenizer)]:
+        found.append(f"the chat template has no form for these, which are written plainly: {'; '.join(plainly)}")
+    named = sum(any("name" in message for message in row["messages"]) for row in rows)
+    if named and not writes("names", own, tokenizer):
+        found.append(f"the chat template does not write the `name` of turns ({named} of the first {len(rows)} rows)")
+    return found

@@ -6,11 +6,13 @@ Tokens are found through the offsets a tokenizer gives, so no text is put togeth
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from pefttools.data.chat import Message, question
-from pefttools.data.chat_template import Marked, marked, rendered
+from pefttools.data.chat import question
+from pefttools.data.chat_messages import Message
+from pefttools.data.chat_parts import joined
+from pefttools.data.chat_template import Marked, chosen, marked, rendered
 from pefttools.data.splitting import Row
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 Span = tuple[int, int]
 Cut = Literal["end", "start", "question"]
+ANSWERED: list[Message] = [{"role": "user", "content": "well?"}, {"role": "assistant", "content": "yes"}]
+"""A chat that every template takes."""
 
 
 class Writing(NamedTuple):
@@ -47,10 +51,14 @@ class Piece(NamedTuple):
 
 def pieces(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, how: Writing) -> Iterator[Piece]:
     """Rows as tokens: a chat as one piece, plain text, with its end, in windows."""
-    chats = [marked(row["messages"], tokenizer, how.template) if "messages" in row else None for row in rows]
+    chats = [
+        marked(row["messages"], tokenizer, how.template, row.get("tools")) if "messages" in row else None
+        for row in rows
+    ]
     texts = [row["text"] if chat is None else chat.text for row, chat in zip(rows, chats, strict=True)]
     special, end = frozenset(tokenizer.all_special_ids), tokenizer.eos_token_id
-    for number, (ids, offsets) in enumerate(tokens(texts, tokenizer)):
+    begins = [chat.begins if chat else [] for chat in chats]
+    for number, (ids, offsets) in enumerate(tokens(texts, tokenizer, begins)):
         chat = chats[number]
         if chat is None:
             for window in windows([*ids, end] if end is not None else ids, how.room):  # type: ignore[list-item]
@@ -59,8 +67,10 @@ def pieces(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, how: Writing
         learnt, _ = supervised(chat, ids, offsets, special)
         asked = question(rows[number]["messages"])[-1]["content"]
         left = kept(offsets, how.room, how.cut, chat.text, asked)
-        chosen = [place > 0 and (how.learn_all or learnt[i]) for place, i in enumerate(left)]
-        yield Piece(number, [ids[i] for i in left], chosen, cut=len(left) < len(ids))
+        if how.learn_all:
+            learnt = outside(offsets, [(a.begin, a.turn_end) for a in chat.answers if not a.learnt])
+        kinds = [place > 0 and learnt[i] for place, i in enumerate(left)]
+        yield Piece(number, [ids[i] for i in left], kinds, cut=len(left) < len(ids))
 
 
 def unlearnt(made: Sequence[Piece], ends: Sequence[int], room: int) -> list[str]:
@@ -91,8 +101,12 @@ def unlearnt(made: Sequence[Piece], ends: Sequence[int], room: int) -> list[str]
 def prompt(row: Row, tokenizer: PreTrainedTokenizerBase, how: Writing) -> list[int]:
     """Token ids up to where the row's answer begins."""
     messages = question(row["messages"]) if "messages" in row else []
-    said = rendered(messages, tokenizer, how.template, ask=True) if messages else row["text"]
-    ((ids, offsets),) = tokens([said], tokenizer)
+    tools = row.get("tools")
+    messages = joined(messages, chosen(tokenizer, how.template, tools), tokenizer)
+    said = rendered(messages, tokenizer, how.template, ask=True, tools=tools) if messages else row["text"]
+    earlier = messages if any(message["role"] == "assistant" for message in messages) else []
+    begins = marked(earlier, tokenizer, how.template, tools).begins if earlier else []
+    ((ids, offsets),) = tokens([said], tokenizer, [begins])
     if messages and how.cut == "question":
         return [ids[i] for i in kept(offsets, how.room, how.cut, said, messages[-1]["content"])]
     return ids
@@ -100,10 +114,18 @@ def prompt(row: Row, tokenizer: PreTrainedTokenizerBase, how: Writing) -> list[i
 
 def ends(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
     """The token that ends an answer; none where nothing special does."""
-    messages: list[Message] = [{"role": "user", "content": "well?"}, {"role": "assistant", "content": "yes"}]
-    chat = marked(messages, tokenizer, template)
+    chat = marked(ANSWERED, tokenizer, template)
     ((ids, offsets),) = tokens([chat.text], tokenizer)
     return supervised(chat, ids, offsets, frozenset(tokenizer.all_special_ids))[1][-1:]
+
+
+def around(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[str, str]:
+    """What a template writes itself before an answer's text, and between that text and the token that ends it."""
+    chat = marked(ANSWERED, tokenizer, template)
+    begin, content_end, turn_end, _ = chat.answers[-1]
+    places = [chat.text.find(str(token), content_end, turn_end) for token in tokenizer.all_special_tokens]
+    end = min((place for place in places if place >= 0), default=turn_end)
+    return chat.text[begin : content_end - len(ANSWERED[-1]["content"])], chat.text[content_end:end]
 
 
 def supervised(
@@ -118,7 +140,9 @@ def supervised(
         One bool a token, and the token that ends each answer, where there is one.
     """
     learnt, ends = [False] * len(ids), []
-    for begin, content_end, turn_end in chat.answers:
+    for begin, content_end, turn_end, is_learnt in chat.answers:
+        if not is_learnt:
+            continue
         for i, (start, end) in enumerate(offsets):
             token = chat.text[start:end]
             start += len(token) - len(token.lstrip() or token)  # the space before a word may be part of it
@@ -131,18 +155,51 @@ def supervised(
     return learnt, ends
 
 
-def tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[list[int], list[Span]]]:
+def outside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Which tokens begin in none of some spans of the text."""
+    return [not any(begin <= start < end for begin, end in spans) for start, _ in offsets]
+
+
+def tokens(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, begins: Sequence[Sequence[int]] = ()
+) -> Iterator[tuple[list[int], list[Span]]]:
     """Token ids and offsets of texts that already hold their special tokens.
 
     Where the tokenizer puts a beginning-of-text token before every text, so does this, unless it is there.
+
+    Args:
+        begins: where in each text answers begin. No token is on both sides of such a place, as none is when a model
+            goes on from there: a line break and the indentation of the answer after it may be one token elsewhere.
     """
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     first = tokenizer.bos_token_id
-    begins = first is not None and tokenizer("")["input_ids"][:1] == [first]
-    for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        if begins and ids[:1] != [first]:
+    has_first = first is not None and tokenizer("")["input_ids"][:1] == [first]
+    for number, (ids, offsets) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
+        if inside := [place for place in (begins[number] if begins else ()) if _straddled(place, offsets)]:
+            ids, offsets = _divided(texts[number], inside, tokenizer) or (ids, offsets)
+        if has_first and ids[:1] != [first]:
             ids, offsets = [first, *ids], [(0, 0), *offsets]
         yield ids, offsets
+
+
+def _straddled(place: int, offsets: Sequence[Span]) -> bool:
+    """Whether a token begins before a place of the text and ends after it."""
+    return any(start < place < end for start, end in offsets)
+
+
+def _divided(
+    text: str, places: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[Span]] | None:
+    """Token ids and offsets of the parts of a text; None where the tokenizer would put something between them."""
+    edges = [0, *places, len(text)]
+    parts = [text[start:end] for start, end in pairwise(edges)]
+    encoded = tokenizer(parts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ids = [token for part in encoded["input_ids"] for token in part]
+    whole = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    if tokenizer.decode(ids) != tokenizer.decode(whole):
+        return None
+    spans = zip(edges, encoded["offset_mapping"], strict=False)
+    return ids, [(start + edge, end + edge) for edge, offsets in spans for start, end in offsets]
 
 
 def kept(offsets: Sequence[Span], room: int, cut: Cut, said: str, question: str) -> Sequence[int]:
@@ -157,7 +214,8 @@ def kept(offsets: Sequence[Span], room: int, cut: Cut, said: str, question: str)
         return range(min(number, room))
     if cut == "start":
         return range(number - room, number)
-    begin = said.rfind(question)
+    question = question if question in said else question.strip()  # a template may take the space around it away
+    begin = said.rfind(question) if question in said else len(said)
     asked = [i for i, (start, end) in enumerate(offsets) if begin <= start < end <= begin + len(question)]
     dropped = {*asked[-(number - room) :]}
     return [i for i in range(number) if i not in dropped][:room]

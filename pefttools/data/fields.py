@@ -6,9 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+UNREAD = "unread"
+"""The key under which a task lists what of a row's values it did not read; taken off where rows are loaded."""
+
 
 def text(value: Any, name: str) -> str:
-    """The text without the spaces around it; raises ValueError where there is none."""
+    """The text as it stands, its spaces included; raises ValueError where there is nothing else."""
     if value is not None and not isinstance(value, str):
         raise ValueError(f"has a {name} that is no text: {value!r}")
     if not value or not value.strip():
@@ -17,7 +20,7 @@ def text(value: Any, name: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"has half a character (a lone surrogate) in its {name}") from error
-    return value.strip()
+    return value
 
 
 def natural(label: str) -> tuple[bool, float, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from pefttools.data.fields import UNREAD
 from pefttools.data.reading import read
 from pefttools.data.rows import ID, Found, LeftOut, Row
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
@@ -59,19 +60,24 @@ def load_file(
     columns = _columns(known, key, file, settings, task)
     rows: list[Found] = []
     invalid: dict[str, list[str]] = {}
+    where = f"{key}: {file.source}"
+    inside: Counter[str] = Counter()
     for number, raw in enumerate(raws, 1):
         try:
             row = _checked({f: raw.get(column) for f, column in columns.items()}, settings, task)
         except LeftOut as reason:
             counts[str(reason)] += 1
             continue
+        except UserError as error:
+            raise UserError(*(f"{where} {problem}" for problem in error.problems)) from error
         except ValueError as error:
             invalid.setdefault(str(error), []).append(str(number))
             continue
+        inside.update(row.pop(UNREAD, ()))
         rows.append(Found(row, str(row.get(ID, number))))
-    where = f"{key}: {file.source}"
     if invalid:
         _refuse_or_warn(where, invalid, settings, counts, reporter)
+    _warn_unread(where, inside, reporter)
     if not rows:
         reasons = "; ".join(f"{number} rows: {reason}" for reason, number in counts.items())
         raise UserError(f"{where}: no row can be used ({reasons})")
@@ -95,6 +101,13 @@ def _refuse_or_warn(
         f"{reason}: {'rows' if len(numbers) > 1 else 'row'} {_shown(numbers)}" for reason, numbers in invalid.items()
     )
     reporter.warn(f"{where}: {number} rows cannot be used and are left out: {listed}")
+
+
+def _warn_unread(where: str, inside: Mapping[str, int], reporter: Reporter) -> None:
+    """Warn of what stands inside rows and was not read: what -> the number of rows that have it."""
+    if inside:
+        listed = ", ".join(f"{what} ({number} rows)" for what, number in sorted(inside.items()))
+        reporter.warn(f"{where}: not read: {listed}")
 
 
 def _shown(numbers: Sequence[str]) -> str:

@@ -28,9 +28,13 @@ def scored_and_answered(
 
 
 def matched(said: str, pattern: str | None) -> str:
-    """What of a text is compared: the pattern's first group at its last place, nothing where it is not there."""
+    """What of a text is compared, without the space around it.
+
+    Args:
+        pattern: its first group at its last place is compared, nothing where it is not there.
+    """
     if pattern is None:
-        return said
+        return said.strip()
     *_, last = [None, *re.finditer(pattern, said)]
     return (last[1] or "").strip() if last else ""
 

@@ -24,6 +24,7 @@ from pydantic import Field, field_validator
 from pefttools import models
 from pefttools.data import chat as chats
 from pefttools.data import chat_template, chat_tokens, packing
+from pefttools.data.chat_parts import Part, parts_of
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -41,10 +42,7 @@ LOOKED_AT = 500
 class CausalLM(Task):
     """Cross-entropy of every learnt token, given those before it."""
 
-    fields: ClassVar[Mapping[str, bool]] = dict.fromkeys(
-        ("messages", "conversations", "instruction", "input", "output", "prompt", "completion", "system", "text", "id"),
-        False,
-    )
+    fields: ClassVar[Mapping[str, bool]] = dict.fromkeys(chats.FIELDS, False)
     inputs: ClassVar[tuple[str, ...]] = ("prompt",)
     targets: ClassVar[tuple[str, ...]] = ("output", "completion")
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
@@ -91,6 +89,8 @@ class CausalLM(Task):
     """What generated texts are scored by, beside exact match."""
     chat: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether rows are chats; from the training rows when null. Then a `text` to predict on is a question."""
+    parts: tuple[Part, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
+    """What chats hold besides texts; from the training rows. An exported chat template has a form for each."""
 
     @field_validator("chat_template")
     @classmethod
@@ -113,13 +113,14 @@ class CausalLM(Task):
 
     def question(self, values: Mapping[str, Any]) -> Row:
         """A row to predict on: a chat may end on the user's turn."""
-        return chats.read_row(values, self.system, bool(self.chat), unanswered=True)
+        return chats.read_row(values, self.system, bool(self.chat), unanswered=True, predicting=True)
 
     def fit(self, splits: Splits) -> Self:
         problems = [p for name, rows in splits.named().items() for p in chats.without_answer(f"data.{name}", rows)]
         if problems := [*problems, *chats.mixed(splits)]:
             raise UserError(*problems)
-        return self.with_values(chat=chats.is_chat(splits))
+        parts = {part for row in splits.train for part in parts_of(row.get("messages", ()), row.get("tools"))}
+        return self.with_values(chat=chats.is_chat(splits), parts=tuple(sorted(parts)))
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         if problems := chats.without_answer(key, rows):
@@ -130,19 +131,12 @@ class CausalLM(Task):
         how = self._writing(tokenizer)
         pieces = list(chat_tokens.pieces(rows, tokenizer, how))
         said = chat_tokens.unlearnt(pieces, self._ends(tokenizer), how.room)
-        if self.chat and any(
-            chat_template.marked(row["messages"], tokenizer, self.chat_template).rewritten for row in rows
-        ):
-            said.append(
-                "the chat template writes earlier turns otherwise once more follow: of such chats only the last answer"
-                " is learnt"
-            )
-        return said
+        return said + (chat_template.remarks(rows, tokenizer, self.chat_template, self.parts) if self.chat else [])
 
     def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> chat_template.GenerationSettings:
         if not self.chat:
             return super().generation_settings(tokenizer)
-        written = chat_template.standalone(tokenizer, self.chat_template, self.system)
+        written = chat_template.standalone(tokenizer, self.chat_template, self.system, self.parts)
         return chat_template.GenerationSettings(written, tuple(self._ends(tokenizer)))
 
     def _ends(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -233,8 +227,10 @@ class CausalLM(Task):
             temperature=self.temperature,
             stop_ids=tuple(self._ends(tokenizer)),
         )
+        before, after = chat_tokens.around(tokenizer, self.chat_template) if self.chat else ("", "")
         for index, said in generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
-            yield index, {"prediction": said.text, "finish": said.finish}
+            answer = said.text.removeprefix(before)
+            yield index, {"prediction": answer.removesuffix(after), "finish": said.finish}
 
     def num_generated(self, number: int) -> int:
         return min(number, self.generate_rows) if self.chat else 0  # a text that is whole has nothing to add
@@ -246,7 +242,7 @@ class CausalLM(Task):
         pairs = [(p, r) for p, r in answered if r]
         if not pairs:
             return values
-        texts, wanted = [p["prediction"] for p, _ in pairs], [r for _, r in pairs]
+        texts, wanted = [p["prediction"].strip() for p, _ in pairs], [r.strip() for _, r in pairs]
         if self.scores:
             found = combined(*self.scores).compute(predictions=texts, references=wanted) or {}
             values |= {name: value for name, value in found.items() if name not in ("rouge1", "rouge2")}

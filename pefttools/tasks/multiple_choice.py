@@ -88,7 +88,7 @@ class MultipleChoice(Task):
         readings = {
             "number": {number} & {*range(len(choices))},
             "letter": {i for i in range(len(choices)) if said.upper() == LETTERS[i]},
-            "words": {i for i, choice in enumerate(choices) if said == choice},
+            "words": {i for i, choice in enumerate(choices) if said == choice.strip()},
         }
         found = set().union(*readings.values()) if self.label_is == "auto" else readings[self.label_is]
         if not found:

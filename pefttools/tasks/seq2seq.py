@@ -229,7 +229,10 @@ class Seq2Seq(Task):
         values, pairs = language.scored_and_answered(predictions, references)
         if not pairs:
             return values
-        texts: Any = {"predictions": [p["prediction"] for p, _ in pairs], "references": [r for _, r in pairs]}
+        texts: Any = {
+            "predictions": [p["prediction"].strip() for p, _ in pairs],
+            "references": [r.strip() for _, r in pairs],
+        }
         if self.metric != "rouge":
             values |= Bleu(keep_in_memory=True).compute(**texts, tokenizer=self.bleu_tokenizer) or {}
         names = {"bleu": ["chrf"], "rouge": ["rouge"], "both": ["chrf", "rouge"]}[self.metric]
