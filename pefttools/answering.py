@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from pefttools import evaluate
-from pefttools.data.encoding import Encoded, columns_of
+from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
 from pefttools.inference import Precision, quick, ready
@@ -46,10 +46,46 @@ class Answering:
 
     def answers(self, rows: Sequence[Row], reporter: Reporter = SILENT) -> list[Prediction]:
         """One a row, in the rows' order."""
+        return self._answers(rows, self._encoded(rows), reporter) if rows else []
+
+    def attempt(self, rows: Sequence[Row], reporter: Reporter = SILENT) -> tuple[list[Prediction | UserError], int]:
+        """A prediction or an error a row, in the rows' order, and how many rows lost text to the model's limit.
+
+        An error goes on from the row: "is longer than 64 tokens".
+        """
+        encoded, checked = self._checked(rows)
+        if self.task.too_long == "refuse":
+            limit = min(self.task.max_length, self.tokenizer.model_max_length)
+            error = UserError(f"is longer than {limit} tokens, and task.too_long is refuse")
+            checked = [error if one is True else one for one in checked]
+        good = [i for i, one in enumerate(checked) if not isinstance(one, UserError)]
+        if len(good) == len(rows):
+            return [*self._answers(rows, encoded, reporter)], sum(map(bool, checked))
+        found: list[Any] = list(checked)
+        for i, answer in zip(good, self.answers([rows[i] for i in good], reporter), strict=True):
+            found[i] = answer
+        return found, sum(checked[i] is True for i in good)
+
+    def _encoded(self, rows: Sequence[Row]) -> Encoded | None:
+        return None if self.task.generates else Encoded(columns_of(rows, self.task, self.tokenizer))
+
+    def _checked(self, rows: Sequence[Row]) -> tuple[Encoded | None, list[bool | UserError]]:
+        """The encoded rows, and whether each loses text to the model's limit, or why it cannot be put to the model."""
+        try:
+            encoded = self._encoded(rows)
+            if encoded is None:
+                return None, [*self.task.truncated(rows, self.tokenizer)]
+            return encoded, [*cut_rows(encoded.columns, len(rows))]
+        except (UserError, ValueError) as error:
+            if len(rows) > 1:
+                return None, [one for row in rows for one in self._checked([row])[1]]
+            return None, [UserError(f"cannot be put to the model: {error}")]
+
+    def _answers(self, rows: Sequence[Row], encoded: Encoded | None, reporter: Reporter) -> list[Prediction]:
         task, title = self.task, "predicting"
         if task.generates:
             return evaluate.generated(self.model, task, rows, self.tokenizer, title, reporter=reporter)
-        encoded = Encoded(columns_of(rows, task, self.tokenizer))
+        encoded = encoded or Encoded(columns_of(rows, task, self.tokenizer))
         return evaluate.answers(self.model, task, encoded, rows, self.tokenizer, title, reporter=reporter)[0]
 
 
@@ -58,9 +94,9 @@ def is_artifact(path: Path) -> bool:
     return (path / MANIFEST).is_file() and (path / RECIPE).is_file()
 
 
-def recipe_of(path: Path) -> Recipe:
+def recipe_of(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """What a run or an artifact was trained by. Raises UserError when it is neither, or not finished."""
-    return load_recipe(str(path / RECIPE)).recipe if is_artifact(path) else Run.open(path).recipe()
+    return load_recipe(str(path / RECIPE), overrides).recipe if is_artifact(path) else Run.open(path).recipe(overrides)
 
 
 def opened(path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True) -> Answering:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pefttools.errors import EnvironmentFault
+from pefttools.prediction_files import json_line
 from pefttools.progress import FIRST
 
 BLOCK = 256
@@ -113,11 +114,11 @@ def as_json(value: Any) -> None:
 
 def as_json_lines(values: Iterable[Any]) -> None:
     """One JSON value a line, written in blocks."""
-    encode = json.JSONEncoder(ensure_ascii=_escapes()).encode
+    escape = _escapes()
     lines: list[str] = []
     try:
         for value in values:
-            lines.append(encode(value))
+            lines.append(json_line(value, escape))
             if len(lines) == BLOCK:
                 _out("\n".join(lines))
                 lines.clear()

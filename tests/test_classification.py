@@ -18,8 +18,8 @@ from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.metrics import combined
+from pefttools.predict import predict_rows
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.use import predict_rows
 
 SEVERAL = TextClassification(multi_label=True)
 FITTED = TextClassification(multi_label=True, labels=("a", "b", "c"), pair=False)

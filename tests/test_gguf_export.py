@@ -15,8 +15,8 @@ from pefttools.answering import recipe_of
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.exporters import gguf, llama_cpp
+from pefttools.predict import predict_rows
 from pefttools.sources import fetch
-from pefttools.use import predict_rows
 
 
 @pytest.fixture(scope="module")

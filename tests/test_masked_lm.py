@@ -13,9 +13,9 @@ from conftest import losses as run_losses
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
 from pefttools.models import BaseSettings
+from pefttools.predict import predict_rows
 from pefttools.settings import check
 from pefttools.tasks.masked_lm import MaskedLM
-from pefttools.use import predict_rows
 
 
 def make_model() -> Any:

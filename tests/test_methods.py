@@ -18,12 +18,12 @@ from pefttools.nn import find, low_rank
 from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
+from pefttools.predict import predict_rows
 from pefttools.prepare import prepare
 from pefttools.run import load
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
 from pefttools.train_settings import TrainSettings
-from pefttools.use import predict_rows
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 OUTPUT = "bert.encoder.layer.0.attention.output.dense"

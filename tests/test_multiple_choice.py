@@ -20,8 +20,8 @@ from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.exporters import verify
 from pefttools.models import BaseSettings
+from pefttools.predict import predict_rows
 from pefttools.tasks.multiple_choice import MultipleChoice
-from pefttools.use import predict_rows
 
 ABC = ["red", "green", "blue"]
 TASK = MultipleChoice(max_length=32, num_choices=3)

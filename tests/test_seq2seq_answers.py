@@ -14,8 +14,8 @@ from test_seq2seq import make_model, splits_of
 from pefttools.data import translation
 from pefttools.errors import UserError
 from pefttools.models import prepare_libraries
+from pefttools.predict import predict_rows
 from pefttools.tasks.seq2seq import Seq2Seq
-from pefttools.use import predict_rows
 
 
 def copies(number: int, words: int = 3) -> list[dict[str, str]]:

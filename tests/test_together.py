@@ -17,7 +17,7 @@ from pefttools.answering import opened_together
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.merge import merge
-from pefttools.use import predict_rows, predict_together
+from pefttools.predict import predict_rows, predict_together
 
 
 @pytest.fixture(scope="module")

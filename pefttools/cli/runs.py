@@ -63,37 +63,63 @@ def evaluate(run: Path, /, *overrides: str, json: Json = False) -> None:
 
 @app.command(group=GROUP)
 def predict(
-    first: str | None = None,
-    second: str | None = None,
-    /,
-    *,
+    *words: str,
     run: Annotated[list[Path] | None, Parameter(negative="")] = None,
     text: Annotated[list[str] | None, Parameter(negative="")] = None,
+    keep: Annotated[list[str] | None, Parameter(negative="", consume_multiple=(0, 1))] = None,
+    out: Path | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
 ) -> None:
     """Predict with a finished run or an exported folder; one JSON object a line, in the rows' order.
 
+    A row that cannot be answered has an `error` in its place. The exit code is 0 when any row was answered, else 2.
+
     Args:
-        first: a run folder or an exported one; with --run, what SECOND is without.
-        second: JSON lines or another data file with the task's fields; - reads JSON lines from standard input.
+        words: RUN FILE: a run folder or an exported one, and a data file whose columns are called as in training; -
+            reads JSON lines from standard input. With --run, FILE alone. KEY=VALUE changes how the file is read:
+            data.columns.text=question, data.train.encoding=latin-1.
         run: a run; given several times, all answer every row in one pass, their one base in memory once.
         text: a text to predict; may be given several times.
+        keep: carry the columns that are not read to the answers; --keep a,b carries these two.
+        out: write a file instead, whole or not at all: .csv, .tsv, .jsonl or .parquet.
+        overwrite: let --out replace a file that is there.
         precision: auto computes in bf16 where the processor has it: several times faster, and probabilities differ in
             the third digit; fp32 answers as evaluate does. A language model's likelihoods stay in fp32 under auto.
     """
-    given = [word for word in (first, second) if word is not None]
+    from pefttools.unlabeled import OVERRIDES, STDIN
+
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    given = [word for word in words if word not in overrides]
     folders, files = run or [Path(word) for word in given[:1]], given if run else given[1:]
     if not folders or len(files) > 1:
         raise UserError("predict: takes RUN FILE, or --run RUN (as often as there are runs) and FILE")
-    from pefttools.answering import recipe_of
-    from pefttools.use import predict_rows, predict_together, rows_to_predict
+    if strange := [word.partition("=")[0] for word in overrides if not OVERRIDES.match(word)]:
+        raise UserError(
+            f"{', '.join(strange)}: predict takes overrides of data.columns, and of data.train for how FILE is read"
+        )
+    if keep and not files and Path(keep[-1]).exists():
+        raise UserError(f"--keep: {keep[-1]} was taken for a column; put --keep last, or before another option")
+    file = files[0] if files else None
+    from pefttools import prediction_files
 
-    rows = rows_to_predict(recipe_of(folders[0]), files[0] if files else None, text or [], sys.stdin)
+    if out:
+        prediction_files.check(out, overwrite, None if file in STDIN else file)
+    from pefttools.answering import recipe_of
+    from pefttools.predict import predict_rows, predict_together
+    from pefttools.unlabeled import rows_to_predict
+
+    reporter = RichReporter()
+    rows = rows_to_predict(recipe_of(folders[0], overrides), file, text or [], sys.stdin.buffer, reporter)
     if len(folders) > 1:
-        answers = predict_together(folders, rows, RichReporter(), precision)
+        answers = predict_together(folders, rows, reporter, precision, keep, overrides)
     else:
-        answers = predict_rows(folders[0], rows, RichReporter(), precision)
-    display.as_json_lines(answers)
+        answers = predict_rows(folders[0], rows, reporter, precision, keep, overrides)
+    if out:
+        number = prediction_files.write(out, answers, reporter)
+        reporter.note(f"{number:,} rows in {out}")
+    else:
+        display.as_json_lines(answers)
 
 
 @app.command(group=GROUP)

@@ -102,6 +102,12 @@ def columns_of(
     return columns
 
 
+def cut_rows(columns: Mapping[str, Sequence[Any]], number: int) -> list[bool]:
+    """Of so many rows, encoded as a task does, whether each lost text."""
+    lost = {i for i, cut in zip(columns.get("row", range(number)), columns["cut"], strict=True) if cut}
+    return [i in lost for i in range(number)]
+
+
 def tell_unknown(encoded: Dataset, base: Base, title: str, reporter: Reporter) -> None:
     """Warn when much of the text is characters that the vocabulary does not know."""
     import numpy

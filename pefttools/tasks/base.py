@@ -11,6 +11,7 @@ from pydantic import Field
 from pefttools import models
 from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
+from pefttools.data.encoding import cut_rows
 from pefttools.data.splitting import Row, Splits
 from pefttools.registry import Choice
 from pefttools.reporter import SILENT, Reporter
@@ -128,6 +129,14 @@ class Task(Choice, ABC):
     def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         """The same for rows to train on."""
         return self.encode(rows, tokenizer)
+
+    def truncated(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+        """Whether each row to predict on loses text to the model's limit.
+
+        Raises:
+            UserError, ValueError: one cannot be encoded.
+        """
+        return cut_rows(self.encode(rows, tokenizer), len(rows))
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:

@@ -214,6 +214,10 @@ class CausalLM(Task):
         """Token ids up to where each row's answer begins."""
         return [chat_tokens.prompt(row, tokenizer, self._writing(tokenizer)) for row in rows]
 
+    def truncated(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+        room = tokenizer.model_max_length - self.max_new_tokens
+        return [len(ids) > room for ids in self.prompts(rows, tokenizer)]
+
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:

@@ -1,0 +1,172 @@
+"""Rows to predict on: from a file, standard input or the command line, their columns mapped as in training.
+
+A row that cannot be read is an error in its own place; the others stay what they are. Labels are not needed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools.data.lines import json_object
+from pefttools.data.reading import ENDINGS, Raw, stream
+from pefttools.errors import UserError, nearest
+from pefttools.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from pefttools.data.splitting import Row
+    from pefttools.recipe import Recipe
+
+STDIN = ("-", "/dev/stdin")
+OVERRIDES = re.compile(r"data\.(columns\.\w+|train\.(?!source=|sha256=|last_rows=)\w+)=")
+"""What of a recipe decides how rows to predict on are read."""
+
+
+class TextRow(dict[str, Any]):
+    """A text from the command line: under the task's own name for it, whatever the run's columns are called."""
+
+
+def rows_to_predict(
+    recipe: Recipe, file: str | None, texts: Sequence[str], stdin: Iterable[str | bytes], reporter: Reporter = SILENT
+) -> Iterable[Raw | UserError]:
+    """Rows from `--text`, a data file, or JSON lines on standard input (`-`); an error where a line holds none.
+
+    A file is read like the run's training rows, unless its ending names a format of its own.
+
+    Raises:
+        UserError: nothing was given, or it cannot be read.
+    """
+    if not texts and file is None:
+        raise UserError("predict: takes a file, - for standard input, or --text")
+    if texts and "text" not in recipe.task.fields:
+        fields = ", ".join(name for name in recipe.task.fields if name not in recipe.task.targets)
+        raise UserError(f"--text: {recipe.task.name} reads no `text`; give a file with {fields}")
+    rows: Iterable[Raw | UserError] = (TextRow(text=text) for text in texts)
+    if file in STDIN:
+        return chain(rows, _json_lines(stdin))
+    if file is None:
+        return rows
+    given: dict[str, Any] = {"source": file, "sha256": None, "last_rows": None, "beside": {}}
+    if Path(file).suffix.lower() in ENDINGS:
+        given |= {"format": "auto", "pattern": None}
+    found = stream(recipe.data.train.with_values(**given), "predict", reporter, errors_in_place=True)
+    return chain(rows, [next(found)], found)  # the first at once: a file that cannot be read stops before all else
+
+
+def _json_lines(lines: Iterable[str | bytes]) -> Iterator[Raw | UserError]:
+    for number, line in enumerate(lines, 1):
+        where = f"standard input line {number}"
+        try:
+            text = line.decode("utf-8-sig") if isinstance(line, bytes) else line
+            if text.strip():
+                yield json_object(text, where)
+        except UnicodeDecodeError as error:
+            yield UserError(f"{where}: not UTF-8: byte {line[error.start]:#04x} at position {error.start}")
+        except UserError as error:
+            yield error
+
+
+class FieldColumns:
+    """Which column of the rows to predict on holds which field of a run's task."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.task = recipe.task
+        self.named: Mapping[str, str] = recipe.data.columns
+        """What the run read its training rows by."""
+        self.fields = [field for field in self.task.fields if field not in self.task.targets]
+        self.columns = {field: self.named.get(field, field) for field in self.fields}
+
+    def fit(self, rows: Sequence[Raw | UserError], reporter: Reporter = SILENT) -> None:
+        """Choose the columns by the first rows: those of training, or those called like the task's fields.
+
+        Raises:
+            UserError: a field that the run needs is in no row.
+        """
+        known = columns_of(rows)
+        if not known:
+            return
+        problems = []
+        for field in self.fields:
+            column = self.named.get(field, field)
+            if column in known:
+                continue
+            if field in known:
+                reporter.warn(f"predict: the rows have no column {column!r}, as in training; {field!r} is read instead")
+                self.columns[field] = field
+            elif self.task.fields[field] or (field in self.named and field != "id"):
+                match = nearest(column, known)
+                hint = f"add data.columns.{field}={match}" if match else f"name its column with data.columns.{field}="
+                problems.append(
+                    f"predict: the rows have no column {column!r} for {field}; {hint}. Columns: {', '.join(known)}"
+                )
+        inputs = [self.columns[field] for field in self.fields if field != "id"]
+        if not problems and not {*inputs} & {*known}:
+            problems = [
+                f"predict: the rows have none of the columns {', '.join(inputs)};"
+                f" name one with data.columns.FIELD=COLUMN. Columns: {', '.join(known)}"
+            ]
+        if problems:
+            raise UserError(*problems)
+
+    def read(self, number: int, raw: Raw | UserError) -> Row | UserError:
+        """The row as the task reads it, or why it cannot; `id` keeps its type."""
+        if isinstance(raw, UserError):
+            return raw
+        values = {field: raw.get(column) for field, column in self._of(raw).items()}
+        try:
+            row = self.task.question({f: v for f, v in values.items() if v is not None or self.task.fields[f]})
+        except (ValueError, UserError) as error:
+            return UserError(f"row {number} {error}")
+        return {**row, "id": values["id"]} if values.get("id") is not None else row
+
+    def identity(self, raw: Raw | UserError) -> dict[str, Any]:
+        """The row's `id`, where it has one."""
+        value = None if isinstance(raw, UserError) else raw.get(self.columns.get("id", "id"))
+        return {} if value is None else {"id": value}
+
+    def _of(self, raw: Raw) -> Mapping[str, str]:
+        return {field: field for field in self.fields} if isinstance(raw, TextRow) else self.columns
+
+
+class CarriedColumns:
+    """Columns that are carried from the rows to the predictions."""
+
+    def __init__(self, names: Sequence[str] | None, fields: FieldColumns) -> None:
+        """Args: names: those asked for, perhaps several in one text with commas; none for all others; None for none."""
+        self.names, self.fields = names, fields
+        self.taken = {"row", "error", "answers", "prediction", *fields.fields}
+        """Names of what predictions have themselves."""
+
+    def fit(self, rows: Sequence[Raw | UserError]) -> None:
+        """Raises UserError when a column that was asked for is in none of the first rows."""
+        known = columns_of(rows)
+        if not self.names or not known:
+            return
+        self.names = [n for name in self.names for n in ([name] if name in known else name.split(",")) if n]
+        if missing := [name for name in self.names if name not in known]:
+            match = nearest(missing[0], known)
+            hint = f"; did you mean {match!r}?" if match else "."
+            raise UserError(f"--keep: the rows have no column {missing[0]!r}{hint} Columns: {', '.join(known)}")
+
+    def of(self, raw: Raw | UserError, row: Row | UserError) -> dict[str, Any]:
+        """The carried columns of a row; one that is called like a part of the prediction as `input.NAME`.
+
+        Args:
+            row: what the task read of it, which holds the columns that were read already.
+        """
+        if self.names is None or isinstance(raw, UserError | TextRow):
+            return {}
+        if self.names:
+            held = set() if isinstance(row, UserError) else {f for f in row if self.fields.columns.get(f) == f}
+        else:
+            held = set(self.fields.columns.values())
+        names = [name for name in self.names or raw if name in raw and name not in held]
+        return {f"input.{name}" if name in self.taken else name: raw[name] for name in names}
+
+
+def columns_of(rows: Sequence[Raw | UserError]) -> list[str]:
+    """All columns of some rows in the order in which they come."""
+    return list(dict.fromkeys(name for row in rows if not isinstance(row, UserError | TextRow) for name in row))
