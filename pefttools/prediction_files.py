@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import pickle
 import re
 import tempfile
@@ -47,11 +46,7 @@ def check(path: Path, overwrite: bool, source: str | None = None) -> None:
         raise UserError(f"--out: {path} is the file that is read")
     if path.exists() and not overwrite:
         raise UserError(f"--out: {path} exists; name another file, or add --overwrite")
-    place = next(p for p in path.absolute().parents if p.exists())
-    if not place.is_dir():
-        raise UserError(f"--out: {place} is a file")
-    if not os.access(place, os.W_OK):
-        raise UserError(f"--out: {place} cannot be written to")
+    atomic.refuse_unless_writable(path.absolute().parent)
 
 
 def write(path: Path, predictions: Iterable[Prediction], reporter: Reporter = SILENT) -> int:
