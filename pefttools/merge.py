@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools import atomic, evaluate
 from pefttools.data.encoding import encode
-from pefttools.data.splitting import load_splits
+from pefttools.data.rows import Splits
 from pefttools.errors import UserError
 from pefttools.models import prepare_libraries
+from pefttools.own_rows import own_rows, validation_rows
 from pefttools.plan import count_parameters
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import MARK, Run, write_recipe
@@ -72,7 +74,7 @@ def merge(
             merged = Run(part)
             write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {told}.")
             params = _write_adapter(recipe, summed, merged.adapter, reporter)
-            result = {**_scored(merged, recipe, runs[0].result(), reporter), "params": params}
+            result = {**_scored(merged, recipe, runs[0], reporter), "params": params}
             result |= {"merged_from": about, "merged_by": how}
             atomic.write_json(merged.result_file, result)
     except UserError as error:
@@ -154,10 +156,12 @@ def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, rep
     return count_parameters(model, base.head)
 
 
-def _scored(merged: Run, recipe: Recipe, like: Mapping[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The result of a run whose adapter is there; scored on the first run's rows."""
-    task = recipe.task
-    splits = load_splits(recipe.data, task, reporter)
+def _scored(merged: Run, recipe: Recipe, first: Run, reporter: Reporter) -> dict[str, Any]:
+    """The result of a run whose adapter is there; scored on the first run's own rows."""
+    task, like = recipe.task, first.result()
+    (ids, validation), own = validation_rows(first, task, reporter), own_rows(first, task)
+    test = own.rows if own.split == "test" else []
+    splits = Splits([], validation, test, ids={"validation": ids, "test": own.ids})
     base = task.load(recipe.base, reporter)
     model = recipe.strategy.load(base, merged.adapter).eval()
     scores: dict[str, Any] = {"validation": None, "test": None}
@@ -168,17 +172,16 @@ def _scored(merged: Run, recipe: Recipe, like: Mapping[str, Any], reporter: Repo
                 model, task, encoded, rows, base.tokenizer, name, reporter=reporter, generate=name == "test"
             )
             scores[name] = found.metrics
-            if name == "validation" and splits.test:
-                continue
-            merged.save_predictions(splits, name, task, found.predictions)
-    merged.save_rows(splits, task)
+            if name == own.split:
+                merged.save_predictions(splits, name, task, found.predictions)
+    if first.rows_file.is_file():
+        shutil.copyfile(first.rows_file, merged.rows_file)
     nothing = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "step_seconds": 0.0, "tokens": 0, "tokens_per_second": 0.0}
     sizes = [file.stat().st_size for file in merged.adapter.rglob("*") if file.is_file()]
     return {
         **like,
         "recipe": recipe.name,
         "digest": recipe.digest,
-        "data": {**like["data"], "digest": splits.digest},
         **scores,
         "train": {**like["train"], **nothing, "best_step": 0, "stopped_early": False},
         "files": {"adapter_bytes": sum(sizes)},

@@ -73,6 +73,30 @@ def _compare(scored: ScoredRows, run: Run, task: Task, reporter: Reporter) -> No
         )
 
 
+def validation_rows(run: Run, task: Task, reporter: Reporter = SILENT) -> tuple[list[str], list[Row]]:
+    """Ids and rows that a run was chosen by, found again by their hashes.
+
+    Raises:
+        UserError: some are no longer in their file.
+    """
+    scored, hashes = own_rows(run, task, reporter), run.row_hashes()
+    if scored.split == "validation":
+        return scored.ids, scored.rows
+    settings = run.recipe().data
+    if hashes is None:  # the data is read as it was, or `own_rows` would have refused
+        splits = load_splits(settings, task, reporter)
+        return list(splits.ids_of("validation")), splits.validation
+    name = "validation" if settings.validation else "train"
+    rows = {content_hash(row): row for row in load_rows(name, settings, task, Counter(), reporter)}
+    wanted = hashes["validation"]
+    if lost := [i for i, content in zip(wanted.ids, wanted.contents, strict=True) if content not in rows]:
+        raise UserError(
+            f"data.{name}: {len(lost)} of the {len(wanted.ids)} validation rows that {run.path} was chosen by are no"
+            f" longer in {getattr(settings, name).source}, or were changed there"
+        )
+    return wanted.ids, [rows[content] for content in wanted.contents]
+
+
 def warn_of_known(run: Run, rows: Sequence[Row], task: Task, reporter: Reporter) -> None:
     """Warn of rows to score that the run was trained on or chosen by."""
     hashes = run.row_hashes()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttools import fast, models
+from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
@@ -60,7 +61,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
     mark_pretrained(base)
     model = strategy.wrap(base)
-    for remark in task.remarks(splits, base.tokenizer):
+    for remark in (*overview.remarks(splits), *task.remarks(splits, base.tokenizer)):
         reporter.warn(remark)
     encoded = {
         name: encode(rows, task, base, name, reporter, training=name == "train")
@@ -78,10 +79,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
-    reporter.note(
-        f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate, {len(splits.test)} to test"
-        + "".join(f"; {n} {reason} left out" for reason, n in splits.left_out.items())
-    )
+    reporter.note(overview.overview(splits))
     few = _few_inputs(recipe, base, encoded["train"], device) if strategy.trains else {}
     frozen, last = (frozen_part(model, few), last_block(model, few)) if strategy.trains else (Frozen(), None)
     return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)

@@ -132,6 +132,7 @@ def _run(
                 "digest": ready.splits.digest,
                 "rows": {n: len(r) for n, r in ready.splits.named().items()},
                 "left_out": ready.splits.left_out,
+                "invalid": ready.splits.invalid,
             },
             "task": task.name,
             "strategy": recipe.strategy.name,

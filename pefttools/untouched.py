@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, evaluate
+from pefttools import atomic, evaluate, metrics
 from pefttools.data.encoding import code_of
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir
@@ -27,15 +28,26 @@ def untouched(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter:
     """
     recipe, task = ready.recipe, ready.recipe.task
     said = [recipe.base.model_dump(mode="json"), ready.base.sha256, task.as_dict(), ready.splits.digest, recipe.seed]
-    made = [rows_of, code_of(task), str(accelerator.device), {name: metadata.version(name) for name in LIBRARIES}]
+    made = [
+        rows_of,
+        code_of(task),
+        _code_of_metrics(),
+        str(accelerator.device),
+        {name: metadata.version(name) for name in LIBRARIES},
+    ]
     file = cache_dir("untouched", hashlib.sha256(json.dumps([said, made], sort_keys=True).encode()).hexdigest())
     alone = accelerator.num_processes == 1
     if alone and file.is_file():
         return json.loads(file.read_text("utf-8"))
-    metrics = _scored(ready, rows_of, accelerator, reporter)
+    scores = _scored(ready, rows_of, accelerator, reporter)
     if alone:
-        atomic.write_json(file, metrics)
-    return metrics
+        atomic.write_json(file, scores)
+    return scores
+
+
+def _code_of_metrics() -> str:
+    files = sorted(Path(metrics.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttools import evaluate
+from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
@@ -45,6 +46,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
     task.refuse_strange(f"data.{name}", rows)
     if overrides:
         warn_of_known(run, rows, task, reporter)
+        for remark in overview.absent(name, rows, task.class_names):
+            reporter.warn(remark)
     trained = load(path, reporter)
     encoded = encode(rows, task, trained.base, name, reporter)
     tokenizer = trained.base.tokenizer

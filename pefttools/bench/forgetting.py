@@ -52,7 +52,9 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
         return {"reason": "virtual tokens are part of the tuned model's inputs, and the retention text has none"}
     if type(body) is not type(getattr(target, prefix)):
         return {"reason": f"a {type(body).__name__} cannot take the place of {type(getattr(target, prefix)).__name__}"}
-    before = _once(retention, trained, lambda: loss(getattr(trained.task.load(trained.recipe.base).model, prefix)))
+    before = _once(
+        retention, trained, splits.digest, lambda: loss(getattr(trained.task.load(trained.recipe.base).model, prefix))
+    )
     return {"before": before, "after": loss(body), "rows": len(rows)}
 
 
@@ -66,9 +68,13 @@ def _number(row_of: Sequence[int], lengths: Sequence[int]) -> int:
     return row_of[-1] + 1
 
 
-def _once(retention: Path, trained: Trained, loss: Callable[[], float]) -> float:
-    """The loss under the untouched base, kept beside the retention run for the trials on the same one."""
-    base = trained.recipe.base.model_dump_json(exclude={"dropout"})
+def _once(retention: Path, trained: Trained, rows: str, loss: Callable[[], float]) -> float:
+    """The loss under the untouched base, kept beside the retention run for the trials on the same one.
+
+    Args:
+        rows: the digest of the retention run's rows.
+    """
+    base = trained.recipe.base.model_dump_json(exclude={"dropout"}) + rows
     file = retention / f"before-{hashlib.sha256(base.encode()).hexdigest()[:16]}.json"
     if not file.is_file():
         atomic.write_json(file, loss())

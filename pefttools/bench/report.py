@@ -75,7 +75,7 @@ def examples(sweep: Sweep, texts: bool) -> dict[str, Any]:
             found[cell.problem] = {
                 "ids": rows["ids"],
                 "references": [_shown(value) for value in rows["references"]],
-                "texts": _texts(cell) if texts else None,
+                "texts": _texts(cell, said[0]["data"]["digest"]) if texts else None,
                 "methods": {},
                 "classes": {},
             }
@@ -102,10 +102,13 @@ def _classes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
     }
 
 
-def _texts(cell: Any) -> list[str]:
-    """The test rows' inputs, as they are read."""
+def _texts(cell: Any, digest: str) -> list[str] | None:
+    """The test rows' inputs, as they are read; None where the file gives other rows now than those of this digest."""
     recipe = cell.recipe(cell.suite.tuning.seed)
-    rows = load_splits(recipe.data, recipe.task).test
+    splits = load_splits(recipe.data, recipe.task)
+    if splits.digest != digest:
+        return None
+    rows = splits.test
     return [_shown(" ⏎ ".join(_shown(row[name]) for name in recipe.task.inputs if name in row)) for row in rows]
 
 

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import datasets
@@ -36,6 +36,16 @@ class NumberMetric(ClassMetric):
 
     feature = datasets.Value("float64")
     what = "numbers"
+
+
+def mean_f1(scores: Mapping[str, Mapping[Any, float]]) -> float:
+    """Macro-F1: the mean over the classes that the references have; 0 where they have none.
+
+    Args:
+        scores: class -> `f1` and `support`.
+    """
+    found = [row["f1"] for row in scores.values() if row["support"]]
+    return sum(found) / len(found) if found else 0.0
 
 
 def correlation(measure: Callable[..., Any], predictions: Sequence[float], references: Sequence[float]) -> float:

@@ -1,7 +1,7 @@
 """Entities found: precision, recall and F1 as seqeval counts them in BIO tags, over all and for every type.
 
 An entity is right when its type, its first and its last word are. Over all they are micro-averages; `f1_macro` is the
-mean over the types that references or predictions have. What has nothing to divide by is 0.
+mean over the types that the references have, whatever is predicted. What has nothing to divide by is 0.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
-from pefttools.metrics.base import ClassMetric
+from pefttools.metrics.base import ClassMetric, mean_f1
 
 NAMES = ("precision", "recall", "f1", "support")
 
@@ -32,6 +32,6 @@ class Metric(ClassMetric):
         entities = {kind: dict(zip(NAMES, row, strict=True)) for kind, row in zip(types, rows, strict=True)}
         return {
             **{name: float(value) for name, value in zip(NAMES[:3], whole, strict=False)},  # type: ignore[arg-type]
-            "f1_macro": sum(scores["f1"] for scores in entities.values()) / len(entities),
+            "f1_macro": mean_f1(entities),
             "entities": entities,
         }

@@ -1,6 +1,7 @@
 """Macro-F1: the mean over classes of the harmonic mean of precision and recall.
 
-Classes are those seen in references or predictions; one that is never predicted counts 0.
+Classes are those that the references have, whatever is predicted: two models that are scored on the same rows are
+averaged over the same classes. One that is never predicted counts 0.
 """
 
 from sklearn.metrics import f1_score
@@ -12,5 +13,6 @@ class Metric(ClassMetric):
     """`f1`, a fraction, macro-averaged."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # type: ignore[override]
-        score = f1_score(references, predictions, average="macro", zero_division=0)  # type: ignore[arg-type]
+        classes = sorted({*references})
+        score = f1_score(references, predictions, labels=classes, average="macro", zero_division=0)  # type: ignore[arg-type]
         return {"f1": float(score)}

@@ -1,13 +1,13 @@
 """Several labels a row: accuracy of whole sets, F1 by class and over all decisions, and every class's scores.
 
-A class that is neither said nor right anywhere counts 0 in macro-F1, as in scikit-learn.
+Macro-F1 is the mean over the classes that the references have, whatever is predicted.
 """
 
 from typing import Any
 
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from pefttools.metrics.base import SetMetric
+from pefttools.metrics.base import SetMetric, mean_f1
 
 
 class Metric(SetMetric):
@@ -20,9 +20,10 @@ class Metric(SetMetric):
         columns = precision_recall_fscore_support(right, said, average=None, zero_division=0)  # type: ignore[arg-type]
         rows = zip(*(column.tolist() for column in columns), strict=True)  # type: ignore[union-attr]
         names = ("precision", "recall", "f1", "support")
+        per_class = {str(i): dict(zip(names, row, strict=True)) for i, row in enumerate(rows)}
         return {
             "accuracy": float(accuracy_score(right, said)),
-            "f1": float(f1_score(right, said, average="macro", zero_division=0)),  # type: ignore[arg-type]
+            "f1": mean_f1(per_class),
             "f1_micro": float(f1_score(right, said, average="micro", zero_division=0)),  # type: ignore[arg-type]
-            "per_class": {str(i): dict(zip(names, row, strict=True)) for i, row in enumerate(rows)},
+            "per_class": per_class,
         }

@@ -1,6 +1,7 @@
 """Tags word by word: accuracy, macro-F1 over the tags, and precision, recall, F1 and support of every tag.
 
-Tags are those of references or predictions, and O is one of them. The tags of a type stand together; O is last.
+Tags are those of references or predictions, and O is one of them; the mean is over those of the references. The tags
+of a type stand together; O is last.
 """
 
 from itertools import chain
@@ -9,7 +10,7 @@ from typing import Any
 import datasets
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
-from pefttools.metrics.base import ClassMetric
+from pefttools.metrics.base import ClassMetric, mean_f1
 
 
 class Metric(ClassMetric):
@@ -27,7 +28,7 @@ class Metric(ClassMetric):
         per_tag = {tag: dict(zip(names, row, strict=True)) for tag, row in zip(tags, rows, strict=True)}
         return {
             "accuracy": float(accuracy_score(right, said)),
-            "tag_f1": sum(scores["f1"] for scores in per_tag.values()) / len(per_tag),
+            "tag_f1": mean_f1(per_tag),
             "per_tag": per_tag,
         }
 

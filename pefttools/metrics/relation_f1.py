@@ -3,7 +3,7 @@
 `f1` is the official measure of SemEval-2010 task 8 (Hendrickx et al. 2010): where labels say a direction,
 `Cause-Effect(e1,e2)`, both directions are one relation, of which only what has the right direction is a hit, and the
 F1 of the relations is averaged. Without directions it is macro-F1. `f1_directed` is macro-F1 over the labels as they
-are, `f1_micro` pools all rows. Relations are those seen in references or predictions.
+are, `f1_micro` pools all rows. Means are over the relations that the references have, whatever is predicted.
 """
 
 import re
@@ -35,13 +35,15 @@ class Metric(evaluate.Metric):
         if not labels:
             return {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0}
 
-        def sklearn(average: str) -> float:
-            return float(f1_score(references, predictions, labels=labels, average=average, zero_division=0))  # type: ignore[arg-type]
+        true = sorted({*references} - {other})
+
+        def sklearn(average: str, of: list[str]) -> float:
+            return float(f1_score(references, predictions, labels=of, average=average, zero_division=0))  # type: ignore[arg-type]
 
         return {
-            "f1": _both_ways(predictions, references, labels),
-            "f1_micro": sklearn("micro"),
-            "f1_directed": sklearn("macro"),
+            "f1": _both_ways(predictions, references, true),
+            "f1_micro": sklearn("micro", labels),
+            "f1_directed": sklearn("macro", true) if true else 0.0,
         }
 
 
@@ -55,4 +57,4 @@ def _both_ways(predictions: list[str], references: list[str], labels: list[str])
     said, true = (Counter(map(relation, side)) for side in (predictions, references))
     hits = Counter(relation(p) for p, r in zip(predictions, references, strict=True) if p == r)
     relations = {relation(label) for label in labels}
-    return sum(2 * hits[name] / (said[name] + true[name]) for name in relations) / len(relations)
+    return sum(2 * hits[name] / (said[name] + true[name]) for name in relations) / max(1, len(relations))

@@ -114,6 +114,11 @@ class Task(Choice, ABC):
         """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
         del key, rows
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes that a row's `label` is of, of a fitted task; none where its rows have no classes."""
+        return ()
+
     def config_values(self) -> dict[str, Any]:
         """What the model's configuration must say (`num_labels`, `id2label` …)."""
         return {}

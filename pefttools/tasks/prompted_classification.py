@@ -133,6 +133,10 @@ class PromptedClassification(Task):
         chosen = [row for label in labels for row in [r for r in ranked if r["label"] == label][: self.shots]]
         return [{name: row[name] for name in (*FIELDS, "label") if name in row} for row in sorted(chosen, key=place)]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labels
+
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         classes.refuse_strange(key, rows, self.labels)
 

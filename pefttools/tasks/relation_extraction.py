@@ -105,6 +105,10 @@ class RelationExtraction(Task):
             f" set task.other={alike[0]!r} if that is the one that says there is no relation"
         ]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labels
+
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         classes.refuse_strange(key, rows, self.labels)
 

@@ -110,6 +110,10 @@ class TextClassification(Task):
         parts = [part.strip() for part in re.split("[|;,]", name)]
         return len(parts) > 1 and set(parts) <= set(self.labels)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.labels
+
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         classes.refuse_strange(key, rows, self.labels)
 
