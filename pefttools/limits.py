@@ -3,16 +3,68 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
+from pefttools.reporter import Reporter
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from pefttools.models import Base
+    from pefttools.tasks.base import Task
 
 MIN_TOKENS = 4
 """The shortest text a task cuts to."""
+PADDING = 8
+"""How much padding a row is tried with."""
+READS, WARNS = 1e-2, 1e-3
+"""From which change of a logit on, in parts of the largest, a model reads padding, and from which on you should know.
+Rounding makes less than 1e-5."""
+
+
+def refuse_padding_readers(
+    base: Base, task: Task, model: nn.Module, row: Mapping[str, Sequence[Any]], reporter: Reporter
+) -> None:
+    """Try one encoded row with padding and without; its answer must be the same.
+
+    Raises:
+        UserError: it is another one (FNet mixes all places of a row, padding too), or the model fails on the row.
+    """
+    import torch
+
+    name = f"{base.source} ({type(base.model).__name__})"
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            batch = task.collate(row, base.tokenizer, 1)
+            longer = task.collate(row, base.tokenizer, batch["input_ids"].shape[-1] + PADDING)
+            plain, padded = (_logits(task, model, one, device) for one in (batch, longer))
+    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"base: {name} fails on the shortest training row: {type(error).__name__}: {reason}") from error
+    finally:
+        model.train(was_training)
+    gap = float((plain - padded).abs().max() / plain.abs().max()) if plain.numel() else 0.0
+    if gap > READS and not base.quantised:  # in 8 bits what stands beside a number decides how it is rounded
+        raise UserError(
+            f"base: {name} reads padding: a text's answer depends on how long the texts beside it are (its logits"
+            f" change by up to {gap:.0%} of the largest); take another base"
+        )
+    if gap > WARNS and not base.quantised:
+        reporter.warn(
+            f"{name} reads padding a little: a text's logits change by up to {gap:.1%} of the largest with the length"
+            " of the texts beside it"
+        )
+
+
+def _logits(task: Task, model: nn.Module, batch: Mapping[str, Tensor], device: Any) -> Tensor:
+    batch = {name: value.to(device) for name, value in batch.items()}
+    return task.logits_of_rows(model(**task.inputs_of(batch)), batch)[0].float()
 
 
 def take_positions(base: Base, number: int, key: str) -> None:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
-from pefttools import gguf, heads, quantised
+from pefttools import gguf, heads, quantised, vocabulary
 from pefttools.errors import UserError
-from pefttools.nn import find
+from pefttools.nn import find, positions
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings
 from pefttools.sources import fetch_hashed
@@ -100,17 +100,14 @@ def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, s
 
 
 def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
-    """The base's tokenizer, with a padding token."""
+    """The base's tokenizer."""
     from transformers import AutoTokenizer
 
     prepare_libraries()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"base: the tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
 
 
 def load(
@@ -122,6 +119,7 @@ def load(
     empty: bool = False,
     own_head: bool = True,
     added: Sequence[str] = (),
+    texts_are_data: bool = False,
 ) -> Base:
     """The base with the head of a task.
 
@@ -132,6 +130,7 @@ def load(
         empty: no weights: the model is on the meta device, and otherwise the same.
         own_head: whether the modules outside the backbone are the head also where the checkpoint has them.
         added: tokens to add to the vocabulary; their embeddings join the head.
+        texts_are_data: whether a text that spells a special token (`</s>`) is text all the same.
 
     Raises:
         UserError: it cannot be had, or it has no such architecture.
@@ -149,16 +148,18 @@ def load(
         )
     if reason := not_causal(auto_class, config):
         raise UserError(f"base: {settings.source} {reason}")
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.model_max_length = min(tokenizer.model_max_length, _positions(config))
+    vocabulary.mend_padding_id(config, tokenizer)
     if settings.init == "scratch":
         with torch.device("meta" if empty else "cpu"):
             model, missing = auto.from_config(config, dtype=torch.float32), set()
     else:
         model, missing = _pretrained(auto, folder, config, settings, empty)
     bias = heads.stored(folder, model) if empty and settings.init == "pretrained" else _value(model)
-    extra = _extended(model, tokenizer, added, settings.source)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions.limit(model, both=own_head))
+    vocabulary.agree(model, tokenizer, settings.source, classifies=own_head)
+    if texts_are_data and (tokenizer.is_fast or not added):  # a slow one would find no added token either
+        vocabulary.keep(tokenizer, "split_special_tokens", True)
+    extra = _extended(model, tokenizer, added, settings.source, own_head, reporter)
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
     packed = tuple(quantised.matrices(model)) if settings.quantize else ()
     return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new, packed)
@@ -191,27 +192,39 @@ def _pretrained(
     return model, missing
 
 
-def _extended(model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str], source: str) -> list[str]:
-    """Paths of the embeddings of tokens that were added to the vocabulary; none where there are none to add."""
-    if not tokens:
-        return []
+def _extended(
+    model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str], source: str, own_head: bool, reporter: Reporter
+) -> list[str]:
+    """Paths of the embeddings of `tokens`, and of the tokenizer's that the model's table has no rows for."""
     from pefttools.nn import new_tokens
 
-    before = tokenizer.get_vocab()
+    rows = vocabulary.num_rows(model)
+    lacking = vocabulary.beyond(model, tokenizer, source, own_head)
+    if lacking:
+        shown = ", ".join(tokenizer.convert_ids_to_tokens(lacking[:3]))
+        reporter.warn(
+            f"the tokenizer of {source} has {len(lacking)} tokens beyond the {rows} rows of the model's table"
+            f" ({shown}); rows for them are added, and trained and saved with the head"
+        )
+    if not tokens and not lacking:
+        return []
+    before = tokenizer.get_vocab() if tokens else {}
     add_tokens(tokenizer, tokens)
-    ids = tokenizer.convert_tokens_to_ids(list(tokens))
-    known = [i for token, i in zip(tokens, ids, strict=True) if token in before]
+    ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
+    known = [i for token, i in zip(tokens, ids, strict=True) if token in before and i < rows]
+    ids += [i for i in lacking if i not in ids]
     try:
-        return new_tokens.extend(model, len(tokens), ids=ids, known=known)
+        return new_tokens.extend(model, len(ids), ids=ids, known=known)
     except ValueError as error:
         raise UserError(f"base: {source} cannot take new tokens: {error}") from error
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-    """Add special tokens to the vocabulary, found whole in any text."""
+    """Add tokens to the vocabulary, found whole in any text: also where special ones are not looked for."""
     from transformers import AddedToken
 
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    if tokens:
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
 
 
 def _value(model: PreTrainedModel) -> Callable[[str], Tensor]:
@@ -262,16 +275,6 @@ def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> 
         for name in find.dropout_settings(config):
             setattr(config, name, settings.dropout)
     return config
-
-
-def _positions(config: Any) -> int:
-    """How many tokens the model has positions for."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions <= 0:
-        return 10**9
-    return (
-        positions - config.pad_token_id - 1 if "roberta" in config.model_type else positions
-    )  # it starts behind padding
 
 
 def _first_line(error: Exception) -> str:

@@ -165,14 +165,14 @@ def count_from_config(
     import transformers
 
     from pefttools.heads import tops
-    from pefttools.nn import new_tokens
+    from pefttools.nn import new_tokens, positions
 
     with torch.device("meta"):
         model = getattr(transformers, task.auto_class).from_config(config)
-    positions: Any = SimpleNamespace(model_max_length=models._positions(config))
+    tokenizer: Any = SimpleNamespace(model_max_length=positions.limit(model))
     own = tops(model) if task.own_head else []
     paths = (*own, *head, *(new_tokens.extend(model, len(task.new_tokens)) if task.new_tokens else ()))
-    base = models.Base(model, positions, paths, task.peft_type, config.model_type, "", Path())
+    base = models.Base(model, tokenizer, paths, task.peft_type, config.model_type, "", Path())
     return count_parameters(wrapped(strategy, base), paths)
 
 

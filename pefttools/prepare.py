@@ -12,6 +12,7 @@ from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
+from pefttools.limits import refuse_padding_readers
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.penalties import Penalties, mark_pretrained
@@ -74,6 +75,9 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
     fast.refuse_impossible(model, recipe.train, torch.device(device).type)
     model.to(device)
+    lengths = encoded["train"]["length"][:]
+    shortest: Any = encoded["train"][[lengths.index(min(lengths))]]
+    refuse_padding_readers(base, task, model, shortest, reporter)
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
     penalties = Penalties(recipe, base, model, reporter)
     for name, value in strategy.facts(model).items():

@@ -12,7 +12,7 @@ from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.models import add_tokens, load_tokenizer, locate, prepare_libraries
+from pefttools.models import prepare_libraries
 from pefttools.own_rows import own_rows, warn_of_known
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -64,9 +64,7 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
     prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = recipe.task.fit(splits)
-    folder, _ = locate(recipe.base, reporter)
-    tokenizer = load_tokenizer(folder, recipe.base.source)
-    add_tokens(tokenizer, task.new_tokens)
+    tokenizer = task.load(recipe.base, reporter, empty=True).tokenizer
     for remark in task.remarks(splits, tokenizer):
         reporter.warn(remark)
     columns = columns_of(splits.train[:number], task, tokenizer, training=True)

@@ -11,7 +11,7 @@ import transformers
 
 from pefttools.errors import UserError
 from pefttools.models import BaseSettings
-from pefttools.nn import find
+from pefttools.nn import find, positions
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 from pefttools.strategies.top_layers import TopLayers
@@ -87,9 +87,9 @@ def test_lost_blocks_are_refused(bases: Callable[[str], Path], tmp_path: Path) -
 
 def test_rows_never_outgrow_the_positions(bases: Callable[[str], Path]) -> None:
     assert TASK.load(BaseSettings(source=str(bases("bert")))).tokenizer.model_max_length == 64  # the tokenizer's own
-    from pefttools.models import _positions
-
-    assert _positions(transformers.RobertaConfig(max_position_embeddings=514)) == 512
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(transformers.RobertaConfig(max_position_embeddings=514))
+    assert positions.limit(model) == 512
 
 
 def test_a_gguf_base_is_dequantised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
     "data2vec-text": _PLAIN,
     "ibert": _PLAIN,
     "mpnet": _PLAIN,
-    "longformer": {**_PLAIN, "attention_window": 8},
+    "longformer": {**_PLAIN, "attention_window": 8, "sep_token_id": 3},
     "esm": {**_PLAIN, "mask_token_id": 4},
     "luke": {**_PLAIN, "entity_vocab_size": 5, "entity_emb_size": 8},
     "albert": {**_PLAIN, "embedding_size": 16},
@@ -61,7 +61,7 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
     },
     "funnel": {
         **_SIZES, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64, "block_sizes": [1, 1],
-        "block_repeats": [1, 1], "num_decoder_layers": 1,
+        "num_decoder_layers": 1, "architectures": ["FunnelModel"],
     },
     "xlm": _XLM,
     "flaubert": _XLM,
@@ -69,7 +69,7 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 DECODERS: Mapping[str, Mapping[str, Any]] = {
     "llama": _LLAMA,
-    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
     "mistral": _LLAMA,
     "gemma": _LLAMA,
     "phi": _LLAMA,
@@ -110,7 +110,7 @@ def tokenizer(kind: str) -> Any:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
     inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     marks = [("<s>", 2), ("</s>", 3)]
-    frames = {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>"}
+    frames = {"single": "<s> $A </s>", "pair": "<s> $A </s> </s> $B </s>"}
     if kind in BOTH:
         frames = {name: frame.removeprefix("<s> ") for name, frame in frames.items()}
     if kind not in DECODERS:

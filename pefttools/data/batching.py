@@ -77,13 +77,14 @@ def batches(
         yield batch
 
 
-def padded(rows: Sequence[Sequence[int]], width: int, value: int) -> Tensor:
-    """The rows, filled up with `value` on the right: shape (rows, width)."""
+def padded(rows: Sequence[Sequence[int]], width: int, value: int, left: bool = False) -> Tensor:
+    """The rows, filled up with `value` on the right, or on the left: shape (rows, width)."""
     import numpy
     import torch
 
     lengths = [len(row) for row in rows]
     filled = numpy.full((len(rows), width), value, dtype=numpy.int64)
-    inside = numpy.arange(width) < numpy.array(lengths, dtype=numpy.int64)[:, None]
+    places, ends = numpy.arange(width), numpy.array(lengths, dtype=numpy.int64)[:, None]
+    inside = places >= width - ends if left else places < ends
     filled[inside] = numpy.fromiter(chain.from_iterable(rows), numpy.int64, sum(lengths))
     return torch.from_numpy(filled)

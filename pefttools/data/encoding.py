@@ -41,7 +41,9 @@ def encode(
 
     versions = {name: metadata.version(name) for name in LIBRARIES}
     limit = min(task.max_length, base.tokenizer.model_max_length)  # a strategy with virtual tokens lowers the second
-    key = [rows, task.as_dict(), base.sha256, len(base.tokenizer), limit, training, code_of(task), versions]
+    tokenizer: Any = base.tokenizer
+    habits = [len(tokenizer), tokenizer.model_input_names, tokenizer.split_special_tokens]
+    key = [rows, task.as_dict(), base.sha256, habits, limit, training, code_of(task), versions]
     folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
     with only_one(folder):
         if not folder.exists():

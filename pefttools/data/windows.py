@@ -46,9 +46,13 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
     return Frame(whole[:start], whole[start + len(inner) :])
 
 
-def pieces(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Piece]:
-    """The tokens of every text. Words are known to fast tokenizers only; of others each token is one."""
-    encoded: Any = tokenizer(list(texts), add_special_tokens=False, verbose=False)
+def pieces(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, with_masks: bool = False) -> list[Piece]:
+    """The tokens of every text. Words are known to fast tokenizers only; of others each token is one.
+
+    Args:
+        with_masks: whether a mask token in a text is to be filled; else a special token that a text spells is text.
+    """
+    encoded: Any = tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=not with_masks)
     found = []
     for i, ids in enumerate(encoded["input_ids"]):
         words = encoded.word_ids(i) if tokenizer.is_fast else range(len(ids))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from pefttools import models, quantised
+from pefttools import models, quantised, vocabulary
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded
 from pefttools.exporters.merging import refuse_unmergeable
@@ -73,7 +73,7 @@ class Adapter(Exporter):
         from peft import PeftModel
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        if self.as_lora is None and not (recipe.strategy.loads_by_peft and not recipe.task.new_tokens):
+        if self.as_lora is None and not (recipe.strategy.loads_by_peft and not _adds_tokens(folder)):
             return Loaded(load(folder).model, tokenizer)
         auto, kind = getattr(transformers, recipe.task.auto_class), recipe.base.quantize
         place, sha256 = models.locate(recipe.base)
@@ -84,12 +84,19 @@ class Adapter(Exporter):
         values = json.loads(json.dumps(recipe.task.config_values()))
         values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
         config = transformers.AutoConfig.from_pretrained(place, **values)
-        if config.pad_token_id is None:
-            config.pad_token_id = tokenizer.pad_token_id
+        vocabulary.mend_padding_id(config, tokenizer)
         packed = {"quantization_config": quantised.configuration(kind, auto, config)} if kind else {}
         torch.manual_seed(1)  # a head that was not saved must not come out right by luck
         model = auto.from_pretrained(place, config=config, dtype=torch.float32, **packed)
         quantised.mend(model)
+        vocabulary.agree(model, tokenizer, recipe.base.source, recipe.task.own_head)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             return Loaded(PeftModel.from_pretrained(model, str(folder)), tokenizer)
+
+
+def _adds_tokens(folder: Path) -> bool:
+    """Whether what was trained holds rows for new tokens, which peft finds no place for in a plain base."""
+    file = folder / "adapter_config.json"
+    saved = json.loads(file.read_text("utf-8")).get("modules_to_save") or [] if file.is_file() else []
+    return any(path.endswith(".extra") for path in saved)

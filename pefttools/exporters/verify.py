@@ -48,10 +48,8 @@ def answers(
         said.update(zip(indices, task.predict(outputs, batch), strict=True))
         if not keep:
             continue
-        real = batch["attention_mask"].bool()
-        for i, row, mask in zip(indices, task.logits(outputs, batch), real, strict=True):
-            kept = row[mask] if row.ndim > 1 and len(row) == len(mask) else row
-            logits[i] = kept.to("cpu", copy=True)
+        for i, row in zip(indices, task.logits_of_rows(outputs, batch), strict=True):
+            logits[i] = row.to("cpu", copy=True)
     return [logits[i] for i in sorted(logits)], joined(task, rows, encoded, said)
 
 

@@ -55,6 +55,8 @@ class Task(Choice, ABC):
     """Whether the modules outside the backbone are always the head; a language model's belong to the pretrained."""
     new_tokens: ClassVar[tuple[str, ...]] = ()
     """Tokens the task adds to the vocabulary; their embeddings belong to the head."""
+    texts_are_data: ClassVar[bool] = True
+    """Whether a text that spells a special token (`</s>`, `[MASK]`) is text all the same; not so in chat templates."""
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
     """What of a batch the model is given."""
     generates: ClassVar[bool] = False
@@ -202,6 +204,7 @@ class Task(Choice, ABC):
             empty=empty,
             own_head=self.own_head,
             added=self.new_tokens,
+            texts_are_data=self.texts_are_data,
         )
         self.adapt(base)
         return base
@@ -213,22 +216,25 @@ class Task(Choice, ABC):
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
         """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them.
 
-        Like `tokenizer.pad` on the right side, which goes through a batch value by value. Labels that are lists as long
-        as their `input_ids` are padded with `IGNORED`.
+        Like `tokenizer.pad`, which goes through a batch value by value; never to more tokens than the model takes.
+        Padding comes last, but first for a head that takes what is at the last place. Labels that are lists as long as
+        their `input_ids` are padded with `IGNORED`.
         """
         import torch
 
         lengths = [len(ids) for ids in columns["input_ids"]]
-        width = -(-max(lengths) // multiple) * multiple
+        longest = max(*lengths, 1)  # a text may be characters that the tokenizer drops
+        width = max(longest, min(-(-longest // multiple) * multiple, tokenizer.model_max_length))
+        left = self.own_head and tokenizer.padding_side == "left"
         values: dict[str, Any] = {
             "input_ids": tokenizer.pad_token_id,
             "attention_mask": 0,
             "token_type_ids": tokenizer.pad_token_type_id,
         }
-        given = dict(columns)
+        given = {**columns, "input_ids": [ids or [tokenizer.pad_token_id] for ids in columns["input_ids"]]}
         if "attention_mask" in tokenizer.model_input_names:
-            given.setdefault("attention_mask", [[1] * length for length in lengths])
-        batch = {name: padded(given[name], width, value) for name, value in values.items() if name in given}
+            given.setdefault("attention_mask", [[1] * len(ids) for ids in given["input_ids"]])
+        batch = {name: padded(given[name], width, value, left) for name, value in values.items() if name in given}
         labels = columns.get(LABELS)
         if labels is not None:
             per_token = isinstance(labels[0], Sequence) and all(
@@ -251,6 +257,14 @@ class Task(Choice, ABC):
         """The model's logits, without those of virtual tokens: shape (rows, …) or (rows, tokens, …)."""
         return without_virtual(outputs.logits, batch)
 
+    def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        """The logits of every encoded row without those of padding, which depend on the rows beside it."""
+        real = batch["attention_mask"].bool()
+        return [
+            row[mask] if row.ndim > 1 and len(row) == len(mask) else row
+            for row, mask in zip(self.logits(outputs, batch), real, strict=True)
+        ]
+
     @property
     def fixed_inputs(self) -> bool:
         """Whether the model is always given the same one sequence for an encoded row, its `input_ids` padded right.
@@ -269,7 +283,7 @@ class Task(Choice, ABC):
         from pefttools.nn import new_tokens, score
 
         score.plain(model)
-        return new_tokens.fold(model) if self.new_tokens else model
+        return new_tokens.fold(model)
 
     def probe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch of `input_ids` and `attention_mask` as this task's model takes it; for trying what fits."""

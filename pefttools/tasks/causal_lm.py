@@ -58,6 +58,7 @@ class CausalLM(Task):
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
     own_head: ClassVar[bool] = False
+    texts_are_data: ClassVar[bool] = False
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", packing.POSITIONS)
     generates: ClassVar[bool] = True
 

@@ -53,6 +53,7 @@ class MaskedLM(Task):
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     peft_type: ClassVar[str | None] = None
     own_head: ClassVar[bool] = False
+    texts_are_data: ClassVar[bool] = False
     generates: ClassVar[bool] = True  # masks are filled for `predict`; scoring needs none of it
     takes_rounding: ClassVar[bool] = False
 
@@ -106,10 +107,12 @@ class MaskedLM(Task):
         """Tokens of a window without the special ones."""
         return min(self.max_length, tokenizer.model_max_length) - windows.frame(tokenizer).num_tokens
 
-    def _windows(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, windows.Piece]]:
+    def _windows(
+        self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, with_masks: bool = False
+    ) -> list[tuple[int, windows.Piece]]:
         """(index of the row, window with the special tokens) of every row."""
         frame, room = windows.frame(tokenizer), self._room(tokenizer)
-        texts = windows.pieces([row["text"] for row in rows], tokenizer)
+        texts = windows.pieces([row["text"] for row in rows], tokenizer, with_masks)
         return [(i, part.framed(frame)) for i, piece in enumerate(texts) for part in windows.cut(piece, room)]
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
@@ -213,7 +216,7 @@ class MaskedLM(Task):
         if empty := [number for number, row in enumerate(rows, 1) if token not in row["text"]]:
             raise UserError(f"predict: row {empty[0]} has no {token} to fill: {rows[empty[0] - 1]['text'][:80]!r}")
         device = next(model.parameters()).device
-        parts = [(i, piece.ids) for i, piece in self._windows(rows, tokenizer) if mask in piece.ids]
+        parts = [(i, piece.ids) for i, piece in self._windows(rows, tokenizer, with_masks=True) if mask in piece.ids]
         lengths = [len(ids) for _, ids in parts]
         fills: dict[int, list[list[dict[str, Any]]]] = {}  # of every window
         for indices in batches(range(len(parts)), lengths, 64, look_budget(device.type), 1):

@@ -136,8 +136,9 @@ class MultipleChoice(Task):
         numbers = [len(choices) for choices in columns["input_ids"]]
         most = max(numbers)
         flat = {
-            # where a row has fewer choices, its first token stands for one: a row of padding alone would give NaN
-            name: [ids for choices in columns[name] for ids in (*choices, *[choices[0][:1]] * (most - len(choices)))]
+            # where a row has fewer choices, its first stands for one: padding alone would give NaN, and Longformer
+            # looks for the separators of every text
+            name: [ids for choices in columns[name] for ids in (*choices, *[choices[0]] * (most - len(choices)))]
             for name in ("input_ids", "token_type_ids")
             if name in columns
         }
@@ -168,6 +169,9 @@ class MultipleChoice(Task):
             name: [(row[name][0] * each)[:each]] * number for name in ("input_ids", "token_type_ids") if name in row
         }
         return {**row, **full}
+
+    def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        return [row[mask] for row, mask in zip(self.logits(outputs, batch), batch[MASK], strict=True)]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         from torch.nn import functional

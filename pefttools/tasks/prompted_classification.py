@@ -57,6 +57,7 @@ class PromptedClassification(Task):
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
     own_head: ClassVar[bool] = False
+    texts_are_data: ClassVar[bool] = False
     takes_rounding: ClassVar[bool] = False
 
     max_length: int = Field(default=512, ge=4)

@@ -182,6 +182,10 @@ class Seq2Seq(Task):
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return outputs.logits[:, -batch[LABELS].shape[1] :]  # virtual tokens come before a target as well
 
+    def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        targets = batch[LABELS] != IGNORED
+        return [row[mask] for row, mask in zip(self.logits(outputs, batch), targets, strict=True)]
+
     def _losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of every target token, 0 in the padding: shape (rows, tokens)."""
         import torch

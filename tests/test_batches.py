@@ -1,0 +1,146 @@
+"""A text's answer is its own: alone or in a batch, whatever it spells, however long it is, on every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_bases
+import transformers
+
+from pefttools.data.splitting import Row
+from pefttools.errors import UserError
+from pefttools.exporters import verify
+from pefttools.models import Base, BaseSettings
+from pefttools.nn import positions
+from pefttools.tasks import tasks
+from pefttools.tasks.base import Task
+
+TEXTS = (
+    "red apple word1 word2",
+    "saw",
+    "word3 </s> hammer <pad> word4 <s> <unk> <mask>",
+    "green pear word5 <pad>",
+    "word6 strange </s>",
+    " ".join(["word7 blue"] * 100),
+)
+"""Short and long, with tokens of control in the middle and at the end, and with a word that no tokenizer knows."""
+CLASSIFY = tasks.get("text_classification").example()
+OTHERS = ("token_classification", "question_answering", "multiple_choice", "regression", "relation_extraction")
+SAME = 1e-5
+"""How far logits may differ that should be the same, in parts of the largest; single precision rounds."""
+UPPER = {
+    "bert": 48, "roberta": 47, "xlm-roberta": 47, "camembert": 47, "data2vec-text": 47, "ibert": 47, "mpnet": 46,
+    "longformer": 47, "esm": 47, "luke": 47, "gpt2": 48, "opt": 48, "biogpt": 48, "ctrl": 48, "mpt": 48, "bart": 48,
+    "mbart": 48, "xlm": 48, "t5": positions.ENDLESS, "bloom": positions.ENDLESS, "xlnet": positions.ENDLESS,
+}  # fmt: skip
+"""How many tokens a model whose configuration says 48 has positions for."""
+
+
+def rows_of(task: Task) -> list[Row]:
+    """The texts as rows of a task to predict on."""
+    makers: dict[str, Callable[[str], dict[str, Any]]] = {
+        "token_classification": lambda text: {"tokens": text.split()},
+        "question_answering": lambda text: {"question": f"word1 {text[:20]}", "context": text},
+        "multiple_choice": lambda text: {
+            "text": text,
+            "choices": [text[::-1], "saw </s>", "pear"][: 2 + len(text) % 2],
+        },
+        "relation_extraction": lambda text: {"text": f"{text[:40]} <e1>red</e1> or <e2>blue</e2> {text}"},
+        "regression": lambda text: {"text": text, "text_pair": "saw </s> pear"},
+    }
+    make = makers.get(task.name, lambda text: {"text": text})
+    return [task.question(make(text)) for text in TEXTS]
+
+
+def example(name: str) -> Task:
+    task = tasks.get(name).example()
+    return task.with_values(pair=True) if name == "regression" else task
+
+
+def supports(task: Task, kind: str) -> bool:
+    mapping = getattr(transformers, task.auto_class)._model_mapping
+    return transformers.CONFIG_MAPPING[kind] in mapping
+
+
+def gap(base: Base, task: Task, rows: list[Row]) -> float:
+    """How far the logits of rows alone are from those in one batch, in parts of the largest."""
+    logits, said = verify.answers(base.model, task, rows, base.tokenizer)
+    alone = [row for one in rows for row in verify.answers(base.model, task, [one], base.tokenizer)[0]]
+    assert len(said) == len(rows)
+    return verify.gap(logits, alone) / max(float(row.abs().max()) for row in logits)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Kind -> folder of its tiny checkpoint, made once."""
+    root, made = tmp_path_factory.mktemp("kinds"), dict[str, Path]()
+    return lambda kind: made.get(kind) or made.setdefault(kind, tiny_bases.write(root / kind, kind))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tiny_bases.KINDS if supports(CLASSIFY, kind)])
+def test_a_text_answers_the_same_alone_and_in_a_batch(kind: str, folder: Callable[[str], Path]) -> None:
+    base = CLASSIFY.load(BaseSettings(source=str(folder(kind))))
+    assert gap(base, CLASSIFY, rows_of(CLASSIFY)) < SAME
+    assert base.tokenizer.model_max_length == UPPER.get(kind, base.tokenizer.model_max_length)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("kind", ["roberta", "longformer", "deberta-v2", "xlnet", "llama", "gpt_neox", "bart", "t5"])
+def test_other_tasks_answer_the_same_alone_and_in_a_batch(name: str, kind: str, folder: Callable[[str], Path]) -> None:
+    task = example(name)
+    if supports(task, kind):
+        assert gap(task.load(BaseSettings(source=str(folder(kind)))), task, rows_of(task)) < SAME
+    else:
+        with pytest.raises(UserError, match=f"transformers has no {task.auto_class} for it"):
+            task.load(BaseSettings(source=str(folder(kind))))
+
+
+def without_padding(tokenizer: Any) -> None:
+    tokenizer.pad_token = None
+
+
+def without_padding_and_end(tokenizer: Any) -> None:
+    tokenizer.pad_token = tokenizer.eos_token = None
+
+
+def without_anything(tokenizer: Any) -> None:
+    for name in list(tokenizer.special_tokens_map):
+        setattr(tokenizer, name, None)
+
+
+def with_the_end_appended(tokenizer: Any) -> None:
+    from tokenizers import processors
+
+    tokenizer.pad_token = None
+    frames = {"single": "$A </s>", "pair": "$A </s> $B </s>"}
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(**frames, special_tokens=[("</s>", 3)])
+
+
+ODD = {
+    "minus one, and none": (-1, without_padding),
+    "a word, and none": (8, without_padding),
+    "none, and no end": (None, without_padding_and_end),
+    "another one": (3, None),
+    "none at all": (None, without_anything),
+    "the end after every text": (0, with_the_end_appended),
+    "beyond the table": (64, without_padding),
+}
+"""The configuration's padding token, and what is done to the tokenizer."""
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "bloom", "mpt"])
+def test_padding_that_configuration_and_tokenizer_disagree_on(odd: str, kind: str, tmp_path: Path) -> None:
+    pad, edit = ODD[odd]
+    tiny_bases.write(tmp_path, kind, edit)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    config.pad_token_id = pad
+    config.save_pretrained(tmp_path)
+    base = CLASSIFY.load(BaseSettings(source=str(tmp_path)))
+    assert gap(base, CLASSIFY, rows_of(CLASSIFY)) < SAME
+    assert base.model.config.pad_token_id == base.tokenizer.pad_token_id
+    last = [row[-1] for row in CLASSIFY.encode(rows_of(CLASSIFY), base.tokenizer)["input_ids"]]
+    assert base.tokenizer.pad_token_id not in last, "a text ends with padding, and its last token is not read"
