@@ -63,6 +63,7 @@ ENCODERS: Mapping[str, Mapping[str, Any]] = {
         **_SIZES, "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64, "block_sizes": [1, 1],
         "num_decoder_layers": 1, "architectures": ["FunnelModel"],
     },
+    "fnet": _PLAIN,
     "xlm": _XLM,
     "flaubert": _XLM,
     "xlnet": {**_SIZES, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},

@@ -259,10 +259,12 @@ class Task(Choice, ABC):
 
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         """The logits of every encoded row without those of padding, which depend on the rows beside it."""
-        real = batch["attention_mask"].bool()
+        logits = self.logits(outputs, batch)
+        if "attention_mask" not in batch:
+            return list(logits)
         return [
             row[mask] if row.ndim > 1 and len(row) == len(mask) else row
-            for row, mask in zip(self.logits(outputs, batch), real, strict=True)
+            for row, mask in zip(logits, batch["attention_mask"].bool(), strict=True)
         ]
 
     @property

@@ -1,0 +1,106 @@
+"""A tokenizer larger than the model's table gets rows that are trained and saved; a smaller one is as ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_bases
+import torch
+import transformers
+from conftest import make_rows, train_tiny, write_recipe, write_rows
+
+from pefttools import cli, export, recipe
+from pefttools.errors import UserError
+from pefttools.models import BaseSettings
+from pefttools.plan import plan
+from pefttools.tasks import tasks
+from pefttools.tasks.text_classification import TextClassification
+from pefttools.use import predict_rows
+
+NEW = ("covid", "zoom", "meme")
+TASK = TextClassification(labels=("fruit", "tool", "colour"))
+
+
+def with_new_words(tokenizer: Any) -> None:
+    tokenizer.add_tokens(list(NEW))
+
+
+def with_an_image_token(tokenizer: Any) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+
+
+def larger(folder: Path, kind: str, edit: Any = with_new_words, **changes: Any) -> Path:
+    """A base whose table has as many rows as the tokenizer had tokens before `edit`."""
+    return tiny_bases.write(folder, kind, edit, vocab_size=len(tiny_bases.tokenizer(kind)), **changes)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "gpt2", "bart", "t5", "xlnet", "deberta-v2"])
+def test_words_beyond_the_table_get_rows(kind: str, tmp_path: Path) -> None:
+    base = TASK.load(BaseSettings(source=str(larger(tmp_path, kind))))
+    row = TASK.encode([{"text": "covid apple meme"}], base.tokenizer)["input_ids"]
+    with torch.no_grad():
+        first = base.model(torch.tensor(row)).logits
+        (path,) = (path for path in base.head if path.endswith("extra"))
+        base.model.get_submodule(path).weight.normal_()  # type: ignore[operator, union-attr]
+        assert not torch.allclose(base.model(torch.tensor(row)).logits, first)
+    assert len(base.model.get_submodule(path).weight) == len(NEW)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
+def test_a_larger_table_is_as_ever(kind: str, tmp_path: Path) -> None:
+    base = TASK.load(BaseSettings(source=str(tiny_bases.write(tmp_path, kind, with_new_words, vocab_size=80))))
+    assert not any(path.endswith("extra") for path in base.head)
+
+
+def test_special_tokens_that_no_text_holds_need_no_rows(tmp_path: Path) -> None:
+    folder = larger(tmp_path, "llama", with_an_image_token)
+    assert TASK.load(BaseSettings(source=str(folder))).head == ("score",)
+    assert tasks.get("causal_lm").example().load(BaseSettings(source=str(folder)))
+
+
+def rows_with_new_words(number: int) -> list[dict[str, str]]:
+    """Rows whose classes are told by words that the table has no rows for."""
+    words = dict(zip(TASK.labels, NEW, strict=True))
+    return [{**row, "text": f"{row['text']} {words[row['label']]}"} for row in make_rows(number, labels=TASK.labels)]
+
+
+@pytest.mark.parametrize(("kind", "exporter"), [("bert", "adapter"), ("gpt2", "merged")])
+def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_path: Path) -> None:
+    base = larger(tmp_path / "base", kind)
+    rows = write_rows(tmp_path / "rows.jsonl", rows_with_new_words(60))
+    settings = {"epochs": 1, "learning_rate": 0.003}
+    file = write_recipe(tmp_path / "r.yaml", base, rows, task={"name": "text_classification"}, train=settings)
+    run, result = train_tiny(file, tmp_path / "run")
+    assert result["params"] == plan(recipe.load(str(file)).recipe).params
+    asked = [{"text": f"word1 {word} word2"} for word in NEW]
+    said = [row["probabilities"] for row in predict_rows(run, asked, precision="fp32")]
+    manifest = export.export(run, exporter)
+    again = predict_rows(Path(manifest["folder"]), asked, precision="fp32")
+    for before, after in zip(said, again, strict=True):
+        assert after["probabilities"] == pytest.approx(before, abs=1e-5)
+    assert len({p["fruit"] for p in said}) == len(NEW), "new words are told apart"
+    if exporter == "merged":
+        table = transformers.AutoModel.from_pretrained(manifest["folder"]).get_input_embeddings()
+        assert len(table.weight) == len(tiny_bases.tokenizer(kind)) + len(NEW)
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_a_language_model_that_cannot_write_its_tokens_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"red apple word{i}"} for i in range(30)])
+    file = write_recipe(tmp_path / "r.yaml", larger(tmp_path / "base", "llama"), rows, task={"name": "causal_lm"})
+    out = ["--out", str(tmp_path / "run")] if command == "train" else []
+    assert cli.run([command, str(file), *out]) == 2
+    assert "has tokens beyond the 54 rows of the model's table (covid, zoom, meme)" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    folder = tiny_bases.write(tmp_path, "bert", vocab_size=20)
+    with pytest.raises(UserError, match="has 54 tokens and the model's table 20 rows: it is the tokenizer of another"):
+        TASK.load(BaseSettings(source=str(folder)))
