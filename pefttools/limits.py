@@ -92,7 +92,8 @@ def take_positions(base: Base, number: int, key: str) -> None:
 
 def refuse_last_token(base: Base) -> None:
     """Raises UserError when the model classifies by its last token: given embeddings, it would take padding for it."""
-    if base.task_type == "SEQ_CLS" and hasattr(base.model, "score"):  # so transformers names the head of a decoder
+    left = getattr(base.tokenizer, "padding_side", "right") == "left"  # XLNet's
+    if base.task_type == "SEQ_CLS" and (left or hasattr(base.model, "score")):  # so decoders' heads are named
         raise UserError(
             f"strategy: {base.source} ({type(base.model).__name__}) reads its answer at the last token, and cannot find"
             " that behind virtual tokens when texts are padded; strategy=prefix can"

@@ -161,7 +161,10 @@ def outside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
 
 
 def tokens(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, begins: Sequence[Sequence[int]] = ()
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    begins: Sequence[Sequence[int]] = (),
+    spelled_is_text: bool = False,
 ) -> Iterator[tuple[list[int], list[Span]]]:
     """Token ids and offsets of texts that already hold their special tokens.
 
@@ -170,8 +173,15 @@ def tokens(
     Args:
         begins: where in each text answers begin. No token is on both sides of such a place, as none is when a model
             goes on from there: a line break and the indentation of the answer after it may be one token elsewhere.
+        spelled_is_text: whether the texts hold none, so that what looks like one is text.
     """
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        verbose=False,
+        split_special_tokens=spelled_is_text,
+    )
     first = tokenizer.bos_token_id
     has_first = first is not None and tokenizer("")["input_ids"][:1] == [first]
     for number, (ids, offsets) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):

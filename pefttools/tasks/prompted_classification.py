@@ -212,7 +212,10 @@ class PromptedClassification(Task):
         All lose the same tokens of the text, so that they are compared after the same prompt.
         """
         head, said = self._head(row, tokenizer), row.get("text", "")
-        encoded = list(chat_tokens.tokens([head + self._verbalizer(label) for label in labels], tokenizer))
+        ours = " ".join([self.prompt, *map(self._verbalizer, self.labels)])
+        plain = not self.chat and not any(token in ours for token in tokenizer.all_special_tokens)
+        texts = [head + self._verbalizer(label) for label in labels]
+        encoded = list(chat_tokens.tokens(texts, tokenizer, spelled_is_text=plain))
         room = min(self.max_length, tokenizer.model_max_length)
         excess = max(0, max(len(ids) for ids, _ in encoded) - room)
         begin = head.rfind(said)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pefttools import vocabulary
 from pefttools.data import translation
 from pefttools.data.batching import padded
 from pefttools.data.fields import text
@@ -29,6 +30,8 @@ from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
+
+    from pefttools.models import Base
 
 LOOKED_AT = 1000
 """Training rows that are looked at for remarks and for the script of the targets."""
@@ -178,6 +181,10 @@ class Seq2Seq(Task):
             width = -(-max(map(len, columns[LABELS])) // multiple) * multiple
             batch[LABELS] = padded(columns[LABELS], width, IGNORED)
         return batch
+
+    def adapt(self, base: Base) -> None:
+        if any(token in self.prefix for token in base.tokenizer.all_special_tokens):  # it is meant
+            vocabulary.keep(base.tokenizer, "split_special_tokens", False)
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return outputs.logits[:, -batch[LABELS].shape[1] :]  # virtual tokens come before a target as well
