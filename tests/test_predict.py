@@ -55,7 +55,7 @@ def test_batches_are_padded_as_the_tokenizer_pads(name: str, lengths: list[int],
     columns = {"input_ids": [list(range(5, 5 + n)) for n in lengths]}
     if segments:
         columns["token_type_ids"] = [[0] * (n // 2) + [1] * (n - n // 2) for n in lengths]
-    expected = tokenizer.pad(dict(columns), pad_to_multiple_of=multiple, padding_side="right", return_tensors="pt")
+    expected = tokenizer.pad(dict(columns), pad_to_multiple_of=multiple, return_tensors="pt")
     batch = tasks.get("text_classification").example().collate(columns, tokenizer, multiple)
     assert batch.keys() == expected.keys()
     for part, values in batch.items():

@@ -90,7 +90,7 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
 def test_a_language_model_that_cannot_write_its_tokens_is_refused(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = write_rows(tmp_path / "rows.jsonl", [{"text": f"red apple word{i}"} for i in range(30)])
+    rows = write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in make_rows(80)])
     file = write_recipe(tmp_path / "r.yaml", larger(tmp_path / "base", "llama"), rows, task={"name": "causal_lm"})
     out = ["--out", str(tmp_path / "run")] if command == "train" else []
     assert cli.run([command, str(file), *out]) == 2

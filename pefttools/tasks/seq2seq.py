@@ -183,7 +183,7 @@ class Seq2Seq(Task):
         return batch
 
     def adapt(self, base: Base) -> None:
-        if any(token in self.prefix for token in base.tokenizer.all_special_tokens):  # it is meant
+        if self.prefix and any(token in self.prefix for token in base.tokenizer.all_special_tokens):  # they are meant
             vocabulary.keep(base.tokenizer, "split_special_tokens", False)
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
