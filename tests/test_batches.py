@@ -18,9 +18,9 @@ from pefttools.errors import UserError
 from pefttools.exporters import verify
 from pefttools.models import Base, BaseSettings
 from pefttools.nn import positions
+from pefttools.predict import predict_rows
 from pefttools.tasks import tasks
 from pefttools.tasks.base import Task
-from pefttools.use import predict_rows
 
 TEXTS = (
     "red apple word1 word2",

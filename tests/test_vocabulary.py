@@ -15,9 +15,9 @@ from pefttools import cli, export, recipe
 from pefttools.errors import UserError
 from pefttools.models import BaseSettings
 from pefttools.plan import plan
+from pefttools.predict import predict_rows
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.use import predict_rows
 
 NEW = ("covid", "zoom", "meme")
 TASK = TextClassification(labels=("fruit", "tool", "colour"))
