@@ -8,9 +8,10 @@ configuration says how long their texts were.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 ENDLESS = 10**9
 """The limit of a model that has none."""
