@@ -253,12 +253,27 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         (laid.from_file, "recipe"),
     )
     final = recipe.as_dict()
+    idle = _without_effect(recipe)
+    if problems := [sentence for key, sentence in idle.items() if key in laid.overridden]:
+        raise UserError(*problems)
     origins = {key: _origin(key, layers) for key in flat(final)}
     reset = laid.reset(final)
     for key, old in reset.items():
         if key in origins:
             origins[key] += f", instead of the recipe's {short(old)}"
-    return Resolved(recipe, origins, (*laid.notes(reset), *other_data.staying(recipe.data, laid)))
+    notes = (*laid.notes(reset), *other_data.staying(recipe.data, laid), *idle.values())
+    return Resolved(recipe, origins, notes)
+
+
+def _without_effect(recipe: Recipe) -> dict[str, str]:
+    """Dotted key -> a sentence on every value that another one makes idle."""
+    sections = {"data": recipe.data, "task": recipe.task, "strategy": recipe.strategy, "train": recipe.train}
+    sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
+    return {
+        f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
+        for section, settings in sections.items()
+        for name, words in settings.ignored().items()
+    }
 
 
 def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:

@@ -7,8 +7,8 @@ each with its dotted path and the nearest known name.
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -36,6 +36,18 @@ class Settings(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+    only_with: ClassVar[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {}
+    """Setting -> what it takes to have an effect, in words and as a test of the settings."""
+
+    def ignored(self) -> dict[str, str]:
+        """The settings that differ from their default and have no effect beside the others -> what they take."""
+        fields = type(self).model_fields
+        return {
+            name: words
+            for name, (words, holds) in self.only_with.items()
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True) and not holds(self)
+        }
 
     @field_validator("*", mode="before")
     @classmethod

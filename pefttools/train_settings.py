@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -12,6 +12,12 @@ from pefttools.settings import NOT_IN_DIGEST, Settings
 
 class TrainSettings(Settings):
     """The loop."""
+
+    only_with: ClassVar[Any] = {
+        "betas": ("train.optimizer=adamw or adam", lambda train: train.optimizer in ("adamw", "adam")),
+        "eps": ("train.optimizer=adamw, adam or adagrad", lambda train: train.optimizer != "sgd"),
+        "momentum": ("train.optimizer=sgd", lambda train: train.optimizer == "sgd"),
+    }
 
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the training rows."""

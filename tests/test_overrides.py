@@ -73,8 +73,6 @@ def test_a_text_is_taken_as_it_is_written(text: str) -> None:
         ("regularizers=[l2]", "l2"),
         ("strategy={name: lora, rank: 4}", 4),
         ("base.dropout=null", None),
-        ("task.label_separator=: ", ": "),
-        ("task.label_separator=;", ";"),
     ],
 )
 def test_lists_mappings_and_nulls(override: str, value: Any) -> None:
@@ -220,3 +218,32 @@ def test_a_suite_hands_texts_on_as_they_are_written(tmp_path: Path) -> None:
     loaded_suite = suite.load(str(file), ["data.labels.0=no", "data.columns.text=#1 String", "train.epochs=2"])
     made = loaded_suite.cells()[0].recipe(0)
     assert (made.data.labels["0"], made.data.columns["text"], made.train.epochs) == ("no", "#1 String", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "takes"),
+    [
+        ("spam-lora", "task.threshold=0.3", "task.multi_label=true"),
+        ("spam-lora", "task.label_separator=;", "task.multi_label=true"),
+        ("spam-lora", "train.momentum=0.9", "train.optimizer=sgd"),
+        ("spam-lora", "strategy.loftq_steps=3", "strategy.init=loftq"),
+        ("stsb-lora", "data.test_share=0.3", "no data.test"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(name: str, override: str, takes: str) -> None:
+    with pytest.raises(UserError, match=f"has no effect: it takes {takes}"):
+        loaded(name, override)
+
+
+def test_a_files_setting_without_effect_is_reported(mine: Path) -> None:
+    resolved = recipe.load(str(mine), ["data.validation=val.csv"])
+    assert any("data.validation_share=0.2 has no effect" in note for note in resolved.notes)
+
+
+@pytest.mark.parametrize("registry", [recipe.tasks, recipe.strategies, recipe.regularizers])
+def test_conditions_name_settings_and_hold_at_the_defaults(registry: Any) -> None:
+    for name in registry.names():
+        cls = registry.get(name)
+        assert set(cls.only_with) <= set(cls.model_fields), name
+        if cls.only_with:
+            assert cls().ignored() == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pefttools.data import written_lists
 from pefttools.data.fields import listed, natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
@@ -21,6 +22,11 @@ def label(value: Any) -> str:
         raise ValueError(f"has a label that is no single text: {value!r}")
     if value is None or value != value or not str(value).strip():  # NaN is not itself
         raise ValueError("has no label")
+    if written_lists.is_list(value):
+        raise ValueError(
+            f"has a list as label, {value!r}; set task.multi_label=true (of text_classification) if rows"
+            " may have several"
+        )
     return str(value).strip()
 
 

@@ -1,19 +1,26 @@
 """CoNLL files to rows: a token a line with its columns, a blank line after each sentence.
 
-Columns are separated by tabs where the file has any, else by spaces. Without a header the first column is `tokens`,
-the last `tags`, and those between are `column2`, `column3` …; of a single column there are only `tokens`. A row is a
-sentence and holds a list a column. Lines that open with -DOCSTART- end a sentence and are left out; comments, which
-open with # and have other columns than the rest, are left out too.
+Columns are separated by tabs where every line has one, else by white space of any kind. Without a header the first
+column is `tokens`, the last `tags`, and those between are `column2`, `column3` …; of a single column there are only
+`tokens`. Where the first column holds tags like B-PER and O and the last does not, they are taken the other way round.
+CoNLL-U's ten columns have their own names, of which `tags` are the universal parts of speech; lines of several words
+(1-2) are left out. A row is a sentence and holds a list a column. Lines that open with -DOCSTART- end a sentence and
+are left out; comments, which open with # and have other columns than the rest, are left out too.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from pefttools.errors import UserError
 
 DOCUMENT = "-DOCSTART-"
+UNIVERSAL = ("index", "tokens", "lemma", "tags", "xpos", "feats", "head", "deprel", "deps", "misc")
+"""The columns of CoNLL-U."""
+TAG = re.compile(r"O|[BIMESULW][-_]\S+|\S+[-_][BIMESULW]")
+SPACE = re.compile("[ \t\u00a0\u2000-\u200a\u202f]+")
 
 
 def rows(lines: Sequence[str], header: Sequence[str] | None, source: str) -> list[dict[str, list[str]]]:
@@ -25,8 +32,9 @@ def rows(lines: Sequence[str], header: Sequence[str] | None, source: str) -> lis
     lines = [line.removeprefix("\ufeff") for line in lines]  # the mark of a file that was appended to another
     content = [line for line in lines if line.strip() and not line.startswith((DOCUMENT, "#"))]
     content = content or [line for line in lines if line.strip() and not line.startswith(DOCUMENT)]
-    tabs = any("\t" in line.strip("\t \r") for line in content)
-    names = header or _names(len(_fields(content[0], tabs)) if content else 1)
+    tabs = all("\t" in line for line in content) and any("\t" in line.strip("\t \r") for line in content)
+    names = header or _names([_fields(line, tabs) for line in content])
+    ranges = tuple(names) == UNIVERSAL
     found: list[dict[str, list[str]]] = [{name: [] for name in names}]
     bad = []
     for number, line in enumerate(lines, 1):
@@ -37,6 +45,8 @@ def rows(lines: Sequence[str], header: Sequence[str] | None, source: str) -> lis
         fields = _fields(line, tabs)
         if line.startswith("#") and (len(fields) != len(names) or (not tabs and "\t" in line)):
             continue
+        if ranges and len(fields) == len(names) and not fields[0].isdigit():
+            continue  # 1-2: what the words 1 and 2 are written as; 1.1: a word that is not there
         if len(fields) != len(names):
             bad.append(f"line {number} has {len(fields)} columns instead of {len(names)}: {line[:60]!r}")
         elif not all(fields):
@@ -51,12 +61,26 @@ def rows(lines: Sequence[str], header: Sequence[str] | None, source: str) -> lis
     return found if any(found[-1].values()) else found[:-1]
 
 
-def _names(number: int) -> tuple[str, ...]:
+def _names(lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """What the columns are called, by what is in them."""
+    number = len(lines[0]) if lines else 1
     if number == 1:
         return ("tokens",)
-    return ("tokens", *(f"column{i}" for i in range(2, number)), "tags")
+    if number == len(UNIVERSAL) and all(re.fullmatch(r"\d+([-.]\d+)?", line[0]) for line in lines):
+        return UNIVERSAL
+    between = tuple(f"column{i}" for i in range(2, number))
+    first, last = (Counter(line[i] for line in lines if len(line) == number) for i in (0, -1))
+    if _are_tags(first) and not _are_tags(last):
+        return ("tags", *between, "tokens")
+    return ("tokens", *between, "tags")
+
+
+def _are_tags(values: Counter[str]) -> bool:
+    """Whether a column is of entity tags: O and others with a prefix."""
+    of_tags = {value: number for value, number in values.items() if TAG.fullmatch(value)}
+    return len(of_tags) > 1 and sum(of_tags.values()) >= 0.95 * values.total()
 
 
 def _fields(line: str, tabs: bool) -> list[str]:
-    """Only spaces and tabs part columns: other white space (U+3000) may be a token of a Chinese text."""
-    return [field.strip(" ") for field in line.split("\t")] if tabs else re.split(r"[ \t]+", line.strip(" \t"))
+    """A line's columns. U+3000 may be a token of a Chinese text: it parts nothing."""
+    return [field.strip(" ") for field in line.split("\t")] if tabs else SPACE.split(line.strip(" \t\u00a0"))

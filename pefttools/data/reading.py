@@ -34,6 +34,7 @@ ENDINGS = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".conll": "conll",
+    ".conllu": "conll",
     ".bio": "conll",
     ".iob": "conll",
     ".iob2": "conll",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -107,6 +107,12 @@ class BinSettings(Settings):
 
 class DataSettings(Settings):
     """Where the rows come from and how they are divided."""
+
+    only_with: ClassVar[Any] = {
+        "validation_share": ("no data.validation", lambda data: data.validation is None),
+        "test_share": ("no data.test", lambda data: data.test is None),
+        "split_seed": ("no data.validation or no data.test", lambda data: not (data.validation and data.test)),
+    }
 
     train: FileSettings
     """Rows to train on; also the source of validation and test rows where no file is given for them."""

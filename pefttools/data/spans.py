@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pefttools.data import written_lists
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -36,9 +38,9 @@ def locate(context: str, text: str, start: int | None) -> Answer | None:
     if start is None:
         found = context.find(bare)
         return Answer(bare, found) if found >= 0 else None
+    if exact := locate_exactly(context, text, start):
+        return exact
     start += len(text) - len(text.lstrip())
-    if start >= 0 and context.startswith(bare, start):
-        return Answer(bare, start)
     places = [place for place in range(len(context)) if context.startswith(bare, place)] if bare in context else []
     return Answer(bare, min(places, key=lambda place: abs(place - start))) if places else None
 
@@ -51,6 +53,8 @@ def given(value: Any) -> Iterator[tuple[str, int | None]]:
     Raises:
         ValueError: it is something else.
     """
+    if isinstance(value, str):
+        value = value if (written := written_lists.parsed(value)) is None else written
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")
         if isinstance(texts, (list, tuple)):
@@ -74,6 +78,48 @@ def given(value: Any) -> Iterator[tuple[str, int | None]]:
             raise ValueError(f"has an answer_start that is no whole number: {start!r}")
         if text.strip():
             yield text, start
+
+
+def at_one_place(context: str, value: Any, start: Any) -> list[tuple[str, int | None]]:
+    """The answer of a row that has a column for its place; none where the text is empty.
+
+    Raises:
+        ValueError: the text does not stand at its place, though it does elsewhere; the place is no whole number.
+    """
+    texts = list(given(value))
+    start = written_lists.parsed(start) if isinstance(start, str) and start.strip()[:1] == "[" else start
+    starts = list(start) if isinstance(start, (list, tuple)) else [start] * len(texts)
+    if len(starts) != len(texts):
+        raise ValueError(f"has {len(texts)} answers and {len(starts)} answer_start")
+    found: list[tuple[str, int | None]] = []
+    for (text, _), one in zip(texts, starts, strict=True):
+        place = _whole_number(one)
+        if place is not None and text.strip() in context and locate_exactly(context, text, place) is None:
+            raise ValueError(
+                f"has the answer {text!r} and answer_start {place}, where the context has"
+                f" {context[max(place, 0) : max(place, 0) + len(text)]!r}; places are counted in characters from 0"
+            )
+        found.append((text, place))
+    return found
+
+
+def _whole_number(value: Any) -> int | None:
+    """A place in a column of numbers or texts; None where it is empty."""
+    if value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none")):
+        return None
+    try:
+        number = float(value)
+        if isinstance(value, bool) or not number.is_integer():
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"has an answer_start that is no whole number: {value!r}") from None
+    return int(number)
+
+
+def locate_exactly(context: str, text: str, start: int) -> Answer | None:
+    """The answer if it stands at its place, spaces around it left out."""
+    bare, begin = text.strip(), start + len(text) - len(text.lstrip())
+    return Answer(bare, begin) if start >= 0 and context.startswith(bare, begin) else None
 
 
 class Windows(NamedTuple):

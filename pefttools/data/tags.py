@@ -15,6 +15,7 @@ has the type `_`.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -49,6 +50,21 @@ def parts(tag: str) -> tuple[str, str]:
     if len(prefix) != 1 or (not dash and prefix not in "".join(PREFIXES.values())):
         return "", tag
     return prefix, kind or UNTYPED
+
+
+def with_prefix_first(tags: Sequence[str]) -> list[str]:
+    """A sentence's tags with `PER-B`, `PER_B` and `B_PER` as `B-PER`, where all are of one of these kinds."""
+    tags = list(tags)
+    kinds = {tag for tag in tags if tag != OUTSIDE}
+    letters = "".join(sorted({letter for known in PREFIXES.values() for letter in known}))
+    for pattern, turned in (
+        (rf"([{letters}])-(.+)", None),
+        (rf"([{letters}])_(.+)", r"\1-\2"),
+        (rf"(.+)[-_]([{letters}])", r"\2-\1"),
+    ):
+        if kinds and all(re.fullmatch(pattern, tag) for tag in kinds):
+            return tags if turned is None else [re.sub(f"^{pattern}$", turned, tag) for tag in tags]
+    return tags
 
 
 def detect(sentences: Iterable[Sequence[str]]) -> Scheme:

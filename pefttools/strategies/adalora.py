@@ -35,6 +35,11 @@ class AdaLora(PeftStrategy):
     default_lr: ClassVar[float] = 2e-3
     lr_range: ClassVar[tuple[float, float]] = (3e-4, 1e-2)
 
+    only_with: ClassVar[Any] = dict.fromkeys(
+        ("warmup_share", "final_share", "every", "beta1", "beta2"),
+        ("strategy.target_rank below init_rank", lambda adalora: adalora.target_rank < adalora.init_rank),
+    )
+
     init_rank: int = Field(default=12, ge=1)
     """r₀ of every matrix at the start."""
     target_rank: int = Field(default=8, ge=1)

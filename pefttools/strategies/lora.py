@@ -38,6 +38,7 @@ class Lora(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 5e-3)
+    only_with: ClassVar[Any] = {"loftq_steps": ("strategy.init=loftq", lambda lora: lora.init == "loftq")}
     variants: ClassVar[Any] = {
         "dora": {"dora": True},
         "rslora": {"rslora": True, "alpha": 8.0},

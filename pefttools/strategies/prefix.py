@@ -32,6 +32,9 @@ class Prefix(PeftStrategy):
         "virtual keys and values are no weights of the base; use --to adapter, or train strategy=lora, which merges"
     )
     exact_start: ClassVar[bool] = False
+    only_with: ClassVar[Any] = {
+        "projection_size": ("strategy.variant=prefix_tuning", lambda prefix: prefix.variant == "prefix_tuning")
+    }
     variants: ClassVar[Any] = {"prefix_tuning": {"variant": "prefix_tuning"}}
 
     tokens: int = Field(default=20, ge=1)

@@ -47,6 +47,9 @@ class MultipleChoice(Task):
         {"text": "Which is a fruit?", "choices": ["plum", "drill"], "label": "A"},
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_is", "first_number")
+    only_with: ClassVar[Any] = {
+        "first_number": ("task.label_is=number or auto", lambda task: task.label_is in ("number", "auto"))
+    }
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
     peft_type: ClassVar[str | None] = None

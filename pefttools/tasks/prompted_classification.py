@@ -53,6 +53,7 @@ class PromptedClassification(Task):
         {"text": "the drill", "label": "tool"},
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "prompt", "verbalizers")
+    only_with: ClassVar[Any] = {"shot_seed": ("task.shots above 0", lambda task: task.shots > 0)}
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"

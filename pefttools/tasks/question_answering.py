@@ -1,9 +1,10 @@
 """Question answering: the stretch of a context that answers a question, or that there is none.
 
 A row is `question`, `context` and `answers`, a list of `{text, answer_start}` whose places are characters of the
-context (SQuAD's json is read as it is); an empty list, or `is_impossible`, says that the context has no answer. An
-answer that is not at its place is looked for in the context; rows whose answers are not in it are left out and counted.
-Long contexts are read in overlapping windows. Learning is from a row's first answer, scoring takes all of them.
+context (SQuAD's json is read as it is), or an `answer` and its `answer_start`, where it must stand; an empty list or
+answer, or `is_impossible`, says that the context has no answer. An answer of a list that is not at its place is looked
+for in the context; rows whose answers are not in it are left out and counted. Long contexts are read in overlapping
+windows. Learning is from a row's first answer, scoring takes all of them.
 
 In every window the model gives each token a score as the answer's start and end; the softmax is over the context's
 tokens and the first one (CLS), which stands for "not here" (Devlin et al. 2019, section 4.3, whose softmax is over all
@@ -41,10 +42,11 @@ class QuestionAnswering(Task):
     """A start and an end a window; the loss is the mean of their cross-entropies."""
 
     fields: ClassVar[Mapping[str, bool]] = {
-        "question": True, "context": True, "answers": True, "is_impossible": False, "id": False, "title": False
+        "question": True, "context": True, "answers": False, "answer": False, "answer_start": False,
+        "is_impossible": False, "id": False, "title": False,
     }  # fmt: skip
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
-    targets: ClassVar[tuple[str, ...]] = ("answers", "is_impossible")
+    targets: ClassVar[tuple[str, ...]] = ("answers", "answer", "answer_start", "is_impossible")
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"question": "word1 fruit", "context": "word2 apple word3", "answers": [{"text": "apple", "answer_start": 6}]},
         {"question": "word1 tool", "context": "red hammer", "answers": [{"text": "red hammer", "answer_start": 0}]},
@@ -54,6 +56,12 @@ class QuestionAnswering(Task):
     of_data: ClassVar[tuple[str, ...]] = (
         "max_length", "stride", "max_question_length", "max_answer_length", "null_threshold",
     )  # fmt: skip
+    only_with: ClassVar[Any] = {
+        "null_threshold": (
+            "task.unanswerable=true or null",
+            lambda task: task.unanswerable is not False,
+        )
+    }
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     peft_type: ClassVar[str | None] = None  # peft's class for QUESTION_ANS takes token_type_ids and drops them
@@ -83,10 +91,14 @@ class QuestionAnswering(Task):
         assert isinstance(context, str)
         row: Row = {"context": context, "question": text_of(values.get("question"), "question")}
         row |= {name: str(values[name]) for name in ("id", "title") if values.get(name) is not None}
-        if "answers" not in values:
+        if not {"answers", "answer"} & {*values}:
             return row
-        impossible = _truth(values.get("is_impossible"))
-        answers = [] if impossible else list(spans.given(values["answers"]))
+        if _truth(values.get("is_impossible")):
+            answers: list[tuple[str, int | None]] = []
+        elif "answer_start" in values:
+            answers = spans.at_one_place(context, values.get("answer", values.get("answers")), values["answer_start"])
+        else:
+            answers = list(spans.given(values.get("answers", values.get("answer"))))
         found = [a for a in (spans.locate(context, *answer) for answer in answers) if a is not None]
         if answers and not found:
             raise LeftOut("an answer that is not in its context")
@@ -94,10 +106,19 @@ class QuestionAnswering(Task):
         return row
 
     def fit(self, splits: Splits) -> Self:
+        without = [name for name, rows in splits.named().items() if any("answers" not in row for row in rows)]
+        if without:
+            raise UserError(
+                *(f"data.{name}: rows have no answers; data.columns.answers names the column" for name in without)
+            )
         if not any(row["answers"] for row in splits.train):
             raise UserError("data.train: no question has an answer; there is nothing to learn")
         none = any(not row["answers"] for row in (*splits.train, *splits.spare))
         return self.with_values(unanswerable=none if self.unanswerable is None else self.unanswerable)
+
+    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+        if any("answers" not in row for row in rows):
+            raise UserError(f"{key}: rows have no answers; data.columns.answers names the column")
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del tokenizer

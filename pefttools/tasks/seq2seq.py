@@ -57,6 +57,10 @@ class Seq2Seq(Task):
         "max_length", "max_target_length", "prefix", "source_lang", "target_lang", "generate_rows", "max_new_tokens",
         "min_new_tokens",
     )  # fmt: skip
+    only_with: ClassVar[Any] = {
+        "length_penalty": ("task.num_beams above 1", lambda task: task.num_beams > 1),
+        "bleu_tokenizer": ("task.metric=bleu or both", lambda task: task.metric != "rouge"),
+    }
     primary: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[bool] = True
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from pefttools.data import classes
+from pefttools.data import classes, written_lists
 from pefttools.data.fields import natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
@@ -40,6 +40,9 @@ class TextClassification(Task):
         {"text": "the drill", "label": "tool"},
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_separator", "threshold")
+    only_with: ClassVar[Any] = dict.fromkeys(
+        ("label_separator", "threshold"), ("task.multi_label=true", lambda task: task.multi_label)
+    )
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"
@@ -66,6 +69,8 @@ class TextClassification(Task):
         return row
 
     def _several(self, value: Any) -> list[str]:
+        if isinstance(value, str) and isinstance(written := written_lists.parsed(value), list):
+            value = written
         if isinstance(value, str):
             found = [part for part in value.split(self.label_separator) if part.strip()]
         elif value is None or value != value:  # a row without labels; NaN is not itself
@@ -74,7 +79,19 @@ class TextClassification(Task):
             found = value if isinstance(value, (list, tuple)) else [value]
         if inner := [one for one in found if isinstance(one, (list, tuple))]:
             raise ValueError(f"has a list among its labels: {inner[0]!r}")
+        if not isinstance(value, str) and written_lists.is_vector(found):
+            return self._of_vector(found)
         return sorted({classes.label(one) for one in found}, key=natural)
+
+    def _of_vector(self, values: Sequence[Any]) -> list[str]:
+        """The classes with a 1 in a row's vector."""
+        if len(values) != len(self.labels):
+            raise ValueError(
+                f"has {len(values)} numbers 0 or 1 as labels, {list(values)!r}, which name no classes; name them"
+                " in their order by task.labels, or write every row's classes"
+            )
+        chosen = [float(str(value).lower() in ("1", "1.0", "true")) for value in values]
+        return sorted((name for name, one in zip(self.labels, chosen, strict=True) if one), key=natural)
 
     def _one(self, value: Any) -> str:
         if isinstance(value, (list, tuple)):
@@ -87,6 +104,8 @@ class TextClassification(Task):
         labels = self.labels or tuple(sorted(known, key=natural))
         problems = [*classes.one_only(found), *classes.idle(labels, known), *mixed(splits)]
         problems += classes.new_in_splits(splits, labels)
+        if self.multi_label and len(found) > 1 and all(len(row["label"]) == len(found) for row in splits.train):
+            problems.append("data.train: every row has all of its labels; there is nothing to tell apart")
         if not self.multi_label and len(splits.train) < len(labels):
             problems.append(
                 f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one"
@@ -98,8 +117,13 @@ class TextClassification(Task):
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del splits, tokenizer
         joint = [name for name in self.labels if self._is_joint(name)]
-        if self.multi_label or not joint:
+        if not joint:
             return []
+        if self.multi_label:
+            return [
+                f"labels like {joint[0]!r} are others side by side; task.label_separator={self.label_separator!r} does"
+                " not part them"
+            ]
         return [
             f"labels like {joint[0]!r} are others side by side; if rows have several labels, set task.multi_label=true"
             " and task.label_separator"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools.data import classes, tags, words
+from pefttools.data import classes, tags, words, written_lists
 from pefttools.data.alignment import NOWHERE, encode_words
 from pefttools.data.fields import listed
 from pefttools.data.splitting import LeftOut, Row, Splits
@@ -44,6 +44,9 @@ class TokenClassification(Task):
         {"tokens": "drill", "tags": "B-TOOL"},
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "scheme", "types")
+    only_with: ClassVar[Any] = dict.fromkeys(
+        ("broken", "types"), ("tags with prefixes (task.scheme is none)", lambda task: task.scheme != "none")
+    )
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     peft_type: ClassVar[str | None] = "TOKEN_CLS"
@@ -77,7 +80,7 @@ class TokenClassification(Task):
         else:
             raise ValueError("has no tokens")
         if "tags" in values:
-            row["tags"] = _listed(values["tags"], "tags")
+            row["tags"] = tags.with_prefix_first(_listed(values["tags"], "tags"))
             if len(row["tags"]) != len(row["tokens"]):
                 raise ValueError(f"has {len(row['tokens'])} tokens and {len(row['tags'])} tags")
             if "" in row["tags"]:
@@ -156,6 +159,11 @@ class TokenClassification(Task):
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del tokenizer
+        if self.read_as == "none" and all(tag.removeprefix("-").isdigit() for tag in self.labels):
+            return [
+                f"the tags are the numbers {listed(self.labels)}, so no entities are scored; write the tags' names"
+                " (B-PER, I-PER, O) if they are entities"
+            ]
         told = [self._breaches(f"data.{name}", rows) for name, rows in splits.named().items()]
         return [f"{said}; an entity was taken to end or begin there" for said in told if said]
 
@@ -248,7 +256,8 @@ def _listed(value: Any, name: str) -> list[str]:
     if value is None:
         raise ValueError(f"has no {name}")
     if isinstance(value, str):
-        value = value.split()
+        written = written_lists.parsed(value)
+        value = written if isinstance(written, list) else value.split()
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, int)) for v in value):
         raise ValueError(f"has {name} that are no list of words: {str(value)[:80]}")
     found = [str(v) for v in value]

@@ -1,0 +1,75 @@
+"""Lists and mappings that a program wrote into one text: JSON, or the way Python, numpy and pandas print them."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections.abc import Sequence
+from typing import Any
+
+ARRAY = re.compile(r"\barray\(\s*(\[.*?\])\s*(?:,\s*dtype=[\w.<>'\"]+)?\s*\)", re.DOTALL)
+
+
+def parsed(text: str) -> Any:
+    """The list or mapping that a text is; None where it is just a text.
+
+    Raises:
+        ValueError: it begins and ends like one, with quotes or commas in it, and cannot be read.
+    """
+    text = ARRAY.sub(r"\1", text.strip())
+    if (text[:1], text[-1:]) not in (("[", "]"), ("{", "}"), ("(", ")")):
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    if re.search(r"""['"]\s+\.\.\.\s+['"]|\d\s+\.\.\.\s+\d""", text):
+        raise ValueError(f"holds a list that was shortened when it was printed: {text[:80]}")
+    if (items := _printed_by_numpy(text)) is not None:
+        return items
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if re.match(r"""[\[({]\s*['"]""", text) and re.search(r"""['"]\s*[\])}]$""", text):
+            raise ValueError(f"holds what is written like a list and cannot be read as one: {text[:80]}") from None
+        return None
+    return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, tuple) else value
+
+
+def is_list(text: Any) -> bool:
+    """Whether a value is a text that a list was written into: of quoted words, or of several numbers."""
+    if not isinstance(text, str):
+        return False
+    try:
+        value = parsed(text)
+    except ValueError:
+        return True
+    if not isinstance(value, list):
+        return False
+    return len(value) > 1 or bool(value and isinstance(value[0], (str, list))) or text.strip() == "[]"
+
+
+def is_vector(items: Sequence[Any]) -> bool:
+    """Whether a row's labels are a 0 or 1 for every class: one of the two stands there twice."""
+    found = [str(item) for item in items]
+    numbers = {"0", "1", "0.0", "1.0", "True", "False", "true", "false"}
+    return bool(found) and set(found) <= numbers and len(set(found)) < len(found)
+
+
+def _printed_by_numpy(text: str) -> list[Any] | None:
+    """The items of `['a' 'b']` or `[0 1]`, which no commas part; None where it is written otherwise."""
+    if not text.startswith("["):
+        return None
+    if re.fullmatch(r"\[\s*-?[\d.]+(?:\s+-?[\d.]+)+\s*\]", text):
+        return [json.loads(number.rstrip(".")) for number in text[1:-1].split()]
+    try:
+        tokens = [t for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.string.strip()]
+    except (tokenize.TokenError, SyntaxError, IndentationError):
+        return None
+    strings = [t.string for t in tokens if t.type == tokenize.STRING]
+    if len(strings) < 2 or len(strings) != len(tokens) - 2:
+        return None
+    return [ast.literal_eval(string) for string in strings]
