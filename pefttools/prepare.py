@@ -83,7 +83,8 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
-    reporter.note(overview.overview(splits))
+    for note in (*task.notes(splits), overview.overview(splits)):
+        reporter.note(note)
     few = _few_inputs(recipe, base, encoded["train"], device) if strategy.trains else {}
     frozen, last = (frozen_part(model, few), last_block(model, few)) if strategy.trains else (Frozen(), None)
     return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)

@@ -148,3 +148,12 @@ def test_rows_without_answers_are_refused() -> None:
     row = QuestionAnswering().read({"question": "Who?", "context": CONTEXT})
     with pytest.raises(UserError, match=r"data\.columns\.answers"):
         QuestionAnswering().fit(Splits([row], [], []))
+
+
+def test_what_tags_were_taken_for_is_reported() -> None:
+    from pefttools.data.splitting import Splits
+
+    row = TokenClassification().read({"tokens": "Ann left", "tags": "PER-B O"})
+    splits = Splits([row], [], [])
+    (note,) = TokenClassification().fit(splits).notes(splits)
+    assert note == "tags are of the scheme bio; the first sentence as token/tag: Ann/B-PER left/O"

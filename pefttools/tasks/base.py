@@ -112,6 +112,11 @@ class Task(Choice, ABC):
         del splits, tokenizer
         return []
 
+    def notes(self, splits: Splits) -> list[str]:
+        """How the fitted task reads the data, where a file does not say it itself."""
+        del splits
+        return []
+
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
         del key, rows

@@ -167,6 +167,13 @@ class TokenClassification(Task):
         told = [self._breaches(f"data.{name}", rows) for name, rows in splits.named().items()]
         return [f"{said}; an entity was taken to end or begin there" for said in told if said]
 
+    def notes(self, splits: Splits) -> list[str]:
+        row = splits.train[0]
+        pairs = list(zip(row["tokens"], row["tags"], strict=True))
+        shown = " ".join(f"{token}/{tag}" for token, tag in pairs[:6]) + (" …" if len(pairs) > 6 else "")
+        scheme = "plain, without entities" if self.read_as == "none" else f"of the scheme {self.read_as}"
+        return [f"tags are {scheme}; the first sentence as token/tag: {shown}"]
+
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         if problems := self._problems(key, rows):
             raise UserError(*problems)
