@@ -151,8 +151,8 @@ class DataSettings(Settings):
     @field_validator("deduplicate", mode="before")
     @classmethod
     def _from_bool(cls, value: Any) -> Any:
-        """What recipes said before there were three choices."""
-        return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
+        """What recipes said before there were four choices: true or false, which a text setting holds as text."""
+        return {"true": "all", "false": "none"}.get(str(value).lower(), value)
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> DataSettings:
