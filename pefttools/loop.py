@@ -121,21 +121,21 @@ class Loop:
         """
         settings, progress = self.recipe.train, self.progress
         started = saved = time.monotonic()
-        before, shown = progress.seconds, progress.step
+        before = progress.seconds
         self.bare.train()
-        with self.reporter.bar("training", self.num_steps, "steps") as bar:
-            bar.advance(progress.step)
+        with self.reporter.bar("training", self.num_steps, "steps", progress.step) as bar:
             while progress.step < self.num_steps and not progress.stopped_early:
                 begun = time.monotonic()
                 self.step()
+                bar.advance(1)
                 now = time.monotonic()
                 progress.step_seconds += now - begun
                 progress.seconds = before + now - started
                 is_end = progress.step == self.num_steps
                 if progress.step % settings.log_every == 0 or is_end:
-                    shown = self.log(progress.tokens / progress.step_seconds, bar, shown)
+                    self.log(progress.tokens / progress.step_seconds, bar)
                 if progress.step % self.look_every == 0 or is_end:
-                    self.look()
+                    self.look(bar)
                 stop, due = self.agreed(self.should_stop(), now - saved >= settings.checkpoint_seconds)
                 if stop or due or is_end or progress.stopped_early:
                     self.save()
@@ -145,11 +145,12 @@ class Loop:
                     raise Interrupted(f"{where}; go on with `{self.run.resume_command}`")
         return progress
 
-    def look(self) -> None:
+    def look(self, bar: Bar) -> None:
         """Score the validation rows; keep the weights when they are the best, count down when not."""
         progress = self.progress
         self.settle_losses()
         scores = self.validate()
+        bar.show(**{self.task.primary: scores[self.task.primary]})
         if not self.recipe.strategy.is_done(progress.step, self.num_steps):
             self.tell(scores)
             return
@@ -171,8 +172,8 @@ class Loop:
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, "validation": plain})
         self.accelerator.log({f"validation/{name}": value for name, value in plain.items()}, step=progress.step)
 
-    def log(self, tokens_per_second: float, bar: Bar, shown: int) -> int:
-        """Write one line of metrics.jsonl, the loss averaged since the last one, and move the bar; answers the step."""
+    def log(self, tokens_per_second: float, bar: Bar) -> None:
+        """Write one line of metrics.jsonl, the loss averaged since the last one, and show it beside the bar."""
         self.settle_losses()
         progress = self.progress
         values = {
@@ -184,15 +185,9 @@ class Loop:
         }
         progress.recent.clear()
         progress.recent_penalties.clear()
-        bar.advance(
-            progress.step - shown,
-            loss=values["loss"],
-            tokens_per_second=tokens_per_second,
-            best=progress.best_score,
-        )
+        bar.show(loss=values["loss"], tokens_per_second=tokens_per_second)
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, **values})
         self.accelerator.log({f"train/{name}": value for name, value in values.items()}, step=progress.step)
-        return progress.step
 
     def write(self, line: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:

@@ -6,10 +6,18 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from pefttools.reporter import Bar, Reporter
 
@@ -17,6 +25,8 @@ FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this is the first process of a launch: the one that speaks."""
 
 SECONDS_BETWEEN_LINES = 10.0
+NARROW, WIDE = 72, 100
+"""Widths of a terminal below which the bar, and the speed, are left out."""
 
 
 class RichReporter(Reporter):
@@ -32,19 +42,25 @@ class RichReporter(Reporter):
         self.console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
 
     @contextmanager
-    def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+    def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
         if not self.console.is_terminal:
-            yield _Lines(self.console, title, total, unit)
+            yield _Lines(self.console, title, total, unit, done)
             return
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}"),
-        )
-        facts = TextColumn("{task.fields[facts]}")
-        with Progress(*columns, facts, TimeRemainingColumn(), console=self.console, transient=True) as progress:
-            yield _Moving(progress, progress.add_task(title, total=total, unit=unit, facts=""))
+        with Progress(*_columns(self.console.width), console=self.console, transient=True) as progress:
+            task = progress.add_task(title, total=total, completed=done, unit=unit, facts="")  # type: ignore[arg-type]
+            yield _Moving(progress, task)
+
+
+def _columns(width: int) -> Iterator[ProgressColumn]:
+    """What fits on a terminal of so many characters; the bar itself goes first, then the unit."""
+    yield TextColumn("{task.description}")
+    if width >= NARROW:
+        yield BarColumn(40 if width >= WIDE else 8)
+    yield MofNCompleteColumn()
+    if width >= NARROW:
+        yield TextColumn("{task.fields[unit]}")
+    yield TextColumn("{task.fields[facts]}")
+    yield TimeRemainingColumn(compact=True)
 
 
 class _Moving(Bar):
@@ -52,11 +68,17 @@ class _Moving(Bar):
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
+        self.facts: dict[str, float] = {}
 
-    def advance(self, amount: float, **fields: Any) -> None:
+    def advance(self, amount: float) -> None:
         self.progress.advance(self.task, amount)
-        if fields:
-            self.progress.update(self.task, facts=_facts(fields))
+
+    def show(self, **fields: float) -> None:
+        self.facts |= fields
+        shown = self.facts
+        if self.progress.console.width < WIDE:
+            shown = {name: value for name, value in shown.items() if not name.endswith("_per_second")}
+        self.progress.update(self.task, facts=_facts(shown))
 
     def set_total(self, total: float) -> None:
         self.progress.update(self.task, total=total)
@@ -65,23 +87,38 @@ class _Moving(Bar):
 class _Lines(Bar):
     """In a log: a line now and then."""
 
-    def __init__(self, console: Console, title: str, total: float | None, unit: str) -> None:
+    def __init__(self, console: Console, title: str, total: float | None, unit: str, done: float) -> None:
         self.console, self.title, self.total, self.unit = console, title, total, unit
-        self.done, self.told = 0.0, time.monotonic()
+        self.first, self.done = done, done
+        self.started = self.printed = time.monotonic()
+        self.facts: dict[str, float] = {}
 
-    def advance(self, amount: float, **fields: Any) -> None:
+    def advance(self, amount: float) -> None:
         self.done += amount
-        if time.monotonic() - self.told >= SECONDS_BETWEEN_LINES:
-            self.told = time.monotonic()
-            share = f"{self.done:,.0f} of {self.total:,.0f}" if self.total else f"{self.done:,.0f}"
-            self.console.print(
-                f"{self.title}: {share} {self.unit}  {_facts(fields)}".rstrip(), style="dim", markup=False
-            )
+        now = time.monotonic()
+        if now - self.printed >= SECONDS_BETWEEN_LINES:
+            self.printed = now
+            parts = [f"{self._share()} {self.unit}", _facts(self.facts), self._left(now)]
+            line = "  ".join(part for part in parts if part)
+            self.console.print(f"{self.title}: {line}", style="dim", markup=False, soft_wrap=True)
+
+    def show(self, **fields: float) -> None:
+        self.facts |= fields
+
+    def _share(self) -> str:
+        return f"{self.done:,.0f} of {self.total:,.0f}" if self.total else f"{self.done:,.0f}"
+
+    def _left(self, now: float) -> str:
+        """The time left at the speed so far; empty where the total is not known."""
+        if not self.total or self.done <= self.first:
+            return ""
+        seconds = round((now - self.started) / (self.done - self.first) * (self.total - self.done))
+        return f"{timedelta(seconds=seconds)} left"
 
     def set_total(self, total: float) -> None:
         self.total = total
 
 
-def _facts(fields: Mapping[str, Any]) -> str:
-    facts = {name.replace("_per_second", "/s"): value for name, value in fields.items() if value is not None}
+def _facts(fields: Mapping[str, float]) -> str:
+    facts = {name.replace("_per_second", "/s"): value for name, value in fields.items()}
     return "  ".join(f"{n} {value:,.0f}" if value >= 1000 else f"{n} {value:.4g}" for n, value in facts.items())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 
 class Bar:
     """One running task's progress."""
 
-    def advance(self, amount: float, **fields: Any) -> None:
-        """`amount` more is done; `fields` are shown beside the bar."""
+    def advance(self, amount: float) -> None:
+        """`amount` more is done."""
+
+    def show(self, **fields: float) -> None:
+        """Show these numbers by their names, and those shown before under other names."""
 
     def set_total(self, total: float) -> None:
         """How much there is to do, once known."""
@@ -25,9 +27,9 @@ class Reporter:
     def warn(self, message: str) -> None:
         """Something the user may want to change."""
 
-    def bar(self, title: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
-        """A progress bar over `total` units (None: not known yet)."""
-        del title, total, unit
+    def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Bar]:
+        """A progress bar over `total` units (None: not known yet), of which some are done already."""
+        del title, total, unit, done
         return nullcontext(Bar())
 
 

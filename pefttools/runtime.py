@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttools.errors import UserError, unknown
+from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.run import Run
 
@@ -30,11 +30,13 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration
 
+    from pefttools.trackers import trackers
+
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if computes_in_bf16(recipe.train.precision) else "no",
         cpu=not torch.accelerator.is_available(),
-        log_with=_trackers(recipe, run, first_step) or None,
+        log_with=trackers(recipe, run, first_step) or None,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -65,23 +67,6 @@ def computes_in_bf16(precision: str) -> bool:
         else on_cpu and torch.cpu._is_avx512_bf16_supported()
     )
     return precision == "bf16" or (precision == "auto" and native)
-
-
-def _trackers(recipe: Recipe, run: Run, first_step: int) -> list[Any]:
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers
-
-    names = recipe.train.trackers
-    usable = [str(getattr(name, "value", name)) for name in get_available_trackers()]
-    problems = []
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            problems.append(f"train.trackers: {unknown('tracker', name, sorted(LOGGER_TYPE_TO_CLASS))}")
-        elif name not in usable:
-            problems.append(f"train.trackers: {name} is not installed; `pip install {name}`")
-    if problems:
-        raise UserError(*problems)
-    board = TensorBoardTracker("tensorboard", str(run.path), purge_step=first_step)
-    return [board if name == "tensorboard" else name for name in names]
 
 
 @contextmanager

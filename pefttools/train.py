@@ -67,13 +67,15 @@ def _in_folder(
     ready: Prepared, run: Run, digest: str, accelerator: Accelerator, reporter: Reporter, score_test: bool
 ) -> dict[str, Any]:
     """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
+    from pefttools.trackers import hyperparameters
+
     if accelerator.is_main_process:
         run.create(ready.recipe)
     accelerator.wait_for_everyone()
     if not run.exists:
         raise UserError(f"--out: {run.path} is not the same folder for all processes; it must be on a shared disk")
     try:
-        accelerator.init_trackers("pefttools", config={"recipe": ready.recipe.name, "digest": digest})
+        accelerator.init_trackers("pefttools", config={**hyperparameters(ready.recipe), "digest": digest})
         with stop_signals() as should_stop:
             return _run(ready, run, digest, accelerator, should_stop, reporter, score_test)
     except UserError:

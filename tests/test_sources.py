@@ -52,7 +52,7 @@ def test_downloading_shows_its_progress(index: Path) -> None:
     seen: list[str] = []
 
     class Listener(Reporter):
-        def bar(self, title: str, total: float | None, unit: str) -> AbstractContextManager[Bar]:
+        def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Bar]:
             seen.append(f"{title} {unit}")
             return super().bar(title, total, unit)
 
@@ -65,12 +65,12 @@ def test_progress_as_pip_says_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     moved: list[float] = []
 
     class Meter(Bar):
-        def advance(self, amount: float, **fields: object) -> None:
+        def advance(self, amount: float) -> None:
             moved.append(amount)
 
     class Listener(Reporter):
         @contextmanager
-        def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
+        def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
             yield Meter()
 
     monkeypatch.setattr(pypi.sys, "executable", str(tmp_path / "pip"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import memory
 
@@ -25,8 +24,8 @@ class Span(Bar):
         self.last = self.begun
         """When it last moved."""
 
-    def advance(self, amount: float, **fields: Any) -> None:
-        del amount, fields
+    def advance(self, amount: float) -> None:
+        del amount
         self.last = time.perf_counter()
         self.moved()
 
@@ -47,8 +46,8 @@ class Clock(Reporter):
         """Seconds it took to see what memory is held; they are nobody's."""
 
     @contextmanager
-    def bar(self, title: str, total: float | None, unit: str) -> Iterator[Bar]:
-        del total, unit
+    def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
+        del total, unit, done
         if title == TRAINING and self.began is None:  # the untouched model was not scored
             self.began = time.perf_counter()
         if self.began is not None and not self.loaded_bytes:
@@ -71,7 +70,7 @@ class Clock(Reporter):
         self.stepped()
 
     def stepped(self) -> None:
-        """Called when the training's bar has moved: every `train.log_every` steps, and after the last."""
+        """Called when the training's bar has moved: after every step."""
 
     @property
     def training(self) -> Span:

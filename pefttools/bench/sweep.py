@@ -187,19 +187,20 @@ class Sweep:
         ledger = Ledger(storage or sqlite(self.out / "study.db"))
         retention = self._retained(each, reporter)
         worker = Worker(self, ledger, each, retention, reporter, keep_runs)
-        with reporter.bar(self.suite.name, self.total, "trials") as worker.bar:
-            worker.bar.advance(self.done)
-            with ThreadPoolExecutor(workers) as pool:
-                started = [pool.submit(worker.work) for _ in range(workers)]
-                try:
-                    for future in started:
-                        future.result()
-                except (KeyboardInterrupt, Interrupted) as error:
-                    worker.stopped.set()
-                    raise Interrupted(f"stopped with trials in {self.out}; the same command goes on") from error
-                except BaseException:
-                    worker.stopped.set()
-                    raise
+        with (
+            reporter.bar(self.suite.name, self.total, "trials", self.done) as worker.bar,
+            ThreadPoolExecutor(workers) as pool,
+        ):
+            started = [pool.submit(worker.work) for _ in range(workers)]
+            try:
+                for future in started:
+                    future.result()
+            except (KeyboardInterrupt, Interrupted) as error:
+                worker.stopped.set()
+                raise Interrupted(f"stopped with trials in {self.out}; the same command goes on") from error
+            except BaseException:
+                worker.stopped.set()
+                raise
 
     def _retained(self, threads: int, reporter: Reporter) -> dict[str, Path]:
         """By base, the run that forgetting is measured with."""

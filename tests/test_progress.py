@@ -1,0 +1,72 @@
+"""What a person watches while a run trains: the bar, its width, and TensorBoard."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import train_tiny
+from rich.console import Console
+
+from pefttools import progress, recipe
+from pefttools.progress import RichReporter
+from pefttools.reporter import Bar, Reporter
+from pefttools.train import train
+
+
+def test_tensorboard_shows_a_run_once_with_the_recipe_as_hyperparameters(recipe_file: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run, _ = train_tiny(recipe_file, tmp_path / "run", "train.trackers=[tensorboard]", "train.epochs=1")
+    (file,) = (path for path in (run / "tensorboard").rglob("*") if path.is_file())
+    found = EventAccumulator(str(file)).Reload().summary_metadata["_hparams_/session_start_info"]
+    values = HParamsPluginData.FromString(found.plugin_data.content).session_start_info.hparams
+    assert values["strategy.name"].string_value == "lora"
+    assert values["train.epochs"].number_value == 1
+    assert values["train.trackers"].string_value == "tensorboard"
+
+
+def test_the_bar_moves_at_every_step_and_shows_the_last_validation_score(recipe_file: Path, tmp_path: Path) -> None:
+    moves: list[float] = []
+    shown: dict[str, float] = {}
+
+    class Meter(Bar):
+        def advance(self, amount: float) -> None:
+            moves.append(amount)
+
+        def show(self, **fields: float) -> None:
+            shown.update(fields)
+
+    class Listener(Reporter):
+        @contextmanager
+        def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
+            yield Meter() if title == "training" else Bar()
+
+    resolved = recipe.load(str(recipe_file), ["train.epochs=2", "train.log_every=7"]).recipe
+    values = train(resolved, tmp_path / "run", reporter=Listener())
+    assert moves == [1] * values["train"]["steps"]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert shown["accuracy"] == [line["validation"]["accuracy"] for line in lines if "validation" in line][-1]
+    assert {"loss", "tokens_per_second"} <= shown.keys()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_what_matters_fits_on_a_terminal(width: int) -> None:
+    reporter = RichReporter()
+    reporter.console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+    with reporter.bar("training", 12345, "steps", 100) as bar:
+        assert isinstance(bar, progress._Moving)
+        bar.advance(500)
+        bar.show(loss=0.12345, tokens_per_second=34000.1)
+        bar.show(accuracy=0.9876)
+        line = Console(width=width, file=io.StringIO(), record=True)
+        line.print(bar.progress.get_renderable())
+    text = line.export_text()
+    assert text.count("\n") == 1
+    for part in ("training", "600/12345", "loss 0.1235", "accuracy 0.9876", ":"):
+        assert part in text
