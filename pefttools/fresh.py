@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from pefttools import signals
 
 PRELOADED = ["pefttools.preload"]
 
@@ -53,8 +56,14 @@ def _context() -> Any:
 
 
 def _in(environment: dict[str, str], folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """The server may be older than the environment and the working folder."""
+    """The server may be older than the environment and the working folder.
+
+    Ctrl-C, which a terminal sends to every process, is the starting process's to handle: it ends this one.
+    """
+    signals.install()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    target(*args)
+    with suppress(KeyboardInterrupt):
+        target(*args)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -133,3 +135,24 @@ def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
     assert second.startswith(f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'empty'} holds no plug-ins; they lie in")
     assert "strategies/" in second
     assert all(name.encode() in found.stdout for name in tasks.names())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to a process group")
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0])
+def test_an_interrupt_is_one_line_wherever_it_comes(seconds: float, recipe_file: Path, tmp_path: Path) -> None:
+    """While libraries are imported, too; a run that has begun names the command that goes on with it."""
+    words = ["train", str(recipe_file), "train.epochs=5000", "--out", str(tmp_path / "out")]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); from pefttools.__main__ import main; main()", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout
+    process.stdout.readline()
+    time.sleep(seconds)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, time.monotonic() - started
+    last = errors.decode().splitlines()[-1]
+    assert last == "interrupted" or "; go on with `pefttools train" in last
+    assert b"Traceback" not in errors

@@ -20,12 +20,12 @@ from pefttools.train import train
 
 def test_tensorboard_shows_a_run_once_with_the_recipe_as_hyperparameters(recipe_file: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+    from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
 
     run, _ = train_tiny(recipe_file, tmp_path / "run", "train.trackers=[tensorboard]", "train.epochs=1")
     (file,) = (path for path in (run / "tensorboard").rglob("*") if path.is_file())
     found = EventAccumulator(str(file)).Reload().summary_metadata["_hparams_/session_start_info"]
-    values = HParamsPluginData.FromString(found.plugin_data.content).session_start_info.hparams
+    values = parse_session_start_info_plugin_data(found.plugin_data.content).hparams
     assert values["strategy.name"].string_value == "lora"
     assert values["train.epochs"].number_value == 1
     assert values["train.trackers"].string_value == "tensorboard"

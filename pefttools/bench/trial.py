@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -119,7 +120,7 @@ def _work(order: Order) -> None:
         record = _trained(order)
         atomic.write_json(order.record, record)
     except (Interrupted, KeyboardInterrupt):
-        os._exit(INTERRUPTED)
+        sys.exit(INTERRUPTED)  # which gives back the process's semaphores; os._exit does not
     except UserError as error:
         _fail(order, "; ".join(error.problems))
     except Exception as error:

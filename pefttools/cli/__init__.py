@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 from collections.abc import Sequence
 
@@ -50,9 +49,9 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends us politely leaves nothing half-written
+def main() -> int:
+    """Run the command line in `sys.argv`; returns its exit code."""
     display.accept_any_character()
     display.warnings(plugins.problems())
     code = run(sys.argv[1:])
-    sys.exit(display.flushed() or code)
+    return display.flushed() or code

@@ -1,0 +1,36 @@
+"""Ctrl-C ends a command with one line, wherever it is.
+
+An interrupt inside an import leaves a half-imported library behind, which answers with errors of its own. It is put off
+until the import is over.
+"""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+AGAIN_SECONDS = 0.05
+
+
+def install() -> None:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt, so that whoever ends a command politely leaves nothing behind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    if hasattr(signal, "SIGALRM"):
+        signal.signal(signal.SIGALRM, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number
+    if _is_importing(frame) and hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        return
+    raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
