@@ -2,56 +2,81 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from pefttools.data.compression import opened
+from pefttools.data.encodings import bad_byte, encoding_of
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
+from pefttools.reporter import SILENT, Reporter
+
+MARK = "\ufeff"
 
 
-def text(path: Path, settings: FileSettings, source: str = "") -> str:
-    """The whole file.
+@contextmanager
+def open_text(
+    path: Path, settings: FileSettings, reporter: Reporter = SILENT, source: str = "", newline: str = "\n"
+) -> Iterator[TextIO]:
+    """The file's text, decompressed and decoded, to be read from its start.
 
     Args:
         source: what the file is called in messages, where not as in its settings.
 
     Raises:
-        UserError: it is not in the encoding that the settings name, or there is no such encoding.
+        UserError: it cannot be read, or is not in the encoding that the settings name.
     """
-    source = source or settings.source
+    source = source or settings.name
+    encoding = encoding_of(path, settings, source, reporter)
     try:
-        return path.read_bytes().decode(settings.encoding, settings.decode_errors)
-    except LookupError as error:
-        raise UserError(f"{source}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source}: byte {error.object[error.start]:#04x} at position {error.start} is not"
-            f" {error.encoding}; set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
-        ) from error
+        with opened(path, source) as stream:
+            yield io.TextIOWrapper(stream, encoding, settings.decode_errors, newline=newline)
+    except UnicodeError as error:
+        raise _located(path, source, encoding, error) from error
 
 
-def each(path: Path, settings: FileSettings, source: str = "") -> Iterator[str]:
-    """The lines one by one, without their ends. Raises UserError as `text` does, once it is there.
+def text(path: Path, settings: FileSettings, source: str = "", reporter: Reporter = SILENT) -> str:
+    """The whole file. Raises UserError as `open_text` does."""
+    with open_text(path, settings, reporter, source, newline="") as stream:
+        return stream.read().removeprefix(MARK)
+
+
+def each(path: Path, settings: FileSettings, source: str = "", reporter: Reporter = SILENT) -> Iterator[str]:
+    """The lines one by one, without their ends. Raises UserError as `open_text` does, once it is there.
 
     At line feeds only: other line ends that Unicode knows are characters of parallel texts.
     """
-    try:
-        with path.open(encoding=settings.encoding, errors=settings.decode_errors, newline="\n") as stream:
-            for line in stream:
-                yield line.removesuffix("\n").removesuffix("\r")
-    except (LookupError, UnicodeDecodeError):
-        text(path, settings, source)  # its message knows the place in the file
-        raise
+    with open_text(path, settings, reporter, source) as stream:
+        for number, line in enumerate(stream):
+            line = line.removesuffix("\n").removesuffix("\r")
+            yield line if number else line.removeprefix(MARK)
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
     """The object on one JSON line. Raises UserError when it is none."""
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or an integer of more digits than Python reads
         raise UserError(f"{where}: not JSON: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{where}: its lists and objects lie too deep in each other") from error
     if not isinstance(value, dict):
         raise UserError(f"{where}: takes one JSON object a line, got {type(value).__name__}")
     return value
+
+
+def _located(path: Path, source: str, encoding: str, error: UnicodeError) -> UserError:
+    """The refusal of a text that does not decode, with the place."""
+    with opened(path, source) as stream:
+        data = stream.read()
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError as found:
+        return bad_byte(source, found, found.start, data[: found.start].count(b"\n") + 1)
+    except UnicodeError as found:  # of UTF-16 without its mark
+        return UserError(f"{source}: {found}; set `encoding`")
+    return UserError(f"{source}: {error}; set `encoding`")

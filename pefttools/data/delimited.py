@@ -1,0 +1,159 @@
+"""csv and tsv files to rows: every line of the file is in a row, or the file is refused with the line.
+
+A quote that is text swallows what follows, up to the next one: a field that closes before its separator, that never
+closes, or that holds whole rows is refused. Texts of several lines are read, and counted in a note. In tsv files
+quotes are text unless the settings say otherwise.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from pefttools.data import lines
+from pefttools.data.separators import NAMES, SAMPLE, Layout, layout
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+
+LONGEST_FIELD = 1 << 27
+"""Characters of one field, at most: an open quote must not read a whole file into memory."""
+
+
+def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dict[str, str] | UserError]:
+    """One row a record, column -> text; in the place of one with more or fewer columns than the header its error.
+
+    Raises:
+        UserError: quotes that enclose no field, or two columns of one name.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
+    kind = "tsv" if settings.format == "tsv" else "csv"
+    with lines.open_text(path, settings, reporter, newline="") as stream:
+        head = list(islice(stream, SAMPLE))
+        if not head:
+            return
+        head[0] = head[0].removeprefix(lines.MARK)
+        skipped = 0
+        if (declared := re.fullmatch(r"sep=(.)\s*", head[0])) and settings.separator is None:  # Excel's first line
+            settings = settings.model_copy(update={"separator": declared[1]})
+            head, skipped = head[1:], 1
+        found = layout(head, settings, kind)
+        _report(found, settings, kind, reporter)
+        records = _Records(found, chain(head, stream), settings, skipped)
+        names, first = _names(records, settings, reporter)
+        if names is None:
+            return
+        for number, fields in chain(first, records):
+            if len(fields) > len(names) and not any(field.strip() for field in fields[len(names) :]):
+                fields = fields[: len(names)]  # separators at the line's end
+            if len(fields) == len(names):
+                yield dict(zip(names, fields, strict=True))
+            else:
+                yield _ragged(fields, names, number, found, settings)
+        if records.long:
+            start, end = max(records.long, key=lambda place: place[1] - place[0])
+            reporter.note(
+                f"{settings.name}: {len(records.long)} rows hold texts of several lines"
+                f" (the longest in lines {start} to {end})"
+            )
+
+
+class _Records:
+    """The records of a file with the number of the line where each begins; blank lines are no records."""
+
+    def __init__(self, found: Layout, text: Iterator[str], settings: FileSettings, skipped: int) -> None:
+        self.layout, self.settings, self.skipped = found, settings, skipped
+        self.reader = found.reader(text)
+        self.end = skipped
+        self.long: list[tuple[int, int]] = []
+        """First and last line of every record that has several."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        reader, skipped = self.reader, self.skipped
+        while True:
+            start = self.end + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                raise self.refusal(error, start) from error
+            self.end = end = reader.line_num + skipped
+            if end > start and any("\n" in f or "\r" in f for f in fields):
+                self._check(fields, start, end)
+            if fields and (len(fields) > 1 or fields[0].strip() or end > start or fields[0] == ""):
+                yield start, fields
+
+    def _check(self, fields: Sequence[str], start: int, end: int) -> None:
+        self.long.append((start, end))
+        if self.layout.hides_rows(fields):
+            raise UserError(
+                f"{self.settings.name} line {start}: the quote that opens here closes in line {end}, and each line"
+                f" between looks like a row of its own; set `quotes: false` if quotes are part of the text"
+            )
+
+    def refusal(self, error: csv.Error, start: int) -> UserError:
+        """What is wrong with the quotes of the record that begins in a line."""
+        place, end = f"{self.settings.name} line {start}", self.reader.line_num + self.skipped
+        cure = "set `quotes: false` if quotes are part of the text, or write quotes inside of a field twice"
+        if self.settings.escape is None:
+            cure += ", or set `escape` if a character such as a backslash is before them"
+        if "expected after" in str(error):
+            where = f" in line {end}" if end > start else ""
+            return UserError(f"{place}: a field begins with a quote, and text follows behind its closing quote{where}; {cure}")
+        if "unexpected end" in str(error):
+            return UserError(f"{place}: the quote that opens here is never closed; {cure}")
+        if "field limit" in str(error):
+            return UserError(f"{place}: a field has more than {csv.field_size_limit()} characters; {cure}")
+        return UserError(f"{place}: cannot be divided into columns ({error}); {cure}")
+
+
+def _report(found: Layout, settings: FileSettings, kind: str, reporter: Reporter) -> None:
+    usual = "\t" if kind == "tsv" else ","
+    if settings.separator is None and (found.separator != usual or found.doubtful):
+        name = NAMES[found.separator]
+        reporter.note(f"{settings.name}: its columns were divided at {name}; `separator` sets another character")
+
+
+def _names(
+    records: _Records, settings: FileSettings, reporter: Reporter
+) -> tuple[Sequence[str] | None, list[tuple[int, list[str]]]]:
+    """The columns' names, None of an empty file, and the rows that were read to know them."""
+    number, fields = next(iter(records), (0, None))
+    if fields is None:
+        return None, []
+    found = [name.strip() for name in fields]
+    if settings.header:
+        if [name.casefold() for name in found] != [name.casefold() for name in settings.header]:
+            return settings.header, [(number, fields)]
+        reporter.warn(f"{settings.name}: its first line holds the names that `header` gives; it was read as no row")
+        return settings.header, []
+    while len(found) > 1 and not found[-1]:  # a separator at the end of each line
+        found.pop()
+    names = [name or f"column{i}" for i, name in enumerate(found, 1)]
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise UserError(
+            f"{settings.name} line {number}: names the column {twice!r} twice; rename one of them,"
+            " or set `header` if the file has no line of names"
+        )
+    return names, []
+
+
+def _ragged(
+    fields: Sequence[str], names: Sequence[str], number: int, found: Layout, settings: FileSettings
+) -> UserError:
+    what = "`header` names" if settings.header else "the header line has"
+    mark = NAMES.get(found.separator, repr(found.separator))
+    cure = "takes quotes around it" if found.quotes else "cannot be told from a column's end"
+    return UserError(
+        f"{settings.name} line {number} has {_columns(len(fields))} and {what} {len(names)} ({', '.join(names)[:80]}):"
+        f" {found.separator.join(fields)[:80]!r}; columns are divided at {mark}, and a text that holds one {cure}"
+    )
+
+
+def _columns(number: int) -> str:
+    return f"{number} column{'s' * (number != 1)}"

@@ -1,0 +1,125 @@
+"""Which encoding a text file is in: what the settings say, a byte-order mark, or Windows' western one, with a warning.
+
+A file in the default encoding is looked through before its first row is read, so that a bad byte far down is found
+before anything else happens. A file that is no UTF-8 is read as cp1252 only where that gives a text of western
+Europe: mostly ASCII, with letters and marks of those languages between. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+
+from pefttools.data.compression import DAMAGE, explained, opened
+from pefttools.data.settings import UTF8, FileSettings
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+
+MARKS = (
+    (codecs.BOM_UTF8, UTF8),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which is how it starts
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+WESTERN = set("àâäãåáæçèéêëìíîïñòóôöœøùúûüÿßÀÂÄÃÅÁÆÇÈÉÊËÌÍÎÏÑÒÓÔÖŒØÙÚÛÜŸ‘’‚“”„–—…€£«»‹›°·•¿¡§©®™º\xa0")
+PORTUGUESE = set("õÕ")
+NOT_WITH_PORTUGUESE = set("öüÖÜ")
+"""õ and ö in one text are Hungarian ő and ö in another encoding."""
+WESTERN_SHARE = 0.15
+"""Characters beyond ASCII among the letters of a text of western Europe, at most."""
+CHUNK = 1 << 20
+
+
+def encoding_of(path: Path, settings: FileSettings, source: str, reporter: Reporter) -> str:
+    """The name of the encoding to decode a file with.
+
+    Raises:
+        UserError: there is no encoding of the name in the settings; the file is in none that can be told.
+    """
+    try:
+        codecs.lookup(settings.encoding)
+    except LookupError as error:
+        raise UserError(f"{source}: {error}; set `encoding` to one like utf-8, latin-1 or gb18030") from error
+    if settings.encoding != UTF8:
+        return settings.encoding
+    with opened(path, source) as stream:
+        start = stream.read(4096)
+    if marked := next((name for mark, name in MARKS if start.startswith(mark)), None):
+        return marked
+    _refuse_binary(start, source)
+    return UTF8 if settings.decode_errors != "strict" or _is_utf8(path, source) else _western(path, source, reporter)
+
+
+def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -> UserError:
+    """The refusal of a byte that is not in the encoding."""
+    name = error.encoding.replace("-sig", "")
+    if position < 0 or error.start >= len(error.object):
+        return UserError(f"{source}: line {line} is not {name}; set `encoding`")
+    return UserError(
+        f"{source}: byte {error.object[error.start]:#04x} at position {position} is not {name} (line {line});"
+        " set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
+    )
+
+
+def _refuse_binary(start: bytes, source: str) -> None:
+    if start.startswith((b"PAR1", b"ARROW1")):
+        name = "parquet" if start.startswith(b"PAR1") else "arrow"
+        raise UserError(f"{source}: is {name} and no text; set `format: {name}`")
+    if start.count(0) > len(start) // 5:
+        even, odd = start[::2].count(0), start[1::2].count(0)
+        likely = f"{'utf-16-le' if odd > even else 'utf-16-be'}, which it looks like" if even != odd else "…"
+        raise UserError(f"{source}: holds zero bytes, which no text in UTF-8 does; set `encoding` ({likely})")
+
+
+def _is_utf8(path: Path, source: str) -> bool:
+    """Whether the whole file is UTF-8; False where it is ASCII up to its first other byte."""
+    position, lines, ascii_only, rest = 0, 0, True, b""
+    with opened(path, source) as stream:
+        while True:
+            try:
+                chunk = stream.read1(CHUNK)  # type: ignore[attr-defined]
+            except DAMAGE as error:
+                raise UserError(f"{source}: behind line {lines}, {explained(error)}") from error
+            data = rest + chunk
+            try:
+                _, used = codecs.utf_8_decode(data, "strict", not chunk)
+            except UnicodeDecodeError as error:
+                if ascii_only and data[: error.start].isascii():
+                    return False
+                line = lines + data[: error.start].count(b"\n") + 1
+                raise bad_byte(source, error, position + error.start, line) from error
+            if not chunk:
+                return True
+            ascii_only = ascii_only and data[:used].isascii()
+            position, lines, rest = position + used, lines + data[:used].count(b"\n"), data[used:]
+
+
+def _western(path: Path, source: str, reporter: Reporter) -> str:
+    """`cp1252`, with a warning. Raises UserError where that would be a guess."""
+    first: tuple[UnicodeDecodeError, int, int, str] | None = None
+    position, letters, others = 0, 0, set[str]()
+    beyond = 0
+    with opened(path, source) as stream:
+        for number, line in enumerate(stream, 1):
+            letters += len(line)
+            if not line.isascii():
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    first = first or (error, position + error.start, number, line.decode("cp1252", "replace").strip())
+                found = [c for c in line.decode("cp1252", "replace") if not c.isascii()]
+                others.update(found)
+                beyond += len(found)
+            position += len(line)
+    assert first is not None, "the file was found not to be UTF-8"
+    error, position, number, sample = first
+    strange = others - WESTERN - PORTUGUESE
+    hungarian = others & PORTUGUESE and others & NOT_WITH_PORTUGUESE
+    if strange or hungarian or beyond > WESTERN_SHARE * letters:
+        raise bad_byte(source, error, position, number)
+    reporter.warn(
+        f"{source} is not UTF-8; it was read as cp1252, in which line {number} is {sample[:80]!r}."
+        " If that is wrong, set `encoding` beside its source"
+    )
+    return "cp1252"

@@ -1,0 +1,131 @@
+"""One source to its files: lists, patterns of paths, folders of one table's files, and what each file is called."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pefttools.data import arrow_rows, compression
+from pefttools.data.parts import SPLITS, Implied, chosen
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+from pefttools.sources import fetch, is_remote
+
+ENDINGS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".iob2": "conll",
+    ".bmes": "conll",
+    ".txt": "lines",
+}
+WORKBOOKS = (".xlsx", ".xls", ".ods")
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's ending names, compressed or not; empty where it names none."""
+    return ENDINGS.get(compression.ending(path), "")
+
+
+def files(settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, FileSettings]]:
+    """Every file of a source with its own settings: its name as `source`, and its `format`.
+
+    Raises:
+        UserError: nothing is there, or it is of no format that can be told.
+    """
+    for source in settings.sources:
+        one = settings.model_copy(update={"source": source})
+        for path in _matching(one, reporter):
+            name = source if path.name in source else str(path)
+            yield from _of_path(path, one.model_copy(update={"source": name}), reporter)
+
+
+def _matching(settings: FileSettings, reporter: Reporter) -> Sequence[Path]:
+    """The source's own path, or those that its pattern matches."""
+    source = settings.name
+    if is_remote(source) or not glob.has_magic(source) or Path(source).expanduser().exists():
+        return [fetch(source, settings.sha256, reporter)]
+    if settings.sha256:
+        raise UserError(f"{source}: `sha256` pins one file or folder, and this is a pattern")
+    pattern = str(Path(source).expanduser().absolute())
+    found = [path for one in sorted(glob.glob(pattern, recursive=True)) if (path := Path(one)).is_file()]
+    if not found:
+        raise UserError(f"{source}: no file matches this pattern")
+    return found
+
+
+def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, FileSettings]]:
+    kind = settings.format
+    if kind == "auto" and (settings.pattern or settings.beside):
+        kind = "lines"
+    if path.is_dir() and kind != "folders":
+        if kind in ("auto", "arrow") and arrow_rows.is_saved(path):
+            yield path, settings.model_copy(update={"format": "arrow"})
+            return
+        if inside := _inside(path, kind, settings, reporter):
+            for file in inside:
+                yield from _of_path(file, settings.model_copy(update={"source": str(file)}), reporter)
+            return
+        if kind == "auto":
+            kind = "folders"
+    if kind == "auto":
+        kind = format_of(path)
+    if not kind:
+        raise UserError(
+            f"{settings.name}: is a workbook of an office program; save its table as csv"
+            if path.suffix.lower() in WORKBOOKS
+            else f"{settings.name}: its format cannot be told from the ending {path.suffix!r}; set `format`"
+            f" to one of {', '.join(dict.fromkeys([*ENDINGS.values(), 'folders']))}"
+        )
+    if path.is_dir() != (kind == "folders"):
+        raise UserError(f"{settings.name}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
+    if not path.is_dir() and not path.is_file():
+        raise UserError(f"{settings.name}: is no file that can be read twice; write it to a file first")
+    yield path, settings.model_copy(update={"format": kind})
+
+
+def _inside(folder: Path, kind: str, settings: FileSettings, reporter: Reporter) -> list[Path]:
+    """The files of a table that lie in a folder, of one split where they are named for splits; none of other folders."""
+    found = [path for path in sorted(folder.iterdir()) if _is_table(path, kind)]
+    if not found:
+        named = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in ("data", *SPLITS)]
+        found = [path for inner in named for path in sorted(inner.iterdir()) if _is_table(path, kind)]
+    splits = {path: _split(path, folder) for path in found}
+    names = list(dict.fromkeys(name for name in splits.values() if name))
+    if len(names) > 1 or (settings.split and not isinstance(settings.split, Implied)):
+        if lost := [path.name for path, name in splits.items() if not name]:
+            raise UserError(
+                f"{settings.name}: holds files of the splits {', '.join(names) or 'none'} and {lost[0]}, which belongs"
+                " to none of them; name the files of one table"
+            )
+        taken = chosen(names, settings, reporter)
+        found = [path for path, name in splits.items() if name == taken]
+    if len(formats := {format_of(path) for path in found}) > 1 and kind == "auto":
+        raise UserError(
+            f"{settings.name}: holds files of several formats ({', '.join(sorted(formats))}); set `format`,"
+            " or name the files by a pattern like data/*.csv"
+        )
+    return found
+
+
+def _is_table(path: Path, kind: str) -> bool:
+    """Whether a file in a folder is one of the table's; a text file is one only where the format says so."""
+    if not path.is_file() or path.name.startswith((".", "_")):
+        return False
+    return format_of(path) == kind if kind != "auto" else format_of(path) not in ("", "lines")
+
+
+def _split(path: Path, folder: Path) -> str:
+    """The split that a file is named for (`train-00000-of-00002.parquet`), or the folder it is in; empty for none."""
+    word = path.name.lower().replace("_", "-").replace(".", "-").split("-")[0]
+    inner = path.parent.name.lower() if path.parent != folder else ""
+    return next((one for one in (inner, word) if one in SPLITS), "")

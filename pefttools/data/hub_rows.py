@@ -1,0 +1,32 @@
+"""Sets of the hub to rows, with names of classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pefttools.data import class_names
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+from pefttools.sources import hub
+
+
+def rows(settings: FileSettings, reporter: Reporter) -> list[dict[str, Any]]:
+    """The rows of a hub set's split. Raises UserError where it cannot be had."""
+    from datasets import load_dataset
+
+    split = str(settings.split or "train")
+    rest = settings.name.removeprefix("hf:")
+    name, revision = hub.split(rest)
+    reporter.note(f"{settings.name}: loading its {split} split from the hub")
+    try:
+        table = load_dataset(name, settings.config, split=split, revision=revision)
+    except (ValueError, RuntimeError) as error:  # no such configuration or split; a loading script
+        raise UserError(f"{settings.name}: {error}") from error
+    except Exception as error:
+        raise hub.explained(rest, error) from error
+    found = table.to_list()
+    for column, namer in class_names.of_features(table.features.to_dict()).items():
+        for row in found:
+            row[column] = namer(row[column])
+    return found

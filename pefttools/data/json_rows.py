@@ -1,0 +1,148 @@
+"""JSON to rows: a list of objects, an object of columns, an object with the list under a key, SQuAD's, or JSON lines.
+
+What a file holds decides, not its ending: lines are read from a .json file, and a list or objects over several lines
+from a .jsonl file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pefttools.data import lines, squad
+from pefttools.data.parts import SPLITS, chosen
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+
+Row = dict[str, Any]
+WRAPPERS = ("data", "rows", "examples", "instances", "records", "items")
+"""Keys that a list of rows is found under."""
+CHATS = {"messages", "conversations"}
+"""Columns whose lists of objects are one row's turns."""
+FORMS = (
+    "takes a list of objects, an object of columns (lists of one length), an object with a list under `data`,"
+    " or one object a line"
+)
+
+
+def from_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
+    """One row a line, or the rows of a file that is no JSON lines but a list, or objects over several lines.
+
+    In the place of a line that holds no object its error comes: the next line is found all the same.
+    """
+    first = True
+    for number, line in enumerate(lines.each(path, settings, reporter=reporter), 1):
+        if not line.strip():
+            continue
+        try:
+            row: Row | UserError = lines.json_object(line, f"{settings.name} line {number}")
+        except UserError as error:
+            if first and line.lstrip()[0] in "[{" and (values := _values(lines.text(path, settings))):
+                if len(values) == 1 or all(isinstance(value, dict) for value in values):
+                    yield from _rows(values, settings, reporter)
+                    return
+            row = error
+        first = False
+        yield row
+
+
+def from_document(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
+    """The rows of one JSON text, or of several behind each other, as on lines."""
+    text = lines.text(path, settings, reporter=reporter)
+    if not text.strip():
+        return
+    try:
+        values = [json.loads(text)]
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[0] == "{" and _is_object(text.lstrip().split("\n", 1)[0]):
+            del text
+            yield from from_lines(path, settings, reporter)
+            return
+        several = _values(text)
+        if several is None:
+            raise UserError(f"{settings.name}: not JSON: {error or 'too deep'}") from error
+        values = several
+    yield from _rows(values, settings, reporter)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _values(text: str) -> list[Any] | None:
+    """The JSON values that a text holds one behind the other; None where it holds anything else."""
+    decoder, values, place = json.JSONDecoder(), [], 0
+    text = text.strip()
+    try:
+        while place < len(text):
+            value, place = decoder.raw_decode(text, place)
+            values.append(value)
+            while place < len(text) and text[place].isspace():
+                place += 1
+    except (ValueError, RecursionError):
+        return None
+    return values
+
+
+def _rows(values: list[Any], settings: FileSettings, reporter: Reporter) -> list[Row]:
+    """The rows of one JSON value, or the values of several, which are rows themselves."""
+    if len(values) > 1:
+        return _objects(values, settings.name)
+    value = values[0]
+    if isinstance(value, list):
+        return _objects(value, settings.name)
+    if not isinstance(value, dict):
+        raise UserError(f"{settings.name}: {FORMS}; it holds {type(value).__name__}")
+    if squad.is_squad(value):
+        return squad.rows(value, settings.name)
+    if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas' orient="split"
+        return [dict(zip(map(str, value["columns"]), row, strict=True)) for row in value["data"]]
+    for key in WRAPPERS:
+        if _is_list_of_objects(value.get(key)):
+            return value[key]
+    if value and all(key.lower() in SPLITS and _is_list_of_objects(part) for key, part in value.items()):
+        return value[chosen(list(value), settings, reporter, "key")]
+    if set(value) & CHATS or not any(isinstance(part, (list, dict)) for part in value.values()):
+        return [value]  # a file of one row
+    if (columns := _columns(value, settings, reporter)) is not None:
+        return columns
+    raise UserError(f"{settings.name}: {FORMS}; it holds an object with the keys {', '.join(map(repr, value))[:200]}")
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+
+
+def _objects(values: list[Any], source: str) -> list[Row]:
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, dict):
+            raise UserError(f"{source}: {FORMS}; item {number} of its list is {type(value).__name__}")
+    return values
+
+
+def _columns(value: Mapping[str, Any], settings: FileSettings, reporter: Reporter) -> list[Row] | None:
+    """The rows of an object of columns, as lists or as pandas' objects by row number; None where it is neither."""
+    if all(isinstance(column, dict) for column in value.values()):
+        keys = {name: list(column) for name, column in value.items()}
+        first = next(iter(keys.values()))
+        if all(key.isdecimal() for key in value):  # pandas' orient="index": a row a key
+            return list(value.values())
+        if not all(one == first for one in keys.values()):
+            return None
+        columns = {name: list(column.values()) for name, column in value.items()}
+    elif all(isinstance(column, list) for column in value.values()):
+        columns = dict(value)
+    else:
+        return None
+    sizes = {name: len(column) for name, column in columns.items()}
+    if len(set(sizes.values())) > 1:
+        shown = ", ".join(f"{name!r} {size}" for name, size in sizes.items())
+        raise UserError(f"{settings.name}: is an object of columns that differ in length: {shown}")
+    reporter.note(f"{settings.name}: read as an object of columns, {next(iter(sizes.values()), 0)} rows")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -1,0 +1,77 @@
+"""Lines, parallel files and folders of texts to rows."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pefttools.data import conll, lines
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+from pefttools.reporter import Reporter
+from pefttools.sources import fetch
+
+Row = dict[str, Any]
+
+
+def of_conll(path: Path, settings: FileSettings, reporter: Reporter) -> list[Row]:
+    """A sentence a row."""
+    return conll.rows(list(lines.each(path, settings, reporter=reporter)), settings.header, settings.name)
+
+
+def of_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row]:
+    """A line a row, its columns the groups of a pattern. Raises UserError at a line that the pattern does not match."""
+    text = lines.each(path, settings, reporter=reporter)
+    if not settings.pattern:
+        yield from ({"text": line} for line in text if settings.beside or line.strip())
+        return
+    pattern = re.compile(settings.pattern)
+    numbered: Iterable[tuple[int, str]] = enumerate(text, 1)
+    if settings.last_rows and not settings.beside:  # those before may be of another form
+        numbered = deque(numbered, settings.last_rows)
+    for number, line in numbered:
+        match = pattern.fullmatch(line)
+        if not match:
+            raise UserError(
+                f"{settings.name} line {number}: does not match the pattern {settings.pattern!r}: {line[:80]!r}"
+            )
+        yield match.groupdict()
+
+
+def with_parallel(lines_read: Iterable[Any], settings: FileSettings, reporter: Reporter) -> list[Row]:
+    """The rows of a file of lines with the columns that are the same lines of other files; all blank ones left out."""
+    rows = list(lines_read)
+    for column, source in settings.beside.items():
+        path = fetch(source, None, reporter)
+        if path.is_dir():
+            raise UserError(f"{source}: is a folder, but the lines of a file are asked for (`beside.{column}`)")
+        values = list(lines.each(path, settings, source, reporter))
+        if len(values) != len(rows):
+            raise UserError(
+                f"{source} has {len(values)} lines and {settings.name} has {len(rows)};"
+                " the lines of files beside each other belong together one by one"
+            )
+        for row, line in zip(rows, values, strict=True):
+            row[column] = line
+    return [row for row in rows if any(value and value.strip() for value in row.values())]
+
+
+def of_folders(path: Path, settings: FileSettings, reporter: Reporter) -> list[Row]:
+    """A text a row, labelled by the folder it is in."""
+    files = sorted(f for f in path.glob("*/*") if f.is_file() and not f.name.startswith("."))
+    if not files:
+        raise UserError(
+            f"{settings.name}: holds no folders with texts, and no csv, json or parquet files; set `format` to read"
+            " other files in it as one table"
+        )
+    return [
+        {
+            "text": lines.text(f, settings, str(f), reporter),
+            "label": f.parent.name,
+            "id": f.relative_to(path).as_posix(),
+        }
+        for f in files
+    ]
