@@ -129,6 +129,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
         inner = place.get(section)
         if section == "regularizers" and isinstance(inner, (str, list)):
             inner = dict.fromkeys([inner] if isinstance(inner, str) else inner)
+        if isinstance(inner, list):  # of files
+            inner = {"source": inner}
         if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
             inner = {"name" if section in ("strategy", "task") else "source": inner}
         elif inner is not None and not isinstance(inner, dict):

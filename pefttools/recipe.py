@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field
 
 from pefttools import other_data, typed_yaml
-from pefttools.data.settings import DataSettings, FileSettings
+from pefttools.data.settings import DataSettings, FileSettings, as_read_before
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
 from pefttools.overrides import Overlaid, flat, get, overlay, pairs, short
@@ -80,6 +80,12 @@ class Recipe(Header):
                 del values["data"][name]
         if values["base"]["quantize"] is None:  # younger than many a digest, and nothing is what there was before it
             del values["base"]["quantize"]
+        for name in ("train", "validation", "test"):
+            if values["data"][name]:
+                values["data"][name] = as_read_before(values["data"][name], name)
+        for penalty in values["regularizers"].values():
+            if isinstance(penalty.get("data"), dict):
+                penalty["data"] = as_read_before(penalty["data"], "train")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -291,6 +297,12 @@ def _with_absolute_files(choice: Any) -> Any:
 
 
 def _absolute(settings: Any) -> Any:
-    if is_remote(settings.source):
-        return settings
-    return settings.model_copy(update={"source": str(Path(settings.source).expanduser().absolute())})
+    """The settings with absolute paths; a source may be a list of files."""
+    source = settings.source
+    return settings.model_copy(
+        update={"source": _path(source) if isinstance(source, str) else tuple(map(_path, source))}
+    )
+
+
+def _path(source: str) -> str:
+    return source if is_remote(source) else str(Path(source).expanduser().absolute())

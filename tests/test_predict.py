@@ -161,11 +161,10 @@ def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path
     ragged = write_csv(tmp_path / "rows.csv", good)
     place = ragged.stat().st_size + 3
     with ragged.open("ab") as file:
-        file.write(b"caf\xe9,fruit\n")
+        file.write(b"caf\x81,fruit\n")
     rows = stream(FileSettings(source=str(ragged)), "predict", SILENT)
-    assert list(islice(rows, 10_000)) == good[:10_000]
-    with pytest.raises(UserError, match=f"byte 0xe9 at position {place} is not utf-8"):
-        list(rows)
+    with pytest.raises(UserError, match=rf"byte 0x81 at position {place} is not utf-8 \(line 30002\)"):
+        next(rows)  # before a row is read: nothing was done yet
 
 
 @pytest.mark.parametrize(

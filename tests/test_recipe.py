@@ -61,7 +61,7 @@ def test_own_rows_drop_what_was_said_of_the_old_ones() -> None:
     resolved = recipe.load("sst2-lora", ["data.train=my.csv", "data.columns.label=class"])
     data = resolved.recipe.data
     assert data.train.source == str(Path("my.csv").absolute())
-    assert (data.test, data.train.split) == (None, "train")
+    assert (data.test, data.train.split) == (None, None)
     assert data.columns == {"label": "class"}
     assert data.validation_share == 0.1
     assert resolved.origins["data.train.source"] == "override"

@@ -81,7 +81,7 @@ def _saved(folder: Path, settings: FileSettings, reporter: Reporter) -> Iterator
     with _explained(settings.name, "not a folder of `save_to_disk`, or a damaged one"):
         for file in sorted(folder.glob("*.arrow")):
             _refuse_cut(file, settings)
-        table = load_from_disk(str(folder)).with_format("arrow")
+        table: Any = load_from_disk(str(folder)).with_format("arrow")
         for rows in _named(table.iter(BATCH), table.features.arrow_schema, settings):
             yield from rows
 
@@ -128,7 +128,9 @@ def _refuse_cut(path: Path, settings: FileSettings) -> None:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - len(END_OF_STREAM)))
             if stream.read() != END_OF_STREAM:
-                raise UserError(f"{settings.name}: {path.name} is cut off: the mark at the end of an Arrow file is missing")
+                raise UserError(
+                    f"{settings.name}: {path.name} is cut off: the mark at the end of an Arrow file is missing"
+                )
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Class numbers to class names, as the `datasets` library keeps them in a table's metadata: also in lists and structs."""
+"""Class numbers to names, as the `datasets` library keeps them in a table's metadata; in lists and structs too."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from pefttools.errors import UserError
@@ -43,29 +44,21 @@ def _namer(feature: Any, column: str) -> Namer | None:
     if kind is None or isinstance(kind, dict):  # a struct; a field of it may be called `_type`
         return _struct({name: inner for name, one in feature.items() if (inner := _namer(one, column))})
     inner = _namer(feature["feature"], column) if kind in ("Sequence", "List", "LargeList") else None
-    if inner is None:
-        return None
-
-    def each(value: Any) -> Any:
-        return [inner(item) for item in value] if isinstance(value, list) else inner(value)
-
-    return each
+    return partial(_of_any, inner) if inner else None
 
 
 def _struct(fields: dict[str, Namer]) -> Namer | None:
-    if not fields:
-        return None
-
-    def each(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return value | {name: _of_any(value[name], namer) for name, namer in fields.items() if name in value}
-
-    return each
+    return partial(_of_struct, fields) if fields else None
 
 
-def _of_any(value: Any, namer: Namer) -> Any:
-    """A sequence of structs is kept as a struct of sequences."""
+def _of_struct(fields: dict[str, Namer], value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return value | {name: _of_any(namer, value[name]) for name, namer in fields.items() if name in value}
+
+
+def _of_any(namer: Namer, value: Any) -> Any:
+    """Of a list each item; a sequence of structs may also be kept as a struct of lists."""
     return [namer(item) for item in value] if isinstance(value, list) else namer(value)
 
 

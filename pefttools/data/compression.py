@@ -82,7 +82,7 @@ def explained(error: Exception) -> str:
 def _stream(path: Path, source: str) -> IO[bytes]:
     match how(path):
         case "gzip":
-            return gzip.open(path)
+            return gzip.open(path)  # type: ignore[return-value]
         case "bzip2":
             return bz2.open(path)
         case "xz":
@@ -103,7 +103,9 @@ def _only_member(archive: zipfile.ZipFile, source: str) -> IO[bytes]:
         raise UserError(f"{source}: is a workbook or document of an office program; save its table as csv")
     if len(names) != 1:
         shown = ", ".join(names[:4]) or "none"
-        raise UserError(f"{source}: a zip archive has to hold one file, and this holds {len(names)} ({shown}); unpack it")
+        raise UserError(
+            f"{source}: a zip archive has to hold one file, and this holds {len(names)} ({shown}); unpack it"
+        )
     return archive.open(names[0])
 
 

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 from pefttools.data import lines
 from pefttools.data.separators import NAMES, SAMPLE, Layout, layout
@@ -104,7 +103,9 @@ class _Records:
             cure += ", or set `escape` if a character such as a backslash is before them"
         if "expected after" in str(error):
             where = f" in line {end}" if end > start else ""
-            return UserError(f"{place}: a field begins with a quote, and text follows behind its closing quote{where}; {cure}")
+            return UserError(
+                f"{place}: a field begins with a quote, and text follows behind its closing quote{where}; {cure}"
+            )
         if "unexpected end" in str(error):
             return UserError(f"{place}: the quote that opens here is never closed; {cure}")
         if "field limit" in str(error):

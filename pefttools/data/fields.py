@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 UNREAD = "unread"
@@ -12,6 +13,8 @@ UNREAD = "unread"
 
 def text(value: Any, name: str) -> str:
     """The text as it stands, its spaces included; raises ValueError where there is nothing else."""
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):  # a column of texts may hold numbers
+        value = str(value) if isinstance(value, int) or math.isfinite(value) else None
     if value is not None and not isinstance(value, str):
         raise ValueError(f"has a {name} that is no text: {value!r}")
     if not value or not value.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def files(settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, Fi
     """
     for source in settings.sources:
         one = settings.model_copy(update={"source": source})
-        for path in _matching(one, reporter):
+        matching = _matching(one, reporter)
+        if len(matching) > 1:
+            reporter.note(f"{source}: {len(matching)} files, {matching[0].name} … {matching[-1].name}")
+        for path in matching:
             name = source if path.name in source else str(path)
             yield from _of_path(path, one.model_copy(update={"source": name}), reporter)
 
@@ -57,7 +61,7 @@ def _matching(settings: FileSettings, reporter: Reporter) -> Sequence[Path]:
     if settings.sha256:
         raise UserError(f"{source}: `sha256` pins one file or folder, and this is a pattern")
     pattern = str(Path(source).expanduser().absolute())
-    found = [path for one in sorted(glob.glob(pattern, recursive=True)) if (path := Path(one)).is_file()]
+    found = [path for one in sorted(glob.glob(pattern, recursive=True)) if (path := Path(one)).is_file()]  # noqa: PTH207
     if not found:
         raise UserError(f"{source}: no file matches this pattern")
     return found
@@ -72,6 +76,8 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
             yield path, settings.model_copy(update={"format": "arrow"})
             return
         if inside := _inside(path, kind, settings, reporter):
+            if len(inside) > 1:
+                reporter.note(f"{settings.name}: {len(inside)} files, {inside[0].name} … {inside[-1].name}")
             for file in inside:
                 yield from _of_path(file, settings.model_copy(update={"source": str(file)}), reporter)
             return
@@ -94,14 +100,14 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
 
 
 def _inside(folder: Path, kind: str, settings: FileSettings, reporter: Reporter) -> list[Path]:
-    """The files of a table that lie in a folder, of one split where they are named for splits; none of other folders."""
+    """The files of one table that lie in a folder, of one split where they are named for splits; none elsewhere."""
     found = [path for path in sorted(folder.iterdir()) if _is_table(path, kind)]
     if not found:
         named = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in ("data", *SPLITS)]
         found = [path for inner in named for path in sorted(inner.iterdir()) if _is_table(path, kind)]
     splits = {path: _split(path, folder) for path in found}
     names = list(dict.fromkeys(name for name in splits.values() if name))
-    if len(names) > 1 or (settings.split and not isinstance(settings.split, Implied)):
+    if len(names) > 1 or {*names} - {"train"} or (settings.split and not isinstance(settings.split, Implied)):
         if lost := [path.name for path, name in splits.items() if not name]:
             raise UserError(
                 f"{settings.name}: holds files of the splits {', '.join(names) or 'none'} and {lost[0]}, which belongs"
@@ -126,6 +132,6 @@ def _is_table(path: Path, kind: str) -> bool:
 
 def _split(path: Path, folder: Path) -> str:
     """The split that a file is named for (`train-00000-of-00002.parquet`), or the folder it is in; empty for none."""
-    word = path.name.lower().replace("_", "-").replace(".", "-").split("-")[0]
+    words = re.split(r"[-_. ]", path.name.lower())
     inner = path.parent.name.lower() if path.parent != folder else ""
-    return next((one for one in (inner, word) if one in SPLITS), "")
+    return next((SPLITS[word] for word in (inner, *words) if word in SPLITS), "")

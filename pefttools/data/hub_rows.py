@@ -25,8 +25,8 @@ def rows(settings: FileSettings, reporter: Reporter) -> list[dict[str, Any]]:
         raise UserError(f"{settings.name}: {error}") from error
     except Exception as error:
         raise hub.explained(rest, error) from error
-    found = table.to_list()
-    for column, namer in class_names.of_features(table.features.to_dict()).items():
+    found, features = table.to_list(), dict(table.features.to_dict())
+    for column, namer in class_names.of_features(features).items():
         for row in found:
             row[column] = namer(row[column])
     return found

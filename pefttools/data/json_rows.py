@@ -40,10 +40,10 @@ def from_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterat
         try:
             row: Row | UserError = lines.json_object(line, f"{settings.name} line {number}")
         except UserError as error:
-            if first and line.lstrip()[0] in "[{" and (values := _values(lines.text(path, settings))):
-                if len(values) == 1 or all(isinstance(value, dict) for value in values):
-                    yield from _rows(values, settings, reporter)
-                    return
+            values = _values(lines.text(path, settings)) if first and line.lstrip()[0] in "[{" else None
+            if values and (len(values) == 1 or all(isinstance(value, dict) for value in values)):
+                yield from _rows(values, settings, reporter)
+                return
             row = error
         first = False
         yield row

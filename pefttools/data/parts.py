@@ -1,4 +1,4 @@
-"""Which part of a source with several is taken: a split of a saved set, of a folder's files, or a key of a JSON file."""
+"""Which part of a source is taken that has several: splits of a saved set or a folder, or keys of a JSON file."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import Any
 from pefttools.data import arrow_rows, delimited, hub_rows, json_rows, text_rows
 from pefttools.data.files import ENDINGS as ENDINGS
 from pefttools.data.files import files
-from pefttools.data.parts import Implied
+from pefttools.data.parts import NAMES, Implied
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
@@ -60,7 +60,8 @@ def stream(
         errors_in_place: yield the error of a line that holds no row in the place of the row, and go on behind it.
     """
     if settings.split is None:
-        settings = settings.model_copy(update={"split": Implied(key.rpartition(".")[2])})
+        name = key.rpartition(".")[2]
+        settings = settings.model_copy(update={"split": Implied(name if name in NAMES else "train")})
     try:
         rows = iter(_rows(settings, reporter))
         if (first := next(rows, None)) is None:

@@ -1,4 +1,4 @@
-"""How a csv or tsv file is laid out, told from its first lines: separator, spaces behind it, and what columns repeat."""
+"""How a csv or tsv file is laid out, by its first lines: separator, spaces behind it, columns that repeat values."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class FileSettings(Settings):
     @classmethod
     def _one_character(cls, value: str | None) -> str | None:
         value = "\t" if value in ("tab", "\\t") else value
-        if value is not None and (len(value) != 1 or value in "\r\n\"\0"):
+        if value is not None and (len(value) != 1 or value in '\r\n"\0'):
             raise ValueError("takes one character (`tab` for a tab), and no quote or line end")
         return value
 
@@ -128,6 +128,19 @@ class FileSettings(Settings):
     def name(self) -> str:
         """What messages call the source."""
         return self.sources[0] if len(self.sources) == 1 else f"{self.sources[0]} and {len(self.sources) - 1} more"
+
+
+def as_read_before(values: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """A file's settings as plain values, as they were before some of them could be left open: for digests.
+
+    Args:
+        split: what the file is for (`train`, `validation`, `test`).
+    """
+    kept = {k: v for k, v in values.items() if k not in ("separator", "escape") or v is not None}
+    kept["split"] = values["split"] or (split if str(values["source"]).startswith("hf:") else "train")
+    if values["quotes"] is None:
+        kept["quotes"] = values["format"] != "tsv" and ".tsv" not in str(values["source"])
+    return kept
 
 
 class BinSettings(Settings):
