@@ -21,7 +21,7 @@ def test_a_shipped_recipe(name: str) -> None:
     resolved = recipe.load(name).recipe
     assert resolved.description
     for source in (resolved.base, resolved.data.train, resolved.data.test):
-        if source is not None and source.name.startswith("pypi:"):
+        if source is not None and str(source.source).startswith("pypi:"):
             assert source.sha256, f"{source.source} is not pinned"
 
 
