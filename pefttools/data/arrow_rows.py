@@ -60,7 +60,7 @@ def arrow(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Ro
         try:
             table: Any = pyarrow.ipc.open_file(source)
         except pyarrow.ArrowInvalid:
-            _refuse_cut(path, settings)
+            _refuse_cut(path)
             source.seek(0)
             table = pyarrow.ipc.open_stream(source)
             batches: Iterable[Any] = table
@@ -80,7 +80,7 @@ def _saved(folder: Path, settings: FileSettings, reporter: Reporter) -> Iterator
         folder = folder / chosen(splits, settings, reporter)
     with _explained(settings.name, "not a folder of `save_to_disk`, or a damaged one"):
         for file in sorted(folder.glob("*.arrow")):
-            _refuse_cut(file, settings)
+            _refuse_cut(file)
         table: Any = load_from_disk(str(folder)).with_format("arrow")
         for rows in _named(table.iter(BATCH), table.features.arrow_schema, settings):
             yield from rows
@@ -122,15 +122,13 @@ def _bytes(path: Path, settings: FileSettings) -> bytes:
         return stream.read()
 
 
-def _refuse_cut(path: Path, settings: FileSettings) -> None:
+def _refuse_cut(path: Path) -> None:
     if not compression.how(path):
         with path.open("rb") as stream:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - len(END_OF_STREAM)))
             if stream.read() != END_OF_STREAM:
-                raise UserError(
-                    f"{settings.name}: {path.name} is cut off: the mark at the end of an Arrow file is missing"
-                )
+                raise UserError(f"{path}: is no Arrow file, or one that is cut off: the mark at its end is missing")
 
 
 @contextmanager
@@ -139,6 +137,6 @@ def _explained(source: str, what: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(*(p if p.startswith(source) else f"{source}: {p}" for p in error.problems)) from error
+        raise UserError(*(p if source in p else f"{source}: {p}" for p in error.problems)) from error
     except Exception as error:
         raise UserError(f"{source}: {what} ({' '.join(str(error).split())[:160] or type(error).__name__})") from error

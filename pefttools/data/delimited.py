@@ -54,11 +54,12 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
             else:
                 yield _ragged(fields, names, number, found, settings)
         if records.long:
+            number = len(records.long)
             start, end = max(records.long, key=lambda place: place[1] - place[0])
-            reporter.note(
-                f"{settings.name}: {len(records.long)} rows hold texts of several lines"
-                f" (the longest in lines {start} to {end})"
+            many = (
+                f"{number} rows hold texts of several lines, the longest in" if number > 1 else "1 row is in several,"
             )
+            reporter.note(f"{settings.name}: {many} lines {start} to {end}")
 
 
 class _Records:
@@ -149,10 +150,11 @@ def _ragged(
 ) -> UserError:
     what = "`header` names" if settings.header else "the header line has"
     mark = NAMES.get(found.separator, repr(found.separator))
+    shown = (found.separator + " " * found.spaced).join(fields)[:80]
     cure = "takes quotes around it" if found.quotes else "cannot be told from a column's end"
     return UserError(
         f"{settings.name} line {number} has {_columns(len(fields))} and {what} {len(names)} ({', '.join(names)[:80]}):"
-        f" {found.separator.join(fields)[:80]!r}; columns are divided at {mark}, and a text that holds one {cure}"
+        f" {(found.separator + ' ' * found.spaced).join(fields)[:80]!r}; columns are divided at {mark}, and a text that holds one {cure}"
     )
 
 

@@ -68,8 +68,10 @@ def _refuse_binary(start: bytes, source: str) -> None:
         raise UserError(f"{source}: is {name} and no text; set `format: {name}`")
     if start.count(0) > len(start) // 5:
         even, odd = start[::2].count(0), start[1::2].count(0)
-        likely = f"{'utf-16-le' if odd > even else 'utf-16-be'}, which it looks like" if even != odd else "…"
-        raise UserError(f"{source}: holds zero bytes, which no text in UTF-8 does; set `encoding` ({likely})")
+        likely = "utf-32" if start.count(0) > len(start) * 0.6 else "utf-16-le" if odd > even else "utf-16-be"
+        raise UserError(
+            f"{source}: holds zero bytes, which no text in UTF-8 does; set `encoding`, it looks like {likely}"
+        )
 
 
 def _is_utf8(path: Path, source: str) -> bool:
@@ -80,7 +82,7 @@ def _is_utf8(path: Path, source: str) -> bool:
             try:
                 chunk = stream.read1(CHUNK)  # type: ignore[attr-defined]
             except DAMAGE as error:
-                raise UserError(f"{source}: behind line {lines}, {explained(error)}") from error
+                raise UserError(f"{source}: after line {lines}, {explained(error)}") from error
             data = rest + chunk
             try:
                 _, used = codecs.utf_8_decode(data, "strict", not chunk)

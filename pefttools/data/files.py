@@ -86,17 +86,26 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
     if kind == "auto":
         kind = format_of(path)
     if not kind:
-        raise UserError(
-            f"{settings.name}: is a workbook of an office program; save its table as csv"
-            if path.suffix.lower() in WORKBOOKS
-            else f"{settings.name}: its format cannot be told from the ending {path.suffix!r}; set `format`"
-            f" to one of {', '.join(dict.fromkeys([*ENDINGS.values(), 'folders']))}"
-        )
+        raise _of_no_format(path, settings)
     if path.is_dir() != (kind == "folders"):
         raise UserError(f"{settings.name}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
     if not path.is_dir() and not path.is_file():
         raise UserError(f"{settings.name}: is no file that can be read twice; write it to a file first")
     yield path, settings.model_copy(update={"format": kind})
+
+
+def _of_no_format(path: Path, settings: FileSettings) -> UserError:
+    if path.suffix.lower() in WORKBOOKS:
+        return UserError(f"{settings.name}: is a workbook of an office program; save its table as csv")
+    if path.suffix.lower() in compression.ENDINGS:
+        return UserError(
+            f"{settings.name}: its name does not tell what was compressed; call it NAME.csv{path.suffix} (or jsonl,"
+            " parquet …), or set `format`"
+        )
+    return UserError(
+        f"{settings.name}: its format cannot be told from the ending {path.suffix!r}; set `format`"
+        f" to one of {', '.join(dict.fromkeys([*ENDINGS.values(), 'folders']))}"
+    )
 
 
 def _inside(folder: Path, kind: str, settings: FileSettings, reporter: Reporter) -> list[Path]:

@@ -102,17 +102,24 @@ def _rows(values: list[Any], settings: FileSettings, reporter: Reporter) -> list
     if squad.is_squad(value):
         return squad.rows(value, settings.name)
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas' orient="split"
-        return [dict(zip(map(str, value["columns"]), row, strict=True)) for row in value["data"]]
+        return _split_rows(value["columns"], value["data"], settings.name)
     for key in WRAPPERS:
         if _is_list_of_objects(value.get(key)):
             return value[key]
     if value and all(key.lower() in SPLITS and _is_list_of_objects(part) for key, part in value.items()):
         return value[chosen(list(value), settings, reporter, "key")]
-    if set(value) & CHATS or not any(isinstance(part, (list, dict)) for part in value.values()):
+    if value and (set(value) & CHATS or not any(isinstance(part, (list, dict)) for part in value.values())):
         return [value]  # a file of one row
-    if (columns := _columns(value, settings, reporter)) is not None:
+    if value and (columns := _columns(value, settings, reporter)) is not None:
         return columns
     raise UserError(f"{settings.name}: {FORMS}; it holds an object with the keys {', '.join(map(repr, value))[:200]}")
+
+
+def _split_rows(names: list[Any], data: list[Any], source: str) -> list[Row]:
+    for number, row in enumerate(data, 1):
+        if not isinstance(row, list) or len(row) != len(names):
+            raise UserError(f"{source}: item {number} of its `data` does not hold one value for each of its `columns`")
+    return [dict(zip(map(str, names), row, strict=True)) for row in data]
 
 
 def _is_list_of_objects(value: Any) -> bool:
@@ -133,7 +140,7 @@ def _columns(value: Mapping[str, Any], settings: FileSettings, reporter: Reporte
         first = next(iter(keys.values()))
         if all(key.isdecimal() for key in value):  # pandas' orient="index": a row a key
             return list(value.values())
-        if not all(one == first for one in keys.values()):
+        if any(one != first for one in keys.values()) or not all(key.isdecimal() for key in first):
             return None
         columns = {name: list(column.values()) for name, column in value.items()}
     elif all(isinstance(column, list) for column in value.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -114,4 +115,5 @@ def _categories(lines: Sequence[str], separator: str) -> dict[int, set[str]]:
     width = len(lines[0].rstrip("\r\n").split(separator)) if lines else 0
     rows = [row for row in rows if len(row) == width]
     columns = {i: [row[i].strip().strip('"') for row in rows] for i in range(width)}
-    return {i: {*values} - {""} for i, values in columns.items() if len({*values}) <= len(values) / 2}
+    counts = {i: Counter(values) for i, values in columns.items() if len({*values}) <= len(values) / 2}
+    return {i: {value for value, number in found.items() if value and number > 1} for i, found in counts.items()}

@@ -1,0 +1,33 @@
+"""Whether the first line of a csv or tsv file, taken for the columns' names, is a row like the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ROWS = 1000
+"""Rows that are looked at."""
+
+
+def missing_header(rows: Sequence[Mapping[str, Any]], key: str) -> str | None:
+    """What to do about a file whose columns are called like values; None where they are called like columns.
+
+    Args:
+        key: where the file's settings stand in the recipe (`data.train`).
+    """
+    names = list(rows[0]) if rows else []
+    if not any(_is_value(name, rows) for name in names):
+        return None
+    return (
+        f"its first line ({', '.join(names)[:80]!r}) looks like a row and not like names of columns; if it is one,"
+        f" set {key}.header to {len(names)} names, in the order of the columns"
+    )
+
+
+def _is_value(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a column's name is a number, a sentence, or one of the column's own values."""
+    try:
+        float(name)
+    except ValueError:
+        return len(name.split()) > 3 or any(row.get(name) == name for row in rows[:ROWS])
+    return True
