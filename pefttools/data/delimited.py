@@ -154,7 +154,7 @@ def _ragged(
     cure = "takes quotes around it" if found.quotes else "cannot be told from a column's end"
     return UserError(
         f"{settings.name} line {number} has {_columns(len(fields))} and {what} {len(names)} ({', '.join(names)[:80]}):"
-        f" {(found.separator + ' ' * found.spaced).join(fields)[:80]!r}; columns are divided at {mark}, and a text that holds one {cure}"
+        f" {shown!r}; columns are divided at {mark}, and a text that holds one {cure}"
     )
 
 

@@ -1,0 +1,215 @@
+"""csv and tsv files as people bring them: every line is in a row, or the file is refused with the line."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import losses, make_rows, train_tiny, write_csv
+from heard import Heard
+
+from pefttools.data.reading import read
+from pefttools.data.settings import FileSettings
+from pefttools.errors import UserError
+
+LABELS = ("pos", "neg", "neu")
+
+
+def table(folder: Path, name: str = "a.csv", sep: str = ",", **lines: str) -> Path:
+    """400 lines under a header, some of them (`line52=…`, numbered as in the file) replaced."""
+    made = [f"text{sep}label"] + [f"number {i} of them{sep}{LABELS[i % 3]}" for i in range(400)]
+    for name_, line in lines.items():
+        made[int(name_.removeprefix("line")) - 1] = line
+    return written(folder / name, "\n".join(made) + "\n")
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def rows_of(path: Path, heard: Heard | None = None, **settings: Any) -> list[dict[str, Any]]:
+    return read(FileSettings(source=str(path), **settings), "data.train", heard or Heard())
+
+
+def refusal(path: Path, **settings: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        rows_of(path, **settings)
+    message = str(caught.value)
+    for word in ("pandas", "parser", "tokeniz", "_csv", "C error", "dtype"):
+        assert word not in message
+    return message
+
+
+SWALLOWED = {"line52": '"so they call it{}pos', "line152": 'as he called it"{}neg'}
+
+
+def test_quotes_in_a_tsv_file_are_text(tmp_path: Path) -> None:
+    opened = {name: line.format("\t") for name, line in SWALLOWED.items()}
+    rows = rows_of(table(tmp_path, "a.tsv", "\t", **opened))
+    assert len(rows) == 400
+    assert rows[50] == {"text": '"so they call it', "label": "pos"}
+    assert len(rows_of(table(tmp_path, "b.tsv", "\t", line390='"never closed\tneu'))) == 400
+    message = refusal(table(tmp_path, "a.tsv", "\t", **opened), quotes=True)
+    assert "a.tsv line 52: the quote that opens here closes in line 152" in message
+
+
+@pytest.mark.parametrize("sep", [",", ";", "|", "\t"])
+def test_rows_between_quotes_that_are_text_are_not_swallowed(tmp_path: Path, sep: str) -> None:
+    opened = {name: line.format(sep) for name, line in SWALLOWED.items()}
+    path = table(tmp_path, sep=sep, **opened)
+    assert "a.csv line 52: the quote that opens here closes in line 152" in refusal(path)
+    assert len(rows_of(path, quotes=False)) == 400
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ({"line2": '"open,pos', "line4": 'close",neg'}, "line 2: the quote that opens here closes in line 4"),
+        ({"line9": '"open,pos', "line10": 'close",neg'}, "line 9: the quote that opens here closes in line 10"),
+        ({"line7": '"so" they say,pos'}, "line 7: a field begins with a quote, and text follows"),
+        ({"line7": r'"a \"word\" here",pos'}, "or set `escape`"),
+        ({"line399": '"open,pos'}, "line 399: the quote that opens here is never closed"),
+        ({"line8": 'text,"neg', "line30": 'text,neg"'}, "line 8: the quote that opens here closes in line 30"),
+        ({"line202": "a comma, too many,pos"}, "line 202 has 3 columns and the header line has 2 (text, label)"),
+        ({"line202": "none"}, "line 202 has 1 column and the header line has 2"),
+        ({f"line{i}": "none" for i in range(5, 11)}, "3 lines more cannot be read"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, lines: dict[str, str], message: str) -> None:
+    assert message in refusal(table(tmp_path, **lines))
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('"Dear John,\nthanks",pos', "Dear John,\nthanks"),
+        ('"one, two\n\nthree, four, five\n",pos', "one, two\n\nthree, four, five\n"),
+        ('"f(a,b)\nreturn x",pos', "f(a,b)\nreturn x"),
+        ('"a ""quoted"" word, and",pos', 'a "quoted" word, and'),
+        ('5" pipe,pos', '5" pipe'),
+    ],
+)
+def test_texts_that_quotes_do_enclose(tmp_path: Path, line: str, text: str) -> None:
+    heard = Heard()
+    rows = rows_of(table(tmp_path, line52=line, line99="last,pos"), heard)
+    assert (len(rows), rows[50], rows[97]) == (400, {"text": text, "label": "pos"}, {"text": "last", "label": "pos"})
+    lines = line.count("\n")
+    assert heard.notes == ([f"{tmp_path}/a.csv: 1 row is in several, lines 52 to {52 + lines}"] if lines else [])
+
+
+def test_quotes_behind_a_backslash(tmp_path: Path) -> None:
+    path = table(tmp_path, line7=r'"a \"word\", here",pos', line8=r"a comma\, here,pos")
+    rows = rows_of(path, escape="\\")
+    assert [row["text"] for row in rows[5:7]] == ['a "word", here', "a comma, here"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected", "note"),
+    [
+        ("a.csv", "text;label\nwell, no;neg\r\nb;pos", {"text": "well, no", "label": "neg"}, "semicolons"),
+        ("a.csv", "text|label\na|b\n", {"text": "a", "label": "b"}, "vertical bars"),
+        ("a.csv", "text\tlabel\na, b\tc\n", {"text": "a, b", "label": "c"}, "tabs"),
+        ("a.tsv", "text,label\na,b\n", {"text": "a", "label": "b"}, "commas"),
+        ("a.csv", "text;score\na, b;1,5\nc;2,5\n", {"text": "a, b", "score": "1,5"}, "semicolons"),
+        ("a.csv", '"Satz, roh";b\n"x; y";z\n', {"Satz, roh": "x; y", "b": "z"}, "semicolons"),
+        ("a.csv", "sep=;\ntext;label\na, b;c\n", {"text": "a, b", "label": "c"}, None),
+        ("a.csv", "text, label\na, neg\nb, pos\n", {"text": "a", "label": "neg"}, None),
+        ("a.csv", 'text, label\n"a, b", "c"\n', {"text": "a, b", "label": "c"}, None),
+        ("a.csv", "text ,\tlabel\na,b\n", {"text": "a", "label": "b"}, None),
+        ("a.csv", ",text,label,\n0,a,b,\n", {"column1": "0", "text": "a", "label": "b"}, None),
+        ("a.csv", "\n\r\ntext,label\n\n  \n,b\n", {"text": "", "label": "b"}, None),
+        ("a.csv", "text,label\r    a,b\r", {"text": "    a", "label": "b"}, None),
+        ("a.csv", 'text\n"one, two"\n', {"text": "one, two"}, None),
+    ],
+)
+def test_the_separator_is_found(tmp_path: Path, name: str, text: str, expected: dict[str, str], note: str) -> None:
+    heard = Heard()
+    assert rows_of(written(tmp_path / name, text), heard)[0] == expected
+    told = f"{tmp_path / name}: its columns were divided at {note}; `separator` sets another character"
+    assert heard.notes == ([told] if note else [])
+
+
+def test_the_separator_that_is_set(tmp_path: Path) -> None:
+    heard = Heard()
+    path = written(tmp_path / "a.csv", "text:label\na,b:c\n")
+    assert rows_of(path, heard, separator=":") == [{"text": "a,b", "label": "c"}]
+    assert rows_of(written(tmp_path / "b.csv", "a\tb\n1\t2\n"), heard, separator="tab") == [{"a": "1", "b": "2"}]
+    assert not heard.notes
+    for given in ("::", "", '"'):
+        with pytest.raises(ValueError, match="takes one character"):
+            FileSettings(source="a.csv", separator=given)
+    assert "`separator` is for csv and tsv files" in refusal(written(tmp_path / "a.jsonl", "{}"), separator=";")
+    unnamed = written(tmp_path / "c.csv", "neg;well, no\npos;yes, it is\n")
+    assert rows_of(unnamed, heard, header=("label", "text"))[0] == {"label": "neg", "text": "well, no"}
+
+
+def test_names_of_columns(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path / "a.csv", "text,label,text\na,b,c\n"))
+    assert "line 1: names the column 'text' twice" in message
+    heard = Heard()
+    both = written(tmp_path / "b.csv", "Text,Label\na,b\n")
+    assert rows_of(both, heard, header=("text", "label")) == [{"text": "a", "label": "b"}]
+    assert "its first line holds the names that `header` gives" in heard.warnings[0]
+    assert "line 1 has 3 columns and `header` names 2" in refusal(
+        written(tmp_path / "c.csv", "a,b,c\n"), header=("text", "label")
+    )
+
+
+MARKED = {
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+}
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl", "a.txt", "a.conll"])
+@pytest.mark.parametrize("encoding", MARKED)
+def test_a_byte_order_mark_is_the_encoding(tmp_path: Path, name: str, encoding: str) -> None:
+    texts = {".csv": "text\ncafé ł\n", ".tsv": "text\ncafé ł\n", ".txt": "café ł\n", ".conll": "café\n"}
+    text = texts.get(Path(name).suffix, '{"text": "café ł"}')
+    rows = rows_of(written(tmp_path / name, MARKED[encoding] + text.encode(encoding)))
+    assert rows in ([{"text": "café ł"}], [{"tokens": ["café"]}])
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Привет мир, пока", "cp1251"),
+        ("Zażółć gęślą jaźń", "cp1250"),
+        ("Labdarúgás, õt üzenet", "cp1252"),
+        ("你好世界", "gb18030"),
+        ("こんにちは", "shift_jis"),
+    ],
+)
+def test_an_encoding_is_not_guessed(tmp_path: Path, text: str, encoding: str) -> None:
+    path = written(tmp_path / "a.txt", ("a long line of plain words to begin with\n" * 20 + text).encode(encoding))
+    assert "is not utf-8 (line 21); set `encoding`" in refusal(path)
+    assert rows_of(path, encoding=encoding)[-1] == {"text": text}
+    assert "holds zero bytes" in refusal(written(tmp_path / "b.csv", "text,label\n".encode("utf-16-le")))
+
+
+def test_windows_own_western_encoding(tmp_path: Path) -> None:
+    heard = Heard()
+    text = "text;label\nplain;a\nun café à la carte, 5 €;b\n"
+    rows = rows_of(written(tmp_path / "a.csv", text.encode("cp1252")), heard)
+    assert rows[1] == {"text": "un café à la carte, 5 €", "label": "b"}
+    assert "is not UTF-8; it was read as cp1252, in which line 3 is 'un café à la carte, 5 €;b'" in heard.warnings[0]
+    mixed = written(tmp_path / "b.csv", "text;label\nâ;a\n".encode() + b"caf\xe9;b\n")
+    assert "byte 0xe9 at position 19 is not utf-8 (line 3)" in refusal(mixed)
+
+
+def test_training_on_a_spreadsheets_csv(recipe_file: Path, tmp_path: Path) -> None:
+    rows = make_rows(120, seed=4)
+    usual = write_csv(tmp_path / "a.csv", rows)
+    (tmp_path / "b.csv").write_bytes(usual.read_text("utf-8").replace(",", "; ").encode("utf-16"))
+    runs = [
+        train_tiny(recipe_file, tmp_path / name, f"data.train={tmp_path / name}.csv", "train.epochs=1")
+        for name in ("a", "b")
+    ]
+    assert runs[0][1]["data"]["digest"] == runs[1][1]["data"]["digest"]
+    assert losses(runs[0][0]) == losses(runs[1][0])
