@@ -11,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools.data.files import format_of
 from pefttools.data.lines import json_object
-from pefttools.data.reading import ENDINGS, Raw, stream
+from pefttools.data.reading import Raw, stream
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
 
@@ -49,9 +50,10 @@ def rows_to_predict(
         return chain(rows, _json_lines(stdin))
     if file is None:
         return rows
-    given: dict[str, Any] = {"source": file, "sha256": None, "last_rows": None, "beside": {}}
-    if Path(file).suffix.lower() in ENDINGS:
+    given: dict[str, Any] = {"source": file, "sha256": None, "last_rows": None, "beside": {}, "split": None}
+    if (kind := format_of(Path(file))) or Path(file).is_dir():
         given |= {"format": "auto", "pattern": None}
+        given |= {} if kind in ("csv", "tsv") else {"separator": None, "escape": None}
     found = stream(recipe.data.train.with_values(**given), "predict", reporter, errors_in_place=True)
     return chain(rows, [next(found)], found)  # the first at once: a file that cannot be read stops before all else
 

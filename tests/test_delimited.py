@@ -10,6 +10,7 @@ import pytest
 from conftest import losses, make_rows, train_tiny, write_csv
 from heard import Heard
 
+from pefttools import recipe
 from pefttools.data.reading import read
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
@@ -213,3 +214,22 @@ def test_training_on_a_spreadsheets_csv(recipe_file: Path, tmp_path: Path) -> No
     ]
     assert runs[0][1]["data"]["digest"] == runs[1][1]["data"]["digest"]
     assert losses(runs[0][0]) == losses(runs[1][0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f'"{LABELS[i % 3]}","number {i}"\n' for i in range(40)),
+        "".join(f"{i / 2},a sentence of some words,{i}\n" for i in range(40)),
+        "A man is playing the flute.;A man plays.;x\nA dog runs.;A cat runs.;y\n",
+    ],
+)
+def test_a_file_without_a_line_of_names_asks_for_them(recipe_file: Path, tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "a.csv", text)
+    with pytest.raises(
+        UserError, match=r"looks like a row and not like names of columns; if it is one, set data\.train"
+    ):
+        train_tiny(recipe_file, tmp_path / "run", f"data.train={path}")
+    assert not (tmp_path / "run").exists()
+    named = ["data.train.header=[label, text]"] if "pos" in text else ["data.train.header=[a, text, label]"]
+    assert recipe.load(str(recipe_file), [f"data.train={path}", *named]).recipe.data.train.header

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from pefttools.data.files import format_of
+from pefttools.data.settings import FileSettings
 
 ROWS = 1000
 """Rows that are looked at."""
 
 
-def missing_header(rows: Sequence[Mapping[str, Any]], key: str) -> str | None:
+def missing_header(rows: Sequence[Mapping[str, Any]], key: str, file: FileSettings) -> str | None:
     """What to do about a file whose columns are called like values; None where they are called like columns.
 
     Args:
         key: where the file's settings stand in the recipe (`data.train`).
     """
-    names = list(rows[0]) if rows else []
+    kind = format_of(Path(file.sources[0])) if file.format == "auto" else file.format
+    names = list(rows[0]) if rows and not file.header and kind in ("csv", "tsv") else []
     if not any(_is_value(name, rows) for name in names):
         return None
     return (

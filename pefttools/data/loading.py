@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.fields import UNREAD
+from pefttools.data.headers import missing_header
 from pefttools.data.reading import read
 from pefttools.data.rows import ID, Found, LeftOut, Row
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
@@ -57,10 +58,10 @@ def load_file(
     file, key = getattr(settings, name), f"data.{name}"
     raws = read(file, key, reporter)
     known = list(dict.fromkeys(chain.from_iterable(raws)))
-    columns = _columns(known, key, file, settings, task)
+    columns = _columns(known, key, file, settings, task, missing_header(raws, key, file))
     rows: list[Found] = []
     invalid: dict[str, list[str]] = {}
-    where = f"{key}: {file.source}"
+    where = f"{key}: {file.name}"
     inside: Counter[str] = Counter()
     for number, raw in enumerate(raws, 1):
         try:
@@ -142,7 +143,9 @@ def _binned(label: Any, bins: BinSettings) -> str:
     return name
 
 
-def _columns(known: list[str], key: str, file: FileSettings, settings: DataSettings, task: Task) -> dict[str, str]:
+def _columns(
+    known: list[str], key: str, file: FileSettings, settings: DataSettings, task: Task, no_header: str | None
+) -> dict[str, str]:
     """Field -> column, for the fields this file has."""
     chosen, problems = {}, []
     for name, required in task.fields.items():
@@ -154,8 +157,10 @@ def _columns(known: list[str], key: str, file: FileSettings, settings: DataSetti
             hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
             if known == ["text"] and "tokens" in task.fields:
                 hint = f"; a file of a word a line is read by {key}.format=conll"
+            if no_header:
+                hint = f": {no_header}"
             problems.append(
-                f"{key}: {file.source} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}"
+                f"{key}: {file.name} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}"
             )
     if unknown := sorted(set(settings.columns) - set(task.fields)):
         problems.append(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pefttools.data import arrow_rows, delimited, hub_rows, json_rows, text_rows
-from pefttools.data.files import ENDINGS as ENDINGS
 from pefttools.data.files import files
 from pefttools.data.parts import NAMES, Implied
 from pefttools.data.settings import FileSettings
