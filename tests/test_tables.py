@@ -1,4 +1,4 @@
-"""json, parquet, arrow and compressed files, lists and folders of files: read for what they hold, or refused in a line."""
+"""json, parquet, arrow and compressed files, lists and folders: read for what they hold, or refused in a line."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_damaged_tables(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"arrow: is no Arrow file, or one that is cut off"):
         rows_of(tmp_path / "saved")
     (tmp_path / "saved" / "state.json").write_text("{")
-    with pytest.raises(UserError, match="cut off|a damaged one"):
+    with pytest.raises(UserError, match=r"cut off|a damaged one"):
         rows_of(tmp_path / "saved")
 
 
@@ -228,7 +228,7 @@ def test_many_files_are_one_table(tmp_path: Path) -> None:
     assert heard.warnings == [f"{tmp_path}/d.jsonl has the columns txt, label, and {files[0]} has text, label"]
     with pytest.raises(UserError, match=r"\*\.tsv: no file matches this pattern"):
         rows_of(tmp_path / "*.tsv")
-    with pytest.raises(UserError, match="z.csv: there is no such file"):
+    with pytest.raises(UserError, match=r"z.csv: there is no such file"):
         rows_of([files[0], str(tmp_path / "parts" / "z.csv")])
 
 
