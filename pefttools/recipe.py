@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field
 
 from pefttools import other_data, typed_yaml
-from pefttools.data.settings import DataSettings, FileSettings, as_read_before
+from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
 from pefttools.overrides import Overlaid, flat, get, overlay, pairs, short
@@ -82,10 +82,10 @@ class Recipe(Header):
             del values["base"]["quantize"]
         for name in ("train", "validation", "test"):
             if values["data"][name]:
-                values["data"][name] = as_read_before(values["data"][name], name)
+                values["data"][name] = FileSettings.as_read_before(values["data"][name], name)
         for penalty in values["regularizers"].values():
             if isinstance(penalty.get("data"), dict):
-                penalty["data"] = as_read_before(penalty["data"], "train")
+                penalty["data"] = FileSettings.as_read_before(penalty["data"], "train")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

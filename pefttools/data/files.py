@@ -23,6 +23,7 @@ ENDINGS = {
     ".parquet": "parquet",
     ".arrow": "arrow",
     ".conll": "conll",
+    ".conllu": "conll",
     ".bio": "conll",
     ".iob": "conll",
     ".iob2": "conll",

@@ -129,18 +129,18 @@ class FileSettings(Settings):
         """What messages call the source."""
         return self.sources[0] if len(self.sources) == 1 else f"{self.sources[0]} and {len(self.sources) - 1} more"
 
+    @staticmethod
+    def as_read_before(values: Mapping[str, Any], split: str) -> dict[str, Any]:
+        """A file's settings as plain values, as they were before some of them could be left open: for digests.
 
-def as_read_before(values: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """A file's settings as plain values, as they were before some of them could be left open: for digests.
-
-    Args:
-        split: what the file is for (`train`, `validation`, `test`).
-    """
-    kept = {k: v for k, v in values.items() if k not in ("separator", "escape") or v is not None}
-    kept["split"] = values["split"] or (split if str(values["source"]).startswith("hf:") else "train")
-    if values["quotes"] is None:
-        kept["quotes"] = values["format"] != "tsv" and ".tsv" not in str(values["source"])
-    return kept
+        Args:
+            split: what the file is for (`train`, `validation`, `test`).
+        """
+        kept = {k: v for k, v in values.items() if k not in ("separator", "escape") or v is not None}
+        kept["split"] = values["split"] or (split if str(values["source"]).startswith("hf:") else "train")
+        if values["quotes"] is None:
+            kept["quotes"] = values["format"] != "tsv" and ".tsv" not in str(values["source"])
+        return kept
 
 
 class BinSettings(Settings):
