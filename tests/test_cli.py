@@ -158,7 +158,7 @@ def test_a_bad_recipe(
 BAD_DATA = {
     "empty": (["data.train=empty.csv"], "data.train: empty.csv is empty: it holds no rows"),
     "a header alone": (["data.train=header.csv"], "data.train: header.csv is empty"),
-    "invalid UTF-8": (["data.train=latin.csv"], "data.train: latin.csv: byte 0xe9 at position 14 is not utf-8"),
+    "invalid UTF-8": (["data.train=latin.csv"], "data.train: latin.csv: byte 0x81 at position 14 is not utf-8"),
     "ragged": (["data.train=ragged.csv"], "ragged.csv: Error tokenizing data"),
     "ragged in its first row": (["data.train=first.csv"], "first.csv: Length of header or names does not match"),
     "a name twice": (["data.train={source: bare.csv, header: [a, a]}"], "`header` names a column twice"),
@@ -206,7 +206,7 @@ def write_bad_files(folder: Path) -> None:
     contents = {
         "empty.csv": b"",
         "header.csv": b"text,label\n",
-        "latin.csv": "text,label\ncaf\xe9,fruit\n".encode("latin-1"),
+        "latin.csv": "text,label\ncaf\x81,fruit\n".encode("latin-1"),
         "ragged.csv": b"text,label\na,b\na,b,c,d\n",
         "broken.jsonl": b'{"text": "a", "label": "b"}\n{"text": \n',
         "list.json": b'{"rows": 3}',
