@@ -1,4 +1,7 @@
-"""Nothing half-written: a file or folder appears under its name only when it is complete."""
+"""Nothing half-written: a file or folder appears under its name only when it is complete.
+
+What libraries write for their owner alone (safetensors) gets the mode that the umask gives to any new file.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ def new_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode
         yield part
+        part.chmod(mode)
         _sync(part)
         part.replace(path)
         _sync(path.parent)
@@ -47,7 +53,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 def settle(part: Path, path: Path) -> None:
     """Sync everything in the folder `part`, then give it the name `path`."""
+    mode = part.stat().st_mode
     for item in [*part.rglob("*"), part]:
+        item.chmod(mode if item.is_dir() else mode & 0o666)
         _sync(item)
     if path.exists():
         old = path.with_name(f".{path.name}.{os.getpid()}.old")

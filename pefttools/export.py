@@ -1,7 +1,7 @@
 """A finished run to an artifact that is proven before it appears.
 
-The trained model, as it was trained, answers real validation and test rows. The artifact is written beside its
-place, loaded in a fresh process and asked the same. Beyond tolerance it is thrown away.
+The trained model, as it was trained, answers the rows that the run was scored on, which are in its folder. The artifact
+is written beside its place, loaded in a fresh process and asked the same. Beyond tolerance it is thrown away.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, fresh
-from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
-from pefttools.exporters import card, exporters, verify
+from pefttools.exporters import card, exporters, verify, writing
 from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter, apart
 from pefttools.exporters.proof import Proof
 from pefttools.models import prepare_libraries
 from pefttools.overrides import parsed
+from pefttools.own_rows import own_rows
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load, write_recipe
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 MARK = "# What was trained, by pefttools; `pefttools predict` on this folder reads rows as this says."
+PROVING = ("pefttools.exporters.proving",)
+"""What the fresh process imports while this one still answers."""
 LIBRARIES = ("pefttools", "torch", "transformers", "peft", "safetensors")
 
 
@@ -52,6 +54,7 @@ def export(
     exporter.refuse(run.recipe())
     target = (out or run.path / "export" / to).absolute()
     atomic.refuse_unless_empty(target)
+    fresh.begin(PROVING)
     prepare_libraries()
     try:
         with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
@@ -79,21 +82,23 @@ def configured(to: str, settings: Sequence[str]) -> Exporter:
 def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Reporter) -> dict[str, Any]:
     """Fill the folder and prove it; the manifest."""
     trained = load(run.path, reporter)
-    splits, result = load_splits(trained.recipe.data, trained.task, reporter), run.result()
-    if splits.digest != result["data"]["digest"]:
-        raise UserError(f"export: the data of {run.path} has changed since it was trained; the proof needs its rows")
-    scored_on = "test" if result["test"] else "validation"
-    scored = splits.named()[scored_on]
-    reporter.note(f"the trained model answers {len(scored)} rows")
-    proof = Proof.of(trained, splits.validation, scored)
-    _refuse_unless_loaded(proof, result[scored_on])
+    result = run.result()
+    scored = own_rows(run, trained.task, reporter)
+    reporter.note(f"the trained model answers {len(scored.rows)} rows")
+    proof = Proof.of(trained, scored.rows)
+    _refuse_unless_loaded(proof, result[scored.split])
     said = verify.said_by(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
     model, facts = exporter.prepare(trained, proof)
     expected, errors = _rounded(exporter, model, proof)
+    texts = proof.texts if expected is proof.logits else proof.answers_in_text(model)
+    settings = writing.settings_of(trained.task, model, proof.tokenizer)
     reporter.note(f"writing {exporter.name}")
     write_recipe(part / "recipe.yaml", trained.recipe, MARK)
     exporter.write(model, proof, part)
+    if settings is not None:
+        settings.save_pretrained(part)
     about = {"exporter": exporter.as_dict(), "said": said, "config": list(trained.task.config_values())}
+    about |= {"asked": proof.asked, "texts": texts, "carried": writing.carried(proof.tokenizer, settings)}
     _state(case, {**about, "rows": proof.rows, "scored": proof.scored}, proof.logits, expected)
     reporter.note("a fresh process loads it and answers the same rows")
     answer = _fresh_process(case, part)
@@ -110,16 +115,19 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         "max_logit_error": answer["max_logit_error"],
         **errors,
         "loaded_error": answer["loaded_error"],
+        "answers_in_text": len(texts),
         "largest_logit": proof.largest,
         "tolerance": tolerance,
-        "scored_rows": len(scored),
-        "scored_on": scored_on,
+        "scored_rows": len(scored.rows),
+        "scored_on": scored.split,
         "metric": proof.metric,
         "trained": proof.metrics[proof.metric],
         "exported": answer["metrics"][proof.metric],
         **facts,
         **answer["facts"],
         "head": list(trained.base.new),
+        "task": trained.task.as_dict(),
+        "config": {**trained.task.config_values(), "pad_token_id": proof.pad_token_id},
         "versions": {name: metadata.version(name) for name in (*LIBRARIES, *exporter.libraries)},
     }
     atomic.write_json(part / "manifest.json", manifest)

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -30,6 +30,20 @@ def started(target: Callable[..., None], *args: Any) -> BaseProcess:
     with _without_main():
         process.start()
     return process
+
+
+def begin(modules: Sequence[str]) -> None:
+    """Let the server import these modules instead, from now on, while this process goes on with its own work.
+
+    A server that runs already has imported what it needs.
+    """
+    from multiprocessing import forkserver
+
+    context = _context()
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(list(modules))
+        with _without_main():
+            forkserver.ensure_running()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Answers in text: batches through `model.generate`, for decoders and encoder-decoders alike.
 
 The base's own start, end and forbidden tokens are kept; its habits (temperature, penalties, length limits, beams)
-are not, so two bases are asked alike and a run says in its recipe how it was decoded.
+are not, so two bases are asked alike and a run says in its recipe how it was decoded. An exported model carries the
+same settings (`config`) as its `generation_config.json`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 32
 """Answers, beams counted, that are written at once."""
+KEPT = (
+    "bos_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens",
+    "begin_suppress_tokens", "bad_words_ids",
+)  # fmt: skip
+"""What of the base's own generation settings is kept: tokens to start with, to end with and never to write."""
+NEUTRAL: Mapping[str, Any] = {
+    "temperature": 1.0, "top_k": 50, "top_p": 1.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0,
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "length_penalty": 1.0, "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0, "min_length": 0, "early_stopping": False, "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+}  # fmt: skip
+"""The library's own values of what would otherwise be the base's habits."""
 
 
 class Generated(NamedTuple):
@@ -66,16 +79,16 @@ def generate(
     import torch
 
     device = next(model.parameters()).device
-    config: Any = model.config
+    about: Any = model.config
     limit = tokenizer.model_max_length
-    two_sided = bool(config.is_encoder_decoder)
+    two_sided = bool(about.is_encoder_decoder)
     if not two_sided and decoding.max_new_tokens >= limit:
         raise UserError(
             f"task.max_new_tokens: {decoding.max_new_tokens} leaves no room for a prompt:"
             f" the model takes {limit} tokens"
         )
     prompts = [list(ids[:limit] if two_sided else ids[-(limit - decoding.max_new_tokens) :]) for ids in inputs]
-    settings = _config(model, tokenizer, decoding)
+    settings = config(model, tokenizer, decoding)
     lengths = [len(ids) + decoding.max_new_tokens for ids in prompts]
     # the keys and values of what was read and written are kept: as many tokens as a quarter of the rows at 1024 each
     limits = (max(1, MAX_ROWS // decoding.num_beams), 8 * 1024 // decoding.num_beams, 1)
@@ -90,7 +103,7 @@ def generate(
                     input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
                 )
             for row, line in zip(rows, written[:, 1 if two_sided else ids.shape[1] :].tolist(), strict=True):
-                yield row, _said(line, tokenizer, settings, decoding)
+                yield row, answer(line, tokenizer, settings, decoding)
     finally:
         model.train(was_training)
 
@@ -109,8 +122,8 @@ def _alike(model: Any, two_sided: bool, lengths: Sequence[int], limits: tuple[in
         yield from batches(rows, lengths, *limits)
 
 
-def _config(model: Any, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> GenerationConfig:
-    """What `generate` is given; every habit is said, since what is left out would be the base's."""
+def config(model: Any, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> GenerationConfig:
+    """What `generate` is given; every habit is named, since what is left out would be the base's."""
     from transformers import GenerationConfig
 
     base = model.generation_config
@@ -118,29 +131,22 @@ def _config(model: Any, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) 
     ends = sorted({end for end in (tokenizer.eos_token_id, *named, *decoding.stop_ids) if isinstance(end, int)})
     pad = tokenizer.pad_token_id
     drawn = decoding.temperature > 0
-    habits = {
-        "temperature": decoding.temperature if drawn else 1.0,
-        "top_k": 0 if drawn else 50,  # the library's own value, which it does not take for a wish to draw
-        "top_p": 1.0,
-        "repetition_penalty": 1.0,
-        "length_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "min_length": 0,
-        "early_stopping": False,
+    habits = {"temperature": decoding.temperature, "top_k": 0, "min_p": 0.0} if drawn else {}
+    values = {
+        **NEUTRAL,
+        **habits,
+        "max_new_tokens": decoding.max_new_tokens,
+        "num_beams": decoding.num_beams,
+        "do_sample": drawn,
+        "use_cache": True,
+        "eos_token_id": ends or None,
+        "pad_token_id": pad if isinstance(pad, int) else min(ends, default=0),
+        **{name: value for name in KEPT if (value := getattr(base, name, None)) is not None},
+        **decoding.more,
     }
-    return GenerationConfig(
-        **{
-            **habits,
-            "max_new_tokens": decoding.max_new_tokens,
-            "num_beams": decoding.num_beams,
-            "do_sample": drawn,
-            "use_cache": True,
-            "eos_token_id": ends or None,
-            "pad_token_id": pad if isinstance(pad, int) else min(ends, default=0),
-            "forced_eos_token_id": base.forced_eos_token_id,
-            **decoding.more,
-        }
-    )
+    if decoding.num_beams == 1:
+        values["length_penalty"] = 1.0  # the library writes no file where it is another
+    return GenerationConfig(**values)
 
 
 def _padded(rows: Sequence[Sequence[int]], pad: int, left: bool) -> tuple[Tensor, Tensor]:
@@ -166,9 +172,10 @@ def _drawing(decoding: Decoding, first: int) -> Iterator[None]:
         yield
 
 
-def _said(
+def answer(
     line: list[int], tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig, decoding: Decoding
 ) -> Generated:
+    """What was written, read up to the first token that ends it."""
     ends = settings.eos_token_id or []
     place = next((i for i, token in enumerate(line) if token in ends), None)
     # an end that is forced on the last token (BART) is no end the model found

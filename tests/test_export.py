@@ -191,11 +191,12 @@ def test_a_damaged_adapter_is_noticed(finished_run: Path, tmp_path: Path) -> Non
         export(tmp_path / "run", "merged")
 
 
-def test_other_rows_are_noticed(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_other_rows_are_noticed_of_a_run_that_kept_none(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train.source={tmp_path / 'rows.jsonl'}", "train.epochs=1")
     (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
-    with pytest.raises(UserError, match="has changed since it was trained"):
+    (run / "rows.parquet").unlink()  # as runs were before they kept their rows
+    with pytest.raises(UserError, match="its data is read otherwise now than when it was trained"):
         export(run, "merged")
 
 

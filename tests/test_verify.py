@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pefttools import tiny
-from pefttools.exporters import verify
+from pefttools.exporters import exactness
 from pefttools.tasks import tasks
 
 TASKS = {"encoders": "text_classification", "decoders": "causal_lm", "encoder-decoders": "seq2seq"}
@@ -25,7 +25,7 @@ def test_every_architecture_computes_in_float64_throughout(name: str) -> None:
     inputs = task.inputs_of(tiny.batch(task, model.config, 2))
     with torch.no_grad():
         plain = model(**inputs).logits
-        with verify._in_float64(model):
+        with exactness.in_float64(model):
             exact = model(**inputs).logits
             shifted = _first_weight_nudged(model, inputs)
     assert exact.dtype is torch.float64

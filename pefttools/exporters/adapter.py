@@ -20,6 +20,7 @@ from pefttools.exporters.base import Exporter, Loaded
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe import Recipe
 from pefttools.run import Trained, load
+from pefttools.strategies.base import save_peft
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,8 +65,8 @@ class Adapter(Exporter):
         if self.as_lora is None:
             proof.trained.recipe.strategy.save(model, folder)
         else:
-            model.save_pretrained(folder)
-        proof.trained.base.tokenizer.save_pretrained(folder)
+            save_peft(model, folder)
+        proof.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         import torch

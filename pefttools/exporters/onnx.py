@@ -79,7 +79,7 @@ class Onnx(Exporter):
                 raise UserError(f"--to onnx: torch cannot export {type(model).__name__}: {reason}") from error
         onnx.checker.check_model(str(folder / FILE), full_check=True)
         model.config.save_pretrained(folder)
-        proof.trained.base.tokenizer.save_pretrained(folder)
+        proof.tokenizer.save_pretrained(folder)
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         from transformers import AutoConfig, AutoTokenizer

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pefttools.exporters import verify
+from pefttools.exporters import verify, writing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
     from pefttools.data.splitting import Row
     from pefttools.run import Trained
 
-COMPARED_ROWS = 256
-"""Validation rows whose logits are compared, at most."""
+COMPARED_ROWS = 128
+"""Rows whose logits are compared, at most; the metric is of all that the run was scored on."""
 COMPARED_VALUES = 30_000_000
 """Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
 
@@ -28,17 +30,34 @@ class Proof:
     """Whose logits are compared."""
     scored: list[Row]
     """Whose metric is compared."""
+    asked: list[Row]
+    """Those that are answered in text; none where the task writes none."""
     logits: list[Tensor]
+    texts: list[writing.Answer]
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, trained: Trained, validation: list[Row], scored: list[Row]) -> Proof:
+    def of(cls, trained: Trained, scored: list[Row]) -> Proof:
         """Ask the trained model."""
         asked = (trained.model, trained.task)
-        (first, *_), _ = verify.answers(*asked, validation[:1], trained.base.tokenizer)
-        rows = validation[: min(COMPARED_ROWS, max(4, COMPARED_VALUES // first.numel()))]
+        (first, *_), _ = verify.answers(*asked, scored[:1], trained.base.tokenizer)
+        rows = scored[: min(COMPARED_ROWS, max(4, COMPARED_VALUES // first.numel()))]
         logits = verify.exact_logits(*asked, rows, trained.base.tokenizer)
-        return cls(trained, rows, scored, logits, verify.scores(*asked, scored, trained.base.tokenizer))
+        brief = writing.short(trained.task, trained.base.tokenizer, rows)
+        texts = writing.trained_answers(*asked, brief, trained.base.tokenizer)
+        metrics = verify.scores(*asked, scored, trained.base.tokenizer)
+        return cls(trained, rows, scored, brief, logits, texts, metrics)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that is written: with the chat template that was trained with."""
+        return writing.tokenizer_of(self.trained.task, self.trained.base.tokenizer)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The padding that the model's configuration names."""
+        config: Any = self.trained.model.config
+        return getattr(config, "pad_token_id", None)
 
     @property
     def largest(self) -> float:
@@ -57,6 +76,10 @@ class Proof:
     def answers(self, model: nn.Module) -> list[Tensor]:
         """Another model's logits on the rows."""
         return verify.exact_logits(model, self.trained.task, self.rows, self.trained.base.tokenizer)
+
+    def answers_in_text(self, model: nn.Module) -> list[writing.Answer]:
+        """Another model's answers in text."""
+        return writing.trained_answers(model, self.trained.task, self.asked, self.trained.base.tokenizer)
 
     def score(self, model: nn.Module) -> float:
         """Another model's metric."""

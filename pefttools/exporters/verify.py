@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from pefttools import recipe
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Row
 from pefttools.evaluate import joined, outputs_of
-from pefttools.exporters import exporters
+from pefttools.exporters import exactness, exporters, writing
 from pefttools.strategies.base import is_quantised
 
 if TYPE_CHECKING:
@@ -70,13 +69,8 @@ def scores(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrai
 def exact_logits(
     model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, padding: bool = True
 ) -> list[Tensor]:
-    """`answers`' logits in float64, where nothing that is rounded on the way hides what is looked for.
-
-    Quantised weights compute in fp32: they have nothing narrower to hide.
-    """
-    if is_quantised(model):
-        return answers(model, task, rows, tokenizer, padding=padding)[0]
-    with _in_float64(model):
+    """`answers`' logits in float64."""
+    with exactness.in_float64(model):
         return answers(model, task, rows, tokenizer, padding=padding)[0]
 
 
@@ -85,44 +79,6 @@ def gap(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     pairs = zip(logits, others, strict=True)
     found = [float((a - b).abs().max()) if a.shape == b.shape else math.inf for a, b in pairs]
     return max(math.inf if math.isnan(difference) else difference for difference in found)
-
-
-@contextmanager
-def _in_float64(model: nn.Module) -> Iterator[None]:
-    """Meanwhile everything floating in `model` is float64, and stays so; narrower types come back as they were."""
-    import torch
-
-    former = [(t, t.dtype) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    for tensor, _ in former:
-        tensor.data = tensor.data.to(torch.float64)
-    try:
-        with _wide():
-            yield
-    finally:
-        for tensor, dtype in former:
-            tensor.data = tensor.data.to(dtype)
-
-
-def _wide() -> AbstractContextManager[Any]:
-    """Meanwhile whatever asks torch for fp32, as decoders' norms and softmaxes do, gets float64."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    class Wide(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            del types
-            if func is torch.Tensor.float:
-                return args[0].double()
-            kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
-            return func(*map(_widened, args), **kwargs)
-
-    return Wide()
-
-
-def _widened(value: Any) -> Any:
-    import torch
-
-    return torch.float64 if value is torch.float32 else value
 
 
 def said_by(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -141,7 +97,14 @@ def _tied(model: Any) -> bool | None:
     output = getattr(model, "get_output_embeddings", lambda: None)()
     if output is None:
         return None
-    return output.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    return _table(output) == _table(model.get_input_embeddings())
+
+
+def _table(module: Any) -> tuple[int, int | None]:
+    """Which table a module looks up in, and which trained rows stand in for some of it (`trainable_token_indices`)."""
+    adapter = getattr(module, "token_adapter", module)
+    trained = getattr(adapter, "trainable_tokens_delta", None)
+    return adapter.weight.data_ptr(), None if trained is None else id(trained)
 
 
 def answer_file(case_file: Path) -> Path:
@@ -162,6 +125,7 @@ def main(case_file: Path, folder: Path) -> None:
 
 def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
     import torch
+    from transformers import GenerationConfig
 
     case = json.loads(case_file.read_text("utf-8"))
     expected = torch.load(case_file.with_suffix(".pt"), weights_only=True)
@@ -177,6 +141,13 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
             continue
         if told.get(name) != value:
             problems.append(f"the artifact's {name} is {told.get(name)!r}, the trained model's {value!r}")
+    written = folder / "generation_config.json"
+    generation = GenerationConfig.from_pretrained(folder) if written.is_file() else None
+    problems += _lost(case["carried"], json.loads(json.dumps(writing.carried(tokenizer, generation))))
+    if generation is not None:
+        problems += writing.differences(
+            case["texts"], writing.plain_answers(model, task, case["asked"], tokenizer, generation)
+        )
     logits = exact_logits(model, task, case["rows"], tokenizer)
     # 8 bits round what meets the weights by what stands beside it
     alone = logits if is_quantised(model) else exact_logits(model, task, case["rows"], tokenizer, padding=False)
@@ -189,3 +160,20 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
         "facts": facts,
         "problems": [*problems, *said],
     }
+
+
+def _lost(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """A problem for each thing that an artifact must carry to write text, and does not."""
+    if not found and expected:
+        return ["the artifact has no generation_config.json"]
+    problems = []
+    for name, value in expected.items():
+        if name == "generation_config":
+            problems += [
+                f"the artifact's generation_config.{key} is {found[name].get(key)!r}, the trained model's {one!r}"
+                for key, one in value.items()
+                if found[name].get(key) != one
+            ]
+        elif found[name] != value:
+            problems.append(f"the artifact's {name} is not the one that was trained with: {found[name]!r}")
+    return problems

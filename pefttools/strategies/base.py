@@ -155,13 +155,13 @@ class PeftStrategy(Strategy, ABC):
         if self.rewrites_base:
             refuse_quantised(base)
         with _without_false_alarms():
-            return get_peft_model(base.model, self.config(base))
+            return named(get_peft_model(base.model, self.config(base)), base)
 
     def merge(self, model: Any) -> PreTrainedModel:
         return folded(model)
 
     def save(self, model: Any, folder: Path) -> None:
-        model.save_pretrained(folder)
+        save_peft(model, folder)
 
     def load(self, base: Base, folder: Path) -> nn.Module:
         from peft import PeftModel
@@ -170,9 +170,29 @@ class PeftStrategy(Strategy, ABC):
         with _without_false_alarms():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             try:
-                return PeftModel.from_pretrained(base.model, str(folder))
+                return named(PeftModel.from_pretrained(base.model, str(folder)), base)
             except (UserWarning, KeyError) as error:
                 raise UserError(f"{folder}: the adapter is not whole: {error}") from error
+
+
+def named(model: Any, base: Base) -> Any:
+    """A model of peft whose configuration names the base as other machines do: on the hub, or not at all."""
+    kind, _, name = base.source.partition(":")
+    name, _, revision = name.partition("@")
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = name if kind == "hf" else None
+        config.revision = revision or None if kind == "hf" else None
+    return model
+
+
+def save_peft(model: Any, folder: Path) -> None:
+    """Write peft's own folder, without the model card that peft leaves to be filled in and paths of this machine."""
+    nameless = all(config.base_model_name_or_path is None for config in model.peft_config.values())
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    if nameless:  # peft puts the path that the base was loaded from
+        values = json.loads((folder / CONFIG).read_text("utf-8"))
+        (folder / CONFIG).write_text(json.dumps({**values, "base_model_name_or_path": None}, indent=2) + "\n", "utf-8")
 
 
 def folded(model: Any) -> PreTrainedModel:

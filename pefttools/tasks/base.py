@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pefttools.generation import Decoding
+
 Prediction = dict[str, Any]
 """What a model says of one row; at least `prediction`, comparable to the row's reference."""
 Columns = Mapping[str, Sequence[Any]]
@@ -175,6 +177,23 @@ class Task(Choice, ABC):
         """How many of so many rows to score are answered by generation."""
         del number
         return 0
+
+    def asked(self, row: Row) -> dict[str, Any]:
+        """What plain transformers is given of a row to write an answer to; only where the task has `decoding`.
+
+        `messages` (and `tools`) for the chat template, or a `text` for the tokenizer.
+        """
+        raise NotImplementedError(f"{self.name} writes no text about {row}")
+
+    def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Token ids of the same."""
+        del rows, tokenizer
+        raise NotImplementedError(f"{self.name} writes no text")
+
+    def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding | None:
+        """How the model writes text; None where nothing is written."""
+        del tokenizer
+        return None
 
     def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> GenerationSettings:
         """The chat template and the tokens that end an answer, as training had them, for artifacts to carry."""

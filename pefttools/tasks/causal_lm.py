@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.generation import Decoding
+
 LOOKED_AT = 500
 """Training rows that are looked at for remarks."""
 
@@ -211,6 +213,11 @@ class CausalLM(Task):
         del row, encoded
         return {name: sum(part[name] for part in said) for name in said[0]}
 
+    def asked(self, row: Row) -> dict[str, Any]:
+        if "messages" not in row:
+            return {"text": row["text"]}
+        return {"messages": chats.question(row["messages"]), "tools": row.get("tools")}
+
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         """Token ids up to where each row's answer begins."""
         return [chat_tokens.prompt(row, tokenizer, self._writing(tokenizer)) for row in rows]
@@ -219,6 +226,11 @@ class CausalLM(Task):
         room = tokenizer.model_max_length - self.max_new_tokens
         return [len(ids) > room for ids in self.prompts(rows, tokenizer)]
 
+    def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
+        from pefttools.generation import Decoding
+
+        return Decoding(self.max_new_tokens, self.num_beams, self.temperature, stop_ids=tuple(self._ends(tokenizer)))
+
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:
@@ -226,12 +238,7 @@ class CausalLM(Task):
 
         if not rows:
             return
-        decoding = generation.Decoding(
-            max_new_tokens=self.max_new_tokens,
-            num_beams=self.num_beams,
-            temperature=self.temperature,
-            stop_ids=tuple(self._ends(tokenizer)),
-        )
+        decoding = self.decoding(tokenizer)
         before, after = chat_tokens.around(tokenizer, self.chat_template) if self.chat else ("", "")
         for index, said in generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
             answer = said.text.removeprefix(before)

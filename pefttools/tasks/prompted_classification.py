@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.generation import Decoding
+
 BETWEEN = "\n\n"
 """What stands between examples."""
 SCORED = "scored"
@@ -144,10 +146,7 @@ class PromptedClassification(Task):
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del splits
-        sizes = {
-            label: len(tokenizer(self._verbalizer(label), add_special_tokens=False)["input_ids"])
-            for label in self.labels
-        }  # type: ignore[arg-type]
+        sizes = self._sizes(tokenizer)
         short, long = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
         if self.normalise == "mean" or sizes[long] == sizes[short]:
             return []
@@ -156,21 +155,45 @@ class PromptedClassification(Task):
             " less likely; give verbalizers of one length, or set task.normalise=mean"
         ]
 
+    def _sizes(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+        """Label -> tokens of its verbaliser."""
+        texts = [self._verbalizer(label) for label in self.labels]
+        ids: Any = tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return {label: len(one) for label, one in zip(self.labels, ids, strict=True)}
+
     def _verbalizer(self, label: str) -> str:
         said = self.verbalizers.get(label, f" {label}")
         return said.strip() if self.chat else said
 
+    def _asked(self, row: Mapping[str, str]) -> str:
+        """The examples and the prompt, as text."""
+        shown = "".join(self.prompt.format(**one) + self._answer(one["label"]) + BETWEEN for one in self.examples)
+        return shown + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
+
+    def asked(self, row: Row) -> dict[str, Any]:
+        asked = self._asked(row)
+        return {"messages": [{"role": "user", "content": asked}]} if self.chat else {"text": asked}
+
     def _head(self, row: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
         """All that comes before the verbaliser."""
-        shown = "".join(self.prompt.format(**one) + self._answer(one["label"]) + BETWEEN for one in self.examples)
-        asked = shown + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
         if not self.chat:
-            return asked
-        return chat_template.rendered([{"role": "user", "content": asked}], tokenizer, None, ask=True)
+            return self._asked(row)
+        return chat_template.rendered(self.asked(dict(row))["messages"], tokenizer, None, ask=True)
+
+    def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        return [ids for ids, _ in chat_tokens.tokens([self._head(row, tokenizer) for row in rows], tokenizer)]
+
+    def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
+        from pefttools.generation import Decoding
+
+        longest = max(self._sizes(tokenizer).values())
+        return Decoding(longest, stop_ids=self.generation_settings(tokenizer).stop_token_ids)
 
     def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> chat_template.GenerationSettings:
-        given = super().generation_settings(tokenizer)
-        return given._replace(chat_template=chat_template.standalone(tokenizer, None)) if self.chat else given
+        if not self.chat:
+            return super().generation_settings(tokenizer)
+        ends = chat_tokens.ends(tokenizer, None)
+        return chat_template.GenerationSettings(chat_template.standalone(tokenizer, None), tuple(ends))
 
     def _answer(self, label: str) -> str:
         """A label as an example writes it."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.generation import Decoding
     from pefttools.models import Base
 
 LOOKED_AT = 1000
@@ -214,14 +215,19 @@ class Seq2Seq(Task):
         losses, numbers = self._losses(outputs, batch).sum(1), (batch[LABELS] != IGNORED).sum(1)
         return [{"nll": n, "num_targets": k} for n, k in zip(losses.tolist(), numbers.tolist(), strict=True)]
 
-    def generate(
-        self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
-    ) -> Iterator[tuple[int, Prediction]]:
-        from pefttools import generation
+    def asked(self, row: Row) -> dict[str, Any]:
+        return {"text": self.prefix + row["source"]}
+
+    def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Token ids of what the encoder reads of each row."""
+        return self._source_ids(rows, tokenizer)[0]
+
+    def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
+        from pefttools.generation import Decoding
 
         first = self._speak(tokenizer)
         room = min(self.num_new_tokens, tokenizer.model_max_length)  # a decoder has no more positions either
-        decoding = generation.Decoding(
+        return Decoding(
             max_new_tokens=room,
             num_beams=self.num_beams,
             more={
@@ -231,7 +237,14 @@ class Seq2Seq(Task):
                 **({} if first is None else {"forced_bos_token_id": first}),
             },
         )
-        for index, said in generation.generate(model, self._source_ids(rows, tokenizer)[0], tokenizer, decoding):
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
+    ) -> Iterator[tuple[int, Prediction]]:
+        from pefttools import generation
+
+        decoding = self.decoding(tokenizer)
+        for index, said in generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
             yield index, {"prediction": said.text, "finish": said.finish}
 
     def num_generated(self, number: int) -> int:

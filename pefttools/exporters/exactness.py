@@ -1,0 +1,57 @@
+"""Models that compute in float64, where nothing that is rounded on the way hides what two of them differ by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pefttools.strategies.base import is_quantised
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@contextmanager
+def in_float64(model: nn.Module) -> Iterator[None]:
+    """Meanwhile everything floating in `model` is float64, and stays so; narrower types come back as they were.
+
+    Quantised weights compute in fp32: they have nothing narrower to hide.
+    """
+    import torch
+
+    if is_quantised(model):
+        yield
+        return
+
+    former = [(t, t.dtype) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    for tensor, _ in former:
+        tensor.data = tensor.data.to(torch.float64)
+    try:
+        with _wide():
+            yield
+    finally:
+        for tensor, dtype in former:
+            tensor.data = tensor.data.to(dtype)
+
+
+def _wide() -> AbstractContextManager[Any]:
+    """Meanwhile whatever asks torch for fp32, as decoders' norms and softmaxes do, gets float64."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class Wide(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            del types
+            if func is torch.Tensor.float:
+                return args[0].double()
+            kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
+            return func(*map(_widened, args), **kwargs)
+
+    return Wide()
+
+
+def _widened(value: Any) -> Any:
+    import torch
+
+    return torch.float64 if value is torch.float32 else value

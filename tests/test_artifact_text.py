@@ -1,0 +1,172 @@
+"""What artifacts carry to write text: the chat template, the tokens that end an answer, and how answers are written.
+
+Every artifact answers in plain transformers, from messages, what `predict` answers, and stops where it stops.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import train_tiny, write_recipe, write_rows
+from test_causal_lm import make_model
+from test_chat import make_tokenizer
+
+from pefttools.errors import UserError
+from pefttools.export import export
+from pefttools.exporters import writing
+from pefttools.predict import predict_rows
+
+OWN = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+"""A template of a recipe; its end token is not the tokenizer's."""
+PAIRS = [("ab", "cd"), ("ba", "dcd"), ("abab", "cc"), ("bb", "d")]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A task's settings -> a run on a decoder whose tokenizer has no chat template, made once."""
+    folder, made = tmp_path_factory.mktemp("text"), {}
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.add_special_tokens({"eos_token": "<|endoftext|>", "extra_special_tokens": ["<|im_end|>"]})
+    make_model("llama", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "base")
+    habits = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_length": 5, "repetition_penalty": 1.3}
+    file = folder / "base" / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **habits}))
+    tokenizer.save_pretrained(folder / "base")
+    rows = [{"prompt": f"{a}{i}", "completion": b} for i, (a, b) in enumerate(PAIRS * 12)]
+    rows = [{"messages": [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"]}]}
+            for r in rows]  # fmt: skip
+    data = write_rows(folder / "rows.jsonl", rows)
+
+    def run(name: str, /, rows: Path = data, **task: Any) -> Path:
+        if name not in made:
+            given = {"name": "causal_lm", "max_length": 96, "max_new_tokens": 12, **task}
+            given = {key: value for key, value in given.items() if value is not None}
+            train = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02}
+            recipe = write_recipe(
+                folder / f"{name}.yaml", folder / "base", rows, task=given, train=train, data={"validation_share": 0.25}
+            )
+            made[name] = train_tiny(recipe, folder / name)[0]
+        return made[name]
+
+    return run
+
+
+def plain(folder: Path, model: Any, question: str) -> tuple[str, bool]:
+    """What plain transformers writes about a question, and whether it stopped."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    settings = GenerationConfig.from_pretrained(folder)
+    asked = [{"role": "user", "content": question}]
+    inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.inference_mode():
+        (line,) = model.generate(**inputs, generation_config=settings)
+    new = line[inputs["input_ids"].shape[1] :].tolist()
+    ends = settings.eos_token_id if isinstance(settings.eos_token_id, list) else [settings.eos_token_id]
+    return tokenizer.decode(new, skip_special_tokens=True), new[-1] in ends
+
+
+def loaded(run: Path, folder: Path, to: str) -> Any:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    if to == "merged":
+        return AutoModelForCausalLM.from_pretrained(folder)
+    base = AutoModelForCausalLM.from_pretrained(json.loads((run / "result.json").read_text())["base"]["id"])
+    return PeftModel.from_pretrained(base, str(folder))
+
+
+@pytest.mark.parametrize("to", ["merged", "adapter"])
+@pytest.mark.parametrize("template", [None, OWN])
+def test_an_artifact_answers_messages_in_plain_transformers(
+    template: str | None, to: str, trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = trained(f"chat{bool(template)}", chat_template=template)
+    manifest = export(run, to, tmp_path / "out")
+    assert manifest["answers_in_text"] == writing.ROWS
+    model = loaded(run, tmp_path / "out", to)
+    for question, said in zip(
+        ("ab1", "bb2"), predict_rows(run, [{"prompt": "ab1"}, {"prompt": "bb2"}], precision="fp32"), strict=True
+    ):
+        text, stopped = plain(tmp_path / "out", model, question)
+        assert (text.strip(), stopped) == (said["prediction"].strip(), said["finish"] == "stop")
+        assert stopped
+    (again,) = predict_rows(tmp_path / "out", [{"prompt": "ab1"}], precision="fp32")
+    assert again["finish"] == "stop"
+
+
+def test_the_bases_habits_do_not_come_along(trained: Callable[..., Path], tmp_path: Path) -> None:
+    export(trained("chatTrue", chat_template=OWN), "merged", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (written["do_sample"], written["max_new_tokens"], written["repetition_penalty"]) == (False, 12, 1.0)
+    assert "max_length" not in written
+    assert len(written["eos_token_id"]) == 2  # the tokenizer's own end and the template's
+
+
+def test_drawn_answers_are_drawn_in_the_artifact_too(trained: Callable[..., Path], tmp_path: Path) -> None:
+    export(trained("drawn", temperature=0.7), "merged", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (written["do_sample"], written["temperature"], written["top_k"]) == (True, 0.7, 0)
+
+
+@pytest.mark.parametrize("lost", ["template", "end"])
+def test_an_artifact_that_lost_its_template_or_its_end_is_thrown_away(
+    lost: str, trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = trained("chatTrue", chat_template=OWN)
+    if lost == "template":
+        plain_tokenizer = writing.tokenizer_of
+        monkeypatch.setattr(writing, "carried", lambda *_: {})
+
+        def without(task: Any, tokenizer: Any) -> Any:
+            own = plain_tokenizer(task, tokenizer)
+            own.chat_template = OWN.replace("<{{", "[{{")
+            return own
+
+        monkeypatch.setattr(writing, "tokenizer_of", without)
+        said = "plain transformers answers"
+    else:
+        settings = writing.settings_of
+
+        def endless(*given: Any) -> Any:
+            found: Any = settings(*given)
+            found.eos_token_id = found.eos_token_id[1:]  # the tokenizer's own
+            return found
+
+        monkeypatch.setattr(writing, "settings_of", endless)
+        said = "ends by length after 12 tokens; the trained model '.*', by stop"
+    with pytest.raises(UserError, match=said):
+        export(run, "merged", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounded_artifacts_are_held_to_rounded_answers(trained: Callable[..., Path], tmp_path: Path) -> None:
+    manifest = export(trained("chatTrue", chat_template=OWN), "merged", tmp_path / "out", settings=["dtype=bfloat16"])
+    assert manifest["answers_in_text"] == writing.ROWS
+
+
+def test_text_that_goes_on_and_prompts_of_classes(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """Plain text has no chat template; a prompt of classes in a chat has one."""
+    from transformers import AutoTokenizer
+
+    rows = write_rows(
+        tmp_path / "texts.jsonl", [{"text": f"ab{i}", "label": "cd" if i % 2 else "d"} for i in range(40)]
+    )
+    going_on = trained("text", rows=rows)
+    assert export(going_on, "merged", tmp_path / "text")["answers_in_text"] > 0
+    assert AutoTokenizer.from_pretrained(tmp_path / "text").chat_template is None
+    asked = {"name": "prompted_classification", "prompt": "{text}?", "chat": True, "shots": 1}
+    classes = trained("classes", rows=rows, **asked, max_new_tokens=None)
+    for to in ("merged", "adapter"):
+        assert export(classes, to, tmp_path / to)["answers_in_text"] > 0
+        assert AutoTokenizer.from_pretrained(tmp_path / to).chat_template
+        assert json.loads((tmp_path / to / "generation_config.json").read_text())["max_new_tokens"] == 2
