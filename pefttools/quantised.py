@@ -115,6 +115,10 @@ def saved_bytes(kind: Kind, model: nn.Module) -> int:
 
 
 def _four_bit(model: nn.Module) -> list[Any]:
+    import sys
+
+    if "bitsandbytes" not in sys.modules:  # then no layer is one of its, and importing it takes a second
+        return []
     import bitsandbytes
 
     return [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from pefttools import other_data, typed_yaml
+from pefttools import other_data, shipped, typed_yaml
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
@@ -100,22 +100,9 @@ class Resolved:
     """What the overrides made of the recipe's other values, a sentence each."""
 
 
-def folders() -> list[Path]:
-    """Where recipes are: those shipped in the wheel, or the checkout's."""
-    shipped = Path(__file__).parent / "recipes"
-    return [shipped if shipped.is_dir() else Path(__file__).parent.parent / "recipes"]
-
-
 def names() -> list[str]:
     """The shipped recipes."""
-    found = sorted(f.stem for folder in folders() for f in folder.rglob("*.yaml"))
-    assert found, f"no recipes in {folders()}"
-    return found
-
-
-def descriptions() -> dict[str, str]:
-    """Name -> its one line."""
-    return {name: read_yaml(find(name), Recipe.model_fields).get("description", "") for name in names()}
+    return [*shipped.files("recipes")]
 
 
 def find(name: str) -> Path:
@@ -125,7 +112,7 @@ def find(name: str) -> Path:
         if not path.is_file():
             raise UserError(f"{name}: there is no such recipe file")
         return path
-    files = {f.stem: f for folder in folders() for f in folder.rglob("*.yaml")}
+    files = shipped.files("recipes")
     if name not in files:
         raise UserError(unknown("recipe", name, names()) + " (a path to your own file ends with .yaml)")
     return files[name]

@@ -13,27 +13,15 @@ import inspect
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pefttools import plugins
 from pefttools.errors import UserError, unknown
-from pefttools.settings import Settings, check
+
+if TYPE_CHECKING:
+    from pefttools.settings import Choice
 
 C = TypeVar("C", bound="Choice")
-
-
-class Choice(Settings):
-    """Settings and behaviour of one named thing; state lives elsewhere."""
-
-    name: ClassVar[str] = ""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.name = cls.__module__.rpartition(".")[2]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The settings with the name first, as a recipe writes them."""
-        return {"name": self.name, **self.model_dump(mode="json")}
 
 
 class Registry(Generic[C]):
@@ -119,6 +107,8 @@ class Registry(Generic[C]):
 
     def parse(self, value: Any, path: str) -> tuple[C | None, list[str]]:
         """From what a recipe says (a name, or a mapping with `name`) to the choice, or the problems."""
+        from pefttools.settings import check  # pydantic is slow to import, and listing needs none of it
+
         settings = {"name": value} if isinstance(value, str) else value
         if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
             return None, [

@@ -69,6 +69,20 @@ class Settings(BaseModel):
         return type(self).model_validate({**dict(self), **values})
 
 
+class Choice(Settings):
+    """Settings and behaviour of one named thing; state lives elsewhere."""
+
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = cls.__module__.rpartition(".")[2]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings with the name first, as a recipe writes them."""
+        return {"name": self.name, **self.model_dump(mode="json")}
+
+
 def check(cls: type[S], value: Any, path: str) -> tuple[S | None, list[str]]:
     """Validate `value` as `cls`; the settings and no problems, or None and one sentence a problem."""
     value = cls.shorthand(value)

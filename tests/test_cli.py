@@ -29,20 +29,21 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 Said = Callable[..., tuple[int, str, str]]
 
 
-def test_listing_answers_at_once_and_without_torch() -> None:
+def test_listing_answers_at_once_and_imports_nothing_slow() -> None:
     check = (
-        "import sys; from pefttools import cli;"
-        "code = cli.run(['list', 'recipes']); sys.exit(code or 'torch' in sys.modules)"
+        "import sys; from pefttools import cli; code = cli.run(['list']);"
+        "sys.exit(code or ', '.join({'torch', 'transformers', 'peft', 'pandas', 'pydantic'} & {*sys.modules}) or 0)"
     )
     seconds, said = [], ""
     for _ in range(3):
         before = os.times()
-        answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+        answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
         after = os.times()  # the processor's time: the clock's would be that of whatever else runs
         seconds.append(sum(after[2:4]) - sum(before[2:4]))
+        assert (answer.returncode, answer.stderr) == (0, "")
         said = answer.stdout
     assert "question-type-lora" in said
-    assert min(seconds) <= 0.6
+    assert min(seconds) <= 0.5
 
 
 def test_list_names_everything(said: Said) -> None:

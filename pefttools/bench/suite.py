@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pefttools import recipe
+from pefttools import recipe, shipped
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
@@ -214,22 +214,9 @@ def words(values: Overrides) -> list[str]:
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
-def folder() -> Path:
-    """Where the suites are: shipped in the wheel, or the checkout's."""
-    shipped = Path(__file__).parents[1] / "suites"
-    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "benchmarks" / "suites"
-
-
 def names() -> list[str]:
     """The shipped suites."""
-    found = sorted(file.stem for file in folder().glob("*.yaml"))
-    assert found, f"no suites in {folder()}"
-    return found
-
-
-def descriptions() -> dict[str, str]:
-    """Name -> its one line."""
-    return {name: recipe.read_yaml(folder() / f"{name}.yaml").get("description", "") for name in names()}
+    return [*shipped.files("suites")]
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:
@@ -239,7 +226,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
         UserError: there is none, or all that is wrong with it.
     """
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
-    path = Path(name) if is_path else folder() / f"{name}.yaml"
+    path = Path(name) if is_path else shipped.folder("suites") / f"{name}.yaml"
     if not path.is_file():
         raise UserError(
             f"{name}: there is no such suite file" if is_path else unknown("suite", name, names())

@@ -24,20 +24,19 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         task: for which task to show what strategies fit.
         json: print one JSON object.
     """
-    from pefttools import recipe
-    from pefttools.bench import suite
+    from pefttools import shipped
     from pefttools.exporters import exporters
     from pefttools.regularizers import regularizers
     from pefttools.strategies import strategies
     from pefttools.tasks import tasks
 
     known = {
-        "recipes": recipe.descriptions,
+        "recipes": lambda: shipped.descriptions("recipes"),
         "strategies": strategies.summaries,
         "tasks": tasks.summaries,
         "regularizers": regularizers.summaries,
         "exporters": exporters.summaries,
-        "suites": suite.descriptions,
+        "suites": lambda: shipped.descriptions("suites"),
     }
     listing = {name: summaries() for name, summaries in known.items() if kind in (None, name)}
     if kind == "strategies":

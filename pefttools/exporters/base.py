@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttools.recipe import Recipe
-from pefttools.registry import Choice
 from pefttools.run import Trained
+from pefttools.settings import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

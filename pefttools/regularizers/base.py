@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from pefttools.errors import UserError
-from pefttools.registry import Choice
+from pefttools.settings import Choice
 from pefttools.strategies.base import trained
 
 if TYPE_CHECKING:

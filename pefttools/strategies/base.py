@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttools.errors import UserError
-from pefttools.registry import Choice
+from pefttools.settings import Choice
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -13,8 +13,8 @@ from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.encoding import cut_rows
 from pefttools.data.splitting import Row, Splits
-from pefttools.registry import Choice
 from pefttools.reporter import SILENT, Reporter
+from pefttools.settings import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
