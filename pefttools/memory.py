@@ -25,7 +25,7 @@ from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.penalties import Penalties
 from pefttools.recipe import Recipe
-from pefttools.runtime import computes_in_bf16, device_type
+from pefttools.runtime import computes_in_bf16, device_type, forward
 from pefttools.strategies.base import trained
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _step(
     model.train()
     with penalties.perturbed():
         for _ in range(count):
-            outputs = _forward(model, recipe.task.inputs_of(batch), device, bf16)
+            outputs = forward(model, recipe.task.inputs_of(batch), device, bf16)
             _loss(recipe, outputs, batch).backward()
     penalties.add_gradients()
     nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
@@ -222,17 +222,7 @@ def _look(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: boo
     """`evaluate.outputs_of`, as far as memory goes."""
     model.eval()
     with torch.no_grad():
-        _forward(model, inputs, device, bf16)
-
-
-def _forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
-    """The outputs as Accelerate's wrapper gives them."""
-    from accelerate.utils import convert_outputs_to_fp32
-
-    if not bf16:
-        return model(**inputs)
-    with torch.autocast(device, torch.bfloat16):
-        return convert_outputs_to_fp32(model.forward)(**inputs)
+        forward(model, inputs, device, bf16)
 
 
 def _feature_bytes(

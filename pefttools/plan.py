@@ -104,6 +104,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
 
     from pefttools import evaluate, memory
     from pefttools.data.batching import look_budget, pad_multiple, step_multiple, token_budget
+    from pefttools.first_step import refusal
 
     longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
@@ -113,7 +114,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     most = max(len(rows) for rows in (splits.validation, splits.test))
     look = memory.largest(evaluate.MAX_ROWS, look_budget(device_type()), longest, pad_multiple(device_type()), most)
     kept = _kept_rows(recipe, base, model, splits, reporter)
-    parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
+    with refusal(recipe, base, computes_in_bf16(settings.precision)):
+        parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
     parts["weights"] -= saved
     return Plan(
         recipe=recipe.name,

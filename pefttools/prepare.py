@@ -12,6 +12,7 @@ from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
+from pefttools.first_step import FirstStep, refusal
 from pefttools.limits import refuse_padding_readers
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
@@ -85,22 +86,37 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
     for note in (*task.notes(splits), overview.overview(splits)):
         reporter.note(note)
-    few = _few_inputs(recipe, base, encoded["train"], device) if strategy.trains else {}
-    frozen, last = (frozen_part(model, few), last_block(model, few)) if strategy.trains else (Frozen(), None)
+    frozen, last = _tried(recipe, base, model, encoded["train"], splits, torch.device(device).type)
     return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)
 
 
-def _few_inputs(recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str) -> dict[str, Any]:
-    """The first two rows as the model takes them, nothing drawn at random."""
-    columns: Any = rows[: min(2, len(rows))]
-    batch = recipe.task.collate(columns, base.tokenizer, 1)
-    return {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
+def _tried(
+    recipe: Recipe, base: models.Base, model: nn.Module, rows: Dataset, splits: Splits, device: str
+) -> tuple[Frozen, LastBlock | None]:
+    """The part that training never changes and the last block, where one token of it is read; a step was tried.
+
+    Raises:
+        UserError: the model cannot take a step so.
+    """
+    frozen, last = Frozen(), None
+    if recipe.strategy.trains:
+        with refusal(recipe, base, bf16=False):
+            columns: Any = rows[: min(2, len(rows))]
+            batch = recipe.task.collate(columns, base.tokenizer, 1)  # nothing drawn at random
+            few = {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
+            frozen, last = frozen_part(model, few), last_block(model, few)
+    answered = splits.test or splits.validation
+    written = recipe.task.num_generated(len(answered)) if recipe.task.generates else 0
+    FirstStep(recipe, base, model, rows, device, frozen, last).take(answered[:written])
+    return frozen, last
 
 
 def _first_batches(
     recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
 ) -> Iterator[Mapping[str, Any]]:
     """Training batches for a strategy that starts from the data."""
+    import torch
+
     lengths, multiple = rows["length"][:], step_multiple(recipe.train.pad_multiple, torch.device(device).type)
     for indices in steps(lengths, recipe.train.batch_size, recipe.seed, 0)[:START_BATCHES]:
         columns: Any = rows[indices]

@@ -7,7 +7,7 @@ import platform
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from pefttools.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import Tensor, nn
 
 
 def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
@@ -67,6 +68,17 @@ def computes_in_bf16(precision: str) -> bool:
         else on_cpu and torch.cpu._is_avx512_bf16_supported()
     )
     return precision == "bf16" or (precision == "auto" and native)
+
+
+def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
+    """The outputs as Accelerate's wrapper gives them."""
+    import torch
+    from accelerate.utils import convert_outputs_to_fp32
+
+    if not bf16:
+        return model(**inputs)
+    with torch.autocast(device, torch.bfloat16):
+        return convert_outputs_to_fp32(model.forward)(**inputs)
 
 
 @contextmanager

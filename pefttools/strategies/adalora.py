@@ -99,6 +99,9 @@ class AdaLora(PeftStrategy):
         if self.target_rank == self.init_rank:
             return  # nothing to prune; peft would look for the 0th smallest score
         self._set_schedule(model, num_steps)
+        allocator = model.base_model.rankallocator
+        if step == num_steps - self._final_steps(num_steps) and not allocator.ipt:
+            allocator.update_ipt(model)  # a run so short is pruned after its first step: by that step's gradients
         model.base_model.update_and_allocate(step)
 
     def _set_schedule(self, model: Any, num_steps: int) -> None:

@@ -1,0 +1,164 @@
+"""One step tried on a few rows before anything is written: whatever a method cannot do on a base shows there.
+
+Signatures do not say which model takes past keys, or mixes precisions: the model itself does. The same passes as in a
+run are made (an evaluation in fp32, an answer written where the task writes some, a training step and an evaluation in
+the run's precision, all with what makes steps fast); then gradients and random states are as before.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pefttools import fast, optimizers
+from pefttools.data.batching import pad_multiple, step_multiple
+from pefttools.errors import UserError
+from pefttools.runtime import computes_in_bf16, forward
+from pefttools.strategies.base import trained
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+    from pefttools.data.splitting import Row
+    from pefttools.models import Base
+    from pefttools.nn.first_token import LastBlock
+    from pefttools.nn.frozen import Frozen
+    from pefttools.recipe import Recipe
+
+FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""What torch, transformers and peft raise where a method does not fit a model."""
+NEW_TOKENS = 2
+"""How much is written where the task writes."""
+SEEN = 200
+"""Rows among which short ones are looked for."""
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """A run's first step on its two shortest rows of different lengths."""
+
+    recipe: Recipe
+    base: Base
+    model: nn.Module
+    rows: Dataset
+    """Encoded rows to train on."""
+    device: str
+    frozen: Frozen
+    last: LastBlock | None
+
+    def take(self, to_answer: Sequence[Row] = ()) -> None:
+        """Make every pass of a run once.
+
+        Args:
+            to_answer: rows whose answers a run would write; the first is.
+
+        Raises:
+            UserError: a pass fails; says in which precision one would not.
+        """
+        bf16 = computes_in_bf16(self.recipe.train.precision)
+        with _random_states_kept():
+            try:
+                with refusal(self.recipe, self.base, bf16):
+                    self._passes(bf16, to_answer)
+            except UserError as error:
+                if bf16 and self._fits_in_fp32(to_answer):
+                    raise UserError(f"{error.problems[0].partition(CURE)[0]}; train.precision=fp32 works") from error
+                raise
+
+    def _fits_in_fp32(self, to_answer: Sequence[Row]) -> bool:
+        try:
+            self._passes(False, to_answer)
+        except (*FAILURES, UserError):
+            return False
+        return True
+
+    def _passes(self, bf16: bool, to_answer: Sequence[Row]) -> None:
+        recipe, model, task = self.recipe, self.model, self.recipe.task
+        was_training = model.training
+        try:
+            self._evaluate(False)
+            if to_answer and task.generates:
+                short = {"max_new_tokens": NEW_TOKENS} if "max_new_tokens" in type(task).model_fields else {}
+                list(task.with_values(**short).generate(model, to_answer[:1], self.base.tokenizer))
+            if recipe.strategy.trains:
+                optimizers.build(model, recipe.strategy, recipe.train)
+                settings = recipe.train.model_copy(update={"compile": False})
+                with self.frozen.held(), fast.steps(model, settings, self.device, bf16, self.last):
+                    self._train(bf16)
+                    self._evaluate(bf16)
+        finally:
+            for parameter in model.parameters():
+                parameter.grad = None
+            model.train(was_training)
+
+    def _evaluate(self, bf16: bool) -> None:
+        import torch
+
+        task = self.recipe.task
+        batch = self._batch(task.collate(self._columns(), self.base.tokenizer, pad_multiple(self.device)))
+        self.model.eval()
+        with torch.inference_mode():
+            task.predict(forward(self.model, task.inputs_of(batch), self.device, bf16), batch)
+
+    def _train(self, bf16: bool) -> None:
+        task, strategy = self.recipe.task, self.recipe.strategy
+        multiple = step_multiple(self.recipe.train.pad_multiple, self.device)
+        batch = self._batch(task.collate_training(self._columns(), self.base.tokenizer, multiple))
+        self.model.train()
+        task.loss(forward(self.model, task.inputs_of(batch), self.device, bf16), batch).backward()
+        if (penalty := strategy.penalty(self.model)) is not None:
+            penalty.backward()
+        if all(parameter.grad is None for parameter in trained(self.model).values()):
+            raise RuntimeError("nothing that is trained gets a gradient")
+
+    def _columns(self) -> Any:
+        lengths = self.rows["length"][:SEEN]
+        shortest = min(range(len(lengths)), key=lengths.__getitem__)
+        others = [row for row, length in enumerate(lengths) if length > lengths[shortest]] or [shortest]
+        return self.rows[sorted({shortest, min(others, key=lengths.__getitem__)})]
+
+    def _batch(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+
+CURE = "; `pefttools list strategies` shows"
+
+
+@contextmanager
+def refusal(recipe: Recipe, base: Base, bf16: bool) -> Iterator[None]:
+    """Whatever a model fails with inside becomes one sentence; running out of memory stays what it is.
+
+    Raises:
+        UserError: in place of one of `FAILURES`.
+    """
+    import torch
+
+    try:
+        yield
+    except FAILURES as error:
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
+            raise
+        strategy: Any = recipe.strategy
+        name = f"{strategy.name} ({strategy.type})" if strategy.name == "peft" else strategy.name
+        why = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"strategy: {name} cannot take a step on {base.source} ({type(base.model).__name__})"
+            f"{' in bf16' if bf16 else ''}: {type(error).__name__}: {why}{CURE} what works on which kind of model"
+        ) from error
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Whatever is drawn inside, later draws are what they would have been."""
+    import numpy
+    import torch
+
+    python, numbers = random.getstate(), numpy.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(python)
+    numpy.random.set_state(numbers)
