@@ -17,7 +17,6 @@ import json
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from importlib import metadata
@@ -219,9 +218,7 @@ def table(kept: Mapping[str, Any]) -> str:
     def shown(cell: Mapping[str, str] | None) -> str:
         if cell is None:
             return ""
-        short = [
-            "yes" if said == STEP else f"[{numbers.setdefault(said, len(numbers) + 1)}]" for said in cell.values()
-        ]
+        short = ["yes" if said == STEP else f"[{numbers.setdefault(said, len(numbers) + 1)}]" for said in cell.values()]
         return short[0] if len(set(short)) == 1 else " / ".join(short)
 
     lines = [f"| method | {' | '.join(cells)} |", "|---|" + "---|" * len(cells)]
@@ -229,8 +226,8 @@ def table(kept: Mapping[str, Any]) -> str:
     every = [said for found in cells.values() for cell in found.values() for said in cell.values()]
     steps, wrong = every.count(STEP), len(faults(cells))
     head = (
-        "# One step of everything\n\n`python benchmarks/steps.py` wrote this: one `pefttools train` of four rows a cell,"
-        " in fp32 / bf16 where they differ. "
+        "# One step of everything\n\n`python benchmarks/steps.py` wrote this: one `pefttools train` of four rows a"
+        " cell, in fp32 / bf16 where they differ. "
         f"{len(every)} runs: {steps} took their step, {len(every) - steps - wrong} were refused in one line before"
         f" anything was written, {wrong} went wrong. "
         + ", ".join(f"{library} {version}" for library, version in kept.get("versions", {}).items())

@@ -42,6 +42,9 @@ class BaseSettings(Settings):
     """`scratch` builds the model from its configuration alone, every weight random: what pretraining is worth."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """Every dropout probability of the model; its own when null."""
+    trained_head: Literal["auto", "keep", "new"] = "auto"
+    """What becomes of a classifier's head that the checkpoint has: `auto` keeps it where its class names are the rows',
+    in its order; `keep` keeps it for `task.labels`, in that order; `new` starts it anew."""
     quantize: quantised.Kind | None = None
     """Hold the blocks' matrices in 4 or 8 bits by bitsandbytes: `nf4` (QLoRA's), `fp4` or `int8`."""
 

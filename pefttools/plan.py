@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pefttools import models, quantised
+from pefttools import class_heads, models, quantised
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -71,7 +71,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
 
     models.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = recipe.task.fit(splits)
+    task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
     recipe = recipe.model_copy(update={"task": task})
     strategy, settings = recipe.strategy, recipe.train
 

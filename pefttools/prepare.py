@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools import fast, models
+from pefttools import class_heads, fast, models
 from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
@@ -56,7 +56,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
 
     strategy = recipe.strategy
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = recipe.task.fit(splits)
+    task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
     recipe = recipe.model_copy(update={"task": task})
     set_seed(recipe.seed)
     base = task.load(recipe.base, reporter)
@@ -78,7 +78,8 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     model.to(device)
     lengths = encoded["train"]["length"][:]
     shortest: Any = encoded["train"][[lengths.index(min(lengths))]]
-    refuse_padding_readers(base, task, model, shortest, reporter)
+    with refusal(recipe, base, bf16=False):
+        refuse_padding_readers(base, task, model, shortest, reporter)
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
     penalties = Penalties(recipe, base, model, reporter)
     for name, value in strategy.facts(model).items():

@@ -86,6 +86,8 @@ class Recipe(Header):
         for penalty in values["regularizers"].values():
             if isinstance(penalty.get("data"), dict):
                 penalty["data"] = FileSettings.as_read_before(penalty["data"], "train")
+        if values["base"]["trained_head"] == "auto":
+            del values["base"]["trained_head"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

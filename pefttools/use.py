@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttools import evaluate
+from pefttools import class_heads, evaluate
 from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
@@ -63,7 +63,7 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
     """
     prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = recipe.task.fit(splits)
+    task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
     tokenizer = task.load(recipe.base, reporter, empty=True).tokenizer
     for remark in task.remarks(splits, tokenizer):
         reporter.warn(remark)

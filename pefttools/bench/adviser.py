@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttools import models, recipe
+from pefttools import class_heads, models, recipe
 from pefttools.bench import budget, trial
 from pefttools.bench.halving import Candidate, Halving, planned
 from pefttools.bench.preflight import params_of
@@ -63,7 +63,7 @@ class Adviser:
         """Those that fit, timed. Raises UserError when none does, or there is no time to find out."""
         models.prepare_libraries()
         splits = load_splits(self.start.data, self.start.task, self.reporter)
-        task = self.start.task.fit(splits)
+        task = class_heads.fitted(self.start.task, self.start.base, splits, self.reporter)
         self.rows = {name: len(rows) for name, rows in splits.named().items()}
         self.pilot_rows = min(self.rows["train"], max(PILOT_ROWS, 2 * len(getattr(task, "labels", ()))))
         found = []

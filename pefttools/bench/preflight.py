@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import models
+from pefttools import class_heads, models
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.penalties import Penalties, mark_pretrained
@@ -32,10 +32,10 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
     for cell in cells:
         try:
             recipe = cell.recipe(cell.suite.tuning.seed)
-            key = json.dumps([recipe.data.model_dump(mode="json"), recipe.task.as_dict()])
+            key = json.dumps([r.model_dump(mode="json") for r in (recipe.data, recipe.base)] + [recipe.task.as_dict()])
             if key not in loaded:
                 splits = load_splits(recipe.data, recipe.task, reporter)
-                loaded[key] = (splits, recipe.task.fit(splits))
+                loaded[key] = (splits, class_heads.fitted(recipe.task, recipe.base, splits, reporter))
             splits, task = loaded[key]
             params_of(recipe, task)
         except UserError as error:

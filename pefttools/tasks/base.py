@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools import models
+from pefttools import class_heads, models
 from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.encoding import cut_rows
@@ -55,6 +55,8 @@ class Task(Choice, ABC):
     """peft's name for the task: without it peft leaves the head frozen and unsaved. None where peft has none."""
     own_head: ClassVar[bool] = True
     """Whether the modules outside the backbone are always the head; a language model's belong to the pretrained."""
+    has_class_head: ClassVar[bool] = False
+    """Whether the head has an output for each of the task's `labels`, so that a trained one is matched by name."""
     new_tokens: ClassVar[tuple[str, ...]] = ()
     """Tokens the task adds to the vocabulary; their embeddings belong to the head."""
     texts_are_data: ClassVar[bool] = True
@@ -108,6 +110,10 @@ class Task(Choice, ABC):
         """This task with what it must know of the data; raises UserError when the data cannot serve it."""
         del splits
         return self
+
+    def with_classes(self, names: Sequence[str]) -> Self:
+        """This fitted task with the classes of a trained head, the rows' among them, in the head's order."""
+        return self.with_values(labels=tuple(names))
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """What the user should be warned of in the data; asked once, of the fitted task."""
@@ -230,6 +236,8 @@ class Task(Choice, ABC):
             added=self.new_tokens,
             texts_are_data=self.texts_are_data,
         )
+        if self.has_class_head:
+            class_heads.start(base, settings, self)
         self.adapt(base)
         return base
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from pefttools import models
+from pefttools import class_heads, models
 from pefttools.data.fields import number
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
@@ -99,7 +99,6 @@ class Regression(Task):
         return {"num_labels": 1, "id2label": {0: "label"}, "label2id": {"label": 0}, "problem_type": "regression"}
 
     def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
-        from pefttools.heads import stored
         from pefttools.nn import score
 
         base = super().load(settings, reporter, empty)
@@ -109,8 +108,7 @@ class Regression(Task):
                 f"base: the head of {base.source} does not end in one linear layer; it cannot learn numbers"
             )
         path, layer = found
-        held = settings.init == "pretrained" and not empty
-        trained = held and stored(base.folder, base.model)(f"{path}.weight").shape == layer.weight.shape
+        trained = class_heads.start(base, settings, self)
         mean, scale = self._unit()
         scale = math.hypot(mean, scale) if layer.bias is None else scale  # such a layer must learn the mean, too
         base.model.set_submodule(path, score.ScaledLinear.of(layer, mean, scale, trained))

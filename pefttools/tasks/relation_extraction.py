@@ -48,6 +48,7 @@ class RelationExtraction(Task):
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"
+    has_class_head: ClassVar[bool] = True
     new_tokens: ClassVar[tuple[str, ...]] = marked.MARKERS
 
     max_length: int = Field(default=256, ge=16)

@@ -46,6 +46,7 @@ class TextClassification(Task):
     primary: ClassVar[str] = "accuracy"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"
+    has_class_head: ClassVar[bool] = True
 
     multi_label: bool = False
     """Whether a row has any number of labels."""

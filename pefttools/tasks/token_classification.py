@@ -50,6 +50,7 @@ class TokenClassification(Task):
     primary: ClassVar[str] = "f1"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     peft_type: ClassVar[str | None] = "TOKEN_CLS"
+    has_class_head: ClassVar[bool] = True
 
     scheme: Literal["auto", "bio", "iob1", "bmes", "bilou", "none"] = "auto"
     """How the file's tags are written; `none` are plain tags without entities; `auto` looks at the training rows."""
@@ -111,6 +112,11 @@ class TokenClassification(Task):
         if problems:
             raise UserError(*problems)
         return fitted
+
+    def with_classes(self, names: Sequence[str]) -> Self:
+        read = [name for name in names if name == tags.OUTSIDE or tags.parts(name)[0] in ("B", "I")]
+        usable = names if self.read_as == "none" else read
+        return self.with_values(labels=tuple(name for name in usable if not self.types or name in self.labels))
 
     def _mistaken_types(self, known: Sequence[Sequence[str]], read_as: tags.Scheme) -> list[str]:
         if self.types and read_as == "none":
