@@ -117,7 +117,7 @@ def test_a_head_of_any_architecture_answers_as_its_checkpoint(kind: str, tmp_pat
     for path, tensors in head.items():
         kept = model.get_submodule(path).state_dict()
         assert all(torch.equal(tensor, kept[name]) for name, tensor in tensors.items()), path
-    assert run.model.config.id2label == names
+    assert run.model.config.id2label == names  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
