@@ -225,5 +225,5 @@ def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
     assert export(run, "merged")["exported"] == result["test"]["accuracy"]
     (answer,) = predict_rows(run, [{"text": "word1 saw", "second": "word2"}])
     assert (answer["prediction"], answer["text_pair"]) == ("tool", "word2")
-    with pytest.raises(UserError, match="predict: row 1 has no text_pair"):
+    with pytest.raises(UserError, match=r"predict: the rows have no column .second. for text_pair"):
         list(predict_rows(run, [{"text": "word1 saw"}]))

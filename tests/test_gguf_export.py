@@ -122,3 +122,37 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: P
         export(run, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert json.loads((run / "result.json").read_text())["task"] == "causal_lm"
+
+
+def test_the_file_ends_where_the_template_ends_answers(
+    base: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp stops at the end of a turn that is no end of text, and has the recipe's template."""
+    from gguf import GGUFReader
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_special_tokens({"eos_token": "~", "extra_special_tokens": ["<|end|>"]})
+    folder = tmp_path / "base"
+    shutil.copytree(base, folder)
+    tokenizer.save_pretrained(folder)
+    template = (
+        "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
+    )
+    rows = [{"prompt": row["text"], "completion": row["label"]} for row in make_rows(60)]
+    file = write_recipe(
+        tmp_path / "recipe.yaml", folder, write_rows(tmp_path / "rows.jsonl", rows),
+        task={"name": "causal_lm", "max_length": 64, "max_new_tokens": 4, "chat_template": template},
+        train={"epochs": 1, "batch_size": 8},
+    )  # fmt: skip
+    monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
+    trained = train_tiny(file, tmp_path / "run")[0]
+    export(trained, "gguf", tmp_path / "out", settings=["dtype=float32"])
+    reader = GGUFReader(tmp_path / "out" / "model.gguf")
+    ends = {name: reader.get_field(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot")}
+    assert {name: field.contents() for name, field in ends.items() if field} == {
+        "eos": tokenizer.convert_tokens_to_ids("~"), "eot": tokenizer.convert_tokens_to_ids("<|end|>"),
+    }  # fmt: skip
+    field = reader.get_field("tokenizer.chat_template")
+    assert field is not None
+    assert template in field.contents()
