@@ -104,7 +104,7 @@ def methods() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name in strategies.names():
         for variant, settings in {"": {}, **strategies.get(name).variants}.items():
-            more = [f"strategy.{key}={json.dumps(value)}" for key, value in settings.items()]
+            more = [f"strategy.{key}={_typed(value)}" for key, value in settings.items()]
             found[f"{name} {variant}".strip()] = [f"strategy={name}", *more]
     for kind in sorted(PeftType):
         virtual = "num_virtual_tokens" in PEFT_TYPE_TO_CONFIG_MAPPING[kind].__dataclass_fields__
@@ -193,6 +193,11 @@ def tokenizer() -> Any:
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>", "mask_token": "<mask>"}
     inputs = ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(tokenizer_object=inner, model_max_length=48, model_input_names=inputs, **names)
+
+
+def _typed(value: Any) -> str:
+    """A setting as it is typed: a text as it is, anything else as YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _words(number: int) -> str:

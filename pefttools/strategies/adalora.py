@@ -101,7 +101,9 @@ class AdaLora(PeftStrategy):
         self._set_schedule(model, num_steps)
         allocator = model.base_model.rankallocator
         if step == num_steps - self._final_steps(num_steps) and not allocator.ipt:
-            allocator.update_ipt(model)  # a run so short is pruned after its first step: by that step's gradients
+            allocator.update_ipt(
+                model.base_model.model
+            )  # a run so short is pruned after its first step: by that step's gradients
         model.base_model.update_and_allocate(step)
 
     def _set_schedule(self, model: Any, num_steps: int) -> None:
