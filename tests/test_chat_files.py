@@ -132,6 +132,9 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
     "train": (
         {"messages": [ASK, {**SAY, "train": True}, ASK, {**SAY, "train": False}]}, TURN + "⟦1.<e>⟧"
     ),
+    "training": (
+        {"messages": [ASK, {**SAY, "training": True}, ASK, {**SAY, "training": False}]}, TURN + "⟦1.<e>⟧"
+    ),
     "code": (
         {"prompt": "def f(x):\n", "completion": "    y = x\n    return y\n"},
         "user: def f(x):\n<e>assistant: ⟦    y = x\n    return y\n<e>⟧",

@@ -114,7 +114,7 @@ def test_the_separator_is_a_setting() -> None:
         (False, None, "has no label"),
         (False, " ", "has no label"),
         (False, float("nan"), "has no label"),
-        (True, {"a": 1, "b": 0}, "has a label that is no single text: {'a': 1, 'b': 0}"),
+        (True, {"a": 1, "b": 2}, "has labels of which 2 is neither 0 nor 1: {'a': 1, 'b': 2}"),
         (True, ["a", None], "has no label"),
         (True, ["a", ""], "has no label"),
         (True, ["a", {"b": 1}], "has a label that is no single text: {'b': 1}"),
@@ -180,10 +180,22 @@ def test_labels_the_model_does_not_know_are_refused() -> None:
 def test_labels_made_of_others_are_told() -> None:
     rows = split([{"text": "x", "label": label} for label in ("a", "b", "a, b", "R|D")])
     assert TextClassification().fit(rows).remarks(rows, make_tokenizer()) == [
-        "labels like 'a, b' are others side by side; if rows have several labels, set task.multi_label=true"
-        " and task.label_separator"
+        "labels like 'a, b' look like several labels in one text, and are learnt as one class; if rows have several"
+        " labels, set task.multi_label=true and task.label_separator"
     ]
     assert FITTED.remarks(rows, make_tokenizer()) == []
+
+
+@pytest.mark.parametrize("labels", [("a,b", "b"), ("a; b", "b; c"), ("a b", "b c", "c a")])
+def test_several_labels_that_the_separator_does_not_divide_are_told(labels: tuple[str, ...]) -> None:
+    rows = split([{"text": "x", "label": [label]} for label in labels])
+    told = TextClassification(multi_label=True).fit(rows).remarks(rows, make_tokenizer())
+    assert told == [
+        f"labels like {labels[0]!r} look like several labels in one text, and are learnt as one class;"
+        " task.label_separator='|' does not divide them"
+    ]
+    divided = split([{"text": "x", "label": label} for label in (["a b", "c"], ["b c"])])
+    assert TextClassification(multi_label=True).fit(divided).remarks(divided, make_tokenizer()) == []
 
 
 def test_every_class_of_every_row_is_a_target() -> None:

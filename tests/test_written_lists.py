@@ -53,8 +53,12 @@ def test_labels_of_several_forms() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [[1, 0, 1], "[1, 0, 1]", "[1 0 1]", [0.0, 0.0, 1.0], [True, False, False], ["0", "1", "1"]]
-)
+    "value",
+    [
+        [1, 0, 1], "[1, 0, 1]", "[1 0 1]", [0.0, 0.0, 1.0], [True, False, False], ["0", "1", "1"], "1 0 1", "1,0,1",
+        "1|0|1", "0.0; 0.0; 1.0",
+    ],
+)  # fmt: skip
 def test_vectors_are_named_or_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"name no classes; name them in their order by task\.labels"):
         TextClassification(multi_label=True).read({"text": "x", "label": value})
@@ -64,9 +68,35 @@ def test_vectors_are_named_or_refused(value: Any) -> None:
         TextClassification().read({"text": "x", "label": value})
 
 
-def test_a_list_is_no_single_class() -> None:
+def test_a_vector_of_two_is_named_where_there_are_two_classes() -> None:
+    named = TextClassification(multi_label=True, labels=("toxic", "threat"))
+    assert [named.read({"text": "x", "label": v})["label"] for v in ([1, 0], [0, 1], "[1, 0]")] == [
+        ["toxic"], ["threat"], ["toxic"],
+    ]  # fmt: skip
+    numbers = TextClassification(multi_label=True, labels=("0", "1"))
+    assert numbers.read({"text": "x", "label": [1, 0]})["label"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("value", [{"a": 1, "b": 0, "c": True}, '{"a": 1, "b": 0, "c": 1.0, "d": null}'])
+def test_mappings_of_classes_to_numbers(value: Any) -> None:
+    assert TextClassification(multi_label=True).read({"text": "x", "label": value})["label"] == ["a", "c"]
+    with pytest.raises(ValueError, match="has a label that is no single text"):
+        TextClassification().read({"text": "x", "label": value})
+    with pytest.raises(ValueError, match=r"has labels of which 0\.9 is neither 0 nor 1"):
+        TextClassification(multi_label=True).read({"text": "x", "label": {"a": 0.9}})
+
+
+@pytest.mark.parametrize("value", ["['a', 'b']", "[a, b]"])
+def test_a_list_is_no_single_class(value: str) -> None:
     with pytest.raises(ValueError, match=r"set task\.multi_label=true"):
-        TextClassification().read({"text": "x", "label": "['a', 'b']"})
+        TextClassification().read({"text": "x", "label": value})
+
+
+def test_a_list_without_quotes_is_refused() -> None:
+    with pytest.raises(ValueError, match="has a list without quotes as labels"):
+        TextClassification(multi_label=True).read({"text": "x", "label": "[a, b]"})
+    assert TextClassification().read({"text": "x", "label": "[NULL]"})["label"] == "[NULL]"
+    assert TextClassification().read({"text": "x", "label": "1,0"})["label"] == "1,0"
 
 
 def test_token_lists_of_pandas() -> None:

@@ -26,7 +26,7 @@ ROLES = {
 }  # fmt: skip
 """What files call who speaks, in small letters -> what templates call them; `tool_calls` is an assistant's call."""
 ROLE_KEYS, TEXT_KEYS = ("role", "from"), ("content", "value")
-WEIGHT_KEYS = ("weight", "loss_weight", "train", "loss")
+WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "loss")
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 CALL_KEYS = (CALLS, "function_call")
 EMPTY = (None, "", [], {})

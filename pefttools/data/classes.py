@@ -22,6 +22,8 @@ def label(value: Any) -> str:
         raise ValueError(f"has a label that is no single text: {value!r}")
     if value is None or value != value or not str(value).strip():  # NaN is not itself
         raise ValueError("has no label")
+    if written_lists.is_mapping(value):
+        raise ValueError(f"has a label that is no single text: {value!r}")
     if written_lists.is_list(value):
         raise ValueError(
             f"has a list as label, {value!r}; set task.multi_label=true (of text_classification) if rows"

@@ -7,9 +7,16 @@ import io
 import json
 import re
 import tokenize
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+ZERO_OR_ONE = frozenset({"0", "1", "0.0", "1.0", "0.", "1.", "True", "False", "true", "false"})
+"""Numbers of a vector as text."""
+VECTOR = re.compile(r"[01](?:\.0*)?(?:\s*[\s,;|]\s*[01](?:\.0*)?){2,}")
+"""Three numbers 0 or 1 or more: no class, but a number for every class."""
+BARE = re.compile(r"\[[^\[\]]*\]")
+"""A list whose words have no quotes, as some programs print it."""
 ARRAY = re.compile(r"\barray\(\s*(\[.*?\])\s*(?:,\s*dtype=[\w.<>'\"]+)?\s*\)", re.DOTALL)
 
 
@@ -40,9 +47,11 @@ def parsed(text: str) -> Any:
 
 
 def is_list(text: Any) -> bool:
-    """Whether a value is a text that a list was written into: of quoted words, or of several numbers."""
+    """Whether a value is a text that a list was written into: of words, or of several numbers."""
     if not isinstance(text, str):
         return False
+    if VECTOR.fullmatch(text.strip()) or (BARE.fullmatch(text.strip()) and "," in text):
+        return True
     try:
         value = parsed(text)
     except ValueError:
@@ -52,11 +61,38 @@ def is_list(text: Any) -> bool:
     return len(value) > 1 or bool(value and isinstance(value[0], (str, list))) or text.strip() == "[]"
 
 
+def is_mapping(text: Any) -> bool:
+    """Whether a value is a text that a mapping was written into."""
+    try:
+        return isinstance(text, str) and isinstance(parsed(text), dict)
+    except ValueError:
+        return False
+
+
 def is_vector(items: Sequence[Any]) -> bool:
     """Whether a row's labels are a 0 or 1 for every class: one of the two stands there twice."""
     found = [str(item) for item in items]
-    numbers = {"0", "1", "0.0", "1.0", "True", "False", "true", "false"}
-    return bool(found) and set(found) <= numbers and len(set(found)) < len(found)
+    return bool(found) and set(found) <= ZERO_OR_ONE and len(set(found)) < len(found)
+
+
+def is_one(value: Any) -> bool:
+    """Whether a number of a vector stands for yes."""
+    return str(value).lower() in ("1", "1.0", "1.", "true")
+
+
+def joint(names: Sequence[str], alone: bool) -> list[str]:
+    """The names that look like several: parts of them are names too, or parts of other names.
+
+    Args:
+        alone: whether no row has several names although rows may: then one part that is known, and a space, will do.
+    """
+    divided = {name: [p for p in re.split(r"[|;,/\s]+" if alone else "[|;,]", name.strip()) if p] for name in names}
+    divided = {name: [part.strip() for part in found] for name, found in divided.items()}
+    known = Counter(part for found in divided.values() for part in set(found))
+    enough = any if alone else all
+    return [
+        name for name, found in divided.items() if len(found) > 1 and enough(known[part] > 1 for part in set(found))
+    ]
 
 
 def _printed_by_numpy(text: str) -> list[Any] | None:

@@ -70,8 +70,10 @@ class TextClassification(Task):
         return row
 
     def _several(self, value: Any) -> list[str]:
-        if isinstance(value, str) and isinstance(written := written_lists.parsed(value), list):
-            value = written
+        if isinstance(value, str):
+            value = self._written(value)
+        if isinstance(value, Mapping):
+            return self._of_mapping(value)
         if isinstance(value, str):
             found = [part for part in value.split(self.label_separator) if part.strip()]
         elif value is None or value != value:  # a row without labels; NaN is not itself
@@ -80,9 +82,34 @@ class TextClassification(Task):
             found = value if isinstance(value, (list, tuple)) else [value]
         if inner := [one for one in found if isinstance(one, (list, tuple))]:
             raise ValueError(f"has a list among its labels: {inner[0]!r}")
-        if not isinstance(value, str) and written_lists.is_vector(found):
+        if not isinstance(value, str) and (written_lists.is_vector(found) or self._is_named_vector(found)):
             return self._of_vector(found)
         return sorted({classes.label(one) for one in found}, key=natural)
+
+    @staticmethod
+    def _written(value: str) -> Any:
+        """A list, a mapping or a vector that was written into a text; any other text as it is."""
+        written = written_lists.parsed(value)
+        if isinstance(written, (list, Mapping)):
+            return written
+        if written_lists.VECTOR.fullmatch(value.strip()):
+            return re.split(r"[\s,;|]+", value.strip())
+        if written_lists.BARE.fullmatch(value.strip()):
+            raise ValueError(f"has a list without quotes as labels, {value!r}; write it as JSON, or as one|other")
+        return value
+
+    @staticmethod
+    def _of_mapping(value: Mapping[Any, Any]) -> list[str]:
+        """The classes that a mapping of classes to 0 or 1 has a 1 for."""
+        if strange := [one for one in value.values() if one is not None and str(one) not in written_lists.ZERO_OR_ONE]:
+            raise ValueError(f"has labels of which {strange[0]!r} is neither 0 nor 1: {dict(value)!r}")
+        names = [name for name, one in value.items() if one is not None and written_lists.is_one(one)]
+        return sorted({classes.label(name) for name in names}, key=natural)
+
+    def _is_named_vector(self, found: Sequence[Any]) -> bool:
+        """Whether labels are as many numbers 0 or 1 as `labels` names classes, none of which is called so."""
+        said = {str(one) for one in found}
+        return len(found) == len(self.labels) > 1 and said <= written_lists.ZERO_OR_ONE and not said & {*self.labels}
 
     def _of_vector(self, values: Sequence[Any]) -> list[str]:
         """The classes with a 1 in a row's vector."""
@@ -91,8 +118,8 @@ class TextClassification(Task):
                 f"has {len(values)} numbers 0 or 1 as labels, {list(values)!r}, which name no classes; name them"
                 " in their order by task.labels, or write every row's classes"
             )
-        chosen = [float(str(value).lower() in ("1", "1.0", "true")) for value in values]
-        return sorted((name for name, one in zip(self.labels, chosen, strict=True) if one), key=natural)
+        chosen = zip(self.labels, values, strict=True)
+        return sorted((name for name, one in chosen if written_lists.is_one(one)), key=natural)
 
     def _one(self, value: Any) -> str:
         if isinstance(value, (list, tuple)):
@@ -116,24 +143,19 @@ class TextClassification(Task):
         return self.with_values(labels=labels, pair=is_pair(splits))
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        del splits, tokenizer
-        joint = [name for name in self.labels if self._is_joint(name)]
-        if not joint:
+        del tokenizer
+        several = self.multi_label and any(len(row["label"]) > 1 for row in splits.train)
+        if not (joint := written_lists.joint(self.labels, self.multi_label and not several)):
             return []
         if self.multi_label:
             return [
-                f"labels like {joint[0]!r} are others side by side; task.label_separator={self.label_separator!r} does"
-                " not part them"
+                f"labels like {joint[0]!r} look like several labels in one text, and are learnt as one class;"
+                f" task.label_separator={self.label_separator!r} does not divide them"
             ]
         return [
-            f"labels like {joint[0]!r} are others side by side; if rows have several labels, set task.multi_label=true"
-            " and task.label_separator"
+            f"labels like {joint[0]!r} look like several labels in one text, and are learnt as one class; if rows have"
+            " several labels, set task.multi_label=true and task.label_separator"
         ]
-
-    def _is_joint(self, name: str) -> bool:
-        """Whether a label is made of other labels."""
-        parts = [part.strip() for part in re.split("[|;,]", name)]
-        return len(parts) > 1 and set(parts) <= set(self.labels)
 
     @property
     def class_names(self) -> tuple[str, ...]:
