@@ -13,6 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pefttools import narrow
 from pefttools.errors import EnvironmentFault
 from pefttools.prediction_files import json_line
 from pefttools.progress import FIRST
@@ -78,8 +79,9 @@ def _tell(message: str) -> None:
 
 
 def _table(table: Table) -> None:
+    console = Console(quiet=not FIRST)
     try:
-        Console(quiet=not FIRST).print(table)
+        console.print(*narrow.parts(table, console), sep="\n")
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import train_tiny
 from rich.console import Console
+from rich.table import Table
 
-from pefttools import progress, recipe
+from pefttools import narrow, progress, recipe
 from pefttools.progress import RichReporter
 from pefttools.reporter import Bar, Reporter
 from pefttools.train import train
@@ -70,3 +71,21 @@ def test_what_matters_fits_on_a_terminal(width: int) -> None:
     assert text.count("\n") == 1
     for part in ("training", "600/12345", "loss 0.1235", "accuracy 0.9876", ":"):
         assert part in text
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 200])
+def test_no_column_of_a_table_is_lost_on_a_narrow_terminal(width: int) -> None:
+    table = Table(title="a title")
+    names = ("tier", "method", "test accuracy", "interval", "trained parameters", "seconds")
+    for name in names:
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=name != "method")
+    table.add_row("1", "last blocks", "0.9093", "0.8959 to 0.9227", "22,699,078", "11")
+    table.add_row("2", "lora", "0.9042", "0.8604 to 0.9480", "481,926", "19")
+    console = Console(width=width, file=io.StringIO(), record=True)
+    parts = narrow.parts(table, console)
+    console.print(*parts, sep="\n")
+    text = console.export_text()
+    for part in (*names, "0.8959 to 0.9227", "22,699,078", "481,926"):
+        assert part in text
+    assert text.count("method") == len(parts)
+    assert (len(parts) == 1) == (width == 200)

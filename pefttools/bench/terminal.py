@@ -44,7 +44,7 @@ def advice(values: Mapping[str, Any]) -> Parts:
     """The finalists, the verdict, what was ruled out, and what to do next."""
     table = _table(f"finalists, by validation {values['metric']} over seeds")
     for column in ("method", "seeds", "validation", "95% interval", "trained", "s", "peak MB"):
-        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
     for row in values["finalists"]:
         seen = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
         table.add_row(
