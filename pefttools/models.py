@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
-from pefttools import gguf, heads, quantised, vocabulary
+from pefttools import base_folders, gguf, heads, quantised, vocabulary
 from pefttools.errors import UserError
 from pefttools.nn import find, positions
 from pefttools.reporter import SILENT, Reporter
@@ -92,13 +92,8 @@ def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, s
         raise UserError(*(f"base: {problem}" for problem in error.problems)) from error
     if path.suffix.lower() == ".gguf":
         return gguf.dequantised(path, sha256, reporter), sha256
-    if (path / "recipe.yaml").is_file() and (path / "result.json").is_file():
-        raise UserError(
-            f"base: {path} is a run; write it as a plain model with `pefttools export {path} --to merged`, and name"
-            f" {path / 'export' / 'merged'}"
-        )
-    if not (path / "config.json").is_file():
-        raise UserError(f"base: {settings.source} holds no config.json: it is not a model folder of transformers")
+    if problem := base_folders.why_no_base(path, settings.source, settings.init == "pretrained"):
+        raise UserError(f"base: {problem}")
     return path, sha256
 
 

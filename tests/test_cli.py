@@ -123,7 +123,7 @@ BAD_RECIPES = {
     "shares that leave nothing": (["data.test_share=0.95"], ["leave no rows to train on"]),
     "a missing file": (["data.train=no.csv"], ["data.train: ", "no.csv: there is no such file or folder"]),
     "a missing base": (["base=./no-model"], ["base: ", "no-model: there is no such file or folder"]),
-    "a folder that is no model": (["base=."], ["holds no config.json"]),
+    "a folder that is no model": (["base=."], ["is an empty folder"]),
     "a hash that does not match": (["base.sha256=" + "f" * 64], ["content's sha256 is", "but the recipe pins ffff"]),
     "a malformed pypi source": (["base=pypi:nothing"], ["pypi:nothing: takes the form pypi:NAME==VERSION/PATH"]),
     "no network for hf": (["base=hf:some/model"], ["base: hf:some/model: ", "cannot be reached"]),

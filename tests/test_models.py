@@ -61,7 +61,7 @@ def test_a_base_without_such_a_head_is_refused(bases: Callable[[str], Path], tmp
     with pytest.raises(
         UserError, match="is a vit model, and transformers has no AutoModelForSequenceClassification for it"
     ):
-        TASK.load(BaseSettings(source=str(tmp_path)))
+        TASK.load(BaseSettings(source=str(tmp_path), init="scratch"))
 
 
 def test_broken_weights_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
 
 from pefttools.errors import UserError, nearest
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
+"""`NAME` or `OWNER/NAME`, with a revision or without."""
+FILE = re.compile(r"\.[A-Za-z]\w*$")
+"""How a file's name ends; versions and sizes (`Qwen2.5-0.5B`) begin with a digit."""
+ADDRESS = re.compile(
+    r"/(?:huggingface\.co|hf\.co)/(?:datasets/)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?:tree|blob)/(?P<revision>[\w.-]+))?"
+)
+"""The address of a repository's page."""
 
 
 def fetch(source: str) -> Path:
@@ -16,8 +26,22 @@ def fetch(source: str) -> Path:
         return path
     siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     match = nearest(path.name, siblings)
-    hint = f"; did you mean {match!r}?" if match else ""
-    raise UserError(f"{source}: there is no such file or folder{hint}")
+    hints = [f"did you mean {match!r}?"] if match else []
+    if name := _on_a_hub(path):
+        hints.append(f"a repository of the hub is named hf:{name}")
+    raise UserError(f"{source}: there is no such file or folder{''.join(f'; {hint}' for hint in hints)}")
+
+
+def _on_a_hub(path: Path) -> str | None:
+    """`NAME[@REVISION]` where what was named looks like a repository or its address; None where it does not.
+
+    A recipe's sources are absolute by now: seen from here they are as the user wrote them.
+    """
+    if address := ADDRESS.search(str(path)):
+        return f"{address['name']}@{address['revision']}" if address["revision"] else address["name"]
+    source = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    is_name = REPOSITORY.fullmatch(source) and not FILE.search(source)
+    return source if is_name and not ("/" in source and path.parent.is_dir()) else None
 
 
 def licence(card: Path) -> str | None:

@@ -1,0 +1,145 @@
+"""What a folder or file is that is no base, in one sentence, and what to name instead."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ADAPTER, MODEL = "adapter_config.json", "config.json"
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model*.index.json", "pytorch_model*.index.json")
+ANY_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+FOREIGN = {
+    "TensorFlow or Flax": ("tf_model*.h5", "flax_model*.msgpack", "*.ckpt.index"),
+    "ONNX": ("*.onnx", "onnx/*.onnx"),
+}
+"""Formats of weights that cannot be trained here."""
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.spm", "*.model")
+PLAIN = "name the plain model that it was made from, as a folder with config.json and model.safetensors"
+
+
+def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | None:
+    """The sentence on what lies at `path`, where transformers cannot load it as a model; None where it may.
+
+    Args:
+        source: how the user named it.
+        needs_weights: whether a configuration alone will not do.
+    """
+    if path.is_file():
+        return _file(path, source)
+    has_model = (path / MODEL).is_file()
+    if problem := _run(path) or _adapter(path, source):
+        return problem
+    if has_model and (_found(path, *WEIGHTS) or not needs_weights):
+        return None
+    if problem := _other_weights(path, source):
+        return problem
+    if has_model:
+        return (
+            f"{source} holds config.json but no weights (model.safetensors or pytorch_model.bin); name a folder with"
+            " both, or set base.init=scratch to train the architecture from random weights"
+        )
+    if problem := _below(path, source) or _no_model(path, source):
+        return problem
+    return f"{source} holds no config.json: it is not a model folder of transformers"
+
+
+def _file(path: Path, source: str) -> str:
+    if path.suffix.lower() == ".onnx":
+        return f"{source} is a model in ONNX, which cannot be trained; {PLAIN}"
+    if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".whl"):
+        return f"{source} is an archive; unpack it, and name the folder that holds its config.json"
+    if (path.parent / MODEL).is_file():
+        return f"{source} is one file of a model; name its folder, {path.parent}"
+    return f"{source} is a file that holds no model; a base is a folder with config.json and weights, or a .gguf file"
+
+
+def _run(path: Path) -> str | None:
+    if _is_run(path):
+        return f"{path} is a run; {_merged(path)}"
+    return None
+
+
+def _adapter(path: Path, source: str) -> str | None:
+    if not (path / ADAPTER).is_file():
+        return None
+    if _found(path, *WEIGHTS):
+        return (
+            f"{source} holds a model and an adapter's {ADAPTER}, and transformers would load both; move {ADAPTER} and"
+            " the adapter's weights to a folder of their own"
+        )
+    settings = _read(path / ADAPTER)
+    kind, named = settings.get("peft_type"), settings.get("base_model_name_or_path")
+    what = f"{source} is a {kind} adapter of peft's" if kind else f"{source} is an adapter"
+    of = f" for {named}" if named else ""
+    if run := next((parent for parent in (path.parent, path.parent.parent) if _is_run(parent)), None):
+        return f"{what}{of}, not a model; it is of the run {run}: {_merged(run)}"
+    cure = "merge it into its base (peft's `merge_and_unload`, then `save_pretrained`) and name the merged folder"
+    if (path / "recipe.yaml").is_file():
+        cure = "`pefttools export RUN --to merged`, of the run that it was exported from, writes a model to name"
+    return f"{what}{of}, not a model; {cure}{', or train its base' if named else ''}"
+
+
+def _other_weights(path: Path, source: str) -> str | None:
+    if files := _found(path, "*.gguf"):
+        return f"{source} holds no transformers model but GGUF; name the file: {_listed(source, files)}"
+    for kind, patterns in FOREIGN.items():
+        if files := _found(path, *patterns):
+            return f"{source} holds its weights in {kind} only ({files[0]}), which cannot be trained here; {PLAIN}"
+    if (files := _found(path, *ANY_WEIGHTS)) and not (path / MODEL).is_file():
+        return (
+            f"{source} holds weights ({files[0]}) without config.json; put the config.json of their model beside them"
+        )
+    return None
+
+
+def _below(path: Path, source: str) -> str | None:
+    snapshots = sorted((path / "snapshots").glob("*/config.json"))
+    if path.name.startswith("models--") and snapshots:
+        return (
+            f"{source} is the hub's cache of a model; name hf:{path.name.removeprefix('models--').replace('--', '/')}"
+        )
+    folders = [file.parent for depth in ("*", "*/*") for file in sorted(path.glob(f"{depth}/{MODEL}"))]
+    models = [str(folder.relative_to(path)) for folder in folders if _found(folder, *WEIGHTS)]
+    if not models:
+        return None
+    if (path / "modules.json").is_file():
+        return f"{source} is a folder of sentence-transformers; name its model: {_listed(source, models[:1])}"
+    return f"{source} holds no config.json, but below it there are models; name one: {_listed(source, models)}"
+
+
+def _no_model(path: Path, source: str) -> str | None:
+    if not any(path.iterdir()):
+        return f"{source} is an empty folder: there is no model in it"
+    if (path / "model_index.json").is_file():
+        return f"{source} is a pipeline of diffusers, not a language model"
+    if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return f"{source} is a data set that `datasets` saved, not a model; data.train={source} takes it"
+    if _found(path, *TOKENIZER):
+        return f"{source} holds a tokenizer but no model (no config.json, no weights); name the model's folder"
+    return None
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() and (path / "result.json").is_file()
+
+
+def _merged(run: Path) -> str:
+    return f"write it as a plain model with `pefttools export {run} --to merged`, and name {run / 'export' / 'merged'}"
+
+
+def _found(path: Path, *patterns: str) -> list[str]:
+    return [str(file.relative_to(path)) for pattern in patterns for file in sorted(path.glob(pattern))]
+
+
+def _listed(source: str, names: list[str]) -> str:
+    shown = ", ".join(f"{source.rstrip('/')}/{name}" for name in names[:3])
+    return f"{shown} (and {len(names) - 3} more)" if len(names) > 3 else shown
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
