@@ -21,6 +21,10 @@ class UserError(Exception):
         self.problems = problems
 
 
+class UnreadableLine(UserError):
+    """A line of a file from which no row can be read; those behind it can."""
+
+
 class EnvironmentFault(Exception):
     """The machine's fault (a full disk): `args[0]` is what happened, and what to do."""
 

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools import typed_yaml
 from pefttools.data.files import format_of
 from pefttools.data.lines import json_object
 from pefttools.data.reading import Raw, stream
@@ -50,12 +51,23 @@ def rows_to_predict(
         return chain(rows, _json_lines(stdin))
     if file is None:
         return rows
-    given: dict[str, Any] = {"source": file, "sha256": None, "last_rows": None, "beside": {}, "split": None}
-    if (kind := format_of(Path(file))) or Path(file).is_dir():
+    sources = _sources(file)
+    source = file if sources == (file,) else sources
+    given: dict[str, Any] = {"source": source, "sha256": None, "last_rows": None, "beside": {}, "split": None}
+    kinds = {"folder" if Path(one).is_dir() else format_of(Path(one)) for one in sources}
+    if kinds != {""}:
         given |= {"format": "auto", "pattern": None}
-        given |= {} if kind in ("csv", "tsv") else {"separator": None, "escape": None}
+        given |= {} if kinds <= {"csv", "tsv"} else {"separator": None, "escape": None}
     found = stream(recipe.data.train.with_values(**given), "predict", reporter, errors_in_place=True)
     return chain(rows, [next(found)], found)  # the first at once: a file that cannot be read stops before all else
+
+
+def _sources(file: str) -> tuple[str, ...]:
+    """A file or a pattern of files, or those of a list like `[a.csv,b.csv]`."""
+    if Path(file).exists() or not (file.startswith("[") and file.endswith("]")):
+        return (file,)
+    names = typed_yaml.parse(file, tuple[str, ...])
+    return tuple(names) if isinstance(names, list) and names else (file,)
 
 
 def _json_lines(lines: Iterable[str | bytes]) -> Iterator[Raw | UserError]:

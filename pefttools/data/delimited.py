@@ -16,7 +16,7 @@ from pathlib import Path
 from pefttools.data import lines
 from pefttools.data.separators import NAMES, SAMPLE, Layout, layout
 from pefttools.data.settings import FileSettings
-from pefttools.errors import UserError
+from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 
 LONGEST_FIELD = 1 << 27
@@ -31,7 +31,7 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     kind = "tsv" if settings.format == "tsv" else "csv"
-    with lines.open_text(path, settings, reporter, newline="") as stream:
+    with lines.open_text(path, settings, reporter, newline="", by_line=True) as stream:
         head = list(islice(stream, SAMPLE))
         if not head:
             return
@@ -49,7 +49,9 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
         for number, fields in chain(first, records):
             if len(fields) > len(names) and not any(field.strip() for field in fields[len(names) :]):
                 fields = fields[: len(names)]  # separators at the line's end
-            if len(fields) == len(names):
+            if bad := lines.undecodable(found.separator.join(fields), f"{settings.name} line {number}"):
+                yield bad
+            elif len(fields) == len(names):
                 yield dict(zip(names, fields, strict=True))
             else:
                 yield _ragged(fields, names, number, found, settings)
@@ -137,6 +139,8 @@ def _names(
     while len(found) > 1 and not found[-1]:  # a separator at the end of each line
         found.pop()
     names = [name or f"column{i}" for i, name in enumerate(found, 1)]
+    if bad := lines.undecodable(", ".join(names), f"{settings.name} line {number}"):
+        raise UserError(*bad.problems)
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise UserError(
             f"{settings.name} line {number}: names the column {twice!r} twice; rename one of them,"
@@ -147,12 +151,12 @@ def _names(
 
 def _ragged(
     fields: Sequence[str], names: Sequence[str], number: int, found: Layout, settings: FileSettings
-) -> UserError:
+) -> UnreadableLine:
     what = "`header` names" if settings.header else "the header line has"
     mark = NAMES.get(found.separator, repr(found.separator))
     shown = (found.separator + " " * found.spaced).join(fields)[:80]
     cure = "takes quotes around it" if found.quotes else "cannot be told from a column's end"
-    return UserError(
+    return UnreadableLine(
         f"{settings.name} line {number} has {_columns(len(fields))} and {what} {len(names)} ({', '.join(names)[:80]}):"
         f" {shown!r}; columns are divided at {mark}, and a text that holds one {cure}"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pefttools.data.compression import DAMAGE, explained, opened
 from pefttools.data.settings import UTF8, FileSettings
-from pefttools.errors import UserError
+from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 
 MARKS = (
@@ -51,12 +51,12 @@ def encoding_of(path: Path, settings: FileSettings, source: str, reporter: Repor
     return UTF8 if settings.decode_errors != "strict" or _is_utf8(path, source) else _western(path, source, reporter)
 
 
-def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -> UserError:
+def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -> UnreadableLine:
     """The refusal of a byte that is not in the encoding."""
     name = error.encoding.replace("-sig", "")
     if position < 0 or error.start >= len(error.object):
-        return UserError(f"{source}: line {line} is not {name}; set `encoding`")
-    return UserError(
+        return UnreadableLine(f"{source}: line {line} is not {name}; set `encoding`")
+    return UnreadableLine(
         f"{source}: byte {error.object[error.start]:#04x} at position {position} is not {name} (line {line});"
         " set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
     )
@@ -100,6 +100,8 @@ def _is_utf8(path: Path, source: str) -> bool:
 def _western(path: Path, source: str, reporter: Reporter) -> str:
     """`cp1252`, with a warning. Raises UserError where that would be a guess."""
     first: tuple[UnicodeDecodeError, int, int, str] | None = None
+    mixed = False
+    """Whether lines are UTF-8, which by chance hardly any text in another encoding is."""
     position, letters, others = 0, 0, set[str]()
     beyond = 0
     with opened(path, source) as stream:
@@ -108,6 +110,7 @@ def _western(path: Path, source: str, reporter: Reporter) -> str:
             if not line.isascii():
                 try:
                     line.decode()
+                    mixed = True
                 except UnicodeDecodeError as error:
                     first = first or (error, position + error.start, number, line.decode("cp1252", "replace").strip())
                 found = [c for c in line.decode("cp1252", "replace") if not c.isascii()]
@@ -118,7 +121,7 @@ def _western(path: Path, source: str, reporter: Reporter) -> str:
     error, position, number, sample = first
     strange = others - WESTERN - PORTUGUESE
     hungarian = others & PORTUGUESE and others & NOT_WITH_PORTUGUESE
-    if strange or hungarian or beyond > WESTERN_SHARE * letters:
+    if mixed or strange or hungarian or beyond > WESTERN_SHARE * letters:
         raise bad_byte(source, error, position, number)
     reporter.warn(
         f"{source} is not UTF-8; it was read as cp1252, in which line {number} is {sample[:80]!r}."

@@ -34,13 +34,14 @@ def from_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterat
     In the place of a line that holds no object its error comes: the next line is found all the same.
     """
     first = True
-    for number, line in enumerate(lines.each(path, settings, reporter=reporter), 1):
+    for number, line in enumerate(lines.each(path, settings, reporter=reporter, by_line=True), 1):
         if not line.strip():
             continue
+        where = f"{settings.name} line {number}"
         try:
-            row: Row | UserError = lines.json_object(line, f"{settings.name} line {number}")
+            row: Row | UserError = lines.undecodable(line, where) or lines.json_object(line, where)
         except UserError as error:
-            values = _values(lines.text(path, settings)) if first and line.lstrip()[0] in "[{" else None
+            values = _whole(path, settings) if first and line.lstrip()[0] in "[{" else None
             if values and (len(values) == 1 or all(isinstance(value, dict) for value in values)):
                 yield from _rows(values, settings, reporter)
                 return
@@ -66,6 +67,14 @@ def from_document(path: Path, settings: FileSettings, reporter: Reporter) -> Ite
             raise UserError(f"{settings.name}: not JSON: {error or 'too deep'}") from error
         values = several
     yield from _rows(values, settings, reporter)
+
+
+def _whole(path: Path, settings: FileSettings) -> list[Any] | None:
+    """The JSON values of a file that is not one a line; None where it holds anything else."""
+    try:
+        return _values(lines.text(path, settings))
+    except UserError:
+        return None
 
 
 def _is_object(line: str) -> bool:

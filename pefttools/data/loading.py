@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools.data.fields import UNREAD
 from pefttools.data.headers import missing_header
-from pefttools.data.reading import read
+from pefttools.data.reading import Raw, read, read_in_place
 from pefttools.data.rows import ID, Found, LeftOut, Row
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
@@ -22,6 +22,8 @@ from pefttools.reporter import SILENT, Reporter
 if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
+UNREADABLE = "cannot be read"
+"""What is wrong with a line from which no row can be read."""
 SHOWN = 20
 """Row numbers of one reason that a message lists."""
 
@@ -56,14 +58,23 @@ def load_file(
         UserError: a file that cannot be read, a missing column, rows the task cannot use.
     """
     file, key = getattr(settings, name), f"data.{name}"
-    raws = read(file, key, reporter)
-    known = list(dict.fromkeys(chain.from_iterable(raws)))
-    columns = _columns(known, key, file, settings, task, missing_header(raws, key, file))
+    reader = read_in_place if settings.invalid_rows == "skip" else read
+    raws: Sequence[Raw | UserError] = reader(file, key, reporter)
+    readable = [raw for raw in raws if not isinstance(raw, UserError)]
+    unreadable = [str(raw) for raw in raws if isinstance(raw, UserError)]
+    shown = "; ".join(unreadable[:3]) + (f"; and {len(unreadable) - 3} lines more" if len(unreadable) > 3 else "")
+    if not readable:
+        raise UserError(f"{key}: {file.name}: no line can be read: {shown}")
+    known = list(dict.fromkeys(chain.from_iterable(readable)))
+    columns = _columns(known, key, file, settings, task, missing_header(readable, key, file))
     rows: list[Found] = []
     invalid: dict[str, list[str]] = {}
     where = f"{key}: {file.name}"
     inside: Counter[str] = Counter()
     for number, raw in enumerate(raws, 1):
+        if isinstance(raw, UserError):
+            invalid.setdefault(UNREADABLE, []).append(str(number))
+            continue
         try:
             row = _checked({f: raw.get(column) for f, column in columns.items()}, settings, task)
         except LeftOut as reason:
@@ -78,6 +89,8 @@ def load_file(
         rows.append(Found(row, str(row.get(ID, number))))
     if invalid:
         _refuse_or_warn(where, invalid, settings, counts, reporter)
+    if unreadable:
+        reporter.warn(f"{key}: the lines that cannot be read: {shown}")
     _warn_unread(where, inside, reporter)
     if not rows:
         reasons = "; ".join(f"{number} rows: {reason}" for reason, number in counts.items())

@@ -14,9 +14,10 @@ from typing import Any
 
 from pefttools.data import arrow_rows, delimited, hub_rows, json_rows, text_rows
 from pefttools.data.files import files
+from pefttools.data.lines import LINE_BY_LINE
 from pefttools.data.parts import NAMES, Implied
 from pefttools.data.settings import FileSettings
-from pefttools.errors import UserError
+from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 
 Raw = dict[str, Any]
@@ -33,6 +34,7 @@ READERS: dict[str, Callable[[Path, FileSettings, Reporter], Iterable[Raw | UserE
 }
 DELIMITED = ("separator", "escape")
 """Settings of csv and tsv files alone."""
+SKIP = "correct the file, or set data.invalid_rows=skip to leave such lines out"
 SHOWN = 3
 """Lines without a row that one error names."""
 
@@ -50,6 +52,12 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
     return rows[-settings.last_rows :] if settings.last_rows else rows
 
 
+def read_in_place(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw | UserError]:
+    """The same with the errors of lines that hold no row in their places. Raises UserError for the whole source."""
+    rows = list(stream(settings, key, reporter, errors_in_place=True))
+    return rows[-settings.last_rows :] if settings.last_rows else rows
+
+
 def stream(
     settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False
 ) -> Iterator[Raw | UserError]:
@@ -61,6 +69,8 @@ def stream(
     if settings.split is None:
         name = key.rpartition(".")[2]
         settings = settings.model_copy(update={"split": Implied(name if name in NAMES else "train")})
+    if errors_in_place and settings.decode_errors == "strict":
+        settings = settings.model_copy(update={"decode_errors": LINE_BY_LINE})
     try:
         rows = iter(_rows(settings, reporter))
         if (first := next(rows, None)) is None:
@@ -70,10 +80,11 @@ def stream(
                 raise _with_others(row, rows)
             yield row
     except UserError as error:
-        raise UserError(*(f"{key}: {problem}" for problem in error.problems)) from error
+        cure = [SKIP] if isinstance(error, UnreadableLine) and key.startswith("data.") else []
+        raise UserError(*(f"{key}: {problem}" for problem in (*error.problems, *cure))) from error
 
 
-def _with_others(first: UserError, rest: Iterator[Raw | UserError]) -> UserError:
+def _with_others(first: UserError, rest: Iterator[Raw | UserError]) -> UnreadableLine:
     """One error of the first lines that hold no row, and the number of the others."""
     bad, others = [first], 0
     try:
@@ -84,7 +95,7 @@ def _with_others(first: UserError, rest: Iterator[Raw | UserError]) -> UserError
     except UserError:  # what stops the reading is found again when these lines are mended
         pass
     problems = [problem for error in bad for problem in error.problems]
-    return UserError(*problems, *([f"{others} lines more cannot be read"] if others else []))
+    return UnreadableLine(*problems, *([f"{others} lines more cannot be read"] if others else []))
 
 
 def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw | UserError]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pefttools.data import conll, lines
 from pefttools.data.settings import FileSettings
-from pefttools.errors import UserError
+from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 from pefttools.sources import fetch
 
@@ -22,28 +22,30 @@ def of_conll(path: Path, settings: FileSettings, reporter: Reporter) -> list[Row
     return conll.rows(list(lines.each(path, settings, reporter=reporter)), settings.header, settings.name)
 
 
-def of_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row]:
-    """A line a row, its columns the groups of a pattern. Raises UserError at a line that the pattern does not match."""
-    text = lines.each(path, settings, reporter=reporter)
-    if not settings.pattern:
-        yield from ({"text": line} for line in text if settings.beside or line.strip())
-        return
-    pattern = re.compile(settings.pattern)
+def of_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
+    """A line a row, its columns the groups of a pattern; in the place of a line that does not match it its error."""
+    text = lines.each(path, settings, reporter=reporter, by_line=not settings.beside)
+    pattern = re.compile(settings.pattern or "(?s:(?P<text>.*))")
     numbered: Iterable[tuple[int, str]] = enumerate(text, 1)
     if settings.last_rows and not settings.beside:  # those before may be of another form
         numbered = deque(numbered, settings.last_rows)
     for number, line in numbered:
-        match = pattern.fullmatch(line)
-        if not match:
-            raise UserError(
-                f"{settings.name} line {number}: does not match the pattern {settings.pattern!r}: {line[:80]!r}"
-            )
-        yield match.groupdict()
+        if not (line.strip() or settings.beside or settings.pattern):
+            continue
+        where, match = f"{settings.name} line {number}", pattern.fullmatch(line)
+        if bad := lines.undecodable(line, where):
+            yield bad
+        elif match:
+            yield match.groupdict()
+        else:
+            yield UnreadableLine(f"{where}: does not match the pattern {settings.pattern!r}: {line[:80]!r}")
 
 
 def with_parallel(lines_read: Iterable[Any], settings: FileSettings, reporter: Reporter) -> list[Row]:
     """The rows of a file of lines with the columns that are the same lines of other files; all blank ones left out."""
     rows = list(lines_read)
+    if bad := [row for row in rows if isinstance(row, UserError)]:
+        raise UserError(*bad[0].problems)  # whose lines the others are beside
     for column, source in settings.beside.items():
         path = fetch(source, None, reporter)
         if path.is_dir():
