@@ -3,6 +3,7 @@
 Columns are separated by tabs where every line has one, else by white space of any kind. Without a header the first
 column is `tokens`, the last `tags`, and those between are `column2`, `column3` …; of a single column there are only
 `tokens`. Where the first column holds tags like B-PER and O and the last does not, they are taken the other way round.
+A first column that numbers the words of each sentence is `index`, and the second `tokens`.
 CoNLL-U's ten columns have their own names, of which `tags` are the universal parts of speech; lines of several words
 (1-2) are left out. A row is a sentence and holds a list a column. Lines that open with -DOCSTART- end a sentence and
 are left out; comments, which open with # and have other columns than the rest, are left out too.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 from pefttools.errors import UserError
 
@@ -68,11 +70,26 @@ def _names(lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
         return ("tokens",)
     if number == len(UNIVERSAL) and all(re.fullmatch(r"\d+([-.]\d+)?", line[0]) for line in lines):
         return UNIVERSAL
-    between = tuple(f"column{i}" for i in range(2, number))
-    first, last = (Counter(line[i] for line in lines if len(line) == number) for i in (0, -1))
-    if _are_tags(first) and not _are_tags(last):
-        return ("tags", *between, "tokens")
-    return ("tokens", *between, "tags")
+    columns = [Counter(line[i] for line in lines if len(line) == number) for i in range(number)]
+    names = [f"column{i}" for i in range(1, number + 1)]
+    counted = number > 2 and _counts([line[0] for line in lines])
+    if _are_tags(columns[0]) and not _are_tags(columns[-1]):
+        others = range(1, number)
+        places = max(others, key=lambda i: len(columns[i])), 0  # of several columns the words differ most
+    else:
+        places = int(counted), number - 1
+    names[places[0]], names[places[1]] = "tokens", "tags"
+    if counted:
+        names[0] = "index"
+    return tuple(names)
+
+
+def _counts(values: Sequence[str]) -> bool:
+    """Whether a column numbers the words of each sentence."""
+    if not all(value.isdecimal() for value in values):
+        return False
+    found = [int(value) for value in values]
+    return all(b == a + 1 or b in (0, 1) for a, b in pairwise(found)) and found[:1] in ([0], [1]) and max(found) > 1
 
 
 def _are_tags(values: Counter[str]) -> bool:

@@ -46,7 +46,12 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
         names, first = _names(records, settings, reporter)
         if names is None:
             return
+        repeated, enclosed = 0, 0
         for number, fields in chain(first, records):
+            if len(fields) > 1 and not settings.header and [field.strip() for field in fields] == list(names):
+                repeated += 1  # files with a line of names each, put one behind the other
+                continue
+            enclosed += not found.quotes and any(map(_is_enclosed, fields))
             if len(fields) > len(names) and not any(field.strip() for field in fields[len(names) :]):
                 fields = fields[: len(names)]  # separators at the line's end
             if bad := lines.undecodable(found.separator.join(fields), f"{settings.name} line {number}"):
@@ -55,6 +60,13 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
                 yield dict(zip(names, fields, strict=True))
             else:
                 yield _ragged(fields, names, number, found, settings)
+        if repeated:
+            reporter.warn(f"{settings.name}: the line of names comes {repeated + 1} times; it was read as no row")
+        if enclosed and settings.quotes is None:
+            reporter.warn(
+                f"{settings.name}: {enclosed} rows hold a text that is all in quotes, which were read as part of it;"
+                " set `quotes: true` beside its source if they enclose the text"
+            )
         if records.long:
             number = len(records.long)
             start, end = max(records.long, key=lambda place: place[1] - place[0])
@@ -138,6 +150,11 @@ def _names(
         return settings.header, []
     while len(found) > 1 and not found[-1]:  # a separator at the end of each line
         found.pop()
+    if settings.quotes is None and not records.layout.quotes and all(map(_is_enclosed, found)):
+        raise UserError(
+            f"{settings.name} line {number}: its names are in quotes, which in tsv files are text; set `quotes: true`"
+            " beside its source if they enclose the columns, or `quotes: false` if they are part of the names"
+        )
     names = [name or f"column{i}" for i, name in enumerate(found, 1)]
     if bad := lines.undecodable(", ".join(names), f"{settings.name} line {number}"):
         raise UserError(*bad.problems)
@@ -160,6 +177,10 @@ def _ragged(
         f"{settings.name} line {number} has {_columns(len(fields))} and {what} {len(names)} ({', '.join(names)[:80]}):"
         f" {shown!r}; columns are divided at {mark}, and a text that holds one {cure}"
     )
+
+
+def _is_enclosed(field: str) -> bool:
+    return len(field) > 1 and field[0] == field[-1] == '"'
 
 
 def _columns(number: int) -> str:

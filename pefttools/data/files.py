@@ -83,6 +83,11 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
                 yield from _of_path(file, settings.model_copy(update={"source": str(file)}), reporter)
             return
         if kind == "auto":
+            if table := next((p for p in sorted(path.glob("*/*")) if _is_table(p, kind)), None):
+                raise UserError(
+                    f"{settings.name}: its folders hold tables, such as {table.relative_to(path)}; name them by a"
+                    f" pattern like {settings.name}/*/*{table.suffix}"
+                )
             kind = "folders"
     if kind == "auto":
         kind = format_of(path)

@@ -112,9 +112,12 @@ def _rows(values: list[Any], settings: FileSettings, reporter: Reporter) -> list
         return squad.rows(value, settings.name)
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas' orient="split"
         return _split_rows(value["columns"], value["data"], settings.name)
-    for key in WRAPPERS:
-        if _is_list_of_objects(value.get(key)):
-            return value[key]
+    if lists := [key for key, part in value.items() if key.lower() not in CHATS and _is_list_of_objects(part)]:
+        if lists[0] in WRAPPERS and len(lists) == 1:
+            return value[lists[0]]
+        if {*lists} & {*WRAPPERS}:
+            named = ", ".join(map(repr, lists))
+            raise UserError(f"{settings.name}: holds lists of objects under several keys, {named}; keep one a file")
     if value and all(key.lower() in SPLITS and _is_list_of_objects(part) for key, part in value.items()):
         return value[chosen(list(value), settings, reporter, "key")]
     if value and (set(value) & CHATS or not any(isinstance(part, (list, dict)) for part in value.values())):

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.fields import UNREAD
+from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
 from pefttools.data.reading import Raw, read, read_in_place
 from pefttools.data.rows import ID, Found, LeftOut, Row
@@ -124,6 +126,11 @@ def _warn_unread(where: str, inside: Mapping[str, int], reporter: Reporter) -> N
         reporter.warn(f"{where}: not read: {listed}")
 
 
+def _some(columns: Sequence[str]) -> str:
+    more = f" and {len(columns) - SHOWN} more" if len(columns) > SHOWN else ""
+    return ", ".join(columns[:SHOWN]) + more
+
+
 def _shown(numbers: Sequence[str]) -> str:
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return ", ".join(numbers[:SHOWN]) + more
@@ -170,11 +177,11 @@ def _columns(
             hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
             if known == ["text"] and "tokens" in task.fields:
                 hint = f"; a file of a word a line is read by {key}.format=conll"
+            if len(known) == 1 and format_of(Path(file.sources[0])) in ("csv", "tsv"):
+                hint = f": its lines were not divided; set {key}.separator to the character between columns"
             if no_header:
                 hint = f": {no_header}"
-            problems.append(
-                f"{key}: {file.name} has no column {column!r} for {name}{hint}. Columns: {', '.join(known)}"
-            )
+            problems.append(f"{key}: {file.name} has no column {column!r} for {name}{hint}. Columns: {_some(known)}")
     if unknown := sorted(set(settings.columns) - set(task.fields)):
         problems.append(
             f"data.columns: the task {task.name} has no field {', '.join(unknown)}. Fields: {', '.join(task.fields)}"

@@ -93,6 +93,21 @@ def detect(sentences: Iterable[Sequence[str]]) -> Scheme:
     return "iob1" if missing > needless else "bio"
 
 
+def almost_prefixed(labels: Iterable[str]) -> list[str]:
+    """The tags like `b-per`, `B.PER` and `B:PER`, where all but O are such."""
+    found = [label for label in labels if label.upper() not in (OUTSIDE, "0")]
+    return found if all(re.fullmatch(r"[bilBIL][-_.:/]\S+", label) for label in found) else []
+
+
+def joined_by(tags: Sequence[str]) -> str:
+    """The character between the tags of a whole sentence that were read as one; empty where they were not."""
+    if len(tags) != 1:
+        return ""
+    known = "".join(sorted({letter for letters in PREFIXES.values() for letter in letters}))
+    tag = rf"(O|[{known}]-[^,;|]+)"
+    return next((m for m in ",;|" if re.fullmatch(rf"{tag}(\s*{re.escape(m)}\s*{tag})+", tags[0])), "")
+
+
 def described() -> str:
     """The prefixes of every scheme, for messages."""
     return "; ".join(f"{scheme}: {', '.join(letters)}" for scheme, letters in PREFIXES.items() if letters)

@@ -82,6 +82,11 @@ class TokenClassification(Task):
             raise ValueError("has no tokens")
         if "tags" in values:
             row["tags"] = tags.with_prefix_first(_listed(values["tags"], "tags"))
+            if mark := tags.joined_by(row["tags"]):
+                raise ValueError(
+                    f"has tags that are divided at {mark!r}, {row['tags'][0][:80]!r}; write tokens and tags as"
+                    " lists, or divide them at spaces"
+                )
             if len(row["tags"]) != len(row["tokens"]):
                 raise ValueError(f"has {len(row['tokens'])} tokens and {len(row['tags'])} tags")
             if "" in row["tags"]:
@@ -165,6 +170,11 @@ class TokenClassification(Task):
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del tokenizer
+        if self.read_as == "none" and (odd := tags.almost_prefixed(self.labels)):
+            return [
+                f"tags such as {odd[0]!r} look like entities of another notation, but are learnt as plain tags, so no"
+                " entities are scored; write B-PER, I-PER and O"
+            ]
         if self.read_as == "none" and all(tag.removeprefix("-").isdigit() for tag in self.labels):
             return [
                 f"the tags are the numbers {listed(self.labels)}, so no entities are scored; write the tags' names"

@@ -1,0 +1,100 @@
+"""Files that were read wrongly without a word: each is read as it is meant, reported, or refused with what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Listener
+
+from pefttools.data import conll, tags
+from pefttools.data.loading import load_rows
+from pefttools.data.reading import read
+from pefttools.data.settings import DataSettings, FileSettings
+from pefttools.errors import UserError
+from pefttools.tasks.text_classification import TextClassification
+from pefttools.tasks.token_classification import TokenClassification
+
+LINES = [f"text {i}\t{'ab'[i % 2]}" for i in range(8)]
+ROWS = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(8)]
+
+
+def rows_of(path: Path, content: str, **settings: Any) -> tuple[list[Mapping[str, Any]], Listener]:
+    path.write_text(content)
+    told = Listener()
+    return list(read(FileSettings(source=str(path), **settings), "data.train", told)), told
+
+
+def test_a_line_of_names_in_the_middle_is_no_row(tmp_path: Path) -> None:
+    content = "\n".join(["text\tlabel", *LINES[:4], "text\tlabel", *LINES[4:]])
+    for name in ("rows.tsv", "rows.csv"):
+        rows, told = rows_of(tmp_path / name, content if name.endswith("tsv") else content.replace("\t", ","))
+        assert rows == ROWS
+        assert told.warnings[0].endswith(f"{name}: the line of names comes 2 times; it was read as no row")
+
+
+def test_quotes_around_every_column_of_a_tsv_file(tmp_path: Path) -> None:
+    content = "\n".join('"' + line.replace("\t", '"\t"') + '"' for line in ["text\tlabel", *LINES])
+    with pytest.raises(UserError, match=r"rows.tsv line 1: its names are in quotes.*set `quotes: true`"):
+        rows_of(tmp_path / "rows.tsv", content)
+    assert rows_of(tmp_path / "rows.tsv", content, quotes=True)[0] == ROWS
+    assert list(rows_of(tmp_path / "rows.tsv", content, quotes=False)[0][0]) == ['"text"', '"label"']
+
+
+def test_texts_in_quotes_in_a_tsv_file_are_reported(tmp_path: Path) -> None:
+    rows, told = rows_of(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *LINES, '"he said ""hi"""\ta']))
+    assert rows[-1]["text"] == '"he said ""hi"""'
+    assert "1 rows hold a text that is all in quotes" in told.warnings[0]
+    assert not rows_of(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *LINES, '"he said\ta']))[1].warnings
+
+
+def test_two_lists_in_one_json_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lists of objects under several keys, 'data', 'more'"):
+        rows_of(tmp_path / "rows.json", json.dumps({"data": ROWS[:4], "more": ROWS[4:]}))
+    assert rows_of(tmp_path / "rows.json", json.dumps({"version": [1], "data": ROWS}))[0] == ROWS
+
+
+def test_folders_of_tables_are_no_classes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "rows" / name).mkdir(parents=True)
+        (tmp_path / "rows" / name / "part.csv").write_text("text,label\nx,a\ny,b\n")
+    source = FileSettings(source=str(tmp_path / "rows"))
+    with pytest.raises(UserError, match=r"its folders hold tables, such as a.part\.csv; name them by a pattern"):
+        list(read(source, "data.train", Listener()))
+    pattern = FileSettings(source=f"{tmp_path}/rows/*/*.csv")
+    assert len(list(read(pattern, "data.train", Listener()))) == 4
+
+
+def test_a_file_of_one_column_asks_for_its_separator(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("\n".join(line.replace("\t", "^") for line in ["text\tlabel", *LINES]))
+    settings = DataSettings(train=FileSettings(source=str(tmp_path / "rows.csv")))
+    with pytest.raises(UserError, match=r"its lines were not divided; set data\.train\.separator"):
+        load_rows("train", settings, TextClassification(), {})  # type: ignore[arg-type]
+
+
+def test_columns_of_conll_that_are_no_words() -> None:
+    numbered = ["1\tAnn\tB-PER", "2\tleft\tO", "", "1\tBea\tB-PER", "2\tLee\tI-PER", "3\tcame\tO"]
+    assert [row["tokens"] for row in conll.rows(numbered, None, "f")] == [["Ann", "left"], ["Bea", "Lee", "came"]]
+    first = ["B-PER Ann NNP X", "O left VBD X", "I-PER Lee NNP X"]
+    assert conll.rows(first, None, "f")[0] == {
+        "tags": ["B-PER", "O", "I-PER"], "tokens": ["Ann", "left", "Lee"], "column3": ["NNP", "VBD", "NNP"],
+        "column4": ["X", "X", "X"],
+    }  # fmt: skip
+    assert conll.rows(["7 O", "8 B-X"], None, "f")[0]["tokens"] == ["7", "8"]
+
+
+@pytest.mark.parametrize("mark", [",", "; ", "|"])
+def test_tags_of_a_sentence_in_one(mark: str) -> None:
+    with pytest.raises(ValueError, match="has tags that are divided at"):
+        TokenClassification().read({"tokens": mark.join(["Ann", "left"]), "tags": [mark.join(["B-PER", "O"])]})
+    assert TokenClassification().read({"tokens": ["Ann"], "tags": ["B-PER"]})["tags"] == ["B-PER"]
+
+
+def test_tags_of_another_notation_are_told() -> None:
+    assert tags.almost_prefixed(["O", "B.PER", "I.PER"]) == ["B.PER", "I.PER"]
+    assert tags.almost_prefixed(["o", "b-per"]) == ["b-per"]
+    assert tags.almost_prefixed(["NOUN", "VERB", "B-x"]) == []
+    assert tags.almost_prefixed(["O"]) == []
