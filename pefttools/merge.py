@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from pefttools.recipe import Recipe
 
 How = Literal["changes", "parameters"]
+SUMMED_EXACTLY = {"rank", "alpha", "rslora", "dropout", "lr_ratio", "init"}
+"""Settings of LoRA in which runs may differ whose changes are summed: each is scaled by its own."""
 
 
 def merge(
@@ -50,17 +54,17 @@ def merge(
     """
     runs = [Run.open(path) for path in paths]
     recipes = [run.recipe() for run in runs]
-    _refuse_unlike(runs, recipes, weights)
-    how = how or ("changes" if _sums_changes(recipes[0]) else "parameters")
-    if how == "changes" and not _sums_changes(recipes[0]):
-        raise UserError(f"--by changes: takes plain LoRA, not {recipes[0].strategy.name} as it is set; --by parameters")
+    how = how or ("changes" if all(map(_sums_changes, recipes)) else "parameters")
+    _refuse_unlike(runs, recipes, weights, SUMMED_EXACTLY if how == "changes" else set())
+    if how == "changes" and (other := [r.strategy.name for r in recipes if not _sums_changes(r)]):
+        raise UserError(f"--by changes: takes plain LoRA, not {other[0]} as it is set; --by parameters")
     atomic.refuse_unless_empty(out)
     if len({run.result()["data"]["digest"] for run in runs}) > 1:
         reporter.warn(f"the runs had other rows; all is scored on those of {runs[0].path.name}, which others may know")
     prepare_libraries()
     tensors = [read(run.adapter) for run in runs]
     if how == "changes":
-        summed, recipe = _changes(tensors, weights), _wider(recipes[0], len(runs))
+        summed, recipe = _changes(tensors, weights, list(map(_scale, recipes))), _wider(recipes)
     else:
         summed, recipe = _parameters(tensors, weights), recipes[0]
     recipe = recipe.model_copy(update={"name": out.absolute().name})
@@ -87,24 +91,44 @@ def merge(
     return result
 
 
-def _refuse_unlike(runs: Sequence[Run], recipes: Sequence[Recipe], weights: Sequence[float]) -> None:
+def _refuse_unlike(
+    runs: Sequence[Run], recipes: Sequence[Recipe], weights: Sequence[float], allowed: AbstractSet[str]
+) -> None:
+    """Raises UserError when the runs differ in more than `allowed` settings of their strategy; names what differs."""
     if len(runs) < 2 or len(runs) != len(weights):
         raise UserError(f"merge: takes two runs or more and a weight for each, got {len(runs)} and {len(weights)}")
     if not all(math.isfinite(weight) for weight in weights):
         raise UserError("--weights: takes finite numbers")
+    settings = [_settings(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
     problems = []
-    for what, found in {
-        "base": [
-            (run.result()["base"]["sha256"], r.base.model_dump(exclude={"source", "sha256", "dropout"}))
-            for run, r in zip(runs, recipes, strict=True)
-        ],
-        "task": [recipe.task.as_dict() for recipe in recipes],
-        "strategy": [recipe.strategy.as_dict() for recipe in recipes],
-    }.items():
-        if unlike := [run.path.name for run, value in zip(runs, found, strict=True) if value != found[0]]:
-            problems.append(f"merge: {', '.join(unlike)} has another {what} than {runs[0].path.name}")
+    for run, found in zip(runs[1:], settings[1:], strict=True):
+        for section, values in found.items():
+            first = settings[0][section]
+            unlike = [key for key in first | values if first.get(key) != values.get(key)]
+            if section == "strategy":
+                unlike = [key for key in unlike if key not in allowed]
+            if unlike:
+                told = "; ".join(
+                    f"{section}.{key} is {_short(values.get(key))}, not {_short(first.get(key))}" for key in unlike
+                )
+                problems.append(f"merge: {run.path.name} has another {section} than {runs[0].path.name}: {told}")
     if problems:
         raise UserError(*problems)
+
+
+def _settings(run: Run, recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What runs of one shape have in common, by section of the recipe."""
+    base = recipe.base.model_dump(exclude={"source", "dropout"})
+    return {
+        "base": {**base, "sha256": run.result()["base"]["sha256"]},
+        "task": recipe.task.as_dict(),
+        "strategy": recipe.strategy.as_dict(),
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _sums_changes(recipe: Recipe) -> bool:
@@ -122,26 +146,42 @@ def _parameters(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float
     }
 
 
-def _changes(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    """Factors side by side, so that their product is the weighted sum of the products; all else summed."""
+def _changes(
+    tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float], scales: Sequence[float]
+) -> dict[str, Tensor]:
+    """Factors side by side, so that their product is the weighted sum of the scaled products; all else summed.
+
+    Args:
+        scales: of each run what its products are multiplied with; the first run's is that of the sum.
+    """
     import torch
 
-    summed = _parameters(tensors, weights)
-    for name in summed:
+    factors = [name for name in tensors[0] if ".lora_A." in name or ".lora_B." in name]
+    summed = _parameters([{n: t for n, t in given.items() if n not in {*factors}} for given in tensors], weights)
+    relative = [weight * scale / scales[0] for weight, scale in zip(weights, scales, strict=True)]
+    for name in factors:
         if ".lora_A." in name:
             summed[name] = torch.cat([given[name] for given in tensors])
-        elif ".lora_B." in name:
-            summed[name] = torch.cat([w * given[name] for w, given in zip(weights, tensors, strict=True)], dim=1)
+        else:
+            summed[name] = torch.cat([w * given[name] for w, given in zip(relative, tensors, strict=True)], dim=1)
     return summed
 
 
-def _wider(recipe: Recipe, number: int) -> Recipe:
-    """The recipe of factors side by side, whose product is scaled as each one's was."""
-    strategy = recipe.strategy
-    assert isinstance(strategy, Lora)
-    alpha = strategy.alpha * (math.sqrt(number) if strategy.rslora else number)
-    wider = strategy.with_values(rank=strategy.rank * number, alpha=alpha, init="default")
-    return recipe.model_copy(update={"strategy": wider})
+def _scale(recipe: Recipe) -> float:
+    """What the product BA is multiplied with."""
+    lora = recipe.strategy
+    assert isinstance(lora, Lora)
+    return lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
+
+
+def _wider(recipes: Sequence[Recipe]) -> Recipe:
+    """The recipe of factors side by side, whose product is scaled as the first one's was."""
+    first = recipes[0].strategy
+    assert isinstance(first, Lora)
+    rank = sum(recipe.strategy.rank for recipe in recipes)  # type: ignore[attr-defined]
+    alpha = _scale(recipes[0]) * (math.sqrt(rank) if first.rslora else rank)
+    wider = first.with_values(rank=rank, alpha=alpha, init="default")
+    return recipes[0].model_copy(update={"strategy": wider})
 
 
 def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, reporter: Reporter) -> dict[str, int]:
