@@ -75,6 +75,19 @@ def plain(folder: Path, model: Any, question: str) -> tuple[str, bool]:
     return tokenizer.decode(new, skip_special_tokens=True), new[-1] in ends
 
 
+def in_a_batch(folder: Path, model: Any, questions: list[str]) -> list[str]:
+    """What plain transformers writes about questions of unlike length at once."""
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    given = {"add_generation_prompt": True, "padding": True, "return_tensors": "pt", "return_dict": True}
+    inputs = tokenizer.apply_chat_template(asked, **given)
+    with torch.inference_mode():
+        lines = model.generate(**inputs, generation_config=GenerationConfig.from_pretrained(folder))
+    return tokenizer.batch_decode(lines[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
 def loaded(run: Path, folder: Path, to: str) -> Any:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -102,6 +115,8 @@ def test_an_artifact_answers_messages_in_plain_transformers(
         assert stopped
     (again,) = predict_rows(tmp_path / "out", [{"prompt": "ab1"}], precision="fp32")
     assert again["finish"] == "stop"
+    alone = [plain(tmp_path / "out", model, question)[0] for question in ("ab1", "bbabab2")]
+    assert in_a_batch(tmp_path / "out", model, ["ab1", "bbabab2"]) == alone
 
 
 def test_the_bases_habits_do_not_come_along(trained: Callable[..., Path], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import generation
+from pefttools import generation, vocabulary
 from pefttools.data.splitting import Row
 from pefttools.exporters import exactness
 
@@ -34,7 +34,9 @@ def tokenizer_of(task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTo
     own: Any = copy.deepcopy(tokenizer)
     if (template := task.generation_settings(tokenizer).chat_template) is not None:
         own.chat_template = template
-    task.decoding(own)  # sets the languages that it reads and writes
+    decoding = task.decoding(own)  # sets the languages that it reads and writes
+    if decoding is not None and task.auto_class == "AutoModelForCausalLM":
+        vocabulary.keep(own, "padding_side", "left")  # an answer goes on where its prompt ends, in a batch too
     for name in ("src_lang", "tgt_lang"):
         if getattr(own, name, None):
             own.init_kwargs[name] = getattr(own, name)
