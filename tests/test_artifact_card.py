@@ -50,7 +50,8 @@ def test_the_card_is_of_the_users_data_and_its_code_runs_without_us(
     assert "GSM8K" not in card
     assert str(run.parent) not in card
     assert str(bases("bert")) not in card
-    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    assert "truncation=True, max_length=32, padding=True" in card  # as it was trained, not what the base could read
+    code = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
     code = code.replace("THIS_FOLDER", str(tmp_path / "out")).replace("FOLDER_OF_THE_BASE", str(bases("bert")))
     said = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ALONE.format(code=code)],

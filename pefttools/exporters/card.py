@@ -59,6 +59,14 @@ def base_of(source: str, folder: Path) -> dict[str, Any]:
     return {"name": folder.name, "code": '"FOLDER_OF_THE_BASE"', "revision": "", "note": note}
 
 
+def _tokens_read(trained: Trained) -> int | None:
+    """The tokens that a text is cut to where plain transformers reads texts as the task does; else None."""
+    task, tokenizer = trained.task, trained.base.tokenizer
+    plain = task.auto_class == "AutoModelForSequenceClassification" and not task.new_tokens
+    plain = plain and not getattr(task, "pair", False)
+    return min(task.max_length, tokenizer.model_max_length) if plain else None
+
+
 def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
     """Write the card of an artifact that was proven."""
     from huggingface_hub import EvalResult, ModelCardData
@@ -97,6 +105,7 @@ def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: M
         classes=list(dict(manifest["config"]).get("id2label", {}).values()),
         chat=task.generation_settings(trained.base.tokenizer).chat_template is not None,
         writes=decoding is not None,
+        tokens=_tokens_read(trained),
         recipe=trained.recipe,
         manifest=manifest,
         result=result,
