@@ -8,6 +8,8 @@ loss at ln 2 for ever. The head is trained, saved, merged and counted apart unde
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
-from pefttools import base_folders, gguf, heads, quantised, vocabulary
+from pefttools import base_folders, gguf, heads, imports, quantised, vocabulary
 from pefttools.errors import UserError
 from pefttools.nn import find, positions
 from pefttools.reporter import SILENT, Reporter
@@ -108,6 +110,7 @@ def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
         raise UserError(f"base: the tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
 
 
+@imports.without_collection()
 def load(
     settings: BaseSettings,
     auto_class: str,
@@ -251,13 +254,16 @@ def not_causal(auto_class: str, config: Any) -> str | None:
 
 def prepare_libraries() -> None:
     """Keep the libraries from printing; what a user must know, we say."""
-    import datasets
-    import transformers
+    with imports.without_collection():
+        import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
+    if datasets := sys.modules.get("datasets"):
+        datasets.utils.logging.set_verbosity_error()
+        datasets.disable_progress_bars()
+    else:  # importing it takes a second, and not every command needs it
+        os.environ.update(DATASETS_VERBOSITY="error", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)  # peft reads it
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads, models, quantised
+from pefttools import class_heads, imports, models, quantised
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -65,7 +65,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     Raises:
         UserError: the data, the base or the strategy's settings cannot work.
     """
-    from pefttools.penalties import mark_pretrained
+    with imports.without_collection():
+        from pefttools.penalties import mark_pretrained
     from pefttools.runtime import computes_in_bf16, device_type, resident_bytes
     from pefttools.strategies.base import trained
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from pefttools import models, quantised, vocabulary
+from pefttools import imports, models, quantised, vocabulary
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded
 from pefttools.exporters.merging import refuse_unmergeable
@@ -71,6 +71,8 @@ class Adapter(Exporter):
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         import torch
         import transformers
+
+        imports.import_peft()
         from peft import PeftModel
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pefttools import targets
+from pefttools import imports, targets
 from pefttools.errors import UserError
 from pefttools.nn import find
 from pefttools.run import Trained
@@ -27,6 +27,8 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
         UserError: no matrix of the blocks was changed.
     """
     import torch
+
+    imports.import_peft()
     from peft import LoraConfig, get_peft_model
 
     task, recipe = trained.task, trained.recipe

@@ -2,8 +2,10 @@
 
 import importlib
 
+from pefttools.imports import without_collection
 from pefttools.models import prepare_libraries
 
-prepare_libraries()
-for name in ("transformers.modeling_utils", "transformers.generation.utils", "pefttools.exporters.verify"):
-    importlib.import_module(name)
+with without_collection():
+    prepare_libraries()
+    for name in ("transformers.modeling_utils", "transformers.generation.utils", "pefttools.exporters.verify"):
+        importlib.import_module(name)

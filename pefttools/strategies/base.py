@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pefttools import imports
 from pefttools.errors import UserError
 from pefttools.settings import Choice
 
@@ -149,12 +150,13 @@ class PeftStrategy(Strategy, ABC):
         """Take what the method needs of the base's positions; called before it is wrapped or loaded."""
 
     def wrap(self, base: Base) -> nn.Module:
+        imports.import_peft()
         from peft import get_peft_model
 
         self.make_room(base)
         if self.rewrites_base:
             refuse_quantised(base)
-        with _without_false_alarms():
+        with _without_false_alarms(), imports.without_bitsandbytes():
             return named(get_peft_model(base.model, self.config(base)), base)
 
     def merge(self, model: Any) -> PreTrainedModel:
@@ -164,10 +166,11 @@ class PeftStrategy(Strategy, ABC):
         save_peft(model, folder)
 
     def load(self, base: Base, folder: Path) -> nn.Module:
+        imports.import_peft()
         from peft import PeftModel
 
         self.make_room(base)
-        with _without_false_alarms():
+        with _without_false_alarms(), imports.without_bitsandbytes():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             try:
                 return named(PeftModel.from_pretrained(base.model, str(folder)), base)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from pefttools import targets
+from pefttools import imports, targets
 from pefttools.errors import UserError, unknown
 from pefttools.limits import refuse_last_token, refuse_without_past, take_positions
 from pefttools.models import prepare_libraries
@@ -53,6 +53,7 @@ class Peft(PeftStrategy):
     @classmethod
     def _known(cls, value: str) -> str:
         prepare_libraries()
+        imports.import_peft()
         from peft import PeftType
 
         names = [kind.value for kind in PeftType]
