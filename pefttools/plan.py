@@ -66,6 +66,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         UserError: the data, the base or the strategy's settings cannot work.
     """
     with imports.without_collection():
+        import datasets  # noqa: F401  # training holds it in memory, which `process` counts
+
         from pefttools.penalties import mark_pretrained
     from pefttools.runtime import computes_in_bf16, device_type, resident_bytes
     from pefttools.strategies.base import trained

@@ -6,6 +6,7 @@ the blocks' matrices are quantised: heads, embeddings and norms stay as they are
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,7 +61,6 @@ def computing_in_bf16(model: nn.Module) -> Iterator[None]:
     bitsandbytes puts a bias in its input's type for good. Frozen ones are put back; a layer whose bias is trained goes
     on in fp32, and 8-bit layers, which round their inputs anyway, are given theirs in fp32.
     """
-    import bitsandbytes
     import torch
 
     def widened(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -72,9 +72,8 @@ def computing_in_bf16(model: nn.Module) -> Iterator[None]:
             if layer.bias is None or not layer.bias.requires_grad:
                 stack.callback(_restore, layer, layer.compute_dtype, None if layer.bias is None else layer.bias.data)
                 layer.compute_dtype = torch.bfloat16
-        for layer in model.modules():
-            if isinstance(layer, bitsandbytes.nn.Linear8bitLt):
-                stack.callback(layer.register_forward_pre_hook(widened).remove)
+        for layer in _layers(model, "Linear8bitLt"):
+            stack.callback(layer.register_forward_pre_hook(widened).remove)
         yield
 
 
@@ -115,10 +114,10 @@ def saved_bytes(kind: Kind, model: nn.Module) -> int:
 
 
 def _four_bit(model: nn.Module) -> list[Any]:
-    import sys
+    return _layers(model, "Linear4bit")
 
-    if "bitsandbytes" not in sys.modules:  # then no layer is one of its, and importing it takes a second
-        return []
-    import bitsandbytes
 
-    return [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+def _layers(model: nn.Module, kind: str) -> list[Any]:
+    """The model's layers of a class of bitsandbytes; if nothing has imported that, which takes a second, none is."""
+    bitsandbytes: Any = sys.modules.get("bitsandbytes")
+    return [m for m in model.modules() if isinstance(m, getattr(bitsandbytes.nn, kind))] if bitsandbytes else []

@@ -50,7 +50,7 @@ def test_a_text_is_predicted_without_what_only_training_needs(finished_run: Path
 
 
 def test_a_plan_is_made_without_bitsandbytes(recipe_file: Path) -> None:
-    modules = imported("plan", str(recipe_file))
+    modules = imported("plan", str(recipe_file), "train.precision=bf16")
     assert "peft" in modules
     assert not modules & COMPILER
 
