@@ -54,19 +54,37 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
         if not found and pattern in ROLES:
             found = playing(base, pattern, key=key)
         if not found:
-            problems.append(f"{key}: {pattern!r} matches no matrix of {base.source}{_hint(pattern, linears)}")
+            problems.append(f"{key}: {pattern!r} {_elsewhere(base, pattern) or _unknown(base, pattern, linears)}")
         chosen.update(found)
     if problems:
         raise UserError(*problems)
     return [path for path in linears if path in chosen]
 
 
-def _hint(pattern: str, linears: list[str]) -> str:
+def _elsewhere(base: Base, pattern: str) -> str | None:
+    """What a pattern is that names modules outside the blocks, and what trains them; None where it names none."""
+    within = tuple(f"{path}." for path in find.blocks(base.model))
+    paths = [
+        path
+        for path, module in base.model.named_modules()
+        if path and not path.startswith(within) and any(True for _ in module.parameters(recurse=False))
+    ]
+    found = find.matching(paths, [pattern])[pattern]
+    if not found:
+        return None
+    if set(found) <= set(base.head):
+        return f"is of the head ({', '.join(found)}), which every strategy trains whole: leave it out"
+    named = ", ".join(found)
+    return f"is outside the blocks ({named}); base.head=[{named}] trains it whole beside the strategy"
+
+
+def _unknown(base: Base, pattern: str, linears: list[str]) -> str:
     names = [path.rpartition(".")[2] for path in linears]
     counts = {name: names.count(name) for name in names}
     match = nearest(pattern, [*counts, *ROLES])
     known = ", ".join(f"{name} ({count})" for name, count in counts.items())
-    return f"{f'; did you mean {match!r}?' if match else '.'} There are: {known}; or by role: all, {', '.join(ROLES)}"
+    hint = f"; did you mean {match!r}?" if match else "."
+    return f"matches no matrix of {base.source}{hint} There are: {known}; or by role: all, {', '.join(ROLES)}"
 
 
 def are_transposed(base: Base, paths: list[str]) -> bool:

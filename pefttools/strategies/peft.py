@@ -25,8 +25,14 @@ if TYPE_CHECKING:
 
     from pefttools.models import Base
 
-OURS = ("task_type", "peft_type", "modules_to_save", "target_modules", "inference_mode")
-"""Settings of peft's that we set."""
+OURS = {
+    "task_type": "the task decides it",
+    "peft_type": "it is strategy.type",
+    "modules_to_save": "the head is trained and saved as it is; base.head names more modules to train whole",
+    "target_modules": "it is strategy.targets",
+    "inference_mode": "the command decides it",
+}
+"""Settings of peft's that we set, and what to use instead."""
 NOT_HERE = {
     "POLY": "wants a task's number with every row (task_ids)",
     "MULTITASK_PROMPT_TUNING": "wants a task's number with every row (task_ids)",
@@ -67,7 +73,8 @@ class Peft(PeftStrategy):
         if "type" not in info.data:
             return value
         names = sorted({f.name for f in dataclasses.fields(_config_class(info.data["type"]))} - set(OURS))
-        if problems := [unknown("setting", name, names) for name in value if name not in names]:
+        problems = [f"{name} cannot be set here: {OURS[name]}" for name in value if name in OURS]
+        if problems := problems + [unknown("setting", n, names) for n in value if n not in names and n not in OURS]:
             raise ValueError("; ".join(problems))
         return value
 
