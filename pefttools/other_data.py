@@ -9,7 +9,7 @@ What a run learnt from its rows (the classes) is learnt again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -75,6 +75,34 @@ def name_of(file: Any) -> str:
     file = str(file[0] if isinstance(file, (list, tuple)) and file else file)
     stem = PurePath(file.partition("@")[0].rstrip("/").rpartition(":")[2]).name.partition(".")[0]
     return "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "data"
+
+
+def choice(values: Mapping[str, Any], section: str) -> str:
+    """What a recipe's `strategy` or `base` is, in full or in short."""
+    found = get(values, section)
+    if isinstance(found, Mapping):
+        found = found.get("name" if section == "strategy" else "source", "")
+    return str(found)
+
+
+def renamed(laid: Overlaid, before: Mapping[str, str]) -> Overlaid:
+    """A shipped recipe under a name of its own, and without its description, once its strategy or base is another.
+
+    Args:
+        before: `strategy` and `base` of its file.
+    """
+    name, dropped = str(laid.values["name"]), dict(laid.dropped)
+    for section, old in before.items():
+        new = choice(laid.values, section)
+        if new == old:
+            continue
+        word, its = (name_of(new), name_of(old)) if section == "base" else (new, old)
+        name = name[: -len(its)] + word if name.endswith(f"-{its}") else f"{name}-{word}"
+        if "description" not in laid.named and (text := laid.values.pop("description", "")):
+            dropped["description"] = text
+    from_file = laid.from_file - ({"name"} if name != laid.values["name"] else set()) - ({*dropped} & {"description"})
+    laid.values["name"] = name
+    return replace(laid, from_file=from_file, dropped=dropped)
 
 
 def staying(data: DataSettings, laid: Overlaid) -> list[str]:

@@ -56,7 +56,7 @@ class Overlaid:
         """What was reset, in one sentence; none where nothing was."""
         if not reset:
             return []
-        causes = [key for key in self.named if key in RESETS or key in ("data", "data.train")]
+        causes = [key for key in self.named if key in RESETS or key in ("data", "data.train", "base")]
         told = ", ".join(f"{key} ({short(old)})" for key, old in reset.items())
         return [f"{' and '.join(sorted(causes))} replaced; what the recipe holds for the old one was reset: {told}"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from pefttools import other_data, shipped, typed_yaml
+from pefttools import idle, other_data, shipped, typed_yaml
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
@@ -128,22 +128,29 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     """
     path = find(name)
     values = {"name": path.stem, **read_yaml(path, Recipe.model_fields, TYPES)}
-    return from_values(values, overrides, is_run=path.read_text("utf-8").startswith(RUN_MARK))
+    is_run = path.read_text("utf-8").startswith(RUN_MARK)
+    return from_values(values, overrides, is_run, is_shipped=path in shipped.files("recipes").values())
 
 
-def from_values(values: dict[str, Any], overrides: Sequence[str] = (), is_run: bool = False) -> Resolved:
+def from_values(
+    values: dict[str, Any], overrides: Sequence[str] = (), is_run: bool = False, is_shipped: bool = False
+) -> Resolved:
     """A recipe from what its file holds. Raises UserError like `load`.
 
     Args:
         is_run: whether a run wrote the file.
+        is_shipped: whether it came with the package: its name and description speak of its own base and strategy.
     """
+    before = {key: other_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
     texts, wrong = pairs(overrides)
-    shipped = _with_rows(other_data.source(values)) if other_data.names_other_rows(values, texts) else []
-    what = other_data.replaced(values, texts, shipped, is_run)
+    known = _with_rows(other_data.source(values)) if other_data.names_other_rows(values, texts) else []
+    what = other_data.replaced(values, texts, known, is_run)
     laid = overlay(values, texts, TYPES, what.drops, what.kept)
     if "name" in laid.dropped and "name" not in texts:
         rows, method = other_data.name_of(other_data.source(laid.values)), get(laid.values, "strategy")
         laid.values["name"] = f"{rows}-{method.get('name') if isinstance(method, Mapping) else method}"
+    elif "name" not in texts:
+        laid = other_data.renamed(laid, before)
     recipe, problems = _validated(laid.values)
     if recipe is None or laid.problems or wrong:
         raise UserError(*wrong, *laid.problems, *problems)
@@ -248,27 +255,17 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         (laid.from_file, "recipe"),
     )
     final = recipe.as_dict()
-    idle = _without_effect(recipe)
-    if problems := [sentence for key, sentence in idle.items() if key in laid.overridden]:
+    ignored = idle.in_sections(recipe)
+    if problems := [sentence for key, sentence in ignored.items() if key in laid.overridden]:
         raise UserError(*problems)
     origins = {key: _origin(key, layers) for key in flat(final)}
     reset = laid.reset(final)
     for key, old in reset.items():
         if key in origins:
             origins[key] += f", instead of the recipe's {short(old)}"
-    notes = (*laid.notes(reset), *other_data.staying(recipe.data, laid), *idle.values())
+    notes = (*laid.notes(reset), *other_data.staying(recipe.data, laid), *ignored.values())
+    notes += (*idle.across_sections(recipe, laid.from_file | laid.overridden),)
     return Resolved(recipe, origins, notes)
-
-
-def _without_effect(recipe: Recipe) -> dict[str, str]:
-    """Dotted key -> a sentence on every value that another one makes idle."""
-    sections = {"data": recipe.data, "task": recipe.task, "strategy": recipe.strategy, "train": recipe.train}
-    sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
-    return {
-        f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
-        for section, settings in sections.items()
-        for name, words in settings.ignored().items()
-    }
 
 
 def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:

@@ -35,6 +35,15 @@ class Named:
     find: Callable[[str], type[Settings] | None]
 
 
+@dataclass(frozen=True)
+class Dotted:
+    """The type of a mapping whose keys are paths into values of another type: `{data.labels.0: no}`."""
+
+    kind: Any
+    values: Mapping[str, Any]
+    """Values that say which choices are picked."""
+
+
 def parse(text: str, kind: Any) -> Any:
     """The value of an override. Raises yaml.YAMLError."""
     if not _takes_text(kind):
@@ -124,7 +133,7 @@ def _is_text(kind: Any) -> bool:
 def _takes_parts(kind: Any) -> bool:
     """Whether a mapping or a list can stand here."""
     return any(
-        isinstance(member, (Chosen, Named, Mapping))
+        isinstance(member, (Chosen, Named, Dotted, Mapping))
         or get_origin(member) in (tuple, list, dict, Mapping, Sequence)
         or (isinstance(member, type) and issubclass(member, Settings))
         for member in _members(kind)
@@ -143,6 +152,8 @@ def _of_key(kind: Any, key: str, name: Any) -> Any:
             return str if key == "name" else _of_key(cls, key, None)
         if isinstance(member, Named):
             return member.find(key) or Any
+        if isinstance(member, Dotted):
+            return inner(member.kind, key.split("."), member.values)
         if isinstance(member, Mapping):
             return member.get(key, Any)
         if isinstance(member, type) and issubclass(member, Settings):

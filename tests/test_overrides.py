@@ -114,7 +114,7 @@ def test_a_shipped_recipes_amounts_and_words_go_with_its_rows() -> None:
         resolved = recipe.load("gsm8k-smollm2-lora", [override, "task.max_new_tokens=9"])
         values = resolved.recipe.as_dict()
         data, task = values["data"], values["task"]
-        assert data["train"] == {**data["train"], "config": None, "split": "train", "last_rows": None}
+        assert data["train"] == {**data["train"], "config": None, "split": None, "last_rows": None}
         assert (data["train_rows"], data["validation_share"], data["test"], data["columns"]) == (None, 0.1, None, {})
         assert (task["answer_pattern"], task["generate_rows"], task["max_new_tokens"]) == (None, 64, 9)
         assert (values["description"], values["name"]) == ("", "my-lora")

@@ -17,10 +17,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pefttools import recipe, shipped
+from pefttools import recipe, shipped, typed_yaml
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
+from pefttools.models import BaseSettings
 from pefttools.overrides import overlay, pairs, parsed
 from pefttools.recipe import Recipe
 from pefttools.settings import Settings, check
@@ -219,6 +220,26 @@ def names() -> list[str]:
     return [*shipped.files("suites")]
 
 
+def _types(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of a suite file's values, by which a recipe's texts in it are texts: `{data.labels.0: no}`."""
+    start, given = values.get("recipe"), values.get("axes")
+    tasks = given.get("tasks") if isinstance(given, Mapping) else None
+    starts = {name: one.get("recipe", name) for name, one in tasks.items() if isinstance(one, Mapping)} if isinstance(
+        tasks, Mapping
+    ) else {}  # fmt: skip
+    of_tasks = {name: {"recipe": str, "set": _dotted(of)} for name, of in starts.items()}
+    return {"set": _dotted(start), "axes": {"tasks": of_tasks, "bases": Mapping[str, BaseSettings]}}
+
+
+def _dotted(start: Any) -> typed_yaml.Dotted:
+    """The type of overrides that are laid over a recipe."""
+    try:
+        values = recipe.read_yaml(recipe.find(str(start)))
+    except UserError:  # it is refused with the suite
+        values = {}
+    return typed_yaml.Dotted(recipe.TYPES, values)
+
+
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:
     """A shipped suite, or one by path; overrides of its own keys (`seeds=[0]`), or of recipe keys for every trial.
 
@@ -234,7 +255,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
         )  # fmt: skip
     own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]
     of_suite, problems = pairs(own)
-    laid = overlay({"name": path.stem, **recipe.read_yaml(path, Suite.model_fields)}, of_suite, Suite)
+    of_file = recipe.read_yaml(path, Suite.model_fields)
+    of_file = recipe.read_yaml(path, Suite.model_fields, _types(of_file))
+    laid = overlay({"name": path.stem, **of_file}, of_suite, Suite)
     values, problems = laid.values, [*problems, *laid.problems]
     of_recipe = [word for word in overrides if word not in own]
     given, wrong = pairs(of_recipe)  # as they were written: the recipe reads them by its settings' types

@@ -16,7 +16,7 @@ from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
 from pefttools.data.reading import Raw, read, read_in_place
-from pefttools.data.rows import ID, Found, LeftOut, Row
+from pefttools.data.rows import ID, Found, LeftOut, Row, labels_of
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
@@ -39,6 +39,8 @@ class Loaded:
     """What is wrong with rows that were skipped -> their numbers."""
     unread: Sequence[str]
     """Columns that no field of the task reads."""
+    labels: frozenset[str] = frozenset()
+    """Its rows' labels as they are written, before `data.labels` renames them."""
 
 
 def load_rows(
@@ -73,12 +75,13 @@ def load_file(
     invalid: dict[str, list[str]] = {}
     where = f"{key}: {file.name}"
     inside: Counter[str] = Counter()
+    written: set[str] = set()
     for number, raw in enumerate(raws, 1):
         if isinstance(raw, UserError):
             invalid.setdefault(UNREADABLE, []).append(str(number))
             continue
         try:
-            row = _checked({f: raw.get(column) for f, column in columns.items()}, settings, task)
+            row = _checked({f: raw.get(column) for f, column in columns.items()}, settings, task, written)
         except LeftOut as reason:
             counts[str(reason)] += 1
             continue
@@ -97,7 +100,7 @@ def load_file(
     if not rows:
         reasons = "; ".join(f"{number} rows: {reason}" for reason, number in counts.items())
         raise UserError(f"{where}: no row can be used ({reasons})")
-    return Loaded(rows, invalid, [column for column in known if column not in columns.values()])
+    return Loaded(rows, invalid, [column for column in known if column not in columns.values()], frozenset(written))
 
 
 def _refuse_or_warn(
@@ -136,9 +139,11 @@ def _shown(numbers: Sequence[str]) -> str:
     return ", ".join(numbers[:SHOWN]) + more
 
 
-def _checked(values: dict[str, Any], settings: DataSettings, task: Task) -> Row:
+def _checked(values: dict[str, Any], settings: DataSettings, task: Task, written: set[str]) -> Row:
+    """The row as the task reads it; its label as it is written is added to the set."""
     row = task.read(values)
     if "label" in row:
+        written.update(one for one in labels_of(row) if isinstance(one, str))
         row["label"] = _renamed(row["label"], settings.labels)
         if settings.bins:
             row["label"] = _binned(row["label"], settings.bins)

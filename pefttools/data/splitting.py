@@ -9,12 +9,13 @@ their first input alone: no prompt is on both sides, whatever its answers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pefttools.data import repeats
+from pefttools.data.fields import listed
 from pefttools.data.hash_split import hash_split, place
-from pefttools.data.loading import load_file, load_rows
+from pefttools.data.loading import Loaded, load_file, load_rows
 from pefttools.data.rows import NAMES, Found, LeftOut, Row, Splits, key, labels_of, one_line
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
@@ -39,6 +40,7 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
     loaded = {
         name: load_file(name, settings, task, counts, reporter) for name in NAMES if getattr(settings, name) is not None
     }
+    _warn_of_labels_without_rows(loaded.values(), settings, task, reporter)
     given = {name: file.rows for name, file in loaded.items()}
     repeats.warn_of_contradictions(given, task, settings.deduplicate, reporter)
     given = repeats.without_overlap(given, settings, task, counts, reporter)
@@ -61,6 +63,15 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
         settings,
         reporter,
     )
+
+
+def _warn_of_labels_without_rows(
+    loaded: Iterable[Loaded], settings: DataSettings, task: Task, reporter: Reporter
+) -> None:
+    """Warn of names in `data.labels` that no row has: they may be written otherwise in the file."""
+    written = frozenset[str]().union(*(file.labels for file in loaded))
+    if "label" in task.targets and (missing := [name for name in settings.labels if name not in written]):
+        reporter.warn(f"data.labels: no row has the label {listed(missing)}; rows have {listed(sorted(written))}")
 
 
 def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Splits:

@@ -1,0 +1,72 @@
+"""Values of a recipe that others leave without effect: those of one section by its `only_with`, and across sections."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
+
+from pefttools.overrides import short
+from pefttools.strategies.base import PeftStrategy
+
+if TYPE_CHECKING:
+    from pefttools.recipe import Recipe
+
+OF_CLASSES = ("labels", "bins", "min_class_rows")
+"""Settings of `data` that speak of a row's `label`."""
+OF_STEPS = (
+    "epochs", "batch_size", "layer_decay", "optimizer", "learning_rate", "head_lr_scale", "schedule", "warmup",
+    "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_checkpointing", "patience",
+)  # fmt: skip
+"""Settings of `train` that speak of how weights change."""
+
+
+def in_sections(recipe: Recipe) -> dict[str, str]:
+    """Dotted key -> a sentence on every value that another one of its section makes idle."""
+    sections = {"data": recipe.data, "task": recipe.task, "strategy": recipe.strategy, "train": recipe.train}
+    sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
+    return {
+        f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
+        for section, settings in sections.items()
+        for name, words in settings.ignored().items()
+    }
+
+
+def across_sections(recipe: Recipe, given: Collection[str]) -> list[str]:
+    """A sentence on values that a value of another section makes idle.
+
+    They are reported and never refused: a suite sets one value for all its tasks and strategies.
+
+    Args:
+        given: the dotted keys that a file or an override decides.
+    """
+    return [*_of_steps(recipe, given), *_of_classes(recipe)]
+
+
+def _of_steps(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
+    strategy, train = recipe.strategy, recipe.train
+    fields = type(train).model_fields
+    defaults = {"learning_rate": strategy.start_lr(), "warmup": strategy.default_warmup}
+    defaults["head_lr_scale"] = strategy.head_lr_scale
+    changed = [
+        name
+        for name in OF_STEPS
+        if f"train.{name}" in given and getattr(train, name) != defaults.get(name, fields[name].default)
+    ]
+    if not strategy.trains:
+        if changed:
+            told = ", ".join(f"train.{name}={short(getattr(train, name))}" for name in changed)
+            yield f"{told}: without effect, since strategy={strategy.name} trains nothing"
+    elif "head_lr_scale" in changed and isinstance(strategy, PeftStrategy):
+        yield (
+            f"train.head_lr_scale={train.head_lr_scale} has no effect: under strategy={strategy.name} the head learns"
+            " like the rest"
+        )
+
+
+def _of_classes(recipe: Recipe) -> Iterator[str]:
+    data = recipe.data
+    if "label" in recipe.task.targets:
+        return
+    for name in OF_CLASSES:
+        if getattr(data, name) != type(data).model_fields[name].default:
+            yield f"data.{name} has no effect: the rows of task={recipe.task.name} have no field `label`"

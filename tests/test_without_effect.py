@@ -1,0 +1,66 @@
+"""Settings without effect are reported; texts in suites are texts; a recipe is called for what it became."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pefttools import cli, recipe
+from pefttools.bench import suite
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "sentence"),
+    [
+        ("question-type-lora", ["strategy=frozen", "train.patience=2"], "since strategy=frozen trains nothing"),
+        ("question-type-lora", ["train.head_lr_scale=5"], "under strategy=lora the head learns like the rest"),
+        ("gsm8k-smollm2-lora", ["data.labels.a=b"], "data.labels has no effect: the rows of task=causal_lm"),
+        ("gsm8k-smollm2-lora", ["data.min_class_rows=3"], "data.min_class_rows has no effect"),
+    ],
+)
+def test_values_that_other_sections_leave_without_effect(name: str, overrides: list[str], sentence: str) -> None:
+    assert sentence in " ".join(recipe.load(name, overrides).notes)
+    assert sentence not in " ".join(recipe.load(name).notes)
+
+
+def test_what_does_nothing_is_reported_before_training(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["strategy=frozen", "data.labels.Fruit=sweet", "data.labels.tool=thing", "--out", str(tmp_path / "run")]
+    assert cli.run(["train", str(recipe_file), *words]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "train.batch_size=16: without effect, since strategy=frozen" in said
+    assert "data.labels: no row has the label 'Fruit'; rows have" in said
+    assert json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_texts_in_a_suite_file_are_texts(tmp_path: Path) -> None:
+    """YAML's `no` and `007` under `set` and in tasks, where the recipe's settings are texts."""
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "recipe: question-type-lora\n"
+        "set: {data.labels: {0: no, 1: 007}, data.columns.text: 12:30, train.epochs: 1e-1, task.multi_label: no}\n"
+        "axes:\n"
+        "  strategies: [lora]\n"
+        "  tasks: {mine: {recipe: question-type-lora, set: {data.labels.2: yes}}}\n"
+    )
+    (cell,) = suite.load(str(file)).cells()
+    made = cell.recipe(0)
+    assert made.data.labels == {"0": "no", "1": "007", "2": "yes"}
+    assert made.data.columns["text"] == "12:30"
+    assert made.train.epochs == 0.1
+    assert made.task.as_dict()["multi_label"] is False
+
+
+def test_a_shipped_recipe_is_called_for_what_it_became() -> None:
+    plain = recipe.load("question-type-lora").recipe
+    other = recipe.load("question-type-lora", ["strategy=bitfit"])
+    assert (other.recipe.name, other.recipe.description) == ("question-type-bitfit", "")
+    assert "description" in " ".join(other.notes)
+    assert recipe.load("question-type-lora", ["base=models/my-bert"]).recipe.name == "question-type-lora-my-bert"
+    assert recipe.load("question-type-lora", ["strategy=bitfit", "name=mine", "description=x"]).recipe.name == "mine"
+    for same in (["strategy=lora"], ["strategy.rank=4"], ["train.epochs=1"]):
+        found = recipe.load("question-type-lora", same).recipe
+        assert (found.name, found.description) == (plain.name, plain.description)
