@@ -84,6 +84,8 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
     if exporter == "merged":
         table = transformers.AutoModel.from_pretrained(manifest["folder"]).get_input_embeddings()
         assert len(table.weight) == len(tiny_bases.tokenizer(kind)) + len(NEW)
+    else:  # plain peft has no place for the rows, so the card does not name it
+        assert "library_name: pefttools" in Path(manifest["folder"], "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])

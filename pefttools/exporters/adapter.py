@@ -16,7 +16,7 @@ from pydantic import field_validator
 
 from pefttools import imports, models, quantised, vocabulary
 from pefttools.errors import UserError
-from pefttools.exporters.base import Exporter, Loaded
+from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe import Recipe
 from pefttools.run import Trained, load
@@ -76,7 +76,7 @@ class Adapter(Exporter):
         from peft import PeftModel
 
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        if self.as_lora is None and not (recipe.strategy.loads_by_peft and not _adds_tokens(folder)):
+        if self.as_lora is None and not (recipe.strategy.loads_by_peft and not adds_tokens(folder)):
             return Loaded(load(folder).model, tokenizer)
         auto, kind = getattr(transformers, recipe.task.auto_class), recipe.base.quantize
         place, sha256 = models.locate(recipe.base)
@@ -96,10 +96,3 @@ class Adapter(Exporter):
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             return Loaded(PeftModel.from_pretrained(model, str(folder)), tokenizer)
-
-
-def _adds_tokens(folder: Path) -> bool:
-    """Whether what was trained holds rows for new tokens, which peft finds no place for in a plain base."""
-    file = folder / "adapter_config.json"
-    saved = json.loads(file.read_text("utf-8")).get("modules_to_save") or [] if file.is_file() else []
-    return any(path.endswith(".extra") for path in saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -122,3 +123,10 @@ class Exporter(Choice, ABC):
     def tolerance(self, scale: float) -> float:
         """How far a logit of the loaded artifact may be from that of the model that was written."""
         return LOGITS["float32"] * scale
+
+
+def adds_tokens(folder: Path) -> bool:
+    """Whether an adapter holds rows for new tokens, which peft finds no place for in a plain base."""
+    file = folder / "adapter_config.json"
+    saved = json.loads(file.read_text("utf-8")).get("modules_to_save") or [] if file.is_file() else []
+    return any(path.endswith(".extra") for path in saved)

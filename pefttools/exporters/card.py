@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from pefttools import sources
+from pefttools.exporters.base import adds_tokens
 
 if TYPE_CHECKING:
     from pefttools.run import Trained
@@ -28,10 +29,10 @@ PIPELINES = {
 """The hub's name for a task."""
 
 
-def _library(trained: Trained, manifest: Mapping[str, Any]) -> str:
+def _library(folder: Path, trained: Trained, manifest: Mapping[str, Any]) -> str:
     """What loads the artifact."""
     if manifest["exporter"] == "adapter":
-        by_peft = trained.recipe.strategy.loads_by_peft and not trained.task.new_tokens
+        by_peft = trained.recipe.strategy.loads_by_peft and not (trained.task.new_tokens or adds_tokens(folder))
         return "peft" if by_peft or "as_lora" in manifest else "pefttools"
     return "transformers" if manifest["exporter"] == "merged" else str(manifest["exporter"])
 
@@ -88,7 +89,7 @@ def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: M
         model_name=title,
         base_model=base["name"] if source.startswith("hf:") else None,
         license=licence.lower() if licence and " " not in licence else "other",
-        library_name=_library(trained, manifest),
+        library_name=_library(folder, trained, manifest),
         pipeline_tag=score.task_type,
         tags=["pefttools", trained.recipe.strategy.name],
         eval_results=[score],
