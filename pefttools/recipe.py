@@ -22,6 +22,7 @@ from pefttools import idle, other_data, shipped, typed_yaml
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.models import BaseSettings
+from pefttools.other_words import unknown_key
 from pefttools.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.registry import Registry
 from pefttools.regularizers import regularizers
@@ -195,7 +196,7 @@ TYPES: Mapping[str, Any] = {
 def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
     sections: dict[str, Any] = {}
     problems = [
-        f"{key}: {unknown('key', key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields
+        f"{key}: {unknown_key(key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields
     ]
     for name, registry in (("task", tasks), ("strategy", strategies)):
         if name not in values:

@@ -12,11 +12,13 @@ import importlib
 import inspect
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pefttools import plugins
 from pefttools.errors import UserError, unknown
+from pefttools.other_words import unknown_strategy
 
 if TYPE_CHECKING:
     from pefttools.settings import Choice
@@ -72,7 +74,8 @@ class Registry(Generic[C]):
             if plugin:
                 reason = plugins.syntax_error(plugin) or f"{plugin}: holds no class derived from {self.base}"
                 raise UserError(f"{self.kind} {name!r} cannot be used: {reason}")
-            raise UserError(unknown(self.kind, name, self.names()))
+            tell = unknown_strategy if self.kind == "strategy" else partial(unknown, self.kind)
+            raise UserError(tell(name, self.names()))
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
         try:
             module = importlib.import_module(f"{self.package}.{name}")

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pefttools.errors import nearest, unknown
+from pefttools.errors import nearest
+from pefttools.other_words import unknown_key
 
 S = TypeVar("S", bound="Settings")
 
@@ -113,7 +114,7 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
     path = ".".join([p for p in [prefix] if p] + [k for k in keys if k.isidentifier() or k.isdigit()])
     given, kind = details["input"], details["type"]
     if kind == "extra_forbidden":
-        return f"{path}: {unknown('key', keys[-1], known)}"
+        return f"{path}: {unknown_key(keys[-1], known)}"
     if kind == "missing":
         return f"{path}: is required"
     if kind == "literal_error":

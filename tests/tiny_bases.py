@@ -150,3 +150,22 @@ def _model(kind: str, changes: tuple[tuple[str, Any], ...]) -> Any:
             setattr(config, name, None)
     torch.manual_seed(0)
     return tiny.jittered(transformers.AutoModel.from_config(config))
+
+
+def tied_language_model(folder: Path) -> Path:
+    """A tiny llama that writes text, whose output layer is its embedding table."""
+    import torch
+    import transformers
+    from conftest import make_tokenizer
+
+    words = make_tokenizer()
+    words.eos_token = "[SEP]"
+    config = transformers.LlamaConfig(
+        vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=80, pad_token_id=0, bos_token_id=2, eos_token_id=3,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder

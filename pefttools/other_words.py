@@ -1,0 +1,102 @@
+"""What peft and transformers call things, and where they are here: for messages on unknown keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pefttools.errors import nearest, unknown
+
+GLOB = "`strategy.targets` takes patterns on full paths, e.g. strategy.targets='*layer.1?.*'"
+PEFT_LORA = "`strategy=peft` with `strategy.type`=LORA takes it in `strategy.settings`"
+WORDS: Mapping[str, str] = {
+    **dict.fromkeys(("r", "lora_r", "lora_rank"), "`strategy.rank`"),
+    "lora_alpha": "`strategy.alpha`",
+    **dict.fromkeys(("lora_dropout", "vera_dropout", "module_dropout"), "`strategy.dropout`"),
+    **dict.fromkeys(
+        ("target_modules", "target_parameters", "lora_target", "feedforward_modules"), "`strategy.targets`"
+    ),
+    **dict.fromkeys(
+        ("modules_to_save", "additional_trainable_modules"),
+        "`base.head` names modules that are trained whole; a new head is always among them",
+    ),
+    **dict.fromkeys(("layers_to_transform", "layers_pattern", "exclude_modules"), GLOB),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern", "trainable_token_indices", "layer_replication"), PEFT_LORA),
+    "bias": "`strategy=bitfit` trains biases",
+    "use_rslora": "`strategy.rslora`",
+    "use_dora": "`strategy.dora`",
+    **dict.fromkeys(("init_lora_weights", "init_weights"), "`strategy.init`"),
+    "loraplus_lr_ratio": "`strategy.lr_ratio`",
+    "init_r": "`strategy.init_rank`",
+    "target_r": "`strategy.target_rank`",
+    "num_virtual_tokens": "`strategy.tokens`",
+    "reduction_factor": "`strategy.reduction`",
+    "peft_type": "`strategy=lora` and the like; `strategy.type` of `strategy=peft`",
+    "task_type": "`task=text_classification` and the like",
+    **dict.fromkeys(
+        ("base_model_name_or_path", "model_name_or_path", "model_name", "model", "pretrained_model_name_or_path"),
+        "`base=hf:NAME`",
+    ),
+    **dict.fromkeys(
+        ("load_in_4bit", "load_in_8bit", "quantization_config", "bnb_4bit_quant_type"),
+        "`base.quantize`: nf4, fp4 or int8",
+    ),
+    **dict.fromkeys(("num_train_epochs", "num_epochs"), "`train.epochs`"),
+    "max_steps": "`train.epochs`, which may be a fraction",
+    "per_device_train_batch_size": "`train.batch_size`",
+    "gradient_accumulation_steps": "`train.micro_batch_size` is what is computed at once of `train.batch_size`",
+    **dict.fromkeys(("warmup_ratio", "warmup_steps"), "`train.warmup`, a share of the steps"),
+    "lr": "`train.learning_rate`",
+    "lr_scheduler_type": "`train.schedule`",
+    **dict.fromkeys(("fp16", "bf16", "dtype", "torch_dtype"), "`train.precision`"),
+    "optim": "`train.optimizer`",
+    "early_stopping_patience": "`train.patience`",
+    **dict.fromkeys(("eval_steps", "eval_strategy", "evaluation_strategy"), "`train.evaluate_every`"),
+    "logging_steps": "`train.log_every`",
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), "`train.betas`"),
+    "adam_epsilon": "`train.eps`",
+    "report_to": "`train.trackers`",
+    **dict.fromkeys(("max_seq_length", "max_seq_len", "model_max_length"), "`task.max_length`"),
+    **dict.fromkeys(("num_labels", "id2label", "label2id"), "`task.labels`"),
+    "output_dir": "--out",
+    "resume_from_checkpoint": "--resume",
+}
+"""A word of theirs -> the key here, in backticks where it is one."""
+METHODS: Mapping[str, str] = {
+    "qlora": "`strategy=lora` with `base.quantize`=nf4",
+    "dora": "`strategy=lora` with `strategy.dora`=true",
+    "rslora": "`strategy=lora` with `strategy.rslora`=true",
+    **dict.fromkeys(("lora_plus", "loraplus", "lora+"), "`strategy=lora` with `strategy.lr_ratio`=16"),
+    **{init: f"`strategy=lora` with `strategy.init`={init}" for init in ("pissa", "olora", "eva", "loftq")},
+    "prompt_tuning": "`strategy=prompt`",
+    **dict.fromkeys(("prefix_tuning", "p_tuning_v2"), "`strategy=prefix`"),
+    **dict.fromkeys(("ln_tuning", "layernorm"), "`strategy=layer_norm`"),
+    "p_tuning": "`strategy=peft` with `strategy.type`=P_TUNING",
+    **dict.fromkeys(
+        ("linear_probe", "linear_probing", "head"),
+        "`strategy=top_layers` with `strategy.layers`=0, which trains the head alone",
+    ),
+    **dict.fromkeys(("full_finetuning", "fine_tuning", "finetune"), "`strategy=full`"),
+    **dict.fromkeys(("houlsby", "pfeiffer", "bottleneck"), "`strategy=adapter`"),
+    **{
+        name: f"`strategy=peft` with `strategy.type`={name.upper()}"
+        for name in ("loha", "lokr", "oft", "boft", "hra", "vblora", "fourierft", "c3a", "randlora", "trainable_tokens")
+    },
+}
+"""A method's name elsewhere -> what it is here."""
+
+
+def unknown_key(name: str, known: Sequence[str], kind: str = "key") -> str:
+    """The sentence for an unknown key, with what another library's word for it is called here."""
+    return _sentence(kind, name, WORDS, known)
+
+
+def unknown_strategy(name: str, known: Sequence[str]) -> str:
+    """The sentence for an unknown strategy, with where a method of that name is found."""
+    return _sentence("strategy", name, METHODS, known)
+
+
+def _sentence(kind: str, name: str, words: Mapping[str, str], known: Sequence[str]) -> str:
+    word = str(name).lower().replace("-", "_")
+    if word not in words or (nearest(name, known) or "").lower() == word:
+        return unknown(kind, name, known)
+    return f"unknown {kind} {name!r}; that is {words[word].replace('`', '')}. Known: {', '.join(known)}"
