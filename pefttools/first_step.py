@@ -46,6 +46,8 @@ class FirstStep:
     model: nn.Module
     rows: Dataset
     """Encoded rows to train on."""
+    scored: Dataset
+    """Encoded rows to score; a task that draws its targets has none in rows to train on."""
     device: str
     frozen: Frozen
     last: LastBlock | None
@@ -99,7 +101,7 @@ class FirstStep:
         import torch
 
         task = self.recipe.task
-        batch = self._batch(task.collate(self._columns(), self.base.tokenizer, pad_multiple(self.device)))
+        batch = self._batch(task.collate(_shortest(self.scored), self.base.tokenizer, pad_multiple(self.device)))
         self.model.eval()
         with torch.inference_mode():
             task.predict(forward(self.model, task.inputs_of(batch), self.device, bf16), batch)
@@ -107,7 +109,7 @@ class FirstStep:
     def _train(self, bf16: bool) -> None:
         task, strategy = self.recipe.task, self.recipe.strategy
         multiple = step_multiple(self.recipe.train.pad_multiple, self.device)
-        batch = self._batch(task.collate_training(self._columns(), self.base.tokenizer, multiple))
+        batch = self._batch(task.collate_training(_shortest(self.rows), self.base.tokenizer, multiple))
         self.model.train()
         task.loss(forward(self.model, task.inputs_of(batch), self.device, bf16), batch).backward()
         if (penalty := strategy.penalty(self.model)) is not None:
@@ -115,14 +117,16 @@ class FirstStep:
         if all(parameter.grad is None for parameter in trained(self.model).values()):
             raise RuntimeError("nothing that is trained gets a gradient")
 
-    def _columns(self) -> Any:
-        lengths = self.rows["length"][:SEEN]
-        shortest = min(range(len(lengths)), key=lengths.__getitem__)
-        others = [row for row, length in enumerate(lengths) if length > lengths[shortest]] or [shortest]
-        return self.rows[sorted({shortest, min(others, key=lengths.__getitem__)})]
-
     def _batch(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+
+def _shortest(rows: Dataset) -> Any:
+    """The columns of the two shortest rows of different lengths."""
+    lengths = rows["length"][:SEEN]
+    shortest = min(range(len(lengths)), key=lengths.__getitem__)
+    others = [row for row, length in enumerate(lengths) if length > lengths[shortest]] or [shortest]
+    return rows[sorted({shortest, min(others, key=lengths.__getitem__)})]
 
 
 CURE = "; `pefttools list strategies` shows"

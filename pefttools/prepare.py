@@ -87,19 +87,19 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
     for note in (*task.notes(splits), overview.overview(splits)):
         reporter.note(note)
-    frozen, last = _tried(recipe, base, model, encoded["train"], splits, torch.device(device).type)
+    frozen, last = _tried(recipe, base, model, encoded, splits, torch.device(device).type)
     return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)
 
 
 def _tried(
-    recipe: Recipe, base: models.Base, model: nn.Module, rows: Dataset, splits: Splits, device: str
+    recipe: Recipe, base: models.Base, model: nn.Module, encoded: Mapping[str, Dataset], splits: Splits, device: str
 ) -> tuple[Frozen, LastBlock | None]:
     """The part that training never changes and the last block, where one token of it is read; a step was tried.
 
     Raises:
         UserError: the model cannot take a step so.
     """
-    frozen, last = Frozen(), None
+    frozen, last, rows = Frozen(), None, encoded["train"]
     if recipe.strategy.trains:
         with refusal(recipe, base, bf16=False):
             columns: Any = rows[: min(2, len(rows))]
@@ -108,7 +108,7 @@ def _tried(
             frozen, last = frozen_part(model, few), last_block(model, few)
     answered = splits.test or splits.validation
     written = recipe.task.num_generated(len(answered)) if recipe.task.generates else 0
-    FirstStep(recipe, base, model, rows, device, frozen, last).take(answered[:written])
+    FirstStep(recipe, base, model, rows, encoded["validation"], device, frozen, last).take(answered[:written])
     return frozen, last
 
 
