@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_bases
@@ -38,9 +39,9 @@ def test_rows_of_a_tied_table_are_trained_and_exported(spelling: str, tmp_path: 
     assert export(run, "adapter")["max_logit_error"] < 1e-5
     folder = run / "export" / "merged"
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     table = model.get_input_embeddings().weight
-    before = transformers.AutoModelForCausalLM.from_pretrained(base).get_input_embeddings().weight
+    start: Any = transformers.AutoModelForCausalLM.from_pretrained(base)
     assert model.get_output_embeddings().weight is table
-    moved = (table - before).abs().amax(1) > 0
+    moved = (table - start.get_input_embeddings().weight).abs().amax(1) > 0
     assert set(torch.nonzero(moved).flatten().tolist()) == set(TOKENS)
