@@ -20,6 +20,7 @@ SPELLINGS = {
     "by the table": (
         "strategy={name: peft, type: LORA, settings: {r: 4, trainable_token_indices: {embed_tokens: [5, 6, 7]}}}"
     ),
+    "TRAINABLE_TOKENS": "strategy={name: peft, type: TRAINABLE_TOKENS, settings: {token_indices: [5, 6, 7]}}",
 }
 
 

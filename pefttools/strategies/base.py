@@ -210,10 +210,12 @@ def folded(model: Any) -> PreTrainedModel:
 
 @contextmanager
 def _without_false_alarms() -> Iterator[None]:
-    """peft warns of layers that its own LN tuning is made for, and of memory that EVA could save on a GPU."""
+    """peft warns of layers that its own LN tuning is made for, of memory that EVA could save on a GPU, and of tied
+    tables although its trainable tokens are tied with them."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type.*Norm")
         warnings.filterwarnings("ignore", message="lora with eva initialization")
+        warnings.filterwarnings("ignore", message=".*no implementation exists to tie the adapters")
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield
 

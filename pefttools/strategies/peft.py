@@ -8,9 +8,9 @@ Learning rate: a start to search from, three times LoRA's; no one value suits fo
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pefttools import imports, targets
 from pefttools.errors import UserError, unknown
@@ -90,6 +90,12 @@ class Peft(PeftStrategy):
     def exact_start(self) -> bool:  # type: ignore[override]
         return False  # it is the method's to say
 
+    @model_validator(mode="after")
+    def _has_tokens(self) -> Self:
+        if self.type == "TRAINABLE_TOKENS" and self.targets != ("all",):
+            raise ValueError("targets: TRAINABLE_TOKENS trains rows of the embedding table, not matrices of blocks")
+        return self
+
     def config(self, base: Base) -> PeftConfig:
         cls = _config_class(self.type)
         names = {f.name for f in dataclasses.fields(cls)}
@@ -97,7 +103,8 @@ class Peft(PeftStrategy):
         if "modules_to_save" in names:
             values["modules_to_save"] = list(base.head)
         if "target_modules" in names:
-            values["target_modules"] = paths = targets.resolve(base, self.targets)
+            paths = _table(base) if self.type == "TRAINABLE_TOKENS" else targets.resolve(base, self.targets)
+            values["target_modules"] = paths
             if "fan_in_fan_out" in names:
                 values.setdefault("fan_in_fan_out", targets.are_transposed(base, paths))
         try:
@@ -125,6 +132,10 @@ class Peft(PeftStrategy):
             raise UserError(
                 f"strategy: peft's {self.type} would leave the head untrained and unsaved: {', '.join(lost)}"
             )
+        if self.type == "TRAINABLE_TOKENS" and not self.settings.get("token_indices"):
+            raise UserError(
+                "strategy.settings.token_indices: TRAINABLE_TOKENS takes the numbers of the tokens to train"
+            )
         strange = [
             path.removeprefix("base_model.model.")
             for path, module in model.named_modules()
@@ -141,6 +152,12 @@ class Peft(PeftStrategy):
             raise UserError(f"strategy.settings.num_virtual_tokens: peft's {self.type} needs a number")
         (refuse_without_past if self.type in ("PREFIX_TUNING", "CARTRIDGE") else refuse_last_token)(base)
         take_positions(base, tokens, "strategy.settings.num_virtual_tokens")
+
+
+def _table(base: Base) -> list[str]:
+    """The path of the table that tokens are looked up in."""
+    table = base.model.get_input_embeddings()
+    return [path for path, module in base.model.named_modules() if module is table]
 
 
 def _config_class(kind: str) -> Any:
