@@ -85,6 +85,8 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
         table = transformers.AutoModel.from_pretrained(manifest["folder"]).get_input_embeddings()
         assert len(table.weight) == len(tiny_bases.tokenizer(kind)) + len(NEW)
     else:  # plain peft has no place for the rows, so the card does not name it
+        with pytest.raises(UserError, match="which peft's format cannot hold; use --to merged"):
+            export.export(run, exporter, tmp_path / "lora", settings=["as_lora=8"])
         assert "library_name: pefttools" in Path(manifest["folder"], "README.md").read_text("utf-8")
 
 

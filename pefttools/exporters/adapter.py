@@ -59,6 +59,11 @@ class Adapter(Exporter):
             return super().prepare(trained, proof)
         from pefttools.exporters.as_lora import as_lora
 
+        if any(path.endswith(".extra") for path in trained.base.head):
+            raise UserError(
+                "--as-lora: the run trained rows for tokens beyond the base's table, which peft's format cannot hold;"
+                " use --to merged"
+            )
         return as_lora(trained, self.as_lora)
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
