@@ -53,13 +53,13 @@ def refuse_padding_readers(
     gap = float((plain - padded).abs().max() / plain.abs().max()) if plain.numel() else 0.0
     if gap > READS and not base.quantised:  # in 8 bits what stands beside a number decides how it is rounded
         raise UserError(
-            f"base: {name} reads padding: a text's answer depends on how long the texts beside it are (its logits"
+            f"base: {name} reads padding: a prediction depends on how long the other texts of its batch are (its logits"
             f" change by up to {gap:.0%} of the largest); take another base"
         )
     if gap > WARNS and not base.quantised:
         reporter.warn(
             f"{name} reads padding a little: a text's logits change by up to {gap:.1%} of the largest with the length"
-            " of the texts beside it"
+            " of the other texts of its batch"
         )
 
 

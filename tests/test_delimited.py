@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import losses, make_rows, train_tiny, write_csv
-from heard import Heard
+from conftest import Listener, losses, make_rows, train_tiny, write_csv
 
 from pefttools import recipe
 from pefttools.data.reading import read
@@ -31,8 +30,8 @@ def written(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def rows_of(path: Path, heard: Heard | None = None, **settings: Any) -> list[dict[str, Any]]:
-    return read(FileSettings(source=str(path), **settings), "data.train", heard or Heard())
+def rows_of(path: Path, heard: Listener | None = None, **settings: Any) -> list[dict[str, Any]]:
+    return read(FileSettings(source=str(path), **settings), "data.train", heard or Listener())
 
 
 def refusal(path: Path, **settings: Any) -> str:
@@ -94,7 +93,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, lines: dict[str, str], m
     ],
 )
 def test_texts_that_quotes_do_enclose(tmp_path: Path, line: str, text: str) -> None:
-    heard = Heard()
+    heard = Listener()
     rows = rows_of(table(tmp_path, line52=line, line99="last,pos"), heard)
     assert (len(rows), rows[50], rows[97]) == (400, {"text": text, "label": "pos"}, {"text": "last", "label": "pos"})
     lines = line.count("\n")
@@ -127,14 +126,14 @@ def test_quotes_behind_a_backslash(tmp_path: Path) -> None:
     ],
 )
 def test_the_separator_is_found(tmp_path: Path, name: str, text: str, expected: dict[str, str], note: str) -> None:
-    heard = Heard()
+    heard = Listener()
     assert rows_of(written(tmp_path / name, text), heard)[0] == expected
     told = f"{tmp_path / name}: its columns were divided at {note}; `separator` sets another character"
     assert heard.notes == ([told] if note else [])
 
 
 def test_the_separator_that_is_set(tmp_path: Path) -> None:
-    heard = Heard()
+    heard = Listener()
     path = written(tmp_path / "a.csv", "text:label\na,b:c\n")
     assert rows_of(path, heard, separator=":") == [{"text": "a,b", "label": "c"}]
     assert rows_of(written(tmp_path / "b.csv", "a\tb\n1\t2\n"), heard, separator="tab") == [{"a": "1", "b": "2"}]
@@ -150,7 +149,7 @@ def test_the_separator_that_is_set(tmp_path: Path) -> None:
 def test_names_of_columns(tmp_path: Path) -> None:
     message = refusal(written(tmp_path / "a.csv", "text,label,text\na,b,c\n"))
     assert "line 1: names the column 'text' twice" in message
-    heard = Heard()
+    heard = Listener()
     both = written(tmp_path / "b.csv", "Text,Label\na,b\n")
     assert rows_of(both, heard, header=("text", "label")) == [{"text": "a", "label": "b"}]
     assert "its first line holds the names that `header` gives" in heard.warnings[0]
@@ -195,7 +194,7 @@ def test_an_encoding_is_not_guessed(tmp_path: Path, text: str, encoding: str) ->
 
 
 def test_windows_own_western_encoding(tmp_path: Path) -> None:
-    heard = Heard()
+    heard = Listener()
     text = "text;label\nplain;a\nun café à la carte, 5 €;b\n"
     rows = rows_of(written(tmp_path / "a.csv", text.encode("cp1252")), heard)
     assert rows[1] == {"text": "un café à la carte, 5 €", "label": "b"}

@@ -15,8 +15,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import make_rows, train_tiny, write_csv, write_rows
-from heard import Heard
+from conftest import Listener, make_rows, train_tiny, write_csv, write_rows
 
 from pefttools import recipe
 from pefttools.data.reading import read
@@ -29,9 +28,11 @@ ROWS = make_rows(60)
 NAMES = sorted({row["label"] for row in ROWS})
 
 
-def rows_of(source: Any, heard: Heard | None = None, key: str = "data.train", **settings: Any) -> list[dict[str, Any]]:
+def rows_of(
+    source: Any, heard: Listener | None = None, key: str = "data.train", **settings: Any
+) -> list[dict[str, Any]]:
     source = source if isinstance(source, list) else str(source)
-    return read(FileSettings(source=source, **settings), key, heard or Heard())
+    return read(FileSettings(source=source, **settings), key, heard or Listener())
 
 
 def written(path: Path, content: str | bytes) -> Path:
@@ -194,7 +195,7 @@ def test_damaged_tables(tmp_path: Path) -> None:
 def test_the_split_of_a_saved_set(tmp_path: Path) -> None:
     table = named_classes()
     datasets.DatasetDict({"train": table, "dev": table.select(range(9))}).save_to_disk(tmp_path / "saved")
-    heard = Heard()
+    heard = Listener()
     assert len(rows_of(tmp_path / "saved", heard)) == 60
     assert len(rows_of(tmp_path / "saved", heard, "data.validation")) == 9
     assert [note.partition(": ")[2] for note in heard.notes] == [
@@ -215,7 +216,7 @@ def parts(folder: Path) -> list[str]:
 
 def test_many_files_are_one_table(tmp_path: Path) -> None:
     files = parts(tmp_path / "parts")
-    heard = Heard()
+    heard = Listener()
     assert rows_of(files, heard) == ROWS
     assert not heard.notes
     for source in (tmp_path / "parts", tmp_path / "parts" / "*.csv", tmp_path / "**" / "?.csv"):

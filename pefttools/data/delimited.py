@@ -65,7 +65,7 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
         if enclosed and settings.quotes is None:
             reporter.warn(
                 f"{settings.name}: {enclosed} rows hold a text that is all in quotes, which were read as part of it;"
-                " set `quotes: true` beside its source if they enclose the text"
+                " set `quotes: true` next to its `source` if they enclose the text"
             )
         if records.long:
             number = len(records.long)
@@ -153,7 +153,7 @@ def _names(
     if settings.quotes is None and not records.layout.quotes and all(map(_is_enclosed, found)):
         raise UserError(
             f"{settings.name} line {number}: its names are in quotes, which in tsv files are text; set `quotes: true`"
-            " beside its source if they enclose the columns, or `quotes: false` if they are part of the names"
+            " next to its `source` if they enclose the columns, or `quotes: false` if they are part of the names"
         )
     names = [name or f"column{i}" for i, name in enumerate(found, 1)]
     if bad := lines.undecodable(", ".join(names), f"{settings.name} line {number}"):

@@ -58,7 +58,7 @@ def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -
         return UnreadableLine(f"{source}: line {line} is not {name}; set `encoding`")
     return UnreadableLine(
         f"{source}: byte {error.object[error.start]:#04x} at position {position} is not {name} (line {line});"
-        " set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` beside its source"
+        " set `encoding` (latin-1, gb18030, …) or `decode_errors: replace` next to its `source`"
     )
 
 
@@ -125,6 +125,6 @@ def _western(path: Path, source: str, reporter: Reporter) -> str:
         raise bad_byte(source, error, position, number)
     reporter.warn(
         f"{source} is not UTF-8; it was read as cp1252, in which line {number} is {sample[:80]!r}."
-        " If that is wrong, set `encoding` beside its source"
+        " If that is wrong, set `encoding` next to its `source`"
     )
     return "cp1252"
