@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pefttools import signals
 from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.run import Run
@@ -83,8 +84,11 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: b
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and a polite kill become a wish to stop; a second Ctrl-C stops at once."""
-    seen: list[int] = []
+    """Ctrl-C and a polite kill become a wish to stop; a second Ctrl-C stops at once.
+
+    One that came before and was caught by a library (Python drops what is raised while it collects garbage) counts.
+    """
+    seen = list(signals.came)
 
     def handle(number: int, frame: Any) -> None:
         if seen:

@@ -10,6 +10,8 @@ import signal
 from types import FrameType
 
 AGAIN_SECONDS = 0.05
+came: list[int] = []
+"""The numbers of the signals that raised KeyboardInterrupt: a library may have caught it, and the run goes on."""
 
 
 def install() -> None:
@@ -21,10 +23,10 @@ def install() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    del number
     if _is_importing(frame) and hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
         return
+    came.append(number)
     raise KeyboardInterrupt
 
 

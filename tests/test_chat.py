@@ -102,7 +102,7 @@ def test_system_of_the_row_comes_before_that_of_the_setting() -> None:
         ({"messages": "hello"}, "has messages that are no list of {role, content} or {from, value}: 'hello'"),
         ({"messages": []}, "has messages that are no list"),
         ({"instruction": "x", "output": None}, "has no output"),
-        ({"prompt": 3, "completion": "x"}, "has a prompt that is no text: 3"),
+        ({"prompt": True, "completion": "x"}, "has a prompt that is no text: True"),
     ],
 )
 def test_what_is_no_chat_is_told(values: dict[str, Any], told: str) -> None:

@@ -170,7 +170,11 @@ def test_rows():
     assert MaskedLM().read({"text": " a line ", "id": 3}) == {"text": " a line ", "id": "3"}
     with pytest.raises(LeftOut, match="empty text"):
         MaskedLM().read({"text": "  "})
-    for value, message in ((None, "has no text"), (7, "has a text that is no text: 7"), ("\ud83d", "half a character")):
+    for value, message in (
+        (None, "has no text"),
+        (["x"], "has a text that is no text: "),
+        ("\ud83d", "half a character"),
+    ):
         with pytest.raises(ValueError, match=message) as caught:
             MaskedLM().read({"text": value})
         assert not isinstance(caught.value, LeftOut)

@@ -102,7 +102,7 @@ def test_a_label_is_read_as_the_settings_say() -> None:
         ({"choice_a": "red", "choice_c": "blue", "label": 0}, "has no choice_b, and a choice behind it"),
         ({"choices": {"text": ABC, "label": ["A"]}, "label": "A"}, "has 3 choices and 1 names for them"),
         ({"text": " ", "choices": ABC, "label": 0}, "has no text"),
-        ({"text": 3, "choices": ABC, "label": 0}, "has a text that is no text: 3"),
+        ({"text": True, "choices": ABC, "label": 0}, "has a text that is no text: True"),
     ],
 )
 def test_bad_rows_are_told(values: dict[str, Any], told: str) -> None:

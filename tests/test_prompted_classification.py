@@ -178,7 +178,7 @@ def test_settings_that_do_not_fit_the_data_are_told(values: dict[str, Any], told
 
 def test_rows_are_read_and_strange_labels_refused() -> None:
     task = make_task()
-    assert task.read({"text": " a ", "label": 3.0}) == {"text": "a", "label": "3"}
+    assert task.read({"text": " a ", "label": 3.0}) == {"text": " a ", "label": "3"}
     assert task.read({"text": "a"}) == {"text": "a"}
     for bad, told in (({"label": None}, "has no label"), ({"label": ["x"]}, "no single text")):
         with pytest.raises(ValueError, match=told):

@@ -17,7 +17,8 @@ import torch
 from conftest import losses, train_tiny, without_clock
 from test_train import LEARNING, assert_same_weights
 
-from pefttools.errors import UserError
+from pefttools import signals
+from pefttools.errors import Interrupted, UserError
 from pefttools.run import Run
 
 PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
@@ -153,6 +154,16 @@ def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_f
     assert int(kept.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
 
 
+def test_an_interrupt_that_a_library_caught_stops_the_run(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "came", [])
+    with pytest.raises(KeyboardInterrupt):
+        signals._interrupt(signal.SIGINT, None)
+    with pytest.raises(Interrupted, match=r"stopped after step 1 of .*; go on with `pefttools train"):
+        train_tiny(recipe_file, tmp_path / "run")
+
+
 def test_a_loss_that_is_no_number_stops_the_run(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +173,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
 
     def broken(self: Any, outputs: Any, batch: Any) -> torch.Tensor:
         calls.append(torch.is_grad_enabled())
-        return plain(self, outputs, batch) * (float("nan") if sum(calls) > 12 else 1.0)
+        return plain(self, outputs, batch) * (float("nan") if sum(calls) > 13 else 1.0)
 
     monkeypatch.setattr(TextClassification, "loss", broken)
     overrides = ["train.checkpoint_seconds=0", "train.log_every=5"]

@@ -68,7 +68,7 @@ def test_rows(settings, values, row):
     ("settings", "values", "message"),
     [
         ({}, {"source": "  ", "target": "x"}, "has no source"),
-        ({}, {"source": 7}, "has a source that is no text: 7"),
+        ({}, {"source": True}, "has a source that is no text: True"),
         ({}, {"source": ["a", 7]}, "has a source that is no text: ['a', 7]"),
         ({}, {"source": []}, "has no source"),
         ({}, {"target": "x"}, "has no source; data.columns.source names the column that holds it"),

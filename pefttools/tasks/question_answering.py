@@ -86,9 +86,7 @@ class QuestionAnswering(Task):
         return cls(unanswerable=True)
 
     def read(self, values: Mapping[str, Any]) -> Row:
-        context = values.get("context")
-        text_of(context, "context")  # its own spaces stay: answers are counted from its start
-        assert isinstance(context, str)
+        context = text_of(values.get("context"), "context")  # its own spaces stay: answers are counted from its start
         row: Row = {"context": context, "question": text_of(values.get("question"), "question")}
         row |= {name: str(values[name]) for name in ("id", "title") if values.get(name) is not None}
         if not {"answers", "answer"} & {*values}:

@@ -72,9 +72,7 @@ class RelationExtraction(Task):
         return cls(labels=("Other", "one(e1,e2)", "one(e2,e1)"))
 
     def read(self, values: Mapping[str, Any]) -> Row:
-        text = values.get("text")
-        of_fields.text(text, "text")
-        assert isinstance(text, str)
+        text = of_fields.text(values.get("text"), "text")
         offsets = [values.get(name) for name in marked.OFFSETS]
         given = [value is not None and str(value).strip() != "" for value in offsets]
         if any(given) and not all(given):
