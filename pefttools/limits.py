@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
-from pefttools.reporter import Reporter
+from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,16 +25,41 @@ Rounding makes less than 1e-5."""
 
 
 def refuse_padding_readers(
-    base: Base, task: Task, model: nn.Module, row: Mapping[str, Sequence[Any]], reporter: Reporter
+    base: Base,
+    task: Task,
+    strategy: str,
+    model: nn.Module,
+    row: Mapping[str, Sequence[Any]],
+    unwrapped: Callable[[], Base],
+    reporter: Reporter,
 ) -> None:
     """Try one encoded row with padding and without; its answer must be the same.
 
+    Args:
+        strategy: the name of the strategy that made `model` of `base`.
+        unwrapped: loads the base anew, to see which of the two is at fault.
+
     Raises:
         UserError: it is another one (FNet mixes all places of a row, padding too), or the model fails on the row.
-    """
+    """  # fmt: skip
+    if not (problem := _padding_problem(base, task, model, row, reporter)):
+        return
+    name = _name(base)
+    plain = unwrapped()
+    if own := _padding_problem(plain, task, plain.model.to(next(model.parameters()).device), row, SILENT):
+        raise UserError(f"base: {name} {own}; take another base")
+    raise UserError(f"strategy: with {strategy} {name} {problem}; `pefttools list strategies` shows what works where")
+
+
+def _name(base: Base) -> str:
+    return f"{base.source} ({type(base.model).__name__})"
+
+
+def _padding_problem(
+    base: Base, task: Task, model: nn.Module, row: Mapping[str, Sequence[Any]], reporter: Reporter
+) -> str | None:
     import torch
 
-    name = f"{base.source} ({type(base.model).__name__})"
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
@@ -42,25 +67,25 @@ def refuse_padding_readers(
             batch = task.collate(row, base.tokenizer, 1)
             longer = task.collate(row, base.tokenizer, batch["input_ids"].shape[-1] + PADDING)
             plain, padded = (_logits(task, model, one, device) for one in (batch, longer))
-    except (AssertionError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        reason = " ".join(str(error).split())
-        raise UserError(f"base: {name} fails on the shortest training row: {type(error).__name__}: {reason}") from error
+        return f"fails on the shortest training row: {type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         model.train(was_training)
     padded = padded[: len(plain)]  # without an attention mask nobody knows which places are real
     gap = float((plain - padded).abs().max() / plain.abs().max()) if plain.numel() else 0.0
     if gap > READS and not base.quantised:  # in 8 bits what stands beside a number decides how it is rounded
-        raise UserError(
-            f"base: {name} reads padding: a prediction depends on how long the other texts of its batch are (its logits"
-            f" change by up to {gap:.0%} of the largest); take another base"
+        return (
+            "reads padding: a prediction depends on how long the other texts of its batch are (its logits change by up"
+            f" to {gap:.0%} of the largest)"
         )
     if gap > WARNS and not base.quantised:
         reporter.warn(
-            f"{name} reads padding a little: a text's logits change by up to {gap:.1%} of the largest with the length"
-            " of the other texts of its batch"
+            f"{_name(base)} reads padding a little: a text's logits change by up to {gap:.1%} of the largest with the"
+            " length of the other texts of its batch"
         )
+    return None
 
 
 def _logits(task: Task, model: nn.Module, batch: Mapping[str, Tensor], device: Any) -> Tensor:
@@ -96,7 +121,7 @@ def refuse_last_token(base: Base) -> None:
     if base.task_type == "SEQ_CLS" and (left or hasattr(base.model, "score")):  # so decoders' heads are named
         raise UserError(
             f"strategy: {base.source} ({type(base.model).__name__}) reads its answer at the last token, and cannot find"
-            " that behind virtual tokens when texts are padded; strategy=prefix can"
+            " that behind virtual tokens when texts are padded; strategy=lora and adapter work"
         )
 
 
@@ -106,7 +131,7 @@ def refuse_without_past(base: Base) -> None:
     if not any("past_key_values" in inspect.signature(forward).parameters for forward in forwards):
         raise UserError(
             f"strategy: {base.source} ({type(base.model).__name__}) takes no keys and values from before the text;"
-            " strategy=prompt and strategy=lora work"
+            " strategy=lora and adapter work"
         )
 
 

@@ -79,7 +79,9 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     lengths = encoded["train"]["length"][:]
     shortest: Any = encoded["train"][[lengths.index(min(lengths))]]
     with refusal(recipe, base, bf16=False):
-        refuse_padding_readers(base, task, model, shortest, reporter)
+        refuse_padding_readers(
+            base, task, strategy.name, model, shortest, lambda: task.load(recipe.base, SILENT), reporter
+        )
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
     penalties = Penalties(recipe, base, model, reporter)
     for name, value in strategy.facts(model).items():

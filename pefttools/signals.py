@@ -1,7 +1,7 @@
 """Ctrl-C ends a command with one line, wherever it is.
 
-An interrupt inside an import leaves a half-imported library behind, which answers with errors of its own. It is put off
-until the import is over.
+An interrupt inside an import leaves a half-imported library behind, which answers with errors of its own, and Python
+drops what is raised inside a finalizer. It is put off until either is over.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ def install() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _is_importing(frame) and hasattr(signal, "setitimer"):
+    if _must_wait(frame) and hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
         return
     came.append(number)
     raise KeyboardInterrupt
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _must_wait(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        if frame.f_code.co_filename.startswith("<frozen importlib") or frame.f_code.co_name == "__del__":
             return True
         frame = frame.f_back
     return False

@@ -138,7 +138,7 @@ def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to a process group")
-@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0, 4.0])
 def test_an_interrupt_is_one_line_wherever_it_comes(seconds: float, recipe_file: Path, tmp_path: Path) -> None:
     """While libraries are imported, too; a run that has begun names the command that goes on with it."""
     words = ["train", str(recipe_file), "train.epochs=5000", "--out", str(tmp_path / "out")]
