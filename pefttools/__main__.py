@@ -10,7 +10,7 @@ def main() -> None:
     """Run the command line in `sys.argv`; exits with its exit code."""
     signals.install()
     try:
-        with imports.without_collection():
+        with imports.importing():
             from pefttools.cli import main as command
 
         code = command()

@@ -149,6 +149,8 @@ def load(
         )
     if reason := not_causal(auto_class, config):
         raise UserError(f"base: {settings.source} {reason}")
+    with imports.importing():
+        auto._model_mapping[type(config)]
     vocabulary.mend_padding_id(config, tokenizer)
     if settings.init == "scratch":
         with torch.device("meta" if empty else "cpu"):
@@ -254,7 +256,7 @@ def not_causal(auto_class: str, config: Any) -> str | None:
 
 def prepare_libraries() -> None:
     """Keep the libraries from printing; what a user must know, we say."""
-    with imports.without_collection():
+    with imports.importing():
         import transformers
 
     transformers.utils.logging.set_verbosity_error()

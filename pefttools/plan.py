@@ -65,7 +65,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     Raises:
         UserError: the data, the base or the strategy's settings cannot work.
     """
-    with imports.without_collection():
+    with imports.importing():
         import datasets  # noqa: F401  # training holds it in memory, which `process` counts
 
         from pefttools.penalties import mark_pretrained

@@ -5,14 +5,14 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C here too; the starting process ends this one
 
-from pefttools.imports import import_peft, without_collection  # noqa: E402
+from pefttools.imports import import_peft, importing  # noqa: E402
 from pefttools.models import prepare_libraries  # noqa: E402
 
 NEEDED = (
     "accelerate", "datasets", "evaluate", "sklearn.metrics", "pefttools.train", "pefttools.bench.moved",
     "pefttools.exporters.verify",
 )  # fmt: skip
-with without_collection():
+with importing():
     prepare_libraries()
     import_peft()
     for name in NEEDED:

@@ -2,10 +2,10 @@
 
 import importlib
 
-from pefttools.imports import without_collection
+from pefttools.imports import importing
 from pefttools.models import prepare_libraries
 
-with without_collection():
+with importing():
     prepare_libraries()
     for name in ("transformers.modeling_utils", "transformers.generation.utils", "pefttools.exporters.verify"):
         importlib.import_module(name)
