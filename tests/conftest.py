@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis  # noqa: F401  # before objects are frozen: it looks for what refers to some
 import pytest
 import yaml
 

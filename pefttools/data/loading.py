@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
-from pefttools.data.reading import Raw, read, read_in_place
+from pefttools.data.reading import read_placed
 from pefttools.data.rows import ID, Found, LeftOut, Row, labels_of
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
@@ -62,10 +62,9 @@ def load_file(
         UserError: a file that cannot be read, a missing column, rows the task cannot use.
     """
     file, key = getattr(settings, name), f"data.{name}"
-    reader = read_in_place if settings.invalid_rows == "skip" else read
-    raws: Sequence[Raw | UserError] = reader(file, key, reporter)
-    readable = [raw for raw in raws if not isinstance(raw, UserError)]
-    unreadable = [str(raw) for raw in raws if isinstance(raw, UserError)]
+    placed = read_placed(file, key, reporter, errors_in_place=settings.invalid_rows == "skip")
+    readable = [raw for _, raw in placed if not isinstance(raw, UserError)]
+    unreadable = [str(raw) for _, raw in placed if isinstance(raw, UserError)]
     shown = "; ".join(unreadable[:3]) + (f"; and {len(unreadable) - 3} lines more" if len(unreadable) > 3 else "")
     if not readable:
         raise UserError(f"{key}: {file.name}: no line can be read: {shown}")
@@ -76,9 +75,9 @@ def load_file(
     where = f"{key}: {file.name}"
     inside: Counter[str] = Counter()
     written: set[str] = set()
-    for number, raw in enumerate(raws, 1):
+    for place, raw in placed:
         if isinstance(raw, UserError):
-            invalid.setdefault(UNREADABLE, []).append(str(number))
+            invalid.setdefault(UNREADABLE, []).append(place)
             continue
         try:
             row = _checked({f: raw.get(column) for f, column in columns.items()}, settings, task, written)
@@ -88,12 +87,13 @@ def load_file(
         except UserError as error:
             raise UserError(*(f"{where} {problem}" for problem in error.problems)) from error
         except ValueError as error:
-            invalid.setdefault(str(error), []).append(str(number))
+            invalid.setdefault(str(error), []).append(place)
             continue
         inside.update(row.pop(UNREAD, ()))
-        rows.append(Found(row, str(row.get(ID, number))))
+        rows.append(Found(row, str(row.get(ID, place))))
     if invalid:
-        _refuse_or_warn(where, invalid, settings, counts, reporter)
+        order = {place: number for number, (place, _) in enumerate(placed)}
+        _refuse_or_warn(where, invalid, order, settings, counts, reporter)
     if unreadable:
         reporter.warn(f"{key}: the lines that cannot be read: {shown}")
     _warn_unread(where, inside, reporter)
@@ -104,12 +104,18 @@ def load_file(
 
 
 def _refuse_or_warn(
-    where: str, invalid: Mapping[str, list[str]], settings: DataSettings, counts: Counter[str], reporter: Reporter
+    where: str,
+    invalid: Mapping[str, list[str]],
+    order: Mapping[str, int],
+    settings: DataSettings,
+    counts: Counter[str],
+    reporter: Reporter,
 ) -> None:
+    """What is wrong with rows -> their places; `order` is that of all places."""
     number = sum(map(len, invalid.values()))
     if settings.invalid_rows == "refuse":
         first = [(i, reason) for reason, numbers in invalid.items() for i in numbers]
-        first.sort(key=lambda one: int(one[0]))
+        first.sort(key=lambda one: order[one[0]])
         more = f" (and {number - 3} rows more)" if number > 3 else ""
         raise UserError(
             f"{where}: {'; '.join(f'row {i} {reason}' for i, reason in first[:3])}{more};"

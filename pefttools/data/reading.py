@@ -7,7 +7,8 @@ is in memory than is looked at. A file is in rows whole, or refused with the pla
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 
 Raw = dict[str, Any]
+Placed = tuple[str, Raw | UserError]
+"""A row, or the error of a line that holds none, behind its place: its number in its file, counted from 1, after the
+file's name where the source is several files (`b.csv:17`)."""
 READERS: dict[str, Callable[[Path, FileSettings, Reporter], Iterable[Raw | UserError]]] = {
     "csv": delimited.rows,
     "tsv": delimited.rows,
@@ -48,13 +52,17 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
     Raises:
         UserError: nothing there, not readable as its format, or no rows in it.
     """
-    rows: list[Any] = list(stream(settings, key, reporter))
-    return rows[-settings.last_rows :] if settings.last_rows else rows
+    rows: list[Any] = [row for _, row in read_placed(settings, key, reporter)]
+    return rows
 
 
-def read_in_place(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw | UserError]:
-    """The same with the errors of lines that hold no row in their places. Raises UserError for the whole source."""
-    rows = list(stream(settings, key, reporter, errors_in_place=True))
+def read_placed(settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False) -> list[Placed]:
+    """The same behind their places. Raises as `read` does.
+
+    Args:
+        errors_in_place: as in `stream`.
+    """
+    rows = list(_stream(settings, key, reporter, errors_in_place))
     return rows[-settings.last_rows :] if settings.last_rows else rows
 
 
@@ -66,6 +74,10 @@ def stream(
     Args:
         errors_in_place: yield the error of a line that holds no row in the place of the row, and go on behind it.
     """
+    return (row for _, row in _stream(settings, key, reporter, errors_in_place))
+
+
+def _stream(settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool) -> Iterator[Placed]:
     if settings.split is None:
         name = key.rpartition(".")[2]
         settings = settings.model_copy(update={"split": Implied(name if name in NAMES else "train")})
@@ -75,20 +87,20 @@ def stream(
         rows = iter(_rows(settings, reporter))
         if (first := next(rows, None)) is None:
             raise UserError(f"{settings.name} is empty: it holds no rows")
-        for row in chain([first], rows):
+        for place, row in chain([first], rows):
             if isinstance(row, UserError) and not errors_in_place:
                 raise _with_others(row, rows)
-            yield row
+            yield place, row
     except UserError as error:
         cure = [SKIP] if isinstance(error, UnreadableLine) and key.startswith("data.") else []
         raise UserError(*(f"{key}: {problem}" for problem in (*error.problems, *cure))) from error
 
 
-def _with_others(first: UserError, rest: Iterator[Raw | UserError]) -> UnreadableLine:
+def _with_others(first: UserError, rest: Iterator[Placed]) -> UnreadableLine:
     """One error of the first lines that hold no row, and the number of the others."""
     bad, others = [first], 0
     try:
-        for row in rest:
+        for _, row in rest:
             if isinstance(row, UserError):
                 others += len(bad) == SHOWN
                 bad += [row] * (len(bad) < SHOWN)
@@ -98,9 +110,9 @@ def _with_others(first: UserError, rest: Iterator[Raw | UserError]) -> Unreadabl
     return UnreadableLine(*problems, *([f"{others} lines more cannot be read"] if others else []))
 
 
-def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw | UserError]:
+def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Placed]:
     if settings.name.startswith("hf:"):
-        return hub_rows.rows(settings, reporter)
+        return _numbered(hub_rows.rows(settings, reporter))
     found = list(files(settings, reporter))
     for _, file in found:
         given = [name for name in DELIMITED if getattr(settings, name) is not None]
@@ -112,16 +124,29 @@ def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Raw | UserErro
         return _joined(found, reporter)
     path, file = found[0]
     rows = READERS[file.format](path, file, reporter)
-    return text_rows.with_parallel(rows, file, reporter) if settings.beside else rows
+    return _numbered(text_rows.with_parallel(rows, file, reporter) if settings.beside else rows)
 
 
-def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Iterator[Raw | UserError]:
+def _numbered(rows: Iterable[Raw | UserError], name: str = "") -> Iterator[Placed]:
+    return ((f"{name}:{number}" if name else str(number), row) for number, row in enumerate(rows, 1))
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What the files are called among themselves: their names, or their paths below the folder they share."""
+    if len({path.name for path in paths}) == len(paths):
+        return [path.name for path in paths]
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Iterator[Placed]:
     """The rows of several files behind each other; files whose columns differ from the first one's are reported."""
     once, first = _Once(reporter), None
-    for path, file in found:
+    names = _names([path for path, _ in found])
+    for name, (path, file) in zip(names, found, strict=True):
         once.name = file.name
         columns = None
-        for row in READERS[file.format](path, file, once):
+        for place, row in _numbered(READERS[file.format](path, file, once), name):
             if columns is None and not isinstance(row, UserError):
                 columns = list(row)
                 first = first or (file.name, columns)
@@ -129,7 +154,7 @@ def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Itera
                     reporter.warn(
                         f"{file.name} has the columns {', '.join(columns)}, and {first[0]} has {', '.join(first[1])}"
                     )
-            yield row
+            yield place, row
         if columns is None:
             reporter.warn(f"{file.name} is empty: it holds no rows")
 

@@ -1,8 +1,8 @@
 """Checked rows, where they came from, and the hashes they are known by.
 
-A row has an id: its own, or its number in its file, counted from 1. Neither is part of what it is: `content_hash` is of
-all its other values, so that the row is known again in a file that has grown, moved or been written anew, and
-`key` is what makes two rows repeats of each other.
+A row has an id: its own, or its number in its file, counted from 1, after the file's name where there are several
+(`b.csv:17`). None of them is part of what it is: `content_hash` is of all its other values, so that the row is known
+again in a file that has grown, moved or been written anew, and `key` is what makes two rows repeats of each other.
 """
 
 from __future__ import annotations
