@@ -38,15 +38,15 @@ def steps(
     Raises:
         UserError: `settings` ask for what this model or machine cannot do.
     """
-    from pefttools.nn import attention, dropout, halves, lookup, lora_linear, products
+    from pefttools.nn import attention, bf16_split, dropout, embedding_grad, lora_linear, onednn
 
     refuse_impossible(model, settings, device)
     with ExitStack() as stack:
         if bf16:
-            stack.callback(halves.keep_upper(model))
+            stack.callback(bf16_split.keep_upper(model))
             stack.enter_context(quantised.computing_in_bf16(model))
         if device == "cpu":
-            stack.enter_context(products.by_onednn())
+            stack.enter_context(onednn.by_onednn())
         if settings.gradient_checkpointing:
             stack.enter_context(_checkpointing(model))
         if settings.compile:
@@ -56,7 +56,7 @@ def steps(
             if last:
                 stack.enter_context(last.alone())
             if device == "cpu":
-                stack.enter_context(lookup.in_place_of_torchs(model))
+                stack.enter_context(embedding_grad.in_place_of_torchs(model))
                 stack.enter_context(dropout.in_place_of_torchs(model))
                 stack.enter_context(attention.in_place_of_torchs())
         yield

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pefttools.data.batching import batches, look_budget, pad_multiple
 from pefttools.data.encoding import code_of
 from pefttools.evaluate import MAX_ROWS
-from pefttools.nn import attention, first_token, frozen, products
+from pefttools.nn import attention, first_token, frozen, onednn
 from pefttools.nn.frozen import Frozen
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir
@@ -151,7 +151,7 @@ class Maker:
             str(getattr(config, "_attn_implementation", None)),
             str(getattr(config, "pad_token_id", None)),
             _tokens_digest(rows, self.task),
-            [self.precision, str(dtype), products.allowance(), self.device.type],
+            [self.precision, str(dtype), onednn.allowance(), self.device.type],
             [code_of(self.task), *(Path(file).read_text("utf-8") for file in CODE)],
             {name: metadata.version(name) for name in LIBRARIES},
         ]

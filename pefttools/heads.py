@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pefttools.errors import UserError, unknown
-from pefttools.nn import find
+from pefttools.nn import module_paths
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +35,7 @@ def head(
 def tops(model: nn.Module) -> list[str]:
     """The task's own modules: those outside the backbone that hold parameters."""
     prefix = getattr(model, "base_model_prefix", "")
-    within = tuple(f"{path}." for path in find.blocks(model))
+    within = tuple(f"{path}." for path in module_paths.blocks(model))
     tables = {id(p) for p in model.get_input_embeddings().parameters()}  # type: ignore[operator]
     return [
         name
@@ -67,7 +67,7 @@ def never_trained(model: nn.Module, bias: Callable[[str], Tensor]) -> list[str]:
     """Paths of linear layers above the blocks whose bias is exactly zero: nobody ever trained them."""
     import torch
 
-    above = find.above_blocks(model)
+    above = module_paths.above_blocks(model)
     untouched = [
         path
         for path, module in model.named_modules()
@@ -144,7 +144,7 @@ def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
 
 def _known(model: nn.Module, names: Iterable[str]) -> list[str]:
     paths = [path for path, _ in model.named_modules() if path]
-    inside = tuple(f"{path}." for path in find.blocks(model))
+    inside = tuple(f"{path}." for path in module_paths.blocks(model))
     shown = [path for path in paths if not path.startswith(inside)]
     problems = [f"base.head: {unknown('module', name, shown)}" for name in names if name not in paths]
     if problems:

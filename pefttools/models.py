@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from pefttools import base_folders, gguf, heads, imports, quantised, vocabulary
 from pefttools.errors import UserError
-from pefttools.nn import find, positions
+from pefttools.nn import module_paths, positions
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings
 from pefttools.sources import fetch_hashed
@@ -186,7 +186,7 @@ def _pretrained(
             **({"quantization_config": packed} if packed else {}),
         )
         quantised.mend(model)
-        blocks = find.blocks(model)
+        blocks = module_paths.blocks(model)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"base: the weights of {settings.source} cannot be loaded: {_first_line(error)}") from error
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
@@ -278,7 +278,7 @@ def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> 
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"base: the configuration of {settings.source} cannot be read: {_first_line(error)}") from error
     if settings.dropout is not None:
-        for name in find.dropout_settings(config):
+        for name in module_paths.dropout_settings(config):
             setattr(config, name, settings.dropout)
     return config
 

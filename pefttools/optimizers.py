@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.strategies.base import Strategy, is_vector, trained
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
 
 def _depths(model: nn.Module) -> Callable[[str], int]:
     """A parameter's name -> how many layers it lies below the top: L - l."""
-    blocks = find.blocks(model)
-    below = find.below_blocks(model)
+    blocks = module_paths.blocks(model)
+    below = module_paths.below_blocks(model)
 
     def depth(name: str) -> int:
         for i, path in enumerate(blocks):

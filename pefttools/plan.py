@@ -140,10 +140,10 @@ def _kept_rows(recipe: Recipe, base: models.Base, model: nn.Module, splits: Spli
     """Tokens of each row that a run may read frozen features of, from memory; they are encoded to be counted."""
     from pefttools.data.encoding import encode
     from pefttools.feature_cache import read_again
-    from pefttools.nn import find
+    from pefttools.nn import module_paths
 
     task, settings = recipe.task, recipe.train
-    lowest = model.get_submodule(find.blocks(model)[0])
+    lowest = model.get_submodule(module_paths.blocks(model)[0])
     if not (recipe.strategy.trains and task.fixed_inputs and settings.feature_cache in ("auto", "memory")):
         return []
     if settings.compile or any(parameter.requires_grad for parameter in lowest.parameters()):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from pefttools.nn import find
+from pefttools.nn import module_paths
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ def configuration(kind: Kind, auto: Any, config: PretrainedConfig) -> BitsAndByt
 
     with torch.device("meta"):
         model = auto.from_config(config)
-    blocks = {*find.linears(model)}
+    blocks = {*module_paths.linears(model)}
     # the names are matched from the left, and one that is given replaces bitsandbytes' own list, lm_head among it
     others = [path for path, m in model.named_modules() if isinstance(m, torch.nn.Linear) and path not in blocks]
     if kind == "int8":
@@ -45,7 +45,7 @@ def configuration(kind: Kind, auto: Any, config: PretrainedConfig) -> BitsAndByt
 def matrices(model: nn.Module) -> list[str]:
     """Full paths of the matrices that are quantised: of blocks, less what transformers keeps in fp32 (T5's wo)."""
     kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
-    return [path for path in find.linears(model) if not kept & {*path.split(".")}]
+    return [path for path in module_paths.linears(model) if not kept & {*path.split(".")}]
 
 
 def mend(model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from pefttools.errors import UserError, nearest
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.nn.families import BERT, ROLES
 from pefttools.nn.shape import Shape
 
@@ -34,7 +34,7 @@ def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
         key: the setting in which matrices can be named instead, where there is one.
     """
     try:
-        return find.playing(base.model, *roles)
+        return module_paths.playing(base.model, *roles)
     except ValueError as error:
         cure = f"name the matrices in {key}" if key else "strategy=lora needs no roles"
         raise UserError(f"{key or 'strategy'}: {base.source}: {error}; {cure}") from error
@@ -46,11 +46,11 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
     Raises:
         UserError: a pattern matches none; says which names there are, how often, and the nearest.
     """
-    linears = find.linears(base.model)
+    linears = module_paths.linears(base.model)
     chosen: set[str] = set()
     problems = []
     for pattern in patterns:
-        found = linears if pattern == "all" else find.matching(linears, [pattern])[pattern]
+        found = linears if pattern == "all" else module_paths.matching(linears, [pattern])[pattern]
         if not found and pattern in ROLES:
             found = playing(base, pattern, key=key)
         if not found:
@@ -63,13 +63,13 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
 
 def _elsewhere(base: Base, pattern: str) -> str | None:
     """What a pattern is that names modules outside the blocks, and what trains them; None where it names none."""
-    within = tuple(f"{path}." for path in find.blocks(base.model))
+    within = tuple(f"{path}." for path in module_paths.blocks(base.model))
     paths = [
         path
         for path, module in base.model.named_modules()
         if path and not path.startswith(within) and any(True for _ in module.parameters(recurse=False))
     ]
-    found = find.matching(paths, [pattern])[pattern]
+    found = module_paths.matching(paths, [pattern])[pattern]
     if not found:
         return None
     if set(found) <= set(base.head):

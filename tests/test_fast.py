@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from pefttools import fast
 from pefttools.errors import UserError
 from pefttools.models import BaseSettings
-from pefttools.nn import attention, dropout, halves, lora_linear
+from pefttools.nn import attention, bf16_split, dropout, lora_linear
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks.text_classification import TextClassification
@@ -31,8 +31,8 @@ TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20))
 def test_halves_are_the_nearest_bf16_and_give_the_number_back(numbers: list[float]) -> None:
     values = torch.tensor(numbers, dtype=torch.float32)
-    upper, lower = halves.split(values)
-    assert torch.equal(halves.joined(upper, lower).view(torch.int32), values.view(torch.int32))
+    upper, lower = bf16_split.split(values)
+    assert torch.equal(bf16_split.joined(upper, lower).view(torch.int32), values.view(torch.int32))
     largest = torch.finfo(torch.bfloat16).max
     inside = values.abs() <= largest
     nearest = values[inside].bfloat16()
@@ -46,7 +46,7 @@ def test_only_frozen_matrices_change_and_come_back() -> None:
     model[2].weight.requires_grad_(False)
     model[1].requires_grad_(False)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    restore = halves.keep_upper(model)
+    restore = bf16_split.keep_upper(model)
     assert {name: p.dtype for name, p in model.named_parameters()} == {
         "0.weight": torch.bfloat16, "1.weight": torch.float32, "1.bias": torch.float32, "2.weight": torch.bfloat16,
         "2.bias": torch.float32,

@@ -12,7 +12,7 @@ import transformers
 
 from pefttools.errors import UserError
 from pefttools.models import Base
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.nn.families import FAMILIES, ROLES
 from pefttools.strategies import strategies
 from pefttools.tiny import ARCHITECTURES
@@ -38,10 +38,10 @@ def tiny() -> Callable[[str], Any]:
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_every_role_is_in_every_block(kind: str, tiny: Callable[[str], Any]) -> None:
     model = tiny(kind)
-    blocks = find.blocks(model)
-    matrices = find.linears(model)
+    blocks = module_paths.blocks(model)
+    matrices = module_paths.linears(model)
     for role in ROLES:
-        found = find.playing(model, role)
+        found = module_paths.playing(model, role)
         if role == "gate" and kind not in GATED:
             assert not found
             continue
@@ -50,26 +50,26 @@ def test_every_role_is_in_every_block(kind: str, tiny: Callable[[str], Any]) -> 
             crossed = kind in ENCODER_DECODERS and i >= len(blocks) // 2 and role not in ("gate", "up", "down")
             assert len([p for p in found if p.startswith(f"{block}.")]) == (2 if crossed else 1), (role, block)
     for role in ("query", "key", "value"):
-        same = find.playing(model, role) == find.playing(model, "query")
+        same = module_paths.playing(model, role) == module_paths.playing(model, "query")
         assert same == (role in FUSED.get(kind, {"query"}))
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_roles_cover_the_matrices_of_the_blocks(kind: str, tiny: Callable[[str], Any]) -> None:
     model = tiny(kind)
-    rest = set(find.linears(model)) - set(find.playing(model, *ROLES))
+    rest = set(module_paths.linears(model)) - set(module_paths.playing(model, *ROLES))
     assert all(".pos_" in path for path in rest), rest  # DeBERTa's, of relative positions
 
 
 def test_the_mlp_of_bert_is_not_its_attention(tiny: Callable[[str], Any]) -> None:
     model = tiny("bert")
-    assert find.playing(model, "down") == [f"encoder.layer.{i}.output.dense" for i in range(2)]
-    assert find.playing(model, "output") == [f"encoder.layer.{i}.attention.output.dense" for i in range(2)]
+    assert module_paths.playing(model, "down") == [f"encoder.layer.{i}.output.dense" for i in range(2)]
+    assert module_paths.playing(model, "output") == [f"encoder.layer.{i}.attention.output.dense" for i in range(2)]
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_blocks_are_in_order(kind: str, tiny: Callable[[str], Any]) -> None:
-    blocks = find.blocks(tiny(kind))
+    blocks = module_paths.blocks(tiny(kind))
     assert len(blocks) == (4 if kind in ENCODER_DECODERS else 2)
     assert [int(path.rpartition(".")[2]) for path in blocks] == [0, 1] * (len(blocks) // 2)
     if kind in ENCODER_DECODERS:
@@ -79,13 +79,13 @@ def test_blocks_are_in_order(kind: str, tiny: Callable[[str], Any]) -> None:
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_norms_are_found_in_and_outside_the_blocks(kind: str, tiny: Callable[[str], Any]) -> None:
     model = tiny(kind)
-    norms = find.norms(model)
-    for block in find.blocks(model):
+    norms = module_paths.norms(model)
+    for block in module_paths.blocks(model):
         inside = [path for path in norms if path.startswith(f"{block}.")]
         assert len(inside) == (3 if kind in ENCODER_DECODERS and "decoder" in block else 2) or (
             kind == "modernbert" and block == "layers.0" and len(inside) == 1  # its first norm is the embeddings'
         )
-    assert any(not path.startswith(tuple(find.blocks(model))) for path in norms) or kind == "marian"
+    assert any(not path.startswith(tuple(module_paths.blocks(model))) for path in norms) or kind == "marian"
     assert len(norms) == len(set(norms))
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from pefttools.nn import lookup
+from pefttools.nn import embedding_grad
 
 STEPS = ([[1, 2, 0], [5, 2, 2]], [[3, 3, 3]], [[0, 1, 7]])
 
 
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "LARGE", 0)
+    monkeypatch.setattr(embedding_grad, "LARGE", 0)
 
 
 @pytest.mark.parametrize("padding", [None, 0])
@@ -24,7 +24,7 @@ def test_gradients_are_torchs_in_every_step(padding: int | None, twice: bool) ->
     other.load_state_dict(one.state_dict())
     model = nn.Sequential(other)
     memory = set()
-    with lookup.in_place_of_torchs(model) as number:
+    with embedding_grad.in_place_of_torchs(model) as number:
         assert number == 1
         for ids in map(torch.tensor, STEPS):
             for _ in range(1 + twice):
@@ -52,7 +52,7 @@ def test_a_tied_table_sums_what_comes_from_both() -> None:
         table, head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
         head.weight = table.weight
         model = nn.Sequential(table, head)
-        with lookup.in_place_of_torchs(model if inside else nn.Identity()):
+        with embedding_grad.in_place_of_torchs(model if inside else nn.Identity()):
             model(torch.tensor([[1, 2], [2, 6]])).logsumexp(-1).sum().backward()
         gradients.append(table.weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
@@ -63,4 +63,4 @@ def test_others_stay_torchs() -> None:
     frozen.requires_grad_(False)
     watched.weight.register_post_accumulate_grad_hook(lambda _: None)
     others = [frozen, watched, nn.Embedding(7, 4, sparse=True), nn.Embedding(7, 4, max_norm=1.0), nn.Linear(2, 2)]
-    assert not any(map(lookup.applies, [*others, nn.Embedding(7, 4, scale_grad_by_freq=True)]))
+    assert not any(map(embedding_grad.applies, [*others, nn.Embedding(7, 4, scale_grad_by_freq=True)]))

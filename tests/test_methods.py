@@ -14,7 +14,7 @@ from torch import nn
 from pefttools import optimizers, recipe
 from pefttools.errors import UserError
 from pefttools.models import Base, BaseSettings
-from pefttools.nn import find, low_rank
+from pefttools.nn import low_rank, module_paths
 from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
@@ -48,7 +48,9 @@ def test_low_rank_starts_where_pissa_starts(fresh: Callable[[], Base]) -> None:
 
 def test_low_rank_reports_what_the_truncation_takes(fresh: Callable[[], Base]) -> None:
     base = fresh()
-    weights = {path: base.model.get_submodule(path).weight.detach().clone() for path in find.linears(base.model)}  # type: ignore
+    weights = {
+        path: base.model.get_submodule(path).weight.detach().clone() for path in module_paths.linears(base.model)
+    }  # type: ignore
     strategy = strategies.get("low_rank")(rank=7)
     model = strategy.wrap(base)
     built = {path: model.get_submodule(path).weight().detach() for path in weights}  # type: ignore[operator]
@@ -68,7 +70,7 @@ def test_rank_by_energy_is_the_smallest(share: float) -> None:
 
 
 def test_rank_by_budget_keeps_to_it(fresh: Callable[[], Base]) -> None:
-    whole = sum(fresh().model.get_submodule(p).weight.numel() for p in find.linears(fresh().model))  # type: ignore
+    whole = sum(fresh().model.get_submodule(p).weight.numel() for p in module_paths.linears(fresh().model))  # type: ignore
     for budget, limit in ((0.5, whole // 2), (5000.0, 5000)):
         model = strategies.get("low_rank")(budget=budget, biases=False).wrap(fresh())
         used = sum(m.U.numel() + m.V.numel() for m in model.modules() if isinstance(m, low_rank.LowRankLinear))
@@ -314,12 +316,12 @@ def test_what_feeds_the_blocks_is_not_above_them(architecture: str, low: tuple[s
     base = tiny(architecture)
     names = {path for path, _ in base.model.named_modules()}
     assert set(low) & names
-    assert not set(low) & find.above_blocks(base.model)
+    assert not set(low) & module_paths.above_blocks(base.model)
     full = strategies.get("full")()
     settings = TrainSettings(learning_rate=1.0, layer_decay=0.5)
     groups = optimizers.build(full.wrap(base), full, settings).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-    blocks = find.blocks(base.model)
+    blocks = module_paths.blocks(base.model)
     for path in set(low) & names:
         assert {rates[id(p)] for p in base.model.get_submodule(path).parameters()} <= {0.5 ** len(blocks)}
 

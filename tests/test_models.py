@@ -11,7 +11,7 @@ import transformers
 
 from pefttools.errors import UserError
 from pefttools.models import BaseSettings
-from pefttools.nn import find, positions
+from pefttools.nn import module_paths, positions
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 from pefttools.strategies.top_layers import TopLayers
@@ -151,10 +151,10 @@ def test_labels_are_in_the_configuration(bases: Callable[[str], Path]) -> None:
 
 def test_full_paths_keep_like_names_apart(bases: Callable[[str], Path]) -> None:
     model = TASK.load(BaseSettings(source=str(bases("bert")))).model
-    linears = find.linears(model)
+    linears = module_paths.linears(model)
     assert len(linears) == 12
     assert not any("pooler" in path for path in linears)
-    found = find.matching(linears, ["query", "*.attention.output.dense", "*.[0-9].output.dense", "nothing"])
+    found = module_paths.matching(linears, ["query", "*.attention.output.dense", "*.[0-9].output.dense", "nothing"])
     assert {pattern: len(paths) for pattern, paths in found.items()} == {
         "query": 2, "*.attention.output.dense": 2, "*.[0-9].output.dense": 2, "nothing": 0,
     }  # fmt: skip

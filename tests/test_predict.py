@@ -24,7 +24,7 @@ from pefttools.data.splitting import load_splits
 from pefttools.data.texts import encode_pairs
 from pefttools.errors import UserError
 from pefttools.inference import to_bf16
-from pefttools.nn import attention, find
+from pefttools.nn import attention, module_paths
 from pefttools.predict import predict_rows
 from pefttools.reporter import SILENT
 from pefttools.run import Run, Trained, load
@@ -206,7 +206,7 @@ def test_a_classifier_answers_from_one_token_of_its_last_block(finished_run: Pat
     found = load(finished_run)
     ids = torch.arange(12).view(2, 6)
     model: Any = found.recipe.strategy.merge(found.model).eval()
-    last = model.get_submodule(find.blocks(model)[-1])
+    last = model.get_submodule(module_paths.blocks(model)[-1])
     widths: list[int] = []
     last.register_forward_hook(lambda _, __, output: widths.append(output.shape[1]))
     with torch.no_grad():

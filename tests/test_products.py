@@ -6,37 +6,37 @@ import pytest
 import torch
 
 from pefttools import fast
-from pefttools.nn import products
+from pefttools.nn import onednn
 from pefttools.train_settings import TrainSettings
 
 
 def test_products_are_as_exact_as_fp32_and_torchs_own_afterwards() -> None:
     torch.manual_seed(0)
     one, other = torch.randn(200, 300), torch.randn(300, 150)
-    before, own = products.allowance(), one @ other
+    before, own = onednn.allowance(), one @ other
     expected = one.double() @ other.double()
-    with products.by_onednn():
+    with onednn.by_onednn():
         error = (one @ other - expected).abs().max() / expected.abs().max()
-    assert error <= products.EXACT
-    assert products.allowance() == before
+    assert error <= onednn.EXACT
+    assert onednn.allowance() == before
     assert torch.equal(one @ other, own)
 
 
 def test_a_processor_that_rounds_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = products.allowance()
-    monkeypatch.setattr(products, "EXACT", -1.0)  # nothing is as exact as that
-    products._exact.cache_clear()
+    before = onednn.allowance()
+    monkeypatch.setattr(onednn, "EXACT", -1.0)  # nothing is as exact as that
+    onednn._exact.cache_clear()
     try:
-        with products.by_onednn():
-            assert products.allowance() == before
+        with onednn.by_onednn():
+            assert onednn.allowance() == before
     finally:
-        products._exact.cache_clear()
+        onednn._exact.cache_clear()
 
 
 def test_steps_compute_so_and_set_it_back_after_a_failure() -> None:
-    before = products.allowance()
-    expected = "bf16" if torch.backends.mkldnn.is_available() and products._exact() else before
+    before = onednn.allowance()
+    expected = "bf16" if torch.backends.mkldnn.is_available() and onednn._exact() else before
     with pytest.raises(KeyError), fast.steps(torch.nn.Linear(2, 2), TrainSettings(), "cpu", bf16=False):
-        assert products.allowance() == expected
+        assert onednn.allowance() == expected
         raise KeyError
-    assert products.allowance() == before
+    assert onednn.allowance() == before

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.recipe import Recipe
 from pefttools.tasks.base import Task
 
@@ -30,7 +30,7 @@ def operations_per_token(recipe: Recipe, task: Task, training: bool = True) -> i
     base = task.load(recipe.base, empty=True)
     if training:
         recipe.strategy.wrap(base)
-    parts: list[nn.Module] = [base.model.get_submodule(path) for path in find.blocks(base.model)]
+    parts: list[nn.Module] = [base.model.get_submodule(path) for path in module_paths.blocks(base.model)]
     if (table := base.model.get_output_embeddings()) is not None:  # a language model's, which every token meets
         parts.append(table)
     learning = [any(p.requires_grad for p in part.parameters()) for part in parts]

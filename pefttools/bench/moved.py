@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pefttools.nn import find
+from pefttools.nn import module_paths
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +31,7 @@ def moved(trained: Trained) -> dict[str, Any]:
     if merged:
         model = recipe.strategy.merge(model)
     after = dict(model.named_parameters())
-    blocks, head = find.blocks(start.model), tuple(f"{path}." for path in start.head)
+    blocks, head = module_paths.blocks(start.model), tuple(f"{path}." for path in start.head)
     squares, ranks = [0.0] * len(blocks), []
     elsewhere = size = 0.0
     for name, before in start.model.named_parameters():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import imports, targets
 from pefttools.errors import UserError
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.run import Trained
 from pefttools.strategies.base import named
 
@@ -36,7 +36,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
     base = task.load(recipe.base)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     kept = total = 0.0
-    for path in find.linears(base.model):
+    for path in module_paths.linears(base.model):
         change = _matrix(whole, path) - _matrix(base.model, path)
         if not change.any():
             continue

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from pefttools.nn import attention, find
+from pefttools.nn import attention, module_paths
 
 PROJECTIONS = ("query", "key", "value")
 """What self-attention of the BERT kind calls its three products."""
@@ -121,7 +121,7 @@ def _of_known_kind(model: nn.Module) -> LastBlock | None:
     if not encodes or getattr(config, "_attn_implementation", None) not in IMPLEMENTATIONS:
         return None
     try:
-        paths = find.blocks(model)
+        paths = module_paths.blocks(model)
     except ValueError:
         return None
     block = model.get_submodule(paths[-1])

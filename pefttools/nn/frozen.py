@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pefttools.nn import find
+from pefttools.nn import module_paths
 
 WRAPPED = "base_model.model."
 """What peft puts before the name of every weight."""
@@ -116,7 +116,7 @@ def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return Frozen()
     try:
-        paths = find.blocks(model)
+        paths = module_paths.blocks(model)
     except ValueError:
         return Frozen()
     blocks = [model.get_submodule(path) for path in paths]
@@ -138,7 +138,7 @@ def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
     }
     forms = [_form(output, inputs["input_ids"].shape) for _, output, _ in left[:number]]
     chosen = [form for form in forms if form is not None]
-    own = {*below, *paths[:number], *find.below_blocks(model)} - parents
+    own = {*below, *paths[:number], *module_paths.below_blocks(model)} - parents
     return Frozen(
         blocks=tuple(blocks[:number]),
         below=tuple(below.values()),

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from pefttools import targets
 from pefttools.errors import UserError, unknown
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import Strategy, train_only
 
@@ -83,8 +83,8 @@ class Adapter(Strategy):
 
         from pefttools.nn import bottleneck
 
-        blocks = tuple(f"{path}." for path in find.blocks(base.model))
-        train_only(base, [n for n in find.norms(base.model) if self.trains_norms and n.startswith(blocks)])
+        blocks = tuple(f"{path}." for path in module_paths.blocks(base.model))
+        train_only(base, [n for n in module_paths.norms(base.model) if self.trains_norms and n.startswith(blocks)])
         downs = targets.playing(base, "down")
         places = targets.playing(base, "output", "down") if self.variant == "houlsby" else downs
         firsts = {_block(path): path for path in reversed(targets.playing(base, "up"))}

@@ -48,12 +48,12 @@ class GaLore(Strategy):
         return base.model
 
     def optimizer(self, model: nn.Module, groups: list[dict[str, Any]], settings: Any) -> Optimizer | None:
-        from pefttools.nn import find
+        from pefttools.nn import module_paths
         from pefttools.nn.galore import GaLoreAdamW
 
         if settings.optimizer != "adamw":
             raise UserError(f"train.optimizer: galore is a kind of adamw, not {settings.optimizer}")
-        inside = {id(model.get_submodule(path).weight) for path in find.linears(model)}
+        inside = {id(model.get_submodule(path).weight) for path in module_paths.linears(model)}
         split: list[dict[str, Any]] = []
         for group in groups:
             big = [p for p in group["params"] if id(p) in inside]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from pefttools.errors import UserError
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import PeftStrategy
 
@@ -30,7 +30,7 @@ class LayerNorm(PeftStrategy):
         from peft import LNTuningConfig
 
         heads = tuple(f"{path}." for path in base.head)
-        paths = [path for path in find.norms(base.model) if not f"{path}.".startswith(heads)]
+        paths = [path for path in module_paths.norms(base.model) if not f"{path}.".startswith(heads)]
         if not paths:
             raise UserError(f"strategy: {base.source} ({type(base.model).__name__}) has no normalisation layers")
         return LNTuningConfig(task_type=base.task_type, target_modules=paths, modules_to_save=list(base.head))

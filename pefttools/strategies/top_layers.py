@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from pefttools.errors import UserError
-from pefttools.nn import find
+from pefttools.nn import module_paths
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import Strategy, train_only
 
@@ -42,7 +42,7 @@ class TopLayers(Strategy):
         return min(1, 2 / self.layers) * self.default_lr
 
     def wrap(self, base: Base) -> nn.Module:
-        blocks = find.blocks(base.model)
+        blocks = module_paths.blocks(base.model)
         if self.layers > len(blocks):
             raise UserError(f"strategy.layers: {self.layers} is more than the {len(blocks)} blocks of {base.source}")
         if not self.layers and not base.head:
@@ -50,7 +50,7 @@ class TopLayers(Strategy):
                 f"strategy.layers: 0 trains a new head alone, and for this task {base.source} needs none;"
                 " set it to 1 or more"
             )
-        above = find.above_blocks(base.model) if self.layers else ()
+        above = module_paths.above_blocks(base.model) if self.layers else ()
         train_only(base, [*blocks[len(blocks) - self.layers :], *above])
         return base.model
 
