@@ -99,7 +99,8 @@ def measured(overrides: list[str]) -> dict[str, int]:
     """Peak resident bytes of this process over loading, evaluation and steps."""
     import datasets
 
-    from pefttools import evaluate, fast, models, optimizers, recipe
+    from pefttools import evaluate, fast, optimizers, recipe
+    from pefttools.bases import loading
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
     from pefttools.loop import Loop
@@ -113,7 +114,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     splits = load_splits(made.data, made.task)
     task = made.task.fit(splits)
     made = made.model_copy(update={"task": task})
-    models.prepare_libraries()
+    loading.prepare_libraries()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         accelerator = accelerator_for(made, run, 0)

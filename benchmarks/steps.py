@@ -152,7 +152,7 @@ def write_recipe(architecture: str, task: str, place: Path) -> Path:
     import torch
     import transformers
 
-    from pefttools.models import prepare_libraries
+    from pefttools.bases.loading import prepare_libraries
     from pefttools.tasks import tasks
 
     prepare_libraries()

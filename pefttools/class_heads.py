@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import heads, models
+from pefttools.bases import heads, loading
 from pefttools.data.fields import listed
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -20,8 +20,8 @@ from pefttools.sources import fetch
 if TYPE_CHECKING:
     from torch import nn
 
+    from pefttools.bases.loading import Base, BaseSettings
     from pefttools.data.splitting import Splits
-    from pefttools.models import Base, BaseSettings
     from pefttools.tasks.base import Task
 
 
@@ -81,7 +81,7 @@ def names(settings: BaseSettings, task: Task, reporter: Reporter = SILENT) -> tu
 def _configuration(settings: BaseSettings, reporter: Reporter) -> Any:
     from transformers import AutoConfig
 
-    models.prepare_libraries()
+    loading.prepare_libraries()
     try:
         return AutoConfig.from_pretrained(fetch(settings.source, reporter=reporter))
     except (UserError, OSError, ValueError, KeyError):

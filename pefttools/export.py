@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, fresh
+from pefttools.bases.loading import prepare_libraries
 from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify, writing
 from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter, apart
 from pefttools.exporters.proof import Proof
-from pefttools.models import prepare_libraries
 from pefttools.overrides import parsed
 from pefttools.own_rows import own_rows
 from pefttools.reporter import SILENT, Reporter

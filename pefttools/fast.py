@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pefttools import quantised
+from pefttools.bases import quantized
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def steps(
     with ExitStack() as stack:
         if bf16:
             stack.callback(bf16_split.keep_upper(model))
-            stack.enter_context(quantised.computing_in_bf16(model))
+            stack.enter_context(quantized.computing_in_bf16(model))
         if device == "cpu":
             stack.enter_context(onednn.by_onednn())
         if settings.gradient_checkpointing:

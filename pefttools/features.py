@@ -29,7 +29,7 @@ from pefttools.sources.cache import cache_dir
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
     from pefttools.nn.first_token import LastBlock
     from pefttools.tasks.base import Task
 

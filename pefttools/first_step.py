@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import Tensor, nn
 
+    from pefttools.bases.loading import Base
     from pefttools.data.splitting import Row
-    from pefttools.models import Base
     from pefttools.nn.first_token import LastBlock
     from pefttools.nn.frozen import Frozen
     from pefttools.recipe import Recipe

@@ -31,7 +31,7 @@ from pefttools.strategies.base import trained
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 FEW = 2
 """Micro-batches that are gone through in a step of more: from the second on gradients are there already."""

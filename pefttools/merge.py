@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools import atomic, evaluate
+from pefttools.bases.loading import prepare_libraries
 from pefttools.data.encoding import encode
 from pefttools.data.rows import Splits
 from pefttools.errors import UserError
-from pefttools.models import prepare_libraries
 from pefttools.own_rows import own_rows, validation_rows
 from pefttools.plan import count_parameters
 from pefttools.reporter import SILENT, Reporter

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class Penalties:

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads, imports, models, quantised
+from pefttools import class_heads, imports
+from pefttools.bases import loading, quantized
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -72,13 +73,13 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     from pefttools.runtime import computes_in_bf16, device_type, resident_bytes
     from pefttools.strategies.base import trained
 
-    models.prepare_libraries()
+    loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
     recipe = recipe.model_copy(update={"task": task})
     strategy, settings = recipe.strategy, recipe.train
 
-    def loaded(empty: bool) -> models.Base:
+    def loaded(empty: bool) -> loading.Base:
         base = task.load(recipe.base, reporter, empty)
         base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
         mark_pretrained(base)
@@ -86,7 +87,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
 
     base = loaded(empty=True)
     packed = recipe.base.quantize  # on the meta device nothing is
-    saved = quantised.saved_bytes(packed, base.model) if packed else 0
+    saved = quantized.saved_bytes(packed, base.model) if packed else 0
     try:
         model = wrapped(strategy, base)
     except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
@@ -136,7 +137,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     )
 
 
-def _kept_rows(recipe: Recipe, base: models.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> list[int]:
+def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> list[int]:
     """Tokens of each row that a run may read frozen features of, from memory; they are encoded to be counted."""
     from pefttools.data.encoding import encode
     from pefttools.feature_cache import read_again
@@ -169,7 +170,7 @@ def count_from_config(
     import torch
     import transformers
 
-    from pefttools.heads import tops
+    from pefttools.bases.heads import tops
     from pefttools.nn import new_tokens, positions
 
     with torch.device("meta"):
@@ -177,11 +178,11 @@ def count_from_config(
     tokenizer: Any = SimpleNamespace(model_max_length=positions.limit(model))
     own = tops(model) if task.own_head else []
     paths = (*own, *head, *(new_tokens.extend(model, len(task.new_tokens)) if task.new_tokens else ()))
-    base = models.Base(model, tokenizer, paths, task.peft_type, config.model_type, "", Path())
+    base = loading.Base(model, tokenizer, paths, task.peft_type, config.model_type, "", Path())
     return count_parameters(wrapped(strategy, base), paths)
 
 
-def wrapped(strategy: Strategy, base: models.Base) -> nn.Module:
+def wrapped(strategy: Strategy, base: loading.Base) -> nn.Module:
     """An empty base made ready to train; what the strategy adds is empty too."""
     import torch
 

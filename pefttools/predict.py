@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools.answering import Answering, opened, opened_together, recipe_of
+from pefttools.bases.loading import prepare_libraries
 from pefttools.data.reading import Raw
 from pefttools.errors import UserError
 from pefttools.inference import Precision
-from pefttools.models import prepare_libraries
 from pefttools.reporter import SILENT, Reporter
 from pefttools.unlabeled import CarriedColumns, FieldColumns
 

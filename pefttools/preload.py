@@ -5,8 +5,8 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C here too; the starting process ends this one
 
+from pefttools.bases.loading import prepare_libraries  # noqa: E402
 from pefttools.imports import import_peft, importing  # noqa: E402
-from pefttools.models import prepare_libraries  # noqa: E402
 
 NEEDED = (
     "accelerate", "datasets", "evaluate", "sklearn.metrics", "pefttools.train", "pefttools.bench.moved",

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads, fast, models
+from pefttools import class_heads, fast
+from pefttools.bases import loading
+from pefttools.bases.limits import refuse_padding_readers
 from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.first_step import FirstStep, refusal
-from pefttools.limits import refuse_padding_readers
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.penalties import Penalties, mark_pretrained
@@ -37,7 +38,7 @@ class Prepared:
     recipe: Recipe
     splits: Splits
     encoded: dict[str, Dataset]
-    base: models.Base
+    base: loading.Base
     model: nn.Module
     penalties: Penalties
     frozen: Frozen
@@ -94,7 +95,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
 
 
 def _tried(
-    recipe: Recipe, base: models.Base, model: nn.Module, encoded: Mapping[str, Dataset], splits: Splits, device: str
+    recipe: Recipe, base: loading.Base, model: nn.Module, encoded: Mapping[str, Dataset], splits: Splits, device: str
 ) -> tuple[Frozen, LastBlock | None]:
     """The part that training never changes and the last block, where one token of it is read; a step was tried.
 
@@ -115,7 +116,7 @@ def _tried(
 
 
 def _first_batches(
-    recipe: Recipe, base: models.Base, rows: Dataset, device: torch.device | str
+    recipe: Recipe, base: loading.Base, rows: Dataset, device: torch.device | str
 ) -> Iterator[Mapping[str, Any]]:
     """Training batches for a strategy that starts from the data."""
     import torch

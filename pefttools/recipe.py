@@ -19,9 +19,9 @@ import yaml
 from pydantic import Field
 
 from pefttools import idle, other_data, shipped, typed_yaml
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
-from pefttools.models import BaseSettings
 from pefttools.other_words import unknown_key
 from pefttools.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.registry import Registry

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from pefttools import atomic, models, quantised, recipe, run_rows
+from pefttools import atomic, recipe, run_rows
+from pefttools.bases import loading, quantized
 from pefttools.errors import UserError
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -45,7 +46,7 @@ class Trained:
     """A trained model in memory, in evaluation mode."""
 
     model: nn.Module
-    base: models.Base
+    base: loading.Base
     task: Task
     recipe: Recipe
     path: Path
@@ -210,7 +211,7 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
     settings = run.recipe()
     base = settings.task.load(settings.base.with_values(quantize=None) if on == "full" else settings.base, reporter)
     if on == "dequantised":
-        base.model, base.quantised = quantised.dequantised(base.model), ()
+        base.model, base.quantised = quantized.dequantised(base.model), ()
     facts = run.path / "manifest.json" if is_export else run.result_file
     expected = json.loads(facts.read_text("utf-8"))["base"]["sha256"] if facts.is_file() else base.sha256
     if base.sha256 != expected:

@@ -133,7 +133,7 @@ def write(names: Sequence[str] = ()) -> None:
     Args:
         names: only these tasks, the others staying as they were.
     """
-    from pefttools.models import prepare_libraries
+    from pefttools.bases.loading import prepare_libraries
 
     prepare_libraries()
     if names:

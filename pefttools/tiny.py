@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
     from pefttools.tasks.base import Task
 
 _SIZES = {"vocab_size": 60, "pad_token_id": 0, "eos_token_id": 2}
@@ -79,8 +79,8 @@ def base(task: Task, architecture: str, quantised: bool, sizes: Mapping[str, Any
     """A tiny base with a stand-in tokenizer."""
     from types import SimpleNamespace
 
-    from pefttools.heads import tops
-    from pefttools.models import Base
+    from pefttools.bases.heads import tops
+    from pefttools.bases.loading import Base
     from pefttools.nn import new_tokens
 
     values = json.dumps({**sizes, **task.config_values()})
@@ -103,7 +103,7 @@ def _pretrained(auto_class: str, architecture: str, values: str, quantised: bool
     import torch
     import transformers
 
-    from pefttools.models import not_causal
+    from pefttools.bases.loading import not_causal
 
     config = transformers.AutoConfig.for_model(architecture, **json.loads(values))
     auto = getattr(transformers, auto_class)
@@ -131,7 +131,7 @@ def _quantised(model: Any) -> PreTrainedModel:
     import bitsandbytes as bnb
     import torch
 
-    from pefttools.quantised import matrices
+    from pefttools.bases.quantized import matrices
 
     for path in matrices(model):
         old = model.get_submodule(path)

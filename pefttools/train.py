@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, checkpoint, evaluate, fast, models, optimizers
+from pefttools import atomic, checkpoint, evaluate, fast, optimizers
+from pefttools.bases import loading
 from pefttools.checkpoint import Progress
 from pefttools.errors import UserError
 from pefttools.feature_cache import Kept, keep
@@ -53,7 +54,7 @@ def train(
     if run.finished:
         reporter.note(f"{out} is finished; nothing to do")
         return run.result()
-    models.prepare_libraries()
+    loading.prepare_libraries()
     last = checkpoint.latest(run.checkpoints)
     if resume and last is None:
         reporter.note(f"{out} holds no checkpoint; starting from the beginning")

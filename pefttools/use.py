@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pefttools import class_heads, evaluate
+from pefttools.bases.loading import prepare_libraries
 from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.models import prepare_libraries
 from pefttools.own_rows import own_rows, warn_of_known
 from pefttools.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter

@@ -119,7 +119,7 @@ class Listener(Reporter):
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Nothing is read from or left in the user's own caches."""
-    from pefttools.models import prepare_libraries
+    from pefttools.bases.loading import prepare_libraries
 
     prepare_libraries()
     root = tmp_path_factory.mktemp("cache")

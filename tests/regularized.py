@@ -11,8 +11,8 @@ import torch
 from conftest import make_rows
 from torch import Tensor, nn
 
+from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.settings import FileSettings
-from pefttools.models import Base, BaseSettings
 from pefttools.nn.low_rank import LowRankLinear
 from pefttools.regularizers import regularizers
 from pefttools.regularizers.base import Penalty, Regularizer

@@ -13,10 +13,10 @@ import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools import cli, export
+from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.splitting import Row
 from pefttools.errors import UserError
 from pefttools.exporters import verify
-from pefttools.models import Base, BaseSettings
 from pefttools.nn import positions
 from pefttools.predict import predict_rows
 from pefttools.tasks import tasks

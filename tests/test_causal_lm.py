@@ -12,10 +12,10 @@ import torch
 from test_chat import CHATML, TWO_TURNS, make_tokenizer
 
 from pefttools import generation
+from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
-from pefttools.models import Base
 from pefttools.settings import check
 from pefttools.tasks.base import IGNORED
 from pefttools.tasks.causal_lm import CausalLM

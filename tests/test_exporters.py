@@ -13,7 +13,7 @@ import torch
 from conftest import train_tiny, write_recipe, write_rows
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from pefttools import quantised
+from pefttools.bases import quantized
 from pefttools.errors import UserError
 from pefttools.export import configured, export
 from pefttools.exporters import merging
@@ -78,7 +78,7 @@ def test_biases_beside_quantised_weights_keep_their_digits(kind: str, strategy: 
     model = recipe.strategy.wrap(base)
     batch = {"input_ids": torch.randint(5, 40, (2, 8))}
     for mode in (True, False):
-        with quantised.computing_in_bf16(model), torch.autocast("cpu", torch.bfloat16):
+        with quantized.computing_in_bf16(model), torch.autocast("cpu", torch.bfloat16):
             model.train(mode)(**batch).logits.sum().backward()
     after = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): p for name, p in model.named_parameters()
@@ -96,13 +96,13 @@ def test_quantised_gpt2_comes_back_as_gpt2(tmp_path: Path) -> None:
     config = AutoConfig.for_model("gpt2", **ARCHITECTURES["gpt2"].sizes)
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "base")
-    packed = quantised.configuration("nf4", AutoModelForCausalLM, config)
+    packed = quantized.configuration("nf4", AutoModelForCausalLM, config)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", quantization_config=packed, dtype=torch.float32)
-    quantised.mend(model)
+    quantized.mend(model)
     ids = torch.randint(3, 50, (2, 8))
     with torch.no_grad():
         before = model.eval()(input_ids=ids).logits
-        plain = quantised.dequantised(model).eval()
+        plain = quantized.dequantised(model).eval()
         assert torch.allclose(plain(input_ids=ids).logits, before, atol=1e-5)
         plain.save_pretrained(tmp_path / "plain")
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32).eval()
@@ -265,10 +265,10 @@ def test_what_is_counted_as_quantised_is_what_transformers_quantises(tmp_path: P
     config = AutoConfig.for_model("t5", **ARCHITECTURES["t5"].sizes)
     model = AutoModelForSeq2SeqLM.from_config(config)
     model.save_pretrained(tmp_path)
-    packed = quantised.configuration("nf4", AutoModelForSeq2SeqLM, config)
+    packed = quantized.configuration("nf4", AutoModelForSeq2SeqLM, config)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, quantization_config=packed)
     found = [path for path, module in loaded.named_modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
-    assert set(quantised.matrices(model)) == set(found) == {path for path in found if not path.endswith(".wo")}
+    assert set(quantized.matrices(model)) == set(found) == {path for path in found if not path.endswith(".wo")}
 
 
 def test_quantised_bases_refuse_what_changes_their_matrices(recipe_file: Path, tmp_path: Path) -> None:

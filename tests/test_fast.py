@@ -17,8 +17,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pefttools import fast
+from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.nn import attention, bf16_split, dropout, lora_linear
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained

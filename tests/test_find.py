@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import transformers
 
+from pefttools.bases.loading import Base
 from pefttools.errors import UserError
-from pefttools.models import Base
 from pefttools.nn import module_paths
 from pefttools.nn.families import FAMILIES, ROLES
 from pefttools.strategies import strategies

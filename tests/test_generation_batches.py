@@ -16,10 +16,10 @@ import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 from test_batches import TEXTS, without_padding
 
+from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.exporters.merged import Merged
-from pefttools.models import BaseSettings
 from pefttools.predict import predict_rows
 from pefttools.tasks import tasks
 

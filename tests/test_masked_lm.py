@@ -10,9 +10,9 @@ import torch
 from conftest import WORDS, make_tokenizer, train_tiny, without_clock, write_recipe, write_rows
 from conftest import losses as run_losses
 
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.predict import predict_rows
 from pefttools.settings import check
 from pefttools.tasks.masked_lm import MaskedLM

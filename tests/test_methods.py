@@ -12,8 +12,8 @@ from conftest import make_rows, train_tiny, write_rows
 from torch import nn
 
 from pefttools import optimizers, recipe
+from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import Base, BaseSettings
 from pefttools.nn import low_rank, module_paths
 from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
@@ -266,7 +266,7 @@ def test_no_targets_at_all_are_refused(strategy: str, recipe_file: Path) -> None
 
 
 def test_targets_by_role_name_and_path(fresh: Callable[[], Base]) -> None:
-    from pefttools import targets
+    from pefttools.bases import targets
 
     base = fresh()
     assert targets.resolve(base, ("down",)) == [f"bert.encoder.layer.{i}.output.dense" for i in (0, 1)]

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 
+from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.nn import module_paths, positions
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora

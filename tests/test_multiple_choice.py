@@ -14,12 +14,12 @@ import torch
 from conftest import KEYS, WORDS, make_tokenizer, train_tiny, write_rows
 
 import pefttools
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.encoding import columns_of
 from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.exporters import verify
-from pefttools.models import BaseSettings
 from pefttools.predict import predict_rows
 from pefttools.tasks.multiple_choice import MultipleChoice
 

@@ -13,7 +13,7 @@ import transformers
 from torch import nn
 
 from pefttools import tiny
-from pefttools.models import prepare_libraries
+from pefttools.bases.loading import prepare_libraries
 from pefttools.nn import new_tokens
 
 FAMILIES = (

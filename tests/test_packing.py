@@ -53,13 +53,13 @@ def test_packing_is_refused_where_rows_would_see_each_other(monkeypatch: pytest.
 
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-    from pefttools import models
+    from pefttools.bases import loading
 
     assert not packing.keeps_apart(make_model("opt"))
-    monkeypatch.setattr(models, "load", lambda *_, **__: SimpleNamespace(model=make_model("opt")))
+    monkeypatch.setattr(loading, "load", lambda *_, **__: SimpleNamespace(model=make_model("opt")))
     task, tokenizer = CausalLM(packing=True, chat=True), make_tokenizer()
     with pytest.raises(UserError, match=r"task.packing: a opt model reads packed rows as one text"):
-        task.load(models.BaseSettings(source="it"))
+        task.load(loading.BaseSettings(source="it"))
     batch = task.collate_training(encoded(task, ROWS, tokenizer), tokenizer, 1)
     for config in (PrefixTuningConfig, PromptTuningConfig):
         model = get_peft_model(make_model("llama"), config(task_type="CAUSAL_LM", num_virtual_tokens=3))

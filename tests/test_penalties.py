@@ -11,8 +11,8 @@ import torch
 from regularized import TASK, Tiny, Wrapped, bound, by_peft, make, move, no_rows, value_of
 from torch import Tensor, nn
 
+from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.nn.low_rank import LowRankLinear
 from pefttools.nn.orthogonal import off_orthonormal, orthogonality
 from pefttools.regularizers import regularizers

@@ -13,9 +13,10 @@ import torch
 import transformers
 from torch import nn
 
-from pefttools import cli, heap, memory, models, recipe
+from pefttools import cli, heap, memory, recipe
+from pefttools.bases import loading
+from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.plan import Plan, count_from_config, count_parameters, plan, wrapped
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
@@ -32,10 +33,10 @@ MADE = {
 """Every strategy and every variant it names."""
 
 
-def empty(source: Path, **settings: Any) -> models.Base:
+def empty(source: Path, **settings: Any) -> loading.Base:
     values = TASK.config_values()
     settings = {"source": str(source), **settings}
-    return models.load(BaseSettings(**settings), TASK.auto_class, values, TASK.peft_type, empty=True)
+    return loading.load(BaseSettings(**settings), TASK.auto_class, values, TASK.peft_type, empty=True)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_head_that_is_there_is_found_without_weights(bases: Callable[[str], Pa
     two = TextClassification(labels=("a", "b"))
     for task in (TASK, two):
         loaded = task.load(BaseSettings(source=str(tmp_path)))
-        bare = models.load(
+        bare = loading.load(
             BaseSettings(source=str(tmp_path)), task.auto_class, task.config_values(), task.peft_type, empty=True
         )
         assert bare.head == loaded.head == ("classifier", "bert.pooler")
@@ -140,7 +141,7 @@ def test_counts_from_a_configuration_alone(config: Any, total: int) -> None:
 def test_no_weight_is_loaded(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     """The model has no data, and only the few biases above the blocks are read from the checkpoint."""
     read, devices = [], set()
-    stored, peak = models.heads.stored, memory.peak_by_part
+    stored, peak = loading.heads.stored, memory.peak_by_part
 
     def counted(*arguments: Any) -> Any:
         values_of = stored(*arguments)
@@ -150,7 +151,7 @@ def test_no_weight_is_loaded(planned: Callable[..., Plan], monkeypatch: pytest.M
         devices.update(tensor.device.type for tensor in (*model.parameters(), *model.buffers()))
         return peak(made, base, model, *rest)
 
-    monkeypatch.setattr(models.heads, "stored", counted)
+    monkeypatch.setattr(loading.heads, "stored", counted)
     monkeypatch.setattr(memory, "peak_by_part", watched)
     monkeypatch.setattr(memory, "heap_peak_bytes", lambda *events: 0)
     made = planned()

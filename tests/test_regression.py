@@ -16,12 +16,12 @@ from scipy import stats
 from torch import nn
 
 import pefttools
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.metrics import combined
-from pefttools.models import BaseSettings
 from pefttools.nn import score
 from pefttools.tasks.regression import Regression
 

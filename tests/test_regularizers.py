@@ -13,9 +13,9 @@ import torch
 import yaml
 from regularized import HEAD, QUERIES, TASK, WRAPPINGS, Tiny, Wrapped, mark, move, value_of
 
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.regularizers import regularizers
 from pefttools.regularizers.base import Regularizer, pretrained_and_new
 from pefttools.settings import explain_field

@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import make_tokenizer
 
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.settings import check
 from pefttools.tasks.seq2seq import Seq2Seq
 

@@ -11,9 +11,9 @@ import torch
 from conftest import WORDS, train_tiny, write_recipe, write_rows
 from test_seq2seq import make_model, splits_of
 
+from pefttools.bases.loading import prepare_libraries
 from pefttools.data import translation
 from pefttools.errors import UserError
-from pefttools.models import prepare_libraries
 from pefttools.predict import predict_rows
 from pefttools.tasks.seq2seq import Seq2Seq
 

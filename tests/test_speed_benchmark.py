@@ -106,7 +106,7 @@ def test_texts_are_as_long_as_asked(speed: Any, folder: Path) -> None:
     exact, smoke = speed("exact"), speed("smoke")
     import json
 
-    from pefttools.models import load_tokenizer
+    from pefttools.bases.loading import load_tokenizer
 
     tokenizer = load_tokenizer(smoke.base("bert", folder), "it")
     exact.write(folder / "exact", tokenizer, 10, 12)

@@ -12,7 +12,7 @@ TRAINING = {"datasets", "pandas", "sklearn", "evaluate", "tensorboard"}
 
 PLAIN_THEN_QUANTISED = """
 import sys
-from pefttools.models import prepare_libraries
+from pefttools.bases.loading import prepare_libraries
 prepare_libraries()
 from pefttools.probing import probe
 from pefttools.strategies.{module} import {name}

@@ -18,8 +18,8 @@ import yaml
 from conftest import make_rows
 
 from pefttools import optimizers
+from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import Base, BaseSettings
 from pefttools.settings import explain_field
 from pefttools.strategies import strategies
 from pefttools.strategies.base import Strategy, restore, trained
@@ -167,7 +167,7 @@ def test_save_and_load_in_a_new_process_are_bit_equal(bases: Callable[[str], Pat
         (place / "strategy.yaml").write_text(yaml.safe_dump(strategy.as_dict()))
         torch.save(logits(model, base), place / "logits.pt")
     code = "import sys, json, pathlib, test_strategies as t, torch; torch.set_num_threads(int(sys.argv[3]));"
-    code += "from pefttools.models import prepare_libraries; prepare_libraries();"
+    code += "from pefttools.bases.loading import prepare_libraries; prepare_libraries();"
     code += "print(json.dumps(t.load_all(*map(pathlib.Path, sys.argv[1:3]))))"
     command = [sys.executable, "-c", code, str(tmp_path), str(bases("bert")), str(torch.get_num_threads())]
     answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)

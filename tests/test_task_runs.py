@@ -12,8 +12,8 @@ import torch
 from conftest import write_recipe, write_rows
 
 from pefttools import cli, recipe
+from pefttools.bases.loading import BaseSettings
 from pefttools.data.splitting import Splits
-from pefttools.models import BaseSettings
 from pefttools.optimizers import build
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained

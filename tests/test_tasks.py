@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
+from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
 from pefttools.evaluate import joined, outputs_of
-from pefttools.models import Base, BaseSettings
 from pefttools.settings import NOT_IN_DIGEST, explain_field
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained

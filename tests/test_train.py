@@ -203,7 +203,7 @@ def test_schedules_are_pure_functions_of_progress() -> None:
 
 def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
     from pefttools import optimizers
-    from pefttools.models import BaseSettings
+    from pefttools.bases.loading import BaseSettings
     from pefttools.tasks.text_classification import TextClassification
 
     base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))
@@ -219,7 +219,7 @@ def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
 
 def test_layers_learn_at_their_own_rate(bases: Any) -> None:
     from pefttools import optimizers
-    from pefttools.models import BaseSettings
+    from pefttools.bases.loading import BaseSettings
     from pefttools.tasks.text_classification import TextClassification
 
     base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))

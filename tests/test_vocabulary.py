@@ -12,8 +12,8 @@ import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools import cli, export, recipe
+from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
-from pefttools.models import BaseSettings
 from pefttools.plan import plan
 from pefttools.predict import predict_rows
 from pefttools.tasks import tasks

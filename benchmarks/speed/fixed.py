@@ -23,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from work import seconds
 
-from pefttools.models import load_tokenizer, locate
+from pefttools.bases.loading import load_tokenizer, locate
 from pefttools.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS

@@ -34,7 +34,7 @@ from cases import ENCODER, FOREVER
 from clock import Clock
 
 from pefttools import atomic, recipe
-from pefttools.models import load_tokenizer, locate, prepare_libraries
+from pefttools.bases.loading import load_tokenizer, locate, prepare_libraries
 from pefttools.recipe import Recipe
 
 RESULTS = Path(__file__).parents[1] / "results"

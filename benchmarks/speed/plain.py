@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from pefttools.models import Base
+from pefttools.bases.loading import Base
 from pefttools.recipe import Recipe
 from pefttools.strategies.base import Strategy
 from pefttools.tasks.base import Task

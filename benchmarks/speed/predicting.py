@@ -16,8 +16,8 @@ import memory
 import yaml
 from cases import Order, recipe_of
 
+from pefttools.bases.loading import load_tokenizer
 from pefttools.data.splitting import Row, load_splits
-from pefttools.models import load_tokenizer
 from pefttools.tasks.base import Task
 
 BATCH, TO_WARM_UP = 32, 96

@@ -18,9 +18,9 @@ from datasets import Dataset
 from torch import nn
 
 from pefttools import evaluate
+from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode, encode_once
 from pefttools.data.splitting import load_splits
-from pefttools.models import Base
 from pefttools.recipe import Recipe
 from pefttools.runtime import computes_in_bf16
 from pefttools.strategies.base import trained

@@ -73,7 +73,7 @@ def main() -> None:
 
         answer = starting.first_step(order)
     else:
-        from pefttools.models import prepare_libraries
+        from pefttools.bases.loading import prepare_libraries
 
         prepare_libraries()
         answer = measure(order)

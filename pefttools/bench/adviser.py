@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttools import class_heads, models, recipe
+from pefttools import class_heads, recipe
+from pefttools.bases import loading
 from pefttools.bench import budget, trial
 from pefttools.bench.halving import Candidate, Halving, planned
 from pefttools.bench.preflight import params_of
@@ -61,7 +62,7 @@ class Adviser:
 
     def candidates(self, wanted: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
         """Those that fit, timed. Raises UserError when none does, or there is no time to find out."""
-        models.prepare_libraries()
+        loading.prepare_libraries()
         splits = load_splits(self.start.data, self.start.task, self.reporter)
         task = class_heads.fitted(self.start.task, self.start.base, splits, self.reporter)
         self.rows = {name: len(rows) for name, rows in splits.named().items()}

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads, models
+from pefttools import class_heads
+from pefttools.bases import loading
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.penalties import Penalties, mark_pretrained
@@ -26,7 +27,7 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
     Raises:
         UserError: every cell that cannot work, with its reason; or records of other rows than these.
     """
-    models.prepare_libraries()
+    loading.prepare_libraries()
     problems: list[str] = []
     loaded: dict[str, tuple[Splits, Task]] = {}
     for cell in cells:

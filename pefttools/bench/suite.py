@@ -18,10 +18,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pefttools import recipe, shipped, typed_yaml
+from pefttools.bases.loading import BaseSettings
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
-from pefttools.models import BaseSettings
 from pefttools.overrides import overlay, pairs, parsed
 from pefttools.recipe import Recipe
 from pefttools.settings import Settings, check

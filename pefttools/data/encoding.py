@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
     from pefttools.tasks.base import Task
 
 CHUNK = 1000

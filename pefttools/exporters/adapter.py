@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from pefttools import imports, models, quantised, vocabulary
+from pefttools import imports
+from pefttools.bases import loading, quantized, vocabulary
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
@@ -84,7 +85,7 @@ class Adapter(Exporter):
         if self.as_lora is None and not (recipe.strategy.loads_by_peft and not adds_tokens(folder)):
             return Loaded(load(folder).model, tokenizer)
         auto, kind = getattr(transformers, recipe.task.auto_class), recipe.base.quantize
-        place, sha256 = models.locate(recipe.base)
+        place, sha256 = loading.locate(recipe.base)
         manifest = folder / "manifest.json"
         expected = json.loads(manifest.read_text("utf-8"))["base"]["sha256"] if manifest.is_file() else sha256
         if sha256 != expected:
@@ -93,10 +94,10 @@ class Adapter(Exporter):
         values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
         config = transformers.AutoConfig.from_pretrained(place, **values)
         vocabulary.mend_padding_id(config, tokenizer)
-        packed = {"quantization_config": quantised.configuration(kind, auto, config)} if kind else {}
+        packed = {"quantization_config": quantized.configuration(kind, auto, config)} if kind else {}
         torch.manual_seed(1)  # a head that was not saved must not come out right by luck
         model = auto.from_pretrained(place, config=config, dtype=torch.float32, **packed)
-        quantised.mend(model)
+        quantized.mend(model)
         vocabulary.agree(model, tokenizer, recipe.base.source, recipe.task.own_head)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pefttools import imports, targets
+from pefttools import imports
+from pefttools.bases import targets
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
 from pefttools.run import Trained

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pefttools import gguf as base_files
+from pefttools.bases import gguf as base_files
 from pefttools.errors import UserError
 from pefttools.exporters import llama_cpp
 from pefttools.exporters.base import LOGITS, Loaded

@@ -2,8 +2,8 @@
 
 import importlib
 
+from pefttools.bases.loading import prepare_libraries
 from pefttools.imports import importing
-from pefttools.models import prepare_libraries
 
 with importing():
     prepare_libraries()

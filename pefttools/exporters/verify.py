@@ -113,7 +113,7 @@ def answer_file(case_file: Path) -> Path:
 
 def main(case_file: Path, folder: Path) -> None:
     """Load the artifact, answer the case's rows and write what differs, or what failed."""
-    from pefttools.models import prepare_libraries
+    from pefttools.bases.loading import prepare_libraries
 
     prepare_libraries()
     try:

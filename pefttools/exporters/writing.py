@@ -10,7 +10,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import generation, vocabulary
+from pefttools import generation
+from pefttools.bases import vocabulary
 from pefttools.data.splitting import Row
 from pefttools.exporters import exactness
 

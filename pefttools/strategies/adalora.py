@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from pefttools import targets
-from pefttools.limits import refuse_rank_beyond
+from pefttools.bases import targets
+from pefttools.bases.limits import refuse_rank_beyond
+from pefttools.bases.targets import Targets
 from pefttools.nn.orthogonal import orthogonality
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import PeftStrategy
-from pefttools.targets import Targets
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class AdaLora(PeftStrategy):

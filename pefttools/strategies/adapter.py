@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pefttools import targets
+from pefttools.bases import targets
 from pefttools.errors import UserError, unknown
 from pefttools.nn import module_paths
 from pefttools.nn.shape import Shape
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class Adapter(Strategy):

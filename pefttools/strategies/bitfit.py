@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttools import targets
+from pefttools.bases import targets
 from pefttools.errors import UserError
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import Strategy, train_only
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class BitFit(Strategy):

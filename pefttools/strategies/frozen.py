@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class Frozen(Strategy):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttools import targets
+from pefttools.bases import targets
+from pefttools.bases.limits import refuse_rank_beyond
 from pefttools.errors import UserError
-from pefttools.limits import refuse_rank_beyond
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import Strategy, train_only
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class GaLore(Strategy):

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from pefttools import targets
+from pefttools.bases import targets
+from pefttools.bases.targets import MaybeTargets, Targets
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import PeftStrategy
-from pefttools.targets import MaybeTargets, Targets
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PretrainedConfig
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class IA3(PeftStrategy):

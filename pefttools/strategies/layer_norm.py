@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PretrainedConfig
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class LayerNorm(PeftStrategy):

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from pefttools import targets
+from pefttools.bases import targets
+from pefttools.bases.limits import refuse_rank_beyond
+from pefttools.bases.targets import Targets
 from pefttools.errors import UserError
-from pefttools.limits import refuse_rank_beyond
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import Strategy, refuse_quantised, train_only
-from pefttools.targets import Targets
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 DEFAULT_BUDGET = 0.9

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pefttools import imports, targets
+from pefttools import imports
+from pefttools.bases import targets
+from pefttools.bases.limits import refuse_last_token, refuse_without_past, take_positions
+from pefttools.bases.loading import prepare_libraries
+from pefttools.bases.targets import Targets
 from pefttools.errors import UserError, unknown
-from pefttools.limits import refuse_last_token, refuse_without_past, take_positions
-from pefttools.models import prepare_libraries
 from pefttools.strategies.base import PeftStrategy, refuse_quantised
-from pefttools.targets import Targets
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 OURS = {
     "task_type": "the task decides it",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pefttools.limits import refuse_last_token, take_positions
+from pefttools.bases.limits import refuse_last_token, take_positions
 from pefttools.nn.shape import Shape
 from pefttools.strategies.base import PeftStrategy
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from transformers import PretrainedConfig
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 class Prompt(PeftStrategy):

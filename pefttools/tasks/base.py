@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools import class_heads, models
+from pefttools import class_heads
+from pefttools.bases import loading
 from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.encoding import cut_rows
@@ -223,9 +224,9 @@ class Task(Choice, ABC):
         """Whether a primary metric beats another."""
         return score < best if self.lower_is_better else score > best
 
-    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
+    def load(self, settings: loading.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> loading.Base:
         """The base with this task's head; without weights (on the meta device) when `empty`."""
-        base = models.load(
+        base = loading.load(
             settings,
             self.auto_class,
             self.config_values(),
@@ -241,7 +242,7 @@ class Task(Choice, ABC):
         self.adapt(base)
         return base
 
-    def adapt(self, base: models.Base) -> None:
+    def adapt(self, base: loading.Base) -> None:
         """Change a loaded base where transformers' class is not quite the task's."""
         del base
 

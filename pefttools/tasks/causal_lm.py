@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
-from pefttools import models
+from pefttools.bases import loading
 from pefttools.data import chat as chats
 from pefttools.data import chat_template, chat_tokens, packing
 from pefttools.data.chat_parts import Part, parts_of
@@ -180,7 +180,7 @@ class CausalLM(Task):
             inputs["use_cache"] = False
         return inputs
 
-    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
+    def load(self, settings: loading.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> loading.Base:
         base = super().load(settings, reporter, empty)
         if self.packing and not empty:
             packing.refuse_one_text(base.model)

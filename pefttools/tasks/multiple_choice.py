@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools import models
+from pefttools.bases import loading
 from pefttools.data.fields import listed, text
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import encode_pairs
@@ -113,7 +113,7 @@ class MultipleChoice(Task):
         most = max(len(row["choices"]) for rows in splits.named().values() for row in rows)
         return self.with_values(num_choices=max(most, self.num_choices or 2))
 
-    def adapt(self, base: models.Base) -> None:
+    def adapt(self, base: loading.Base) -> None:
         from pefttools.nn import score
 
         if layer := score.layer(base.model, base.head):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from pefttools import class_heads, models
+from pefttools import class_heads
+from pefttools.bases import loading
 from pefttools.data.fields import number
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
@@ -98,7 +99,7 @@ class Regression(Task):
     def config_values(self) -> dict[str, Any]:
         return {"num_labels": 1, "id2label": {0: "label"}, "label2id": {"label": 0}, "problem_type": "regression"}
 
-    def load(self, settings: models.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> models.Base:
+    def load(self, settings: loading.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> loading.Base:
         from pefttools.nn import score
 
         base = super().load(settings, reporter, empty)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pefttools import vocabulary
+from pefttools.bases import vocabulary
 from pefttools.data import translation
 from pefttools.data.batching import padded
 from pefttools.data.fields import text
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.bases.loading import Base
     from pefttools.generation import Decoding
-    from pefttools.models import Base
 
 LOOKED_AT = 1000
 """Training rows that are looked at for remarks and for the script of the targets."""

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
-from pefttools import base_folders, gguf, heads, imports, quantised, vocabulary
+from pefttools import imports
+from pefttools.bases import folders, gguf, heads, quantized, vocabulary
 from pefttools.errors import UserError
 from pefttools.nn import module_paths, positions
 from pefttools.reporter import SILENT, Reporter
@@ -47,7 +48,7 @@ class BaseSettings(Settings):
     trained_head: Literal["auto", "keep", "new"] = "auto"
     """What becomes of a classifier's head that the checkpoint has: `auto` keeps it where its class names are the rows',
     in its order; `keep` keeps it for `task.labels`, in that order; `new` starts it anew."""
-    quantize: quantised.Kind | None = None
+    quantize: quantized.Kind | None = None
     """Hold the blocks' matrices in 4 or 8 bits by bitsandbytes: `nf4` (QLoRA's), `fp4` or `int8`."""
 
     @model_validator(mode="after")
@@ -77,7 +78,7 @@ class Base:
     """Where transformers loads it from."""
     new: tuple[str, ...] = ()
     """The part of the head that no checkpoint ever held: all of it but what `base.head` names."""
-    quantised: tuple[str, ...] = ()
+    quantized: tuple[str, ...] = ()
     """Full paths of the matrices that are quantised; on the meta device of those that would be."""
     keep_start: bool = False
     """Whether a strategy that replaces pretrained matrices must keep them, for a penalty that asks for them."""
@@ -94,7 +95,7 @@ def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, s
         raise UserError(*(f"base: {problem}" for problem in error.problems)) from error
     if path.suffix.lower() == ".gguf":
         return gguf.dequantised(path, sha256, reporter), sha256
-    if problem := base_folders.why_no_base(path, settings.source, settings.init == "pretrained"):
+    if problem := folders.why_no_base(path, settings.source, settings.init == "pretrained"):
         raise UserError(f"base: {problem}")
     return path, sha256
 
@@ -164,7 +165,7 @@ def load(
         vocabulary.keep(tokenizer, "split_special_tokens", True)
     extra = _extended(model, tokenizer, added, settings.source, own_head, reporter)
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
-    packed = tuple(quantised.matrices(model)) if settings.quantize else ()
+    packed = tuple(quantized.matrices(model)) if settings.quantize else ()
     return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new, packed)
 
 
@@ -174,7 +175,7 @@ def _pretrained(
     """The checkpoint in a model of this class, and the names of the weights it lacks."""
     import torch
 
-    packed = quantised.configuration(settings.quantize, auto, config) if settings.quantize and not empty else None
+    packed = quantized.configuration(settings.quantize, auto, config) if settings.quantize and not empty else None
     try:
         model, report = auto.from_pretrained(
             folder,
@@ -185,7 +186,7 @@ def _pretrained(
             device_map="meta" if empty else None,
             **({"quantization_config": packed} if packed else {}),
         )
-        quantised.mend(model)
+        quantized.mend(model)
         blocks = module_paths.blocks(model)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(f"base: the weights of {settings.source} cannot be loaded: {_first_line(error)}") from error

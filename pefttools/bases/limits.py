@@ -12,7 +12,7 @@ from pefttools.reporter import SILENT, Reporter
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
     from pefttools.tasks.base import Task
 
 MIN_TOKENS = 4

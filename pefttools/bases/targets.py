@@ -12,7 +12,7 @@ from pefttools.nn.families import BERT, ROLES
 from pefttools.nn.shape import Shape
 
 if TYPE_CHECKING:
-    from pefttools.models import Base
+    from pefttools.bases.loading import Base
 
 
 def _one_is_a_list(value: Any) -> Any:
