@@ -29,7 +29,7 @@ def small(recipe: str, files: Path) -> list[str]:
 
 def answering(scratch: Path, files: Path, *words: str) -> Path:
     """A run of SmolLM2 on a few of GSM8K's rows."""
-    from pefttools.recipe import load
+    from pefttools.recipe.recipes import load
     from pefttools.train import train
 
     recipe, run = "gsm8k-smollm2-lora", Path(tempfile.mkdtemp(dir=scratch), "run")
@@ -41,7 +41,7 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
     """A run of a task on its sample rows, which is all that exactness needs."""
     import yaml
 
-    from pefttools.recipe import load
+    from pefttools.recipe.recipes import load
     from pefttools.tasks import tasks
     from pefttools.train import train
 

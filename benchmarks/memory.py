@@ -99,18 +99,19 @@ def measured(overrides: list[str]) -> dict[str, int]:
     """Peak resident bytes of this process over loading, evaluation and steps."""
     import datasets
 
-    from pefttools import evaluate, fast, optimizers, recipe
+    from pefttools import evaluate, fast, optimizers
     from pefttools.bases import loading
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
     from pefttools.loop import Loop
     from pefttools.nn.first_token import last_block
     from pefttools.penalties import Penalties, mark_pretrained
+    from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
     from pefttools.run import Run
     from pefttools.runtime import accelerator_for, device_type
 
-    made = recipe.load(RECIPE, overrides).recipe
+    made = recipes.load(RECIPE, overrides).recipe
     splits = load_splits(made.data, made.task)
     task = made.task.fit(splits)
     made = made.model_copy(update={"task": task})

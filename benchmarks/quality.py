@@ -18,7 +18,7 @@ from typing import Any
 
 from trials import RESULTS, Trial, add_arguments, run_all
 
-from pefttools import recipe
+from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 
 DATA = {
@@ -63,7 +63,7 @@ def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for trial in trials(arguments):
         if (result := trial.result) is None:
             continue
-        rate = recipe.load(trial.command[0], trial.command[1:]).recipe.train.learning_rate
+        rate = recipes.load(trial.command[0], trial.command[1:]).recipe.train.learning_rate
         found.append(
             {
                 "data": trial.data, "row": trial.row, "seed": trial.seed,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pefttools import recipe
+from pefttools.recipe import recipes
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,7 +35,7 @@ class Trial:
 
     @property
     def digest(self) -> str:
-        return recipe.load(self.command[0], self.command[1:]).recipe.digest
+        return recipes.load(self.command[0], self.command[1:]).recipe.digest
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -15,8 +15,8 @@ from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
 from pefttools.inference import Precision, quick, ready
-from pefttools.recipe import Recipe
-from pefttools.recipe import load as load_recipe
+from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
 from pefttools.strategies.base import folded, is_quantised

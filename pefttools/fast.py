@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pefttools.nn.first_token import LastBlock
-    from pefttools.train_settings import TrainSettings
+    from pefttools.recipe.train_settings import TrainSettings
 
 BACKEND = "inductor"
 """What `train.compile` compiles with."""

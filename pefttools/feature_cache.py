@@ -19,9 +19,9 @@ from torch import Tensor
 from pefttools import atomic
 from pefttools.errors import UserError
 from pefttools.features import FOLDER, Features, Maker
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir, only_one
-from pefttools.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pefttools import checkpoint, schedule
+from pefttools import checkpoint
 from pefttools.checkpoint import Progress
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
 from pefttools.errors import Interrupted, UserError
 from pefttools.penalties import Penalties
-from pefttools.recipe import Recipe
+from pefttools.recipe import schedule
+from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import Bar, Reporter
 from pefttools.run import Run
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import Task
-from pefttools.train_settings import TrainSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -24,7 +24,7 @@ from pefttools.heap import Event, heap_peak_bytes
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.penalties import Penalties
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 from pefttools.runtime import computes_in_bf16, device_type, forward
 from pefttools.strategies.base import trained
 

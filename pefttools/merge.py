@@ -29,7 +29,7 @@ from pefttools.strategies.lora import Lora
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pefttools.recipe import Recipe
+    from pefttools.recipe.recipes import Recipe
 
 How = Literal["changes", "parameters"]
 SUMMED_EXACTLY = {"rank", "alpha", "rslora", "dropout", "lr_ratio", "init"}

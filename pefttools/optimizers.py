@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from pefttools.train_settings import TrainSettings
+    from pefttools.recipe.train_settings import TrainSettings
 
 
 def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Optimizer:

@@ -18,7 +18,7 @@ from pefttools.first_step import FirstStep, refusal
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.penalties import Penalties, mark_pretrained
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
 

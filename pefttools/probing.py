@@ -86,8 +86,8 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     import torch
 
     from pefttools import optimizers
+    from pefttools.recipe.train_settings import TrainSettings
     from pefttools.strategies.base import trained
-    from pefttools.train_settings import TrainSettings
 
     waiting = set(trained(model))
     if not waiting:

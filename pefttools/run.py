@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from pefttools import atomic, recipe, run_rows
+from pefttools import atomic, run_rows
 from pefttools.bases import loading, quantized
 from pefttools.errors import UserError
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes
+from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir
 from pefttools.strategies.base import CONFIG
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 On = Literal["trained", "full", "dequantised"]
-MARK = recipe.RUN_MARK
+MARK = recipes.RUN_MARK
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Trained:
     model: nn.Module
     base: loading.Base
     task: Task
-    recipe: Recipe
+    recipes: Recipe
     path: Path
     """The run, or the exported adapter."""
 
@@ -91,7 +92,7 @@ class Run:
         return self.result_file.is_file()
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
-        return recipe.load(str(self.recipe_file), overrides).recipe
+        return recipes.load(str(self.recipe_file), overrides).recipe
 
     def result(self) -> dict[str, Any]:
         return json.loads(self.result_file.read_text("utf-8"))

@@ -23,7 +23,7 @@ from pefttools.features import Features, Maker
 from pefttools.loop import Loop, num_steps
 from pefttools.plan import count_parameters
 from pefttools.prepare import Prepared, prepare
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run
 from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signals

@@ -11,16 +11,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import typed_yaml
 from pefttools.data.files import format_of
 from pefttools.data.lines import json_object
 from pefttools.data.reading import Raw, stream
 from pefttools.errors import UserError, nearest
+from pefttools.recipe import typed_yaml
 from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from pefttools.data.splitting import Row
-    from pefttools.recipe import Recipe
+    from pefttools.recipe.recipes import Recipe
 
 STDIN = ("-", "/dev/stdin")
 OVERRIDES = re.compile(r"data\.(columns\.\w+|train\.(?!source=|sha256=|last_rows=)\w+)=")

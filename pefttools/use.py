@@ -14,7 +14,7 @@ from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.own_rows import own_rows, warn_of_known
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import Run, load
 

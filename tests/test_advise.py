@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from pefttools import cli, recipe
+from pefttools import cli
 from pefttools.bench import budget
 from pefttools.bench.adviser import Config
 from pefttools.bench.challengers import challenged
 from pefttools.bench.halving import Candidate, Halving, planned
 from pefttools.errors import UserError
+from pefttools.recipe import recipes
 from pefttools.reporter import SILENT
 
 
@@ -138,7 +139,7 @@ def test_the_recommendation_is_a_recipe_and_its_run(advised: tuple[int, Path]) -
     code, out = advised
     assert code == 0
     values = json.loads((out / "advice.json").read_text())
-    chosen = recipe.load(str(out / "recipe.yaml")).recipe
+    chosen = recipes.load(str(out / "recipe.yaml")).recipe
     assert chosen.strategy.as_dict()["name"] == values["recommended"]["strategy"]["name"]
     assert chosen.train.learning_rate == values["recommended"]["learning_rate"]
     assert values["test"]["accuracy"] > 0.9

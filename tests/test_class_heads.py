@@ -13,8 +13,9 @@ import torch
 import transformers
 from conftest import make_rows, make_tokenizer, pretrain, write_recipe, write_rows
 
-from pefttools import plan, recipe, tiny
+from pefttools import plan, tiny
 from pefttools.errors import UserError
+from pefttools.recipe import recipes
 from pefttools.run import Run, load
 from pefttools.train import train
 from pefttools.use import evaluate_run
@@ -83,7 +84,7 @@ def trained(place: Path, base: Path, *overrides: str, **sections: Any) -> tuple[
         train={"epochs": 1, "batch_size": 64, "learning_rate": 1e-9},
     )  # fmt: skip
     heard = Heard()
-    return train(recipe.load(str(file), overrides).recipe, place / "run", reporter=heard), heard  # type: ignore[arg-type]
+    return train(recipes.load(str(file), overrides).recipe, place / "run", reporter=heard), heard  # type: ignore[arg-type]
 
 
 def is_kept(place: Path, base: Path) -> bool:
@@ -136,7 +137,7 @@ def test_the_checkpoints_order_is_taken(
     assert [told in line for line in heard.about_heads] == [True]
     assert result["before"]["accuracy"] == result["test"]["accuracy"] == 1.0
     assert evaluate_run(tmp_path / "run")["accuracy"] == 1.0
-    again = recipe.load(str(tmp_path / "run" / "recipe.yaml")).recipe
+    again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
     assert again.digest == result["digest"]
 
@@ -168,7 +169,7 @@ def test_other_names_are_a_new_head_unless_it_is_kept_by_name(
     assert result["before"]["accuracy"] == 1.0
     assert is_kept(tmp_path, base)
     assert not heard.about_heads
-    again = recipe.load(str(tmp_path / "run" / "recipe.yaml")).recipe
+    again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
 
 
@@ -194,7 +195,7 @@ def test_classes_without_rows_are_kept(classifier: Callable[..., Path], tmp_path
     assert result["before"]["accuracy"] == result["test"]["accuracy"] == 1.0
     (line,) = heard.about_heads
     assert "also tells apart 'shape', 'size'" in line
-    again = recipe.load(str(tmp_path / "run" / "recipe.yaml")).recipe
+    again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
     assert plan.plan(again).params == result["params"]
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
 

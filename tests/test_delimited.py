@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from conftest import Listener, losses, make_rows, train_tiny, write_csv
 
-from pefttools import recipe
 from pefttools.data.reading import read
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
+from pefttools.recipe import recipes
 
 LABELS = ("pos", "neg", "neu")
 
@@ -231,4 +231,4 @@ def test_a_file_without_a_line_of_names_asks_for_them(recipe_file: Path, tmp_pat
         train_tiny(recipe_file, tmp_path / "run", f"data.train={path}")
     assert not (tmp_path / "run").exists()
     named = ["data.train.header=[label, text]"] if "pos" in text else ["data.train.header=[a, text, label]"]
-    assert recipe.load(str(recipe_file), [f"data.train={path}", *named]).recipe.data.train.header
+    assert recipes.load(str(recipe_file), [f"data.train={path}", *named]).recipe.data.train.header

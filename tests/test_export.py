@@ -12,10 +12,10 @@ import torch
 from conftest import make_rows, train_tiny, write_rows
 
 import pefttools
-from pefttools import recipe
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.exporters import exporters, verify
+from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 
@@ -75,7 +75,7 @@ def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Pa
 
 @pytest.mark.parametrize("strategy", [name for name in strategies.names() if not strategies.get(name)().mergeable])
 def test_what_cannot_merge_says_why_before_anything_is_loaded(strategy: str, recipe_file: Path) -> None:
-    chosen = recipe.load(str(recipe_file), [f"strategy={strategy}"]).recipe
+    chosen = recipes.load(str(recipe_file), [f"strategy={strategy}"]).recipe
     with pytest.raises(UserError, match=rf"--to merged: {strategy} cannot be merged: .*; use --to adapter, or train"):
         exporters.get("merged")().refuse(chosen)
 

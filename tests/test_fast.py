@@ -20,10 +20,10 @@ from pefttools import fast
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
 from pefttools.nn import attention, bf16_split, dropout, lora_linear
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.train_settings import TrainSettings
 
 TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 

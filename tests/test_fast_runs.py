@@ -12,7 +12,7 @@ from torch import nn
 
 from pefttools import fast
 from pefttools.errors import UserError
-from pefttools.train_settings import TrainSettings
+from pefttools.recipe.train_settings import TrainSettings
 
 SHORT = ("train.epochs=1", "data.train_rows=96")
 

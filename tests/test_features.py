@@ -189,12 +189,13 @@ def test_what_memory_has_no_room_for_is_mapped(bert: Path, tmp_path: Path) -> No
 
 
 def test_without_room_it_is_computed_in_every_epoch_and_told(bert: Path, tmp_path: Path) -> None:
-    from pefttools import recipe, train
+    from pefttools import train
+    from pefttools.recipe import recipes
 
     plain = train_tiny(bert, tmp_path / "off", *LAST, "train.feature_cache=off")[0]
     said = Said()
     overrides = [*LAST, "train.feature_cache_bytes=1000", "train.feature_disk_bytes=1000"]
-    result = train.train(recipe.load(str(bert), overrides).recipe, tmp_path / "run", reporter=said)
+    result = train.train(recipes.load(str(bert), overrides).recipe, tmp_path / "run", reporter=said)
     assert result["train"]["feature_cache"] is None
     (warning,) = said.warnings
     assert warning.startswith("1 frozen block will be computed in every epoch: what they make of the rows takes 0 MB")
@@ -241,12 +242,13 @@ def test_what_was_not_read_for_longest_goes_first(bert: Path, tmp_path: Path) ->
 
 
 def test_the_note_says_what_is_kept(bert: Path, tmp_path: Path) -> None:
-    from pefttools import recipe, train
+    from pefttools import train
+    from pefttools.recipe import recipes
 
     notes = {"one": "2 frozen blocks computed once: 0 MB in memory", "two": "2 frozen blocks read, as"}
     for name, note in notes.items():
         said = Said()
-        train.train(recipe.load(str(bert), HEAD).recipe, tmp_path / name, reporter=said)
+        train.train(recipes.load(str(bert), HEAD).recipe, tmp_path / name, reporter=said)
         assert any(line.startswith(note) for line in said.notes)
         assert not said.warnings
 
@@ -372,9 +374,10 @@ def test_on_the_command_line(bert: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("overrides", [HEAD, LORA, [*HEAD, "train.feature_cache_bytes=9"], ["strategy=full"]])
 def test_the_plan_counts_them(overrides: list[str], bert: Path, tmp_path: Path) -> None:
-    from pefttools import plan, recipe
+    from pefttools import plan
+    from pefttools.recipe import recipes
 
-    planned = plan.plan(recipe.load(str(bert), overrides).recipe).bytes
+    planned = plan.plan(recipes.load(str(bert), overrides).recipe).bytes
     facts = train_tiny(bert, tmp_path / "run", *overrides)[1]["train"]["feature_cache"]
     assert planned["features"] == (facts["bytes"] if facts and facts["where"] == "memory" else 0)
     assert planned["peak"] == sum(size for part, size in planned.items() if part != "peak")

@@ -9,9 +9,10 @@ import pytest
 import tiny_bases
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
-from pefttools import cli, recipe
+from pefttools import cli
 from pefttools.errors import UserError
 from pefttools.plan import plan
+from pefttools.recipe import recipes
 
 
 def recipe_of(place: Path, base: Path, number: int = 12) -> Path:
@@ -66,4 +67,4 @@ def test_what_does_not_fit_is_refused_in_one_line(
 def test_the_plan_of_what_does_not_fit_is_refused_too(tmp_path: Path) -> None:
     file = recipe_of(tmp_path, tiny_bases.write(tmp_path / "base", "falcon"))
     with pytest.raises(UserError, match="cannot take a step"):
-        plan(recipe.load(str(file), ["strategy=prefix", "strategy.tokens=4"]).recipe)
+        plan(recipes.load(str(file), ["strategy=prefix", "strategy.tokens=4"]).recipe)

@@ -11,7 +11,7 @@ import torch
 from conftest import make_rows, train_tiny, write_rows
 from torch import nn
 
-from pefttools import optimizers, recipe
+from pefttools import optimizers
 from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
 from pefttools.nn import low_rank, module_paths
@@ -20,10 +20,11 @@ from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
 from pefttools.predict import predict_rows
 from pefttools.prepare import prepare
+from pefttools.recipe import recipes
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.run import load
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.train_settings import TrainSettings
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 OUTPUT = "bert.encoder.layer.0.attention.output.dense"
@@ -262,7 +263,7 @@ def test_what_does_not_fit_is_refused(
 @pytest.mark.parametrize("strategy", ["lora", "adalora", "vera", "low_rank"])
 def test_no_targets_at_all_are_refused(strategy: str, recipe_file: Path) -> None:
     with pytest.raises(UserError, match=r"strategy.targets: tuple should have at least 1 item"):
-        recipe.load(str(recipe_file), [f"strategy={strategy}", "strategy.targets=[]"])
+        recipes.load(str(recipe_file), [f"strategy={strategy}", "strategy.targets=[]"])
 
 
 def test_targets_by_role_name_and_path(fresh: Callable[[], Base]) -> None:
@@ -356,7 +357,7 @@ def test_texts_are_cut_to_what_the_strategy_leaves(
     common = [f"data.train={rows}", "task.max_length=64", "train.epochs=0.5"]
     lengths = []
     for strategy in ("lora", "prefix", "lora"):
-        ready = prepare(recipe.load(str(recipe_file), [*common, f"strategy={strategy}"]).recipe)
+        ready = prepare(recipes.load(str(recipe_file), [*common, f"strategy={strategy}"]).recipe)
         lengths.append(max(len(ids) for ids in ready.encoded["train"]["input_ids"]))
     assert lengths == [64, 44, 64]
 
@@ -382,5 +383,5 @@ def test_a_penalty_file_is_found_from_anywhere(
     overrides = ["strategy=full", f"regularizers.ewc.data={rows_file.name}", "regularizers.ewc.rows=8"]
     run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides, "train.epochs=0.2")
     monkeypatch.chdir(tmp_path)
-    again = recipe.load(str(run / "recipe.yaml")).recipe
+    again = recipes.load(str(run / "recipe.yaml")).recipe
     assert again.regularizers["ewc"].data.source == str(rows_file)  # type: ignore[attr-defined]

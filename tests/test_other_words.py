@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pefttools import recipe
 from pefttools.errors import UserError
 from pefttools.other_words import METHODS, WORDS
 from pefttools.plan import plan
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes
+from pefttools.recipe.recipes import Recipe
 from pefttools.strategies import strategies
 from pefttools.tasks import tasks
 
 
 def refused(file: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        plan(recipe.load(str(file), list(overrides)).recipe)
+        plan(recipes.load(str(file), list(overrides)).recipe)
     return str(caught.value)
 
 

@@ -10,13 +10,14 @@ import pytest
 import yaml
 from conftest import make_rows, train_tiny, write_rows
 
-from pefttools import cli, recipe
+from pefttools import cli
 from pefttools.errors import UserError
-from pefttools.overrides import get
+from pefttools.recipe import recipes
+from pefttools.recipe.overrides import get
 
 
 def loaded(file: Path | str, *overrides: str) -> dict[str, Any]:
-    return recipe.load(str(file), overrides).recipe.as_dict()
+    return recipes.load(str(file), overrides).recipe.as_dict()
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_texts_in_a_file_are_taken_as_they_are_written(mine: Path) -> None:
 
 def test_a_shipped_recipes_amounts_and_words_go_with_its_rows() -> None:
     for override in ("data.train=my.jsonl", "data.train.source=my.jsonl", "data.train={source: my.jsonl}"):
-        resolved = recipe.load("gsm8k-smollm2-lora", [override, "task.max_new_tokens=9"])
+        resolved = recipes.load("gsm8k-smollm2-lora", [override, "task.max_new_tokens=9"])
         values = resolved.recipe.as_dict()
         data, task = values["data"], values["task"]
         assert data["train"] == {**data["train"], "config": None, "split": None, "last_rows": None}
@@ -138,11 +139,11 @@ def test_a_shipped_recipes_amounts_and_words_go_with_its_rows() -> None:
 )
 def test_words_of_every_kind_of_task_go(name: str, keys: list[str], tmp_path: Path) -> None:
     plain = loaded(name)
-    cls = recipe.tasks.get(plain["task"]["name"])
+    cls = recipes.tasks.get(plain["task"]["name"])
     for key in keys:
         setting = key.rpartition(".")[2]
-        defaults = cls if key.startswith("task.") else recipe.DataSettings
-        fields = recipe.FileSettings.model_fields if "train." in key else defaults.model_fields
+        defaults = cls if key.startswith("task.") else recipes.DataSettings
+        fields = recipes.FileSettings.model_fields if "train." in key else defaults.model_fields
         default = json.loads(json.dumps(fields[setting].default))
         assert get(plain, key) != default
         assert get(loaded(name, "data.train=my.csv"), key) == default
@@ -158,13 +159,13 @@ def test_a_copy_keeps_only_what_was_changed_in_it(tmp_path: Path, capsys: pytest
     assert loaded(copy)["data"]["train_rows"] == 500
     assert loaded(copy, "data.train=my.jsonl")["data"]["train_rows"] is None
     copy.write_text(copy.read_text().replace("train_rows: 500", "train_rows: 70"))
-    resolved = recipe.load(str(copy), ["data.train=my.jsonl"])
+    resolved = recipes.load(str(copy), ["data.train=my.jsonl"])
     assert (resolved.recipe.data.train_rows, resolved.recipe.data.validation_share) == (70, 0.1)
 
 
 def test_my_own_recipe_keeps_what_it_says_of_my_file(mine: Path, tmp_path: Path) -> None:
     before = loaded(mine)
-    resolved = recipe.load(str(mine), [f"data.train={tmp_path / 'new.csv'}"])
+    resolved = recipes.load(str(mine), [f"data.train={tmp_path / 'new.csv'}"])
     after = resolved.recipe.as_dict()
     assert after["data"]["train"] == {
         **before["data"]["train"], "source": str(tmp_path / "new.csv"), "last_rows": None
@@ -199,7 +200,7 @@ def test_a_run_keeps_its_mapping_and_learns_its_classes_again(
     second = loaded(again / "recipe.yaml")
     assert second["task"]["labels"] == ["colour", "no", "tool"]
     assert second["data"]["columns"] == {"text": "words", "label": "kind"}
-    assert recipe.load(str(run / "recipe.yaml")).recipe.digest == recipe.load(str(run / "recipe.yaml")).recipe.digest
+    assert recipes.load(str(run / "recipe.yaml")).recipe.digest == recipes.load(str(run / "recipe.yaml")).recipe.digest
 
 
 def test_train_tells_it_in_one_line(mine: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -236,11 +237,11 @@ def test_a_setting_without_effect_is_refused(name: str, override: str, takes: st
 
 
 def test_a_files_setting_without_effect_is_reported(mine: Path) -> None:
-    resolved = recipe.load(str(mine), ["data.validation=val.csv"])
+    resolved = recipes.load(str(mine), ["data.validation=val.csv"])
     assert any("data.validation_share=0.2 has no effect" in note for note in resolved.notes)
 
 
-@pytest.mark.parametrize("registry", [recipe.tasks, recipe.strategies, recipe.regularizers])
+@pytest.mark.parametrize("registry", [recipes.tasks, recipes.strategies, recipes.regularizers])
 def test_conditions_name_settings_and_hold_at_the_defaults(registry: Any) -> None:
     for name in registry.names():
         cls = registry.get(name)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from conftest import Listener, make_rows, train_tiny, write_csv
 
-from pefttools import recipe
 from pefttools.data.overview import overview, remarks
 from pefttools.data.rows import Splits
 from pefttools.data.settings import DataSettings
@@ -16,6 +15,7 @@ from pefttools.data.splitting import load_splits
 from pefttools.merge import merge
 from pefttools.metrics import combined
 from pefttools.metrics.relation_f1 import Metric as RelationF1
+from pefttools.recipe import recipes
 from pefttools.run import Run
 from pefttools.tasks.text_classification import TextClassification
 from pefttools.train import train
@@ -66,11 +66,11 @@ def test_the_renaming_that_is_proposed_makes_them_one(tmp_path: Path, recipe_fil
             for i, row in enumerate(make_rows(120))]  # fmt: skip
     told = Listener()
     file = write_csv(tmp_path / "rows.csv", rows)
-    resolved = recipe.load(str(recipe_file), [f"data.train={file}"]).recipe
+    resolved = recipes.load(str(recipe_file), [f"data.train={file}"]).recipe
     splits = load_splits(resolved.data, TASK, told)
     (message,) = [remark for remark in remarks(splits) if "case" in remark]
     override = message.split("; ")[1].removesuffix(" makes them one")
-    resolved = recipe.load(str(recipe_file), [f"data.train={file}", override]).recipe
+    resolved = recipes.load(str(recipe_file), [f"data.train={file}", override]).recipe
     assert {row["label"] for row in load_splits(resolved.data, TASK).train} == {"fruit", "tool", "colour"}
 
 
@@ -109,12 +109,12 @@ def test_a_run_tells_its_rows_first(recipe_file: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "rows.csv", rows)
     told = Listener()
     overrides = [f"data.train={file}", "data.invalid_rows=skip", "train.epochs=0.5"]
-    result = train(recipe.load(str(recipe_file), overrides).recipe, tmp_path / "run", reporter=told)
+    result = train(recipes.load(str(recipe_file), overrides).recipe, tmp_path / "run", reporter=told)
     (line,) = [note for note in told.notes if "rows to train on" in note]
     assert line.endswith("columns that are not read: 'source'; left out: 1 (invalid)")
     assert result["data"]["left_out"] == {"invalid": 1}
     assert result["data"]["invalid"] == {"train": {"has no label": ["7"]}}
-    resumed = train(recipe.load(str(recipe_file), overrides).recipe, tmp_path / "run", resume=True)
+    resumed = train(recipes.load(str(recipe_file), overrides).recipe, tmp_path / "run", resume=True)
     assert resumed == result
 
 

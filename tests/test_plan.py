@@ -13,11 +13,12 @@ import torch
 import transformers
 from torch import nn
 
-from pefttools import cli, heap, memory, recipe
+from pefttools import cli, heap, memory
 from pefttools.bases import loading
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
 from pefttools.plan import Plan, count_from_config, count_parameters, plan, wrapped
+from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.strategies.full import Full
@@ -42,7 +43,7 @@ def empty(source: Path, **settings: Any) -> loading.Base:
 @pytest.fixture
 def planned(recipe_file: Path) -> Callable[..., Plan]:
     """Overrides -> the tiny recipe's plan."""
-    return lambda *overrides: plan(recipe.load(str(recipe_file), overrides).recipe)
+    return lambda *overrides: plan(recipes.load(str(recipe_file), overrides).recipe)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "llama"])

@@ -7,7 +7,7 @@ import torch
 
 from pefttools import fast
 from pefttools.nn import onednn
-from pefttools.train_settings import TrainSettings
+from pefttools.recipe.train_settings import TrainSettings
 
 
 def test_products_are_as_exact_as_fp32_and_torchs_own_afterwards() -> None:

@@ -13,8 +13,9 @@ from conftest import train_tiny
 from rich.console import Console
 from rich.table import Table
 
-from pefttools import narrow, progress, recipe
+from pefttools import narrow, progress
 from pefttools.progress import RichReporter
+from pefttools.recipe import recipes
 from pefttools.reporter import Bar, Reporter
 from pefttools.train import train
 
@@ -48,7 +49,7 @@ def test_the_bar_moves_at_every_step_and_shows_the_last_validation_score(recipe_
         def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
             yield Meter() if title == "training" else Bar()
 
-    resolved = recipe.load(str(recipe_file), ["train.epochs=2", "train.log_every=7"]).recipe
+    resolved = recipes.load(str(recipe_file), ["train.epochs=2", "train.log_every=7"]).recipe
     values = train(resolved, tmp_path / "run", reporter=Listener())
     assert moves == [1] * values["train"]["steps"]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

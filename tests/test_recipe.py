@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pefttools import recipe
 from pefttools.errors import UserError
+from pefttools.recipe import recipes
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.settings import Settings, explain_field
-from pefttools.train_settings import TrainSettings
 
 
-@pytest.mark.parametrize("name", recipe.names())
+@pytest.mark.parametrize("name", recipes.names())
 def test_a_shipped_recipe(name: str) -> None:
-    file = recipe.find(name)
+    file = recipes.find(name)
     first = file.read_text("utf-8").splitlines()[0]
     assert first == f"# pefttools train {name}"
-    resolved = recipe.load(name).recipe
+    resolved = recipes.load(name).recipe
     assert resolved.description
     for source in (resolved.base, resolved.data.train, resolved.data.test):
         if source is not None and str(source.source).startswith("pypi:"):
@@ -26,9 +26,9 @@ def test_a_shipped_recipe(name: str) -> None:
 
 
 def test_what_a_run_writes_is_the_same_recipe(tmp_path: Path) -> None:
-    resolved = recipe.load("spam-lora", ["strategy.rank=4"]).recipe
+    resolved = recipes.load("spam-lora", ["strategy.rank=4"]).recipe
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(resolved.as_dict()))
-    again = recipe.load(str(tmp_path / "again.yaml")).recipe
+    again = recipes.load(str(tmp_path / "again.yaml")).recipe
     assert again == resolved
     assert again.digest == resolved.digest
 
@@ -48,17 +48,17 @@ def test_what_a_run_writes_is_the_same_recipe(tmp_path: Path) -> None:
     ],
 )
 def test_digest_follows_what_is_learnt(override: str, same: bool) -> None:
-    plain = recipe.load("question-type-lora").recipe.digest
-    assert (recipe.load("question-type-lora", [override]).recipe.digest == plain) is same
+    plain = recipes.load("question-type-lora").recipe.digest
+    assert (recipes.load("question-type-lora", [override]).recipe.digest == plain) is same
 
 
 def test_numbers_as_yaml_reads_them() -> None:
-    loaded = recipe.load("question-type-lora", ["train.learning_rate=3e-4", "train.eps=1e-6"]).recipe
+    loaded = recipes.load("question-type-lora", ["train.learning_rate=3e-4", "train.eps=1e-6"]).recipe
     assert (loaded.train.learning_rate, loaded.train.eps) == (3e-4, 1e-6)  # PyYAML reads both as text
 
 
 def test_own_rows_drop_what_was_said_of_the_old_ones() -> None:
-    resolved = recipe.load("sst2-lora", ["data.train=my.csv", "data.columns.label=class"])
+    resolved = recipes.load("sst2-lora", ["data.train=my.csv", "data.columns.label=class"])
     data = resolved.recipe.data
     assert data.train.source == str(Path("my.csv").absolute())
     assert (data.test, data.train.split) == (None, None)
@@ -69,22 +69,22 @@ def test_own_rows_drop_what_was_said_of_the_old_ones() -> None:
 
 
 def test_another_source_drops_the_pin() -> None:
-    assert recipe.load("spam-lora", ["base=./mine"]).recipe.base.sha256 is None
-    assert recipe.load("spam-lora", ["base.source=./mine"]).recipe.base.sha256 is None
-    assert recipe.load("spam-lora", ["data.train.source=./mine.csv"]).recipe.data.train.sha256 is None
-    kept = recipe.load("spam-lora", ["base.source=./mine", f"base.sha256={'a' * 64}"]).recipe
+    assert recipes.load("spam-lora", ["base=./mine"]).recipe.base.sha256 is None
+    assert recipes.load("spam-lora", ["base.source=./mine"]).recipe.base.sha256 is None
+    assert recipes.load("spam-lora", ["data.train.source=./mine.csv"]).recipe.data.train.sha256 is None
+    kept = recipes.load("spam-lora", ["base.source=./mine", f"base.sha256={'a' * 64}"]).recipe
     assert kept.base.sha256 == "a" * 64
 
 
 def test_order_of_overrides_does_not_matter() -> None:
-    one = recipe.load("question-type-lora", ["strategy.layers=1", "strategy=top_layers"]).recipe
-    assert one == recipe.load("question-type-lora", ["strategy=top_layers", "strategy.layers=1"]).recipe
+    one = recipes.load("question-type-lora", ["strategy.layers=1", "strategy=top_layers"]).recipe
+    assert one == recipes.load("question-type-lora", ["strategy=top_layers", "strategy.layers=1"]).recipe
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("bse: x\nseed: -1\ntask: nope\nstrategy: {name: lora, rank: 0, alpa: 3}\n")
     with pytest.raises(UserError) as caught:
-        recipe.load(str(tmp_path / "bad.yaml"))
+        recipes.load(str(tmp_path / "bad.yaml"))
     paths = [problem.partition(":")[0] for problem in caught.value.problems]
     assert sorted(paths) == ["base", "bse", "data", "seed", "strategy.alpa", "strategy.rank", "task"]
 
@@ -93,10 +93,10 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml"):
-        recipe.load(str(tmp_path / "bad.yaml"))
+        recipes.load(str(tmp_path / "bad.yaml"))
 
 
-@pytest.mark.parametrize("cls", [TrainSettings, recipe.BaseSettings, recipe.DataSettings])
+@pytest.mark.parametrize("cls", [TrainSettings, recipes.BaseSettings, recipes.DataSettings])
 def test_every_setting_is_explained(cls: type[Settings]) -> None:
     for name, field in cls.model_fields.items():
         assert explain_field(field), f"{cls.__name__}.{name} has no docstring under it"
@@ -104,6 +104,6 @@ def test_every_setting_is_explained(cls: type[Settings]) -> None:
 
 def test_settings_that_came_later_change_no_digest_until_they_are_set() -> None:
     """What is kept under a digest (trials of a suite) must be found again."""
-    digest = recipe.load("question-type-lora").recipe.digest
+    digest = recipes.load("question-type-lora").recipe.digest
     assert digest.startswith("48fcc8ce")
-    assert recipe.load("question-type-lora", ["base.quantize=nf4"]).recipe.digest != digest
+    assert recipes.load("question-type-lora", ["base.quantize=nf4"]).recipe.digest != digest

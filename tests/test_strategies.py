@@ -20,11 +20,11 @@ from conftest import make_rows
 from pefttools import optimizers
 from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.settings import explain_field
 from pefttools.strategies import strategies
 from pefttools.strategies.base import Strategy, restore, trained
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.train_settings import TrainSettings
 
 TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 FAMILIES = ("bert", "llama", "bart")

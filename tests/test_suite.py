@@ -125,12 +125,12 @@ def test_an_unknown_suite_is_told_with_the_nearest() -> None:
 def test_words_of_a_command_give_the_recipe_again(tmp_path: Path) -> None:
     import shlex
 
-    from pefttools import recipe
     from pefttools.bench.summary import command_of
+    from pefttools.recipe import recipes
 
     axes = {"strategies": {"wide": {"name": "lora", "rank": 32}}, "penalties": {"held": {"l2_sp": {"alpha": 0.5}}}}
     (cell,) = suite.load(written(tmp_path, axes=axes)).cells()
     program, verb, name, *words = shlex.split(command_of(cell, 1, 0.002))
     assert (program, verb) == ("pefttools", "train")
-    assert recipe.load(name, words).recipe.digest == cell.recipe(1, 0.002).digest
+    assert recipes.load(name, words).recipe.digest == cell.recipe(1, 0.002).digest
     assert json.loads(json.dumps(cell.overrides)) == cell.overrides

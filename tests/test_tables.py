@@ -17,11 +17,11 @@ import pyarrow.parquet
 import pytest
 from conftest import Listener, make_rows, train_tiny, write_csv, write_rows
 
-from pefttools import recipe
 from pefttools.data.reading import read
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
+from pefttools.recipe import recipes
 from pefttools.unlabeled import rows_to_predict
 
 ROWS = make_rows(60)
@@ -161,7 +161,7 @@ def test_classes_keep_their_names(tmp_path: Path) -> None:
 def test_a_run_knows_the_names(recipe_file: Path, tmp_path: Path) -> None:
     named_classes().save_to_disk(tmp_path / "saved")
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train={tmp_path / 'saved'}", "train.epochs=1")
-    assert list(recipe.load(str(run / "recipe.yaml")).recipe.task.labels) == NAMES  # type: ignore[attr-defined]
+    assert list(recipes.load(str(run / "recipe.yaml")).recipe.task.labels) == NAMES  # type: ignore[attr-defined]
 
 
 def test_damaged_tables(tmp_path: Path) -> None:
@@ -260,21 +260,21 @@ def test_a_list_of_files_trains_like_one(recipe_file: Path, tmp_path: Path) -> N
     files = parts(tmp_path / "parts")
     whole = write_csv(tmp_path / "all.csv", ROWS)
     given = [f"[{', '.join(files)}]", str(tmp_path / "parts" / "*.csv"), str(whole)]
-    recipes = [recipe.load(str(recipe_file), [f"data.train={one}"]).recipe for one in given]
-    assert recipes[0].data.train.sources == tuple(files)
-    digests = {load_splits(one.data, one.task).digest for one in recipes}
+    loaded = [recipes.load(str(recipe_file), [f"data.train={one}"]).recipe for one in given]
+    assert loaded[0].data.train.sources == tuple(files)
+    digests = {load_splits(one.data, one.task).digest for one in loaded}
     assert len(digests) == 1
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train={given[0]}", "train.epochs=1")
-    assert recipe.load(str(run / "recipe.yaml")).recipe.data.train.sources == tuple(files)
+    assert recipes.load(str(run / "recipe.yaml")).recipe.data.train.sources == tuple(files)
     for asked in (str(tmp_path / "parts" / "*.csv"), str(tmp_path / "all.csv.gz")):
         written(tmp_path / "all.csv.gz", gzip.compress(whole.read_bytes()))
-        found = rows_to_predict(recipes[0], asked, (), ())
+        found = rows_to_predict(loaded[0], asked, (), ())
         assert list(found) == ROWS
 
 
 def test_numbers_are_texts_where_texts_are_due(recipe_file: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*ROWS, {"text": 40, "label": "tool"}, {"text": 1.5, "label": "tool"}]
-    loaded = recipe.load(str(recipe_file), [f"data.train={write_rows(tmp_path / 'a.jsonl', rows)}"]).recipe
+    loaded = recipes.load(str(recipe_file), [f"data.train={write_rows(tmp_path / 'a.jsonl', rows)}"]).recipe
     splits = load_splits(loaded.data, loaded.task)
     assert {"40", "1.5"} < {row["text"] for part in splits.named().values() for row in part}
     for strange in (True, float("nan"), [1]):

@@ -11,15 +11,16 @@ import pytest
 import torch
 from conftest import write_recipe, write_rows
 
-from pefttools import cli, recipe
+from pefttools import cli
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.splitting import Splits
 from pefttools.optimizers import build
+from pefttools.recipe import recipes
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.train_settings import TrainSettings
 
 
 def tiny_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any]) -> Path:
@@ -164,5 +165,5 @@ def test_a_new_head_learns_faster_under_full(bases: Callable[[str], Path], recip
         assert heads
         assert {scales[name] for name in heads} == {scale}
         assert {value for name, value in scales.items() if name not in heads} == {1.0}
-    filled = recipe.load(str(recipe_file), ["strategy=full"]).recipe.train.head_lr_scale
+    filled = recipes.load(str(recipe_file), ["strategy=full"]).recipe.train.head_lr_scale
     assert filled == 20.0

@@ -15,8 +15,8 @@ import torch
 from conftest import losses, train_tiny, without_clock
 from safetensors.torch import load_file
 
-from pefttools import recipe, schedule
 from pefttools.errors import UserError
+from pefttools.recipe import recipes, schedule
 from pefttools.run import Run, load
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
@@ -207,7 +207,7 @@ def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
     from pefttools.tasks.text_classification import TextClassification
 
     base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))
-    settings = recipe.load("question-type-full").recipe.train
+    settings = recipes.load("question-type-full").recipe.train
     full = strategies.get("full")()
     decayed, plain = optimizers.build(full.wrap(base), full, settings).param_groups
     assert decayed["weight_decay"] == 0.01
@@ -224,7 +224,7 @@ def test_layers_learn_at_their_own_rate(bases: Any) -> None:
 
     base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))
     full = strategies.get("full")()
-    settings = recipe.load("question-type-full", ["train.layer_decay=0.5", "train.learning_rate=1e-3"]).recipe.train
+    settings = recipes.load("question-type-full", ["train.layer_decay=0.5", "train.learning_rate=1e-3"]).recipe.train
     names = {id(p): name for name, p in full.wrap(base).named_parameters()}
     groups = optimizers.build(base.model, full, settings).param_groups
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}

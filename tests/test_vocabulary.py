@@ -11,11 +11,12 @@ import torch
 import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
-from pefttools import cli, export, recipe
+from pefttools import cli, export
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
 from pefttools.plan import plan
 from pefttools.predict import predict_rows
+from pefttools.recipe import recipes
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
 
@@ -73,7 +74,7 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
     settings = {"epochs": 1, "learning_rate": 0.003}
     file = write_recipe(tmp_path / "r.yaml", base, rows, task={"name": "text_classification"}, train=settings)
     run, result = train_tiny(file, tmp_path / "run")
-    assert result["params"] == plan(recipe.load(str(file)).recipe).params
+    assert result["params"] == plan(recipes.load(str(file)).recipe).params
     asked = [{"text": f"word1 {word} word2"} for word in NEW]
     said = [row["probabilities"] for row in predict_rows(run, asked, precision="fp32")]
     manifest = export.export(run, exporter)

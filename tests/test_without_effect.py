@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pefttools import cli, recipe
+from pefttools import cli
 from pefttools.bench import suite
+from pefttools.recipe import recipes
 
 
 @pytest.mark.parametrize(
@@ -21,8 +22,8 @@ from pefttools.bench import suite
     ],
 )
 def test_values_that_other_sections_leave_without_effect(name: str, overrides: list[str], sentence: str) -> None:
-    assert sentence in " ".join(recipe.load(name, overrides).notes)
-    assert sentence not in " ".join(recipe.load(name).notes)
+    assert sentence in " ".join(recipes.load(name, overrides).notes)
+    assert sentence not in " ".join(recipes.load(name).notes)
 
 
 def test_what_does_nothing_is_reported_before_training(
@@ -55,12 +56,12 @@ def test_texts_in_a_suite_file_are_texts(tmp_path: Path) -> None:
 
 
 def test_a_shipped_recipe_is_called_for_what_it_became() -> None:
-    plain = recipe.load("question-type-lora").recipe
-    other = recipe.load("question-type-lora", ["strategy=bitfit"])
+    plain = recipes.load("question-type-lora").recipe
+    other = recipes.load("question-type-lora", ["strategy=bitfit"])
     assert (other.recipe.name, other.recipe.description) == ("question-type-bitfit", "")
     assert "description" in " ".join(other.notes)
-    assert recipe.load("question-type-lora", ["base=models/my-bert"]).recipe.name == "question-type-lora-my-bert"
-    assert recipe.load("question-type-lora", ["strategy=bitfit", "name=mine", "description=x"]).recipe.name == "mine"
+    assert recipes.load("question-type-lora", ["base=models/my-bert"]).recipe.name == "question-type-lora-my-bert"
+    assert recipes.load("question-type-lora", ["strategy=bitfit", "name=mine", "description=x"]).recipe.name == "mine"
     for same in (["strategy=lora"], ["strategy.rank=4"], ["train.epochs=1"]):
-        found = recipe.load("question-type-lora", same).recipe
+        found = recipes.load("question-type-lora", same).recipe
         assert (found.name, found.description) == (plain.name, plain.description)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import chats
 import smoke
 
-from pefttools import recipe
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes
+from pefttools.recipe.recipes import Recipe
 
 ENCODER, DECODER = "question-type-lora", "dialogue-smollm2-lora"
 TRAINING = ("trainer", "trainer_tuned", "pefttools")
@@ -27,7 +27,7 @@ class Case:
     kind: Literal["train", "predict", "cold", "fixed"]
     contenders: tuple[str, ...]
     overrides: tuple[str, ...] = ()
-    recipe: str = ENCODER
+    recipes: str = ENCODER
     epochs: float = 1
     rows_share: float = 1.0
     """Of `--rows`."""
@@ -123,7 +123,7 @@ def recipe_of(order: Order, *overrides: str) -> Recipe:
     elif order.smoke:
         own.append("train.epochs=1")
     packed = ["task.packing=true"] if order.contender == "pefttools_packed" else []
-    return recipe.load(name, [*own, *packed, *overrides]).recipe
+    return recipes.load(name, [*own, *packed, *overrides]).recipe
 
 
 def to_warm_up(order: Order) -> Recipe:

@@ -33,9 +33,10 @@ import summary
 from cases import ENCODER, FOREVER
 from clock import Clock
 
-from pefttools import atomic, recipe
+from pefttools import atomic
 from pefttools.bases.loading import load_tokenizer, locate, prepare_libraries
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes
+from pefttools.recipe.recipes import Recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS, WARM_UP = 8, 2
@@ -79,7 +80,7 @@ class Beats(Clock):
 
 def measure(point: Point, folder: Path, tiny: bool) -> dict[str, Any]:
     """Median seconds a step, and the peak bytes of training beyond the loaded model."""
-    settings = recipe.load(ENCODER, smoke.overrides(False, folder) if tiny else []).recipe.base
+    settings = recipes.load(ENCODER, smoke.overrides(False, folder) if tiny else []).recipe.base
     original, _ = locate(settings)
     tokenizer = load_tokenizer(original, settings.source)
     base = folder / f"layers-{point.layers}"
@@ -105,7 +106,7 @@ def _recipe(size: list[str], rows: int) -> Recipe:
     """One pass over so many rows, told step by step and scored only when it is done."""
     once = ["train.epochs=1", f"train.evaluate_every={FOREVER}", f"train.checkpoint_seconds={FOREVER}"]
     quiet = ["train.log_every=1", "train.trackers=[]", f"data.train_rows={rows}"]
-    return recipe.load(ENCODER, [*size, *once, *quiet]).recipe
+    return recipes.load(ENCODER, [*size, *once, *quiet]).recipe
 
 
 def main() -> None:

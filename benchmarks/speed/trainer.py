@@ -21,7 +21,7 @@ from pefttools import evaluate
 from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode, encode_once
 from pefttools.data.splitting import load_splits
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 from pefttools.runtime import computes_in_bf16
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS, Task

@@ -1,1 +1,1 @@
-"""Pretrained models: where their files lie, how they are loaded, and what a head, a vocabulary or a quantised matrix is."""
+"""Pretrained models: where their files are, how they are loaded, and their heads, vocabularies and quantised matrices."""

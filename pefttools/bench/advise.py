@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from pefttools import atomic, recipe
+from pefttools import atomic
 from pefttools.bench import budget, stats, trial
 from pefttools.bench.adviser import START, Adviser, Config, score
 from pefttools.bench.challengers import challenged
@@ -27,7 +27,8 @@ from pefttools.bench.recommendation import recommend
 from pefttools.bench.summary import scores
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes
+from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.run import MARK, write_recipe
 from pefttools.use import evaluate_run
@@ -89,10 +90,10 @@ def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str
     file = out / START
     values: dict[str, Any] = {"name": "advise", "base": base, "data": {"train": data}, "task": task, "strategy": "lora"}
     atomic.refuse_unless_writable(out)
-    resolved = recipe.from_values(values, overrides).recipe
+    resolved = recipes.from_values(values, overrides).recipe
     if not any(word.startswith("train.epochs") for word in overrides):
         rows = len(load_splits(resolved.data, resolved.task).train)
-        resolved = recipe.from_values(values, [*overrides, f"train.epochs={_epochs(rows)}"]).recipe
+        resolved = recipes.from_values(values, [*overrides, f"train.epochs={_epochs(rows)}"]).recipe
     text = resolved.as_dict()
     for key in ("learning_rate", "warmup", "head_lr_scale"):  # each strategy's own
         del text["train"][key]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttools import class_heads, recipe
+from pefttools import class_heads
 from pefttools.bases import loading
 from pefttools.bench import budget, trial
 from pefttools.bench.halving import Candidate, Halving, planned
@@ -18,7 +18,8 @@ from pefttools.bench.suite import words
 from pefttools.bench.trial import Order
 from pefttools.data.splitting import load_splits
 from pefttools.errors import Interrupted, UserError
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes
+from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import Reporter
 
 START = "start.yaml"
@@ -134,12 +135,12 @@ class Adviser:
 
     def recipe(self, strategy: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Recipe:
         given = words({"strategy": dict(strategy), **(values or {})})
-        return recipe.load(str(self.out / START), given).recipe
+        return recipes.load(str(self.out / START), given).recipe
 
     def perform(self, values: Mapping[str, Any], final: bool = False) -> dict[str, Any] | None:
         """The record of a trial, there already or made now; None when the budget ended first."""
         given = words({**values, "train.trackers": []})
-        digest = recipe.load(str(self.out / START), given).recipe.digest
+        digest = recipes.load(str(self.out / START), given).recipe.digest
         order = Order(
             str(self.out / START), tuple(given), digest, self.out / "runs", self.out / "trials", final,
             threads=self.threads, score_test=False,

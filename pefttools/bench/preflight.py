@@ -17,7 +17,7 @@ from pefttools.strategies.base import trained
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
-    from pefttools.recipe import Recipe
+    from pefttools.recipe.recipes import Recipe
     from pefttools.tasks.base import Task
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttools import recipe
 from pefttools.bench import trial
 from pefttools.bench.suite import words
 from pefttools.bench.trial import Order
 from pefttools.errors import UserError
+from pefttools.recipe import recipes
 from pefttools.sources.cache import only_one
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def prepared(settings: Retention, cell: Cell, folder: Path, threads: int) -> Pat
     base = cell.recipe(cell.suite.tuning.seed).base
     given = words({"base": base.model_dump(mode="json", exclude={"dropout"}), **settings.set, "seed": 0})
     try:
-        resolved = recipe.load(settings.recipe, given).recipe
+        resolved = recipes.load(settings.recipe, given).recipe
     except UserError as error:
         raise UserError(*(f"retention: {problem}" for problem in error.problems)) from error
     order = Order(

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pefttools import recipe, shipped, typed_yaml
 from pefttools.bases.loading import BaseSettings
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
-from pefttools.overrides import overlay, pairs, parsed
-from pefttools.recipe import Recipe
+from pefttools.recipe import recipes, shipped, typed_yaml
+from pefttools.recipe.overrides import overlay, pairs, parsed
+from pefttools.recipe.recipes import Recipe
 from pefttools.settings import Settings, check
 
 SPAN = 4.0
@@ -46,7 +46,7 @@ class Tuning(Settings):
 class Retention(Settings):
     """A recipe of a masked or causal language model, whose strategy leaves the base as it is."""
 
-    recipe: str
+    recipes: str
     """A shipped recipe or a path."""
     set: Mapping[str, Any] = {}
     """Recipe keys; the base is every cell's own."""
@@ -59,7 +59,7 @@ class Suite(Settings):
     """For people; the file's stem."""
     description: str = ""
     """One line on what it compares."""
-    recipe: str
+    recipes: str
     """A shipped recipe or a path: what the axes vary."""
     set: Mapping[str, Any] = {}
     """Recipe keys for every trial: `{train.epochs: 2}`."""
@@ -184,7 +184,7 @@ class Cell:
     def recipe(self, seed: int, learning_rate: float | None = None) -> Recipe:
         """Raises UserError when it cannot be: told with the cell's name."""
         try:
-            return recipe.load(self.start, self.words(seed, learning_rate)).recipe
+            return recipes.load(self.start, self.words(seed, learning_rate)).recipe
         except UserError as error:
             raise UserError(*(f"{self.name}: {problem}" for problem in error.problems)) from error
 
@@ -234,10 +234,10 @@ def _types(values: Mapping[str, Any]) -> dict[str, Any]:
 def _dotted(start: Any) -> typed_yaml.Dotted:
     """The type of overrides that are laid over a recipe."""
     try:
-        values = recipe.read_yaml(recipe.find(str(start)))
+        values = recipes.read_yaml(recipes.find(str(start)))
     except UserError:  # it is refused with the suite
         values = {}
-    return typed_yaml.Dotted(recipe.TYPES, values)
+    return typed_yaml.Dotted(recipes.TYPES, values)
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:
@@ -255,13 +255,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
         )  # fmt: skip
     own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]
     of_suite, problems = pairs(own)
-    of_file = recipe.read_yaml(path, Suite.model_fields)
-    of_file = recipe.read_yaml(path, Suite.model_fields, _types(of_file))
+    of_file = recipes.read_yaml(path, Suite.model_fields)
+    of_file = recipes.read_yaml(path, Suite.model_fields, _types(of_file))
     laid = overlay({"name": path.stem, **of_file}, of_suite, Suite)
     values, problems = laid.values, [*problems, *laid.problems]
     of_recipe = [word for word in overrides if word not in own]
     given, wrong = pairs(of_recipe)  # as they were written: the recipe reads them by its settings' types
-    wrong += parsed(of_recipe, recipe.TYPES)[1] if not wrong else []
+    wrong += parsed(of_recipe, recipes.TYPES)[1] if not wrong else []
     problems += [*wrong, *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in given)]
     values["set"] = {**(values.get("set") or {}), **given}
     suite, found = check(Suite, values, "")

@@ -34,7 +34,7 @@ SAID = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "p
 class Order:
     """What a trial's process is told."""
 
-    recipe: str
+    recipes: str
     words: tuple[str, ...]
     """Overrides."""
     digest: str
@@ -136,11 +136,11 @@ def _fail(order: Order, reason: str) -> None:
 
 
 def _trained(order: Order) -> dict[str, Any]:
-    from pefttools import recipe
+    from pefttools.recipe import recipes
     from pefttools.run import Run
     from pefttools.train import train
 
-    resolved = recipe.load(order.recipe, order.words).recipe
+    resolved = recipes.load(order.recipe, order.words).recipe
     assert resolved.digest == order.digest, f"{order.recipe} is not what was ordered"
     started = time.monotonic()
     result = train(resolved, order.folder, resume=True, score_test=order.score_test)

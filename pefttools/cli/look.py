@@ -24,8 +24,8 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         task: for which task to show what strategies fit.
         json: print one JSON object.
     """
-    from pefttools import shipped
     from pefttools.exporters import exporters
+    from pefttools.recipe import shipped
     from pefttools.regularizers import regularizers
     from pefttools.strategies import strategies
     from pefttools.tasks import tasks
@@ -74,8 +74,8 @@ def show(
         sample: print, instead, so many training rows as the model will see them, with what is to be learnt.
         json: print one JSON object.
     """
-    from pefttools import recipe as recipes
-    from pefttools.explain import lines
+    from pefttools.recipe import recipes
+    from pefttools.recipe.origins import lines
 
     resolved, reporter = recipes.load(recipe, overrides), RichReporter()
     for note in resolved.notes:
@@ -106,7 +106,7 @@ def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
         overrides: KEY=VALUE with dotted keys, e.g. strategy=bitfit train.batch_size=64.
         json: print one JSON object.
     """
-    from pefttools import recipe as recipes
+    from pefttools.recipe import recipes
 
     resolved = recipes.load(recipe, overrides).recipe
     from pefttools.plan import plan as made

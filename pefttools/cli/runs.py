@@ -34,7 +34,7 @@ def train(
         resume: go on with the run that is there.
         json: print result.json.
     """
-    from pefttools import recipe as recipes
+    from pefttools.recipe import recipes
 
     resolved, reporter = recipes.load(recipe, overrides), RichReporter()
     for note in resolved.notes:

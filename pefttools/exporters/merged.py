@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pefttools.exporters.base import Dtype, Loaded
 from pefttools.exporters.merging import MergingExporter
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 
 if TYPE_CHECKING:
     from pefttools.exporters.proof import Proof

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.errors import UserError
 from pefttools.exporters import verify
 from pefttools.exporters.base import LOGITS, Exporter
-from pefttools.recipe import Recipe
+from pefttools.recipe.recipes import Recipe
 from pefttools.run import On, Trained, load
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import recipe
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Row
 from pefttools.evaluate import joined, outputs_of
 from pefttools.exporters import exactness, exporters, writing
+from pefttools.recipe import recipes
 from pefttools.strategies.base import is_quantised
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
     case = json.loads(case_file.read_text("utf-8"))
     expected = torch.load(case_file.with_suffix(".pt"), weights_only=True)
     torch.set_num_threads(case["threads"])
-    settings = recipe.load(str(folder / "recipe.yaml")).recipe
+    settings = recipes.load(str(folder / "recipe.yaml")).recipe
     exporter, found = exporters.parse(case["exporter"], "exporter")
     assert exporter is not None, found
     loaded = exporter.load(folder, settings)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from pefttools.schedule import SCHEDULES
+from pefttools.recipe.schedule import SCHEDULES
 from pefttools.settings import NOT_IN_DIGEST, Settings
 
 

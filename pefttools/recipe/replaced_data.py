@@ -15,7 +15,7 @@ from typing import Any
 
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError
-from pefttools.overrides import GONE, Overlaid, get, short
+from pefttools.recipe.overrides import GONE, Overlaid, get, short
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks import tasks
 from pefttools.tasks.base import Task

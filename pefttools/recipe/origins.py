@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pefttools.recipe import Resolved
+from pefttools.recipe.recipes import Resolved
 from pefttools.settings import Settings, explain_field
 
 

@@ -13,7 +13,7 @@ DESCRIPTION = re.compile(r"^description:.*\n?(?:[ \t]+.*\n?)*", re.MULTILINE)
 
 def folder(kind: Kind) -> Path:
     """Where they are: in the wheel, or in the checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / kind
     return inside if inside.is_dir() else package.parent / {"recipes": "recipes", "suites": "benchmarks/suites"}[kind]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from pefttools.overrides import short
+from pefttools.recipe.overrides import short
 from pefttools.strategies.base import PeftStrategy
 
 if TYPE_CHECKING:
-    from pefttools.recipe import Recipe
+    from pefttools.recipe.recipes import Recipe
 
 OF_CLASSES = ("labels", "bins", "min_class_rows")
 """Settings of `data` that speak of a row's `label`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pefttools import typed_yaml
+from pefttools.recipe import typed_yaml
 
 _OF_A_FILE = ("sha256", "beside")
 RESETS: Mapping[str, tuple[str, ...]] = {

@@ -18,12 +18,13 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from pefttools import idle, other_data, shipped, typed_yaml
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
 from pefttools.other_words import unknown_key
-from pefttools.overrides import Overlaid, flat, get, overlay, pairs, short
+from pefttools.recipe import replaced_data, shipped, typed_yaml, unused_settings
+from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.registry import Registry
 from pefttools.regularizers import regularizers
 from pefttools.regularizers.base import Regularizer
@@ -33,7 +34,6 @@ from pefttools.strategies import strategies
 from pefttools.strategies.base import Strategy
 from pefttools.tasks import tasks
 from pefttools.tasks.base import Task
-from pefttools.train_settings import TrainSettings
 
 RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
 """The first line of a recipe that a run wrote, with what it learnt from its rows."""
@@ -142,16 +142,16 @@ def from_values(
         is_run: whether a run wrote the file.
         is_shipped: whether it came with the package: its name and description speak of its own base and strategy.
     """
-    before = {key: other_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
+    before = {key: replaced_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
     texts, wrong = pairs(overrides)
-    known = _with_rows(other_data.source(values)) if other_data.names_other_rows(values, texts) else []
-    what = other_data.replaced(values, texts, known, is_run)
+    known = _with_rows(replaced_data.source(values)) if replaced_data.names_other_rows(values, texts) else []
+    what = replaced_data.replaced(values, texts, known, is_run)
     laid = overlay(values, texts, TYPES, what.drops, what.kept)
     if "name" in laid.dropped and "name" not in texts:
-        rows, method = other_data.name_of(other_data.source(laid.values)), get(laid.values, "strategy")
+        rows, method = replaced_data.name_of(replaced_data.source(laid.values)), get(laid.values, "strategy")
         laid.values["name"] = f"{rows}-{method.get('name') if isinstance(method, Mapping) else method}"
     elif "name" not in texts:
-        laid = other_data.renamed(laid, before)
+        laid = replaced_data.renamed(laid, before)
     recipe, problems = _validated(laid.values)
     if recipe is None or laid.problems or wrong:
         raise UserError(*wrong, *laid.problems, *problems)
@@ -177,7 +177,7 @@ def _with_rows(source: Any) -> list[dict[str, Any]]:
     """What the shipped recipes hold whose training rows come from here."""
     files = [f for name in names() if isinstance(source, str) and source in (f := find(name)).read_text("utf-8")]
     found = [{"name": file.stem, **read_yaml(file, Recipe.model_fields, TYPES)} for file in files]
-    return [values for values in found if other_data.source(values) == source]
+    return [values for values in found if replaced_data.source(values) == source]
 
 
 def _class(registry: Registry[Any]) -> Callable[[str], Any]:
@@ -256,7 +256,7 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         (laid.from_file, "recipe"),
     )
     final = recipe.as_dict()
-    ignored = idle.in_sections(recipe)
+    ignored = unused_settings.in_sections(recipe)
     if problems := [sentence for key, sentence in ignored.items() if key in laid.overridden]:
         raise UserError(*problems)
     origins = {key: _origin(key, layers) for key in flat(final)}
@@ -264,8 +264,8 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
     for key, old in reset.items():
         if key in origins:
             origins[key] += f", instead of the recipe's {short(old)}"
-    notes = (*laid.notes(reset), *other_data.staying(recipe.data, laid), *ignored.values())
-    notes += (*idle.across_sections(recipe, laid.from_file | laid.overridden),)
+    notes = (*laid.notes(reset), *replaced_data.staying(recipe.data, laid), *ignored.values())
+    notes += (*unused_settings.across_sections(recipe, laid.from_file | laid.overridden),)
     return Resolved(recipe, origins, notes)
 
 
