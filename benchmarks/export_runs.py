@@ -30,7 +30,7 @@ def small(recipe: str, files: Path) -> list[str]:
 def answering(scratch: Path, files: Path, *words: str) -> Path:
     """A run of SmolLM2 on a few of GSM8K's rows."""
     from pefttools.recipe.recipes import load
-    from pefttools.train import train
+    from pefttools.training.driver import train
 
     recipe, run = "gsm8k-smollm2-lora", Path(tempfile.mkdtemp(dir=scratch), "run")
     train(load(recipe, [*small(recipe, files), *words]).recipe, run)
@@ -43,7 +43,7 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
 
     from pefttools.recipe.recipes import load
     from pefttools.tasks import tasks
-    from pefttools.train import train
+    from pefttools.training.driver import train
 
     cls, folder = tasks.get(task), Path(tempfile.mkdtemp(dir=scratch))
     rows = folder / "rows.jsonl"

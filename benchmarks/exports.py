@@ -223,7 +223,7 @@ def stranger(scratch: Path, arguments: argparse.Namespace) -> Rows:
     def measure() -> dict[str, Any]:
         from pefttools.data.splitting import load_splits
         from pefttools.predict import predict_rows
-        from pefttools.run import Run
+        from pefttools.training.run import Run
 
         run = scratch / "question-type"
         command("train", "question-type-lora", "--out", str(run), "--json")

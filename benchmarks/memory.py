@@ -99,17 +99,17 @@ def measured(overrides: list[str]) -> dict[str, int]:
     """Peak resident bytes of this process over loading, evaluation and steps."""
     import datasets
 
-    from pefttools import evaluate, fast, optimizers
     from pefttools.bases import loading
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
-    from pefttools.loop import Loop
     from pefttools.nn.first_token import last_block
-    from pefttools.penalties import Penalties, mark_pretrained
     from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
-    from pefttools.run import Run
-    from pefttools.runtime import accelerator_for, device_type
+    from pefttools.training import evaluation, optimizer_setup, speedups
+    from pefttools.training.loop import Loop
+    from pefttools.training.penalties import Penalties, mark_pretrained
+    from pefttools.training.process import accelerator_for, device_type
+    from pefttools.training.run import Run
 
     made = recipes.load(RECIPE, overrides).recipe
     splits = load_splits(made.data, made.task)
@@ -138,11 +138,11 @@ def measured(overrides: list[str]) -> dict[str, int]:
         penalties = Penalties(made, base, model)
 
         def look() -> None:
-            for _ in evaluate.outputs_of(model, task, rows.__getitem__, range(ROWS), [length] * ROWS, base.tokenizer):
+            for _ in evaluation.outputs_of(model, task, rows.__getitem__, range(ROWS), [length] * ROWS, base.tokenizer):
                 pass
 
         look()
-        optimizer = optimizers.build(model, made.strategy, made.train)
+        optimizer = optimizer_setup.build(model, made.strategy, made.train)
         last = last_block(model, task.inputs_of(task.collate(rows[:2], base.tokenizer, multiple)))
         prepared, optimizer = accelerator.prepare(model, optimizer)
         loop = Loop(
@@ -150,7 +150,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
             penalties,
         )  # fmt: skip
         model.train()
-        with fast.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
+        with speedups.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
             for _ in range(STEPS):
                 loop.step()
             look()

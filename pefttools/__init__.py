@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pefttools.run import Trained as Trained
-    from pefttools.run import load as load
+    from pefttools.training.run import Trained as Trained
+    from pefttools.training.run import load as load
 
 __all__ = ["Trained", "load"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # torch is not imported until a model is asked for
-        from pefttools import run
+        from pefttools.training import run
 
         return getattr(run, name)
     raise AttributeError(f"module 'pefttools' has no attribute {name!r}")

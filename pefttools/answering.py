@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from pefttools import evaluate
 from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
@@ -18,8 +17,9 @@ from pefttools.inference import Precision, quick, ready
 from pefttools.recipe.recipes import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import Run, load
 from pefttools.strategies.base import folded, is_quantised
+from pefttools.training import evaluation
+from pefttools.training.run import Run, load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,9 +84,9 @@ class Answering:
     def _answers(self, rows: Sequence[Row], encoded: Encoded | None, reporter: Reporter) -> list[Prediction]:
         task, title = self.task, "predicting"
         if task.generates:
-            return evaluate.generated(self.model, task, rows, self.tokenizer, title, reporter=reporter)
+            return evaluation.generated(self.model, task, rows, self.tokenizer, title, reporter=reporter)
         encoded = encoded or Encoded(columns_of(rows, task, self.tokenizer))
-        return evaluate.answers(self.model, task, encoded, rows, self.tokenizer, title, reporter=reporter)[0]
+        return evaluation.answers(self.model, task, encoded, rows, self.tokenizer, title, reporter=reporter)[0]
 
 
 def is_artifact(path: Path) -> bool:

@@ -20,10 +20,10 @@ from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify, writing
 from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter, apart
 from pefttools.exporters.proof import Proof
-from pefttools.own_rows import own_rows
 from pefttools.recipe.overrides import parsed
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import Run, load, write_recipe
+from pefttools.training.own_rows import own_rows
+from pefttools.training.run import Run, load, write_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -18,15 +18,15 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pefttools import fast, optimizers
 from pefttools.data.batching import step_multiple
 from pefttools.heap import Event, heap_peak_bytes
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
-from pefttools.penalties import Penalties
 from pefttools.recipe.recipes import Recipe
-from pefttools.runtime import computes_in_bf16, device_type, forward
 from pefttools.strategies.base import trained
+from pefttools.training import optimizer_setup, speedups
+from pefttools.training.penalties import Penalties
+from pefttools.training.process import computes_in_bf16, device_type, forward
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -134,9 +134,9 @@ def peak_by_part(
                 weights = alive.bytes
                 _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, False)
                 if recipe.strategy.trains:
-                    optimizer = optimizers.build(model, recipe.strategy, recipe.train)
+                    optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                     batch = _batch(recipe, base, row, step, device)
-                    with fast.steps(model, recipe.train.model_copy(update={"compile": False}), device, bf16, last):
+                    with speedups.steps(model, recipe.train.model_copy(update={"compile": False}), device, bf16, last):
                         for _ in range(2):  # only the second has the optimizer's state during its passes
                             begin = len(alive.events)
                             _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)

@@ -15,11 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads, imports
+from pefttools import imports
 from pefttools.bases import loading, quantized
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
+from pefttools.training import class_heads
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,9 +70,9 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     with imports.importing():
         import datasets  # noqa: F401  # training holds it in memory, which `process` counts
 
-        from pefttools.penalties import mark_pretrained
-    from pefttools.runtime import computes_in_bf16, device_type, resident_bytes
+        from pefttools.training.penalties import mark_pretrained
     from pefttools.strategies.base import trained
+    from pefttools.training.process import computes_in_bf16, device_type, resident_bytes
 
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
@@ -106,9 +107,10 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     encoded = task.encode_training(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
 
-    from pefttools import evaluate, memory
+    from pefttools import memory
     from pefttools.data.batching import look_budget, pad_multiple, step_multiple, token_budget
-    from pefttools.first_step import refusal
+    from pefttools.training import evaluation
+    from pefttools.training.trial_step import refusal
 
     longest = task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
@@ -116,7 +118,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     padded = step_multiple(settings.pad_multiple, device_type())
     step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
-    look = memory.largest(evaluate.MAX_ROWS, look_budget(device_type()), longest, pad_multiple(device_type()), most)
+    look = memory.largest(evaluation.MAX_ROWS, look_budget(device_type()), longest, pad_multiple(device_type()), most)
     kept = _kept_rows(recipe, base, model, splits, reporter)
     with refusal(recipe, base, computes_in_bf16(settings.precision)):
         parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
@@ -140,8 +142,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
 def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> list[int]:
     """Tokens of each row that a run may read frozen features of, from memory; they are encoded to be counted."""
     from pefttools.data.encoding import encode
-    from pefttools.feature_cache import read_again
     from pefttools.nn import module_paths
+    from pefttools.training.feature_cache import read_again
 
     task, settings = recipe.task, recipe.train
     lowest = model.get_submodule(module_paths.blocks(model)[0])

@@ -85,15 +85,15 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     """A few steps like the loop's. Raises where an answer is not finite or something trained has no gradient."""
     import torch
 
-    from pefttools import optimizers
     from pefttools.recipe.train_settings import TrainSettings
     from pefttools.strategies.base import trained
+    from pefttools.training import optimizer_setup
 
     waiting = set(trained(model))
     if not waiting:
         assert not strategy.trains, "nothing is trained"
         return
-    optimizer = optimizers.build(model, strategy, TrainSettings(learning_rate=strategy.start_lr()))
+    optimizer = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=strategy.start_lr()))
     model.train()
     batch = tiny.batch(task, model.config, 0)
     for step in range(1, STEPS + 1):

@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pefttools import class_heads, evaluate
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.own_rows import own_rows, warn_of_known
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import Run, load
+from pefttools.training import class_heads, evaluation
+from pefttools.training.own_rows import own_rows, warn_of_known
+from pefttools.training.run import Run, load
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
     trained = load(path, reporter)
     encoded = encode(rows, task, trained.base, name, reporter)
     tokenizer = trained.base.tokenizer
-    scored = evaluate.score(trained.model, task, encoded, rows, tokenizer, name, reporter=reporter, generate=True)
+    scored = evaluation.score(trained.model, task, encoded, rows, tokenizer, name, reporter=reporter, generate=True)
     return {"rows": len(rows), "scored_on": name, **scored.metrics}
 
 

@@ -182,7 +182,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) ->
 def train_tiny(recipe_file: Path, out: Path, *overrides: str, resume: bool = False) -> tuple[Path, dict[str, Any]]:
     """Train in this process; the run folder and its result."""
     from pefttools.recipe import recipes
-    from pefttools.train import train
+    from pefttools.training.driver import train
 
     return out, train(recipes.load(str(recipe_file), overrides).recipe, out, resume=resume)
 

@@ -16,8 +16,8 @@ from conftest import make_rows, make_tokenizer, pretrain, write_recipe, write_ro
 from pefttools import plan, tiny
 from pefttools.errors import UserError
 from pefttools.recipe import recipes
-from pefttools.run import Run, load
-from pefttools.train import train
+from pefttools.training.driver import train
+from pefttools.training.run import Run, load
 from pefttools.use import evaluate_run
 
 KINDS = (

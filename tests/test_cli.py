@@ -13,7 +13,7 @@ import pytest
 from conftest import make_rows, write_csv, write_rows
 
 from pefttools import cli
-from pefttools.run import MARK
+from pefttools.training.run import MARK
 
 
 @pytest.fixture

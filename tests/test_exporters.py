@@ -21,9 +21,9 @@ from pefttools.exporters.as_lora import decomposed
 from pefttools.exporters.merged import Merged
 from pefttools.exporters.verify import gap
 from pefttools.predict import predict_rows
-from pefttools.run import Run
 from pefttools.tasks import tasks
 from pefttools.tiny import ARCHITECTURES
+from pefttools.training.run import Run
 
 
 @pytest.fixture(scope="module")

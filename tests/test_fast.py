@@ -16,7 +16,6 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from pefttools import fast
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
 from pefttools.nn import attention, bf16_split, dropout, lora_linear
@@ -24,6 +23,7 @@ from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training import speedups
 
 TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 
@@ -244,7 +244,7 @@ def test_every_strategy_steps_in_bf16_and_gets_its_frozen_weights_back(
     parameters = list(trained(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     losses = []
-    with fast.steps(model, TrainSettings(), "cpu", bf16=True):
+    with speedups.steps(model, TrainSettings(), "cpu", bf16=True):
         model.train()
         for _ in range(6):
             with torch.autocast("cpu", torch.bfloat16):

@@ -10,9 +10,9 @@ import torch
 from conftest import losses, train_tiny
 from torch import nn
 
-from pefttools import fast
 from pefttools.errors import UserError
 from pefttools.recipe.train_settings import TrainSettings
+from pefttools.training import speedups
 
 SHORT = ("train.epochs=1", "data.train_rows=96")
 
@@ -28,13 +28,13 @@ def test_checkpointed_blocks_give_the_same_losses(strategy: str, recipe_file: Pa
 
 def test_checkpointing_is_taken_back(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    within = fast._checkpointing
+    within = speedups._checkpointing
 
     def watched(model: Any) -> Any:
-        seen.append(fast._plain(model))
+        seen.append(speedups._plain(model))
         return within(model)
 
-    monkeypatch.setattr(fast, "_checkpointing", watched)
+    monkeypatch.setattr(speedups, "_checkpointing", watched)
     train_tiny(recipe_file, tmp_path / "run", "train.gradient_checkpointing=true", *SHORT)
     assert [model.is_activation_checkpointing for model in seen] == [False, False]  # the step tried first, the run
 
@@ -42,8 +42,8 @@ def test_checkpointing_is_taken_back(recipe_file: Path, tmp_path: Path, monkeypa
 def test_compiled_steps_give_the_same_losses_and_names(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast, "BACKEND", "eager")  # traced as for the compiler, which would take half a minute
-    monkeypatch.setattr(fast, "_compilers", lambda: ["g++"])
+    monkeypatch.setattr(speedups, "BACKEND", "eager")  # traced as for the compiler, which would take half a minute
+    monkeypatch.setattr(speedups, "_compilers", lambda: ["g++"])
     compiled: list[Any] = []
     compile_it = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **kw: compiled.append(kw) or compile_it(self, **kw))
@@ -61,7 +61,7 @@ def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     settings = TrainSettings(compile=True, gradient_checkpointing=True)
     with pytest.raises(UserError, match="Linear cannot do it") as caught:
-        fast.refuse_impossible(nn.Linear(2, 2), settings, "cpu")
+        speedups.refuse_impossible(nn.Linear(2, 2), settings, "cpu")
     assert "train.compile: needs a C++ compiler" in str(caught.value)
-    with fast.steps(nn.Linear(2, 2), TrainSettings(), "cpu", bf16=True):
+    with speedups.steps(nn.Linear(2, 2), TrainSettings(), "cpu", bf16=True):
         pass

@@ -17,12 +17,13 @@ from conftest import losses, make_rows, make_tokenizer, train_tiny, without_cloc
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.bert.modeling_bert import BertLayer, BertPooler
 
-from pefttools import cli, features, loop, prepare, tiny
+from pefttools import cli, tiny
 from pefttools.reporter import Reporter
-from pefttools.run import Run
 from pefttools.sources.cache import cache_dir
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training import features, loop, preparation
+from pefttools.training.run import Run
 
 ARCHITECTURES = ("bert", "distilbert", "roberta", "modernbert", "deberta", "deberta-v2", "electra", "gpt2", "llama")
 WITH_LORA = ("roberta", "deberta", "llama")
@@ -189,13 +190,13 @@ def test_what_memory_has_no_room_for_is_mapped(bert: Path, tmp_path: Path) -> No
 
 
 def test_without_room_it_is_computed_in_every_epoch_and_told(bert: Path, tmp_path: Path) -> None:
-    from pefttools import train
     from pefttools.recipe import recipes
+    from pefttools.training import driver
 
     plain = train_tiny(bert, tmp_path / "off", *LAST, "train.feature_cache=off")[0]
     said = Said()
     overrides = [*LAST, "train.feature_cache_bytes=1000", "train.feature_disk_bytes=1000"]
-    result = train.train(recipes.load(str(bert), overrides).recipe, tmp_path / "run", reporter=said)
+    result = driver.train(recipes.load(str(bert), overrides).recipe, tmp_path / "run", reporter=said)
     assert result["train"]["feature_cache"] is None
     (warning,) = said.warnings
     assert warning.startswith("1 frozen block will be computed in every epoch: what they make of the rows takes 0 MB")
@@ -242,13 +243,13 @@ def test_what_was_not_read_for_longest_goes_first(bert: Path, tmp_path: Path) ->
 
 
 def test_the_note_says_what_is_kept(bert: Path, tmp_path: Path) -> None:
-    from pefttools import train
     from pefttools.recipe import recipes
+    from pefttools.training import driver
 
     notes = {"one": "2 frozen blocks computed once: 0 MB in memory", "two": "2 frozen blocks read, as"}
     for name, note in notes.items():
         said = Said()
-        train.train(recipes.load(str(bert), HEAD).recipe, tmp_path / name, reporter=said)
+        driver.train(recipes.load(str(bert), HEAD).recipe, tmp_path / name, reporter=said)
         assert any(line.startswith(note) for line in said.notes)
         assert not said.warnings
 
@@ -296,7 +297,7 @@ def test_a_model_that_reads_padding_keeps_nothing(bert: Path, tmp_path: Path, mo
         return self.activation(self.dense(hidden_states.mean(1)))
 
     monkeypatch.setattr(BertPooler, "forward", mean)
-    monkeypatch.setattr(prepare, "refuse_padding_readers", lambda *_: None)  # by this measure it would be refused
+    monkeypatch.setattr(preparation, "refuse_padding_readers", lambda *_: None)  # by this measure it would be refused
     plain = train_tiny(bert, tmp_path / "off", *HEAD, "train.feature_cache=off", "train.learning_rate=0.1")[0]
     run, result = train_tiny(bert, tmp_path / "run", *HEAD, "train.learning_rate=0.1")
     assert result["train"]["feature_cache"] is None

@@ -12,9 +12,10 @@ from conftest import losses, train_tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from pefttools import prepare, tiny
+from pefttools import tiny
 from pefttools.nn import first_token
 from pefttools.strategies import strategies
+from pefttools.training import preparation
 
 INPUTS = {
     "input_ids": torch.arange(5, 29).view(4, 6),
@@ -94,10 +95,10 @@ def test_a_run_has_the_losses_of_one_without(
 ) -> None:
     found: list[Any] = []
     look = first_token.last_block
-    monkeypatch.setattr(prepare, "last_block", lambda *args: found.append(look(*args)) or found[-1])
+    monkeypatch.setattr(preparation, "last_block", lambda *args: found.append(look(*args)) or found[-1])
     common = (f"strategy={strategy}", "base.dropout=0", "train.epochs=1", "data.train_rows=64", "train.precision=fp32")
     alone, result = train_tiny(recipe_file, tmp_path / "alone", *common)
-    monkeypatch.setattr(prepare, "last_block", lambda *_: None)
+    monkeypatch.setattr(preparation, "last_block", lambda *_: None)
     whole, other = train_tiny(recipe_file, tmp_path / "whole", *common)
     assert losses(alone) == pytest.approx(losses(whole), abs=1e-5)
     assert result["test"]["loss"] == pytest.approx(other["test"]["loss"], abs=1e-5)

@@ -16,8 +16,8 @@ from conftest import make_rows, train_tiny, write_recipe, write_rows
 from pefttools.bench.forgetting import forgetting
 from pefttools.bench.moved import effective_rank, moved
 from pefttools.bench.trial import pseudo_values
-from pefttools.run import load
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training.run import load
 
 
 def test_effective_rank_counts_equal_directions() -> None:

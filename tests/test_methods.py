@@ -11,7 +11,6 @@ import torch
 from conftest import make_rows, train_tiny, write_rows
 from torch import nn
 
-from pefttools import optimizers
 from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
 from pefttools.nn import low_rank, module_paths
@@ -19,12 +18,13 @@ from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
 from pefttools.predict import predict_rows
-from pefttools.prepare import prepare
 from pefttools.recipe import recipes
 from pefttools.recipe.train_settings import TrainSettings
-from pefttools.run import load
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training import optimizer_setup
+from pefttools.training.preparation import prepare
+from pefttools.training.run import load
 
 QUERY = "bert.encoder.layer.0.attention.self.query"
 OUTPUT = "bert.encoder.layer.0.attention.output.dense"
@@ -131,7 +131,7 @@ def test_lora_plus_and_vera_learn_at_two_rates(fresh: Callable[[], Base]) -> Non
         strategy = strategies.get(name)(**settings)
         model = strategy.wrap(fresh())
         names = {id(p): n for n, p in model.named_parameters()}
-        groups = optimizers.build(model, strategy, TrainSettings(learning_rate=1e-3)).param_groups
+        groups = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3)).param_groups
         rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
         high, low = ({rate for n, rate in rates.items() if word in n} for word in (fast, slow))
         assert len(high) == len(low) == 1
@@ -164,7 +164,7 @@ def test_galore_by_hand() -> None:
 def test_galore_keeps_a_small_state_and_plain_adamw_elsewhere(fresh: Callable[[], Base]) -> None:
     strategy = strategies.get("galore")(rank=2)
     model: Any = strategy.wrap(fresh())
-    optimizer = optimizers.build(model, strategy, TrainSettings(learning_rate=1e-3))
+    optimizer = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3))
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step()
@@ -173,7 +173,7 @@ def test_galore_keeps_a_small_state_and_plain_adamw_elsewhere(fresh: Callable[[]
     table = model.bert.embeddings.word_embeddings.weight
     assert optimizer.state[table]["exp_avg"].shape == table.shape
     with pytest.raises(UserError, match="galore is a kind of adamw, not sgd"):
-        optimizers.build(model, strategy, TrainSettings(learning_rate=1e-3, optimizer="sgd"))
+        optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3, optimizer="sgd"))
 
 
 def test_loftq_loses_less_than_quantising() -> None:
@@ -320,7 +320,7 @@ def test_what_feeds_the_blocks_is_not_above_them(architecture: str, low: tuple[s
     assert not set(low) & module_paths.above_blocks(base.model)
     full = strategies.get("full")()
     settings = TrainSettings(learning_rate=1.0, layer_decay=0.5)
-    groups = optimizers.build(full.wrap(base), full, settings).param_groups
+    groups = optimizer_setup.build(full.wrap(base), full, settings).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     blocks = module_paths.blocks(base.model)
     for path in set(low) & names:
@@ -331,7 +331,7 @@ def test_vectors_written_as_matrices_are_not_decayed(fresh: Callable[[], Base]) 
     strategy = strategies.get("ia3")()
     model = strategy.wrap(fresh())
     names = {id(p): name for name, p in model.named_parameters()}
-    groups = optimizers.build(model, strategy, TrainSettings(learning_rate=1e-3)).param_groups
+    groups = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3)).param_groups
     decayed = {names[id(p)] for group in groups for p in group["params"] if group["weight_decay"]}
     assert decayed == {"base_model.model.classifier.modules_to_save.default.weight"}
 
@@ -363,8 +363,8 @@ def test_texts_are_cut_to_what_the_strategy_leaves(
 
 
 def test_modules_named_as_head_stay_pretrained(bases: Callable[[str], Path]) -> None:
-    from pefttools.penalties import mark_pretrained
     from pefttools.regularizers.base import pretrained_and_new
+    from pefttools.training.penalties import mark_pretrained
 
     settings = BaseSettings(source=str(bases("bert")), head=("bert.embeddings",))
     base = TextClassification(labels=("a", "b")).load(settings)

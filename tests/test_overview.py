@@ -12,13 +12,13 @@ from pefttools.data.overview import overview, remarks
 from pefttools.data.rows import Splits
 from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import load_splits
-from pefttools.merge import merge
 from pefttools.metrics import combined
 from pefttools.metrics.relation_f1 import Metric as RelationF1
 from pefttools.recipe import recipes
-from pefttools.run import Run
 from pefttools.tasks.text_classification import TextClassification
-from pefttools.train import train
+from pefttools.training.driver import train
+from pefttools.training.merging import merge
+from pefttools.training.run import Run
 
 TASK = TextClassification()
 

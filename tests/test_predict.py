@@ -27,9 +27,9 @@ from pefttools.inference import to_bf16
 from pefttools.nn import attention, module_paths
 from pefttools.predict import predict_rows
 from pefttools.reporter import SILENT
-from pefttools.run import Run, Trained, load
 from pefttools.strategies import strategies
 from pefttools.tasks import tasks
+from pefttools.training.run import Run, Trained, load
 from pefttools.unlabeled import rows_to_predict
 
 ASKED = [{"text": row["text"], "id": str(i)} for i, row in enumerate(make_rows(300, seed=5))]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pefttools import fast
 from pefttools.nn import onednn
 from pefttools.recipe.train_settings import TrainSettings
+from pefttools.training import speedups
 
 
 def test_products_are_as_exact_as_fp32_and_torchs_own_afterwards() -> None:
@@ -36,7 +36,7 @@ def test_a_processor_that_rounds_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
 def test_steps_compute_so_and_set_it_back_after_a_failure() -> None:
     before = onednn.allowance()
     expected = "bf16" if torch.backends.mkldnn.is_available() and onednn._exact() else before
-    with pytest.raises(KeyError), fast.steps(torch.nn.Linear(2, 2), TrainSettings(), "cpu", bf16=False):
+    with pytest.raises(KeyError), speedups.steps(torch.nn.Linear(2, 2), TrainSettings(), "cpu", bf16=False):
         assert onednn.allowance() == expected
         raise KeyError
     assert onednn.allowance() == before

@@ -17,7 +17,7 @@ from pefttools import narrow, progress
 from pefttools.progress import RichReporter
 from pefttools.recipe import recipes
 from pefttools.reporter import Bar, Reporter
-from pefttools.train import train
+from pefttools.training.driver import train
 
 
 def test_tensorboard_shows_a_run_once_with_the_recipe_as_hyperparameters(recipe_file: Path, tmp_path: Path) -> None:

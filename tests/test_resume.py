@@ -19,14 +19,14 @@ from test_train import LEARNING, assert_same_weights
 
 from pefttools import signals
 from pefttools.errors import Interrupted, UserError
-from pefttools.run import Run
+from pefttools.training.run import Run
 
 PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
 
 
 def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0) -> None:
     """In a process of its own: train, resuming what is there; `delay` seconds a step make room to be killed."""
-    from pefttools import loop
+    from pefttools.training import loop
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in the run it is compared with
     plain = loop.Loop.step
@@ -51,7 +51,7 @@ def spawn(*arguments: Any) -> Any:
 def test_died_and_resumed_is_never_interrupted(
     strategy: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pefttools import loop
+    from pefttools.training import loop
 
     overrides = [f"strategy={strategy}", "base.dropout=0.1", "data.train_rows=200", "train.log_every=3"]
     overrides += ["train.evaluate_every=0.4", "regularizers=[l2]"]

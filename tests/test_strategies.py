@@ -17,7 +17,6 @@ import torch
 import yaml
 from conftest import make_rows
 
-from pefttools import optimizers
 from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
 from pefttools.recipe.train_settings import TrainSettings
@@ -25,6 +24,7 @@ from pefttools.settings import explain_field
 from pefttools.strategies import strategies
 from pefttools.strategies.base import Strategy, restore, trained
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training import optimizer_setup
 
 TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 FAMILIES = ("bert", "llama", "bart")
@@ -79,7 +79,7 @@ def learn(model: Any, base: Base, strategy: Strategy, num_steps: int = 5) -> lis
     if not strategy.trains:
         return []
     settings = TrainSettings(learning_rate=strategy.start_lr(), weight_decay=0.0)
-    optimizer = optimizers.build(model, strategy, settings)
+    optimizer = optimizer_setup.build(model, strategy, settings)
     batch, said = batch_of(base, 48), []
     model.train()
     for step in range(1, num_steps + 1):

@@ -14,13 +14,13 @@ from conftest import write_recipe, write_rows
 from pefttools import cli
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.splitting import Splits
-from pefttools.optimizers import build
 from pefttools.recipe import recipes
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training.optimizer_setup import build
 
 
 def tiny_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any]) -> Path:
@@ -151,7 +151,7 @@ def test_scratch_keeps_shapes_and_no_weight(bases: Callable[[str], Path]) -> Non
 
 
 def test_a_new_head_learns_faster_under_full(bases: Callable[[str], Path], recipe_file: Path) -> None:
-    from pefttools.penalties import mark_pretrained
+    from pefttools.training.penalties import mark_pretrained
 
     base = fitted().load(BaseSettings(source=str(bases("bert"))))
     mark_pretrained(base)

@@ -16,12 +16,12 @@ from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
-from pefttools.evaluate import joined, outputs_of
 from pefttools.settings import NOT_IN_DIGEST, explain_field
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks import tasks
 from pefttools.tasks.base import LABELS, Task
+from pefttools.training.evaluation import joined, outputs_of
 
 FAMILIES = ("bert", "llama", "bart")
 

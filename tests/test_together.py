@@ -16,8 +16,8 @@ from pefttools import cli
 from pefttools.answering import opened_together
 from pefttools.errors import UserError
 from pefttools.export import export
-from pefttools.merge import merge
 from pefttools.predict import predict_rows, predict_together
+from pefttools.training.merging import merge
 
 
 @pytest.fixture(scope="module")

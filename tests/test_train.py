@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from pefttools.errors import UserError
 from pefttools.recipe import recipes, schedule
-from pefttools.run import Run, load
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
+from pefttools.training.run import Run, load
 from pefttools.use import evaluate_run
 
 
@@ -202,14 +202,14 @@ def test_schedules_are_pure_functions_of_progress() -> None:
 
 
 def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
-    from pefttools import optimizers
     from pefttools.bases.loading import BaseSettings
     from pefttools.tasks.text_classification import TextClassification
+    from pefttools.training import optimizer_setup
 
     base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))
     settings = recipes.load("question-type-full").recipe.train
     full = strategies.get("full")()
-    decayed, plain = optimizers.build(full.wrap(base), full, settings).param_groups
+    decayed, plain = optimizer_setup.build(full.wrap(base), full, settings).param_groups
     assert decayed["weight_decay"] == 0.01
     assert plain["weight_decay"] == 0.0
     assert all(p.ndim == 2 for p in decayed["params"])
@@ -218,15 +218,15 @@ def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
 
 
 def test_layers_learn_at_their_own_rate(bases: Any) -> None:
-    from pefttools import optimizers
     from pefttools.bases.loading import BaseSettings
     from pefttools.tasks.text_classification import TextClassification
+    from pefttools.training import optimizer_setup
 
     base = TextClassification(labels=("a", "b")).load(BaseSettings(source=str(bases("bert"))))
     full = strategies.get("full")()
     settings = recipes.load("question-type-full", ["train.layer_decay=0.5", "train.learning_rate=1e-3"]).recipe.train
     names = {id(p): name for name, p in full.wrap(base).named_parameters()}
-    groups = optimizers.build(base.model, full, settings).param_groups
+    groups = optimizer_setup.build(base.model, full, settings).param_groups
     rates = {names[id(p)]: group["lr"] for group in groups for p in group["params"]}
     assert rates["classifier.weight"] == rates["bert.pooler.dense.bias"] == 1e-3
     assert rates["bert.encoder.layer.1.output.dense.weight"] == 1e-3

@@ -1,4 +1,4 @@
-"""pefttools as a contender: `pefttools.train.train` from beginning to end, with a reporter that keeps the time."""
+"""pefttools as a contender: `pefttools.training.driver.train` from beginning to end, with a reporter that keeps the time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from clock import Clock
 
 from pefttools.recipe.recipes import Recipe
-from pefttools.train import train
+from pefttools.training.driver import train
 
 
 def run(recipe: Recipe, warm_up: Recipe | None = None, clock: Clock | None = None) -> dict[str, Any]:

@@ -17,14 +17,14 @@ import transformers
 from datasets import Dataset
 from torch import nn
 
-from pefttools import evaluate
 from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode, encode_once
 from pefttools.data.splitting import load_splits
 from pefttools.recipe.recipes import Recipe
-from pefttools.runtime import computes_in_bf16
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS, Task
+from pefttools.training import evaluation
+from pefttools.training.process import computes_in_bf16
 
 
 class Watch(transformers.TrainerCallback):
@@ -140,4 +140,4 @@ def collator(base: Base, task: Task, multiple: int | None) -> Any:
 def score(model: nn.Module, task: Task, base: Base, rows: list[Any]) -> float:
     """The task's metric on test rows, by pefttools' own evaluation."""
     encoded = encode(rows, task, base, "test")
-    return evaluate.score(model, task, encoded, rows, base.tokenizer, "test").metrics[task.primary]
+    return evaluation.score(model, task, encoded, rows, base.tokenizer, "test").metrics[task.primary]

@@ -30,7 +30,7 @@ from pefttools.errors import UserError
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import MARK, write_recipe
+from pefttools.training.run import MARK, write_recipe
 from pefttools.use import evaluate_run
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {

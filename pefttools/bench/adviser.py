@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pefttools import class_heads
 from pefttools.bases import loading
 from pefttools.bench import budget, trial
 from pefttools.bench.halving import Candidate, Halving, planned
@@ -21,6 +20,7 @@ from pefttools.errors import Interrupted, UserError
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import Reporter
+from pefttools.training import class_heads
 
 START = "start.yaml"
 """The recipe that every trial varies."""

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, evaluate
+from pefttools import atomic
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import load_splits
-from pefttools.run import Run, load
+from pefttools.training import evaluation
+from pefttools.training.run import Run, load
 
 if TYPE_CHECKING:
-    from pefttools.run import Trained
+    from pefttools.training.run import Trained
 
 TOKENS = 16_384
 """Of texts that are scored, at most; the first one is scored whatever its length."""
@@ -44,7 +45,7 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
 
     def loss(body: Any) -> float:
         setattr(target, prefix, body)
-        scored = evaluate.score(target, words.task, encoded, rows, words.base.tokenizer, "retention")
+        scored = evaluation.score(target, words.task, encoded, rows, words.base.tokenizer, "retention")
         return scored.metrics["loss"]
 
     body = _body(trained)

@@ -15,7 +15,7 @@ from pefttools.nn import module_paths
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttools.run import Trained
+    from pefttools.training.run import Trained
 
 TINY = 1e-6
 """A change below this share of the matrix is the rounding of a merge."""

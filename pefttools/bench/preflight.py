@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads
 from pefttools.bases import loading
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.penalties import Penalties, mark_pretrained
 from pefttools.plan import count_parameters, wrapped
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
+from pefttools.training import class_heads
+from pefttools.training.penalties import Penalties, mark_pretrained
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell

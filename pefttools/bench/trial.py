@@ -137,8 +137,8 @@ def _fail(order: Order, reason: str) -> None:
 
 def _trained(order: Order) -> dict[str, Any]:
     from pefttools.recipe import recipes
-    from pefttools.run import Run
-    from pefttools.train import train
+    from pefttools.training.driver import train
+    from pefttools.training.run import Run
 
     resolved = recipes.load(order.recipe, order.words).recipe
     assert resolved.digest == order.digest, f"{order.recipe} is not what was ordered"
@@ -166,14 +166,14 @@ def _trained(order: Order) -> dict[str, Any]:
 
 def _moved(order: Order) -> Any:
     from pefttools.bench.moved import moved
-    from pefttools.run import load
+    from pefttools.training.run import load
 
     return moved(load(order.folder))
 
 
 def _forgotten(order: Order) -> Any:
     from pefttools.bench.forgetting import forgetting
-    from pefttools.run import load
+    from pefttools.training.run import load
 
     return forgetting(load(order.folder), order.retention) if order.retention else None
 

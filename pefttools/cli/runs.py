@@ -39,7 +39,7 @@ def train(
     resolved, reporter = recipes.load(recipe, overrides), RichReporter()
     for note in resolved.notes:
         reporter.note(note)
-    from pefttools.train import train as run
+    from pefttools.training.driver import train as run
 
     folder = out or Path("runs", resolved.recipe.name)
     values = run(resolved.recipe, folder, resume=resume, reporter=reporter)
@@ -140,7 +140,7 @@ def merge(
             parameters.
         json: print result.json.
     """
-    from pefttools.merge import merge as merged
+    from pefttools.training.merging import merge as merged
 
     shares = weights or [1 / max(1, len(runs))] * len(runs)
     values = merged(runs, shares, out, by, RichReporter())

@@ -20,8 +20,8 @@ from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe.recipes import Recipe
-from pefttools.run import Trained, load
 from pefttools.strategies.base import save_peft
+from pefttools.training.run import Trained, load
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,8 +8,8 @@ from pefttools import imports
 from pefttools.bases import targets
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
-from pefttools.run import Trained
 from pefttools.strategies.base import named
+from pefttools.training.run import Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttools.recipe.recipes import Recipe
-from pefttools.run import Trained
 from pefttools.settings import Choice
+from pefttools.training.run import Trained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,7 +12,7 @@ from pefttools import sources
 from pefttools.exporters.base import adds_tokens
 
 if TYPE_CHECKING:
-    from pefttools.run import Trained
+    from pefttools.training.run import Trained
 
 PIPELINES = {
     "text_classification": "text-classification",

@@ -8,7 +8,7 @@ from pefttools.errors import UserError
 from pefttools.exporters import verify
 from pefttools.exporters.base import LOGITS, Exporter
 from pefttools.recipe.recipes import Recipe
-from pefttools.run import On, Trained, load
+from pefttools.training.run import On, Trained, load
 
 if TYPE_CHECKING:
     from torch import nn

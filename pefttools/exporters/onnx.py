@@ -20,7 +20,7 @@ from pefttools.errors import UserError
 from pefttools.exporters.base import METRIC, Exporter, Loaded
 from pefttools.exporters.merging import merged
 from pefttools.recipe.recipes import Recipe
-from pefttools.run import Trained
+from pefttools.training.run import Trained
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pefttools.data.splitting import Row
-    from pefttools.run import Trained
+    from pefttools.training.run import Trained
 
 COMPARED_ROWS = 128
 """Rows whose logits are compared, at most; the metric is of all that the run was scored on."""

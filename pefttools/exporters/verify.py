@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Row
-from pefttools.evaluate import joined, outputs_of
 from pefttools.exporters import exactness, exporters, writing
 from pefttools.recipe import recipes
 from pefttools.strategies.base import is_quantised
+from pefttools.training.evaluation import joined, outputs_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools import class_heads
 from pefttools.bases import loading
 from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
@@ -16,6 +15,7 @@ from pefttools.data.encoding import cut_rows
 from pefttools.data.splitting import Row, Splits
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Choice
+from pefttools.training import class_heads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

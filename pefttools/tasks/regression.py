@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from pefttools import class_heads
 from pefttools.bases import loading
 from pefttools.data.fields import number
 from pefttools.data.splitting import Row, Splits
@@ -23,6 +22,7 @@ from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Prediction, Task
+from pefttools.training import class_heads
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools import fast, optimizers
 from pefttools.data.batching import pad_multiple, step_multiple
 from pefttools.errors import UserError
-from pefttools.runtime import computes_in_bf16, forward
 from pefttools.strategies.base import trained
+from pefttools.training import optimizer_setup, speedups
+from pefttools.training.process import computes_in_bf16, forward
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,9 +87,9 @@ class FirstStep:
                 short = {"max_new_tokens": NEW_TOKENS} if "max_new_tokens" in type(task).model_fields else {}
                 list(task.with_values(**short).generate(model, to_answer[:1], self.base.tokenizer))
             if recipe.strategy.trains:
-                optimizers.build(model, recipe.strategy, recipe.train)
+                optimizer_setup.build(model, recipe.strategy, recipe.train)
                 settings = recipe.train.model_copy(update={"compile": False})
-                with self.frozen.held(), fast.steps(model, settings, self.device, bf16, self.last):
+                with self.frozen.held(), speedups.steps(model, settings, self.device, bf16, self.last):
                     self._train(bf16)
                     self._evaluate(bf16)
         finally:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pefttools import atomic
 from pefttools.errors import UserError
-from pefttools.features import FOLDER, Features, Maker
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir, only_one
+from pefttools.training.features import FOLDER, Features, Maker
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools import class_heads, fast
 from pefttools.bases import loading
 from pefttools.bases.limits import refuse_padding_readers
 from pefttools.data import overview
@@ -14,13 +13,14 @@ from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.first_step import FirstStep, refusal
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
-from pefttools.penalties import Penalties, mark_pretrained
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
+from pefttools.training import class_heads, speedups
+from pefttools.training.penalties import Penalties, mark_pretrained
+from pefttools.training.trial_step import FirstStep, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
     if recipe.regularizers and not strategy.trains:
         raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
-    fast.refuse_impossible(model, recipe.train, torch.device(device).type)
+    speedups.refuse_impossible(model, recipe.train, torch.device(device).type)
     model.to(device)
     lengths = encoded["train"]["length"][:]
     shortest: Any = encoded["train"][[lengths.index(min(lengths))]]

@@ -10,11 +10,11 @@ from pefttools.data.rows import Row, content_hash, key_hash
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run_rows import ScoredRows
+from pefttools.training.run_rows import ScoredRows
 
 if TYPE_CHECKING:
-    from pefttools.run import Run
     from pefttools.tasks.base import Task
+    from pefttools.training.run import Run
 
 SHOWN = 10
 """Ids that a message lists."""

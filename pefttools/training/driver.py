@@ -14,20 +14,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, checkpoint, evaluate, fast, optimizers
+from pefttools import atomic
 from pefttools.bases import loading
-from pefttools.checkpoint import Progress
 from pefttools.errors import UserError
-from pefttools.feature_cache import Kept, keep
-from pefttools.features import Features, Maker
-from pefttools.loop import Loop, num_steps
 from pefttools.plan import count_parameters
-from pefttools.prepare import Prepared, prepare
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import Run
-from pefttools.runtime import accelerator_for, hardware, peak_bytes, stop_signals
-from pefttools.untouched import untouched
+from pefttools.training import checkpoint, evaluation, optimizer_setup, speedups
+from pefttools.training.baseline import untouched
+from pefttools.training.checkpoint import Progress
+from pefttools.training.feature_cache import Kept, keep
+from pefttools.training.features import Features, Maker
+from pefttools.training.loop import Loop, num_steps
+from pefttools.training.preparation import Prepared, prepare
+from pefttools.training.process import accelerator_for, hardware, peak_bytes, stop_signals
+from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -68,7 +69,7 @@ def _in_folder(
     ready: Prepared, run: Run, digest: str, accelerator: Accelerator, reporter: Reporter, score_test: bool
 ) -> dict[str, Any]:
     """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
-    from pefttools.trackers import hyperparameters
+    from pefttools.training.trackers import hyperparameters
 
     if accelerator.is_main_process:
         run.create(ready.recipe)
@@ -100,9 +101,9 @@ def _run(
 
     recipe, model, task = ready.recipe, ready.model, ready.recipe.task
 
-    def score(name: str, title: str, generate: bool = False, features: Features | None = None) -> evaluate.Scored:
+    def score(name: str, title: str, generate: bool = False, features: Features | None = None) -> evaluation.Scored:
         rows, encoded = getattr(ready.splits, name), ready.encoded[name]
-        return evaluate.score(
+        return evaluation.score(
             model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter, generate, features
         )
 
@@ -186,7 +187,7 @@ def _fit(
 ) -> Progress:
     """Train from the last checkpoint, or from the beginning, and leave the model with its best weights."""
     recipe, model, strategy = ready.recipe, ready.model, ready.recipe.strategy
-    prepared, optimizer = accelerator.prepare(model, optimizers.build(model, strategy, recipe.train))
+    prepared, optimizer = accelerator.prepare(model, optimizer_setup.build(model, strategy, recipe.train))
     conditions = {
         "data": ready.splits.digest,
         "base": ready.base.sha256,
@@ -200,7 +201,7 @@ def _fit(
     progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
     run.rewind(progress.step)
     bf16 = accelerator.mixed_precision == "bf16"
-    with ready.frozen.held(), fast.steps(model, recipe.train, accelerator.device.type, bf16, ready.last):
+    with ready.frozen.held(), speedups.steps(model, recipe.train, accelerator.device.type, bf16, ready.last):
         kept = _features(ready, progress, accelerator, reporter)
         loop = Loop(
             recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator,

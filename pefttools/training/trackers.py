@@ -9,7 +9,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_av
 
 from pefttools.errors import UserError, unknown
 from pefttools.recipe.recipes import Recipe
-from pefttools.run import Run
+from pefttools.training.run import Run
 
 
 class TensorBoard(TensorBoardTracker):

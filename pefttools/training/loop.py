@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pefttools import checkpoint
-from pefttools.checkpoint import Progress
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
 from pefttools.errors import Interrupted, UserError
-from pefttools.penalties import Penalties
 from pefttools.recipe import schedule
 from pefttools.recipe.recipes import Recipe
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import Bar, Reporter
-from pefttools.run import Run
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import Task
+from pefttools.training import checkpoint
+from pefttools.training.checkpoint import Progress
+from pefttools.training.penalties import Penalties
+from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from transformers import PreTrainedTokenizerBase
 
-    from pefttools.features import Features
+    from pefttools.training.features import Features
 
 WATCHED_STEPS = 5
 """Steps within which every trained tensor must have had a gradient."""

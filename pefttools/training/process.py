@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools import signals
 from pefttools.errors import UserError
 from pefttools.recipe.recipes import Recipe
-from pefttools.run import Run
+from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,7 +32,7 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     from accelerate.state import AcceleratorState
     from accelerate.utils import ProjectConfiguration
 
-    from pefttools.trackers import trackers
+    from pefttools.training.trackers import trackers
 
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(

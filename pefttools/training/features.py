@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from pefttools.data.batching import batches, look_budget, pad_multiple
 from pefttools.data.encoding import code_of
-from pefttools.evaluate import MAX_ROWS
 from pefttools.nn import attention, first_token, frozen, onednn
 from pefttools.nn.frozen import Frozen
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir
+from pefttools.training.evaluation import MAX_ROWS
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,17 +14,18 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pefttools import atomic, evaluate
+from pefttools import atomic
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data.encoding import encode
 from pefttools.data.rows import Splits
 from pefttools.errors import UserError
-from pefttools.own_rows import own_rows, validation_rows
 from pefttools.plan import count_parameters
 from pefttools.reporter import SILENT, Reporter
-from pefttools.run import MARK, Run, write_recipe
 from pefttools.strategies.base import WEIGHTS, read
 from pefttools.strategies.lora import Lora
+from pefttools.training import evaluation
+from pefttools.training.own_rows import own_rows, validation_rows
+from pefttools.training.run import MARK, Run, write_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -208,7 +209,7 @@ def _scored(merged: Run, recipe: Recipe, first: Run, reporter: Reporter) -> dict
     for name in scores:
         if rows := splits.named()[name]:
             encoded = encode(rows, task, base, name, reporter)
-            found = evaluate.score(
+            found = evaluation.score(
                 model, task, encoded, rows, base.tokenizer, name, reporter=reporter, generate=name == "test"
             )
             scores[name] = found.metrics

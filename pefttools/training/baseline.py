@@ -8,15 +8,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, evaluate, metrics
+from pefttools import atomic, metrics
 from pefttools.data.encoding import code_of
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir
+from pefttools.training import evaluation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from pefttools.prepare import Prepared
+    from pefttools.training.preparation import Prepared
 
 LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
 
@@ -60,4 +61,4 @@ def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Repo
         model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
     rows, encoded, title = ready.splits.named()[name], ready.encoded[name], f"{name}, untouched"
     tokenizer = ready.base.tokenizer
-    return evaluate.score(model, recipe.task, encoded, rows, tokenizer, title, accelerator, reporter, True).metrics
+    return evaluation.score(model, recipe.task, encoded, rows, tokenizer, title, accelerator, reporter, True).metrics

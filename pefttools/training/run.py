@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from pefttools import atomic, run_rows
+from pefttools import atomic
 from pefttools.bases import loading, quantized
 from pefttools.errors import UserError
 from pefttools.recipe import recipes
@@ -29,13 +29,14 @@ from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir
 from pefttools.strategies.base import CONFIG
+from pefttools.training import run_rows
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pefttools.data.rows import Splits
-    from pefttools.run_rows import RowHashes, ScoredRows
     from pefttools.tasks.base import Prediction, Task
+    from pefttools.training.run_rows import RowHashes, ScoredRows
 
 
 On = Literal["trained", "full", "dequantised"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from pefttools.features import Features
+    from pefttools.training.features import Features
 
 MAX_ROWS = 256
 READ = 1000
