@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from pefttools import tiny
+from pefttools.compatibility import tiny_models
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("fp32", "bf16")
@@ -39,7 +39,7 @@ SIZES = {
 }  # fmt: skip
 """In place of the tiny sizes, for which many defaults of peft's methods are too large."""
 MORE: Mapping[str, Mapping[str, Any]] = {
-    "longformer": {**tiny.ARCHITECTURES["bert"].sizes, "attention_window": [8, 8]},
+    "longformer": {**tiny_models.ARCHITECTURES["bert"].sizes, "attention_window": [8, 8]},
     "falcon": {"vocab_size": 60, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 2, "hidden_size": 256,
                "num_hidden_layers": 2, "num_attention_heads": 4},
 }  # fmt: skip
@@ -85,7 +85,7 @@ def models() -> list[tuple[str, str]]:
     from pefttools.tasks import tasks
 
     pairs = []
-    groups = {**{name: a.group for name, a in tiny.ARCHITECTURES.items()}, "longformer": "encoders"}
+    groups = {**{name: a.group for name, a in tiny_models.ARCHITECTURES.items()}, "longformer": "encoders"}
     for name, group in {**groups, "falcon": "decoders"}.items():
         for task in TASKS[group]:
             auto: Any = getattr(transformers, tasks.get(task).auto_class)
@@ -156,7 +156,7 @@ def write_recipe(architecture: str, task: str, place: Path) -> Path:
     from pefttools.tasks import tasks
 
     prepare_libraries()
-    sizes: Any = MORE.get(architecture) or tiny.ARCHITECTURES[architecture].sizes
+    sizes: Any = MORE.get(architecture) or tiny_models.ARCHITECTURES[architecture].sizes
     sizes = {**sizes, **{name: size for name, size in SIZES.items() if name in sizes}}
     config = transformers.AutoConfig.for_model(architecture, **sizes)
     torch.manual_seed(0)

@@ -13,8 +13,9 @@ import torch
 import transformers
 from conftest import make_rows, make_tokenizer, pretrain, write_recipe, write_rows
 
-from pefttools import plan, tiny
+from pefttools.compatibility import tiny_models
 from pefttools.errors import UserError
+from pefttools.planning import planner
 from pefttools.recipe import recipes
 from pefttools.training.driver import train
 from pefttools.training.run import Run, load
@@ -106,7 +107,7 @@ def test_a_head_of_any_architecture_answers_as_its_checkpoint(kind: str, tmp_pat
     torch.manual_seed(1)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, id2label=names, num_labels=3)
     with torch.no_grad():
-        for parameter in tiny.jittered(model).parameters():
+        for parameter in tiny_models.jittered(model).parameters():
             parameter.mul_(3)  # answers that differ from row to row
     model.eval().save_pretrained(folder)
     rows = make_rows(24)
@@ -196,7 +197,7 @@ def test_classes_without_rows_are_kept(classifier: Callable[..., Path], tmp_path
     (line,) = heard.about_heads
     assert "also tells apart 'shape', 'size'" in line
     again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
-    assert plan.plan(again).params == result["params"]
+    assert planner.plan(again).params == result["params"]
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
 
 
@@ -233,7 +234,7 @@ def tagger(folder: Path, names: Sequence[str]) -> Path:
     model = transformers.AutoModelForTokenClassification.from_pretrained(
         folder, num_labels=len(names), id2label=dict(enumerate(names))
     )
-    tiny.jittered(model).save_pretrained(folder)
+    tiny_models.jittered(model).save_pretrained(folder)
     return folder
 
 

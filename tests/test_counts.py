@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pefttools.plan import count_from_config
+from pefttools.planning.planner import count_from_config
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
 

@@ -14,6 +14,7 @@ from conftest import train_tiny, write_recipe, write_rows
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from pefttools.bases import quantized
+from pefttools.compatibility.tiny_models import ARCHITECTURES
 from pefttools.errors import UserError
 from pefttools.export import configured, export
 from pefttools.exporters import merging
@@ -22,7 +23,6 @@ from pefttools.exporters.merged import Merged
 from pefttools.exporters.verify import gap
 from pefttools.predict import predict_rows
 from pefttools.tasks import tasks
-from pefttools.tiny import ARCHITECTURES
 from pefttools.training.run import Run
 
 
@@ -249,7 +249,7 @@ def test_the_card_has_what_the_hub_reads(of_task: Any, tmp_path: Path) -> None:
 
 
 def test_a_quantised_run_is_planned_with_smaller_weights(of_task: Any) -> None:
-    from pefttools.plan import plan
+    from pefttools.planning.planner import plan
 
     runs = [Run(of_task("text_classification", *words)) for words in ((), ("base.quantize=nf4",))]
     plans = [plan(run.recipe()) for run in runs]

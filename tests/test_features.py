@@ -17,7 +17,8 @@ from conftest import losses, make_rows, make_tokenizer, train_tiny, without_cloc
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.bert.modeling_bert import BertLayer, BertPooler
 
-from pefttools import cli, tiny
+from pefttools import cli
+from pefttools.compatibility import tiny_models
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import cache_dir
 from pefttools.tasks import tasks
@@ -58,7 +59,7 @@ def recipe_of(tmp_path: Path) -> Callable[..., Path]:
 
     def write(architecture: str, **sections: Any) -> Path:
         tokenizer = make_tokenizer()
-        values = {**tiny.ARCHITECTURES[architecture].sizes, "vocab_size": len(tokenizer), "num_labels": 3}
+        values = {**tiny_models.ARCHITECTURES[architecture].sizes, "vocab_size": len(tokenizer), "num_labels": 3}
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(architecture, **values))
         model.base_model.save_pretrained(tmp_path / architecture)
@@ -375,10 +376,10 @@ def test_on_the_command_line(bert: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("overrides", [HEAD, LORA, [*HEAD, "train.feature_cache_bytes=9"], ["strategy=full"]])
 def test_the_plan_counts_them(overrides: list[str], bert: Path, tmp_path: Path) -> None:
-    from pefttools import plan
+    from pefttools.planning import planner
     from pefttools.recipe import recipes
 
-    planned = plan.plan(recipes.load(str(bert), overrides).recipe).bytes
+    planned = planner.plan(recipes.load(str(bert), overrides).recipe).bytes
     facts = train_tiny(bert, tmp_path / "run", *overrides)[1]["train"]["feature_cache"]
     assert planned["features"] == (facts["bytes"] if facts and facts["where"] == "memory" else 0)
     assert planned["peak"] == sum(size for part, size in planned.items() if part != "peak")

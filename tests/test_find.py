@@ -11,11 +11,11 @@ import pytest
 import transformers
 
 from pefttools.bases.loading import Base
+from pefttools.compatibility.tiny_models import ARCHITECTURES
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
 from pefttools.nn.families import FAMILIES, ROLES
 from pefttools.strategies import strategies
-from pefttools.tiny import ARCHITECTURES
 
 GATED = ("modernbert", "llama", "qwen2", "gemma", "t5")
 FUSED = {

@@ -11,7 +11,7 @@ from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools import cli
 from pefttools.errors import UserError
-from pefttools.plan import plan
+from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 
 

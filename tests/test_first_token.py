@@ -12,7 +12,7 @@ from conftest import losses, train_tiny
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-from pefttools import tiny
+from pefttools.compatibility import tiny_models
 from pefttools.nn import first_token
 from pefttools.strategies import strategies
 from pefttools.training import preparation
@@ -25,7 +25,13 @@ INPUTS = {
 
 def built(architecture: str, kind: Any = AutoModelForSequenceClassification, **values: Any) -> Any:
     torch.manual_seed(0)
-    sizes = {**tiny.ARCHITECTURES[architecture].sizes, "vocab_size": 60, "num_labels": 3, "pad_token_id": 0, **values}
+    sizes = {
+        **tiny_models.ARCHITECTURES[architecture].sizes,
+        "vocab_size": 60,
+        "num_labels": 3,
+        "pad_token_id": 0,
+        **values,
+    }
     return kind.from_config(AutoConfig.for_model(architecture, **sizes)).eval()
 
 

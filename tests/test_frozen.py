@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pefttools import tiny
+from pefttools.compatibility import tiny_models
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
@@ -16,24 +16,24 @@ TASK = TextClassification.example()
 
 @pytest.mark.parametrize("strategy", ["prompt", "prefix", "lora", "full"])
 def test_what_training_reaches_is_not_frozen(strategy: str) -> None:
-    base = tiny.base(TASK, "bert", False, tiny.ARCHITECTURES["bert"].sizes)
+    base = tiny_models.base(TASK, "bert", False, tiny_models.ARCHITECTURES["bert"].sizes)
     model = strategies.get(strategy)().wrap(base)
-    assert not frozen_part(model, TASK.inputs_of(tiny.batch(TASK, base.model.config, 3))).blocks
+    assert not frozen_part(model, TASK.inputs_of(tiny_models.batch(TASK, base.model.config, 3))).blocks
 
 
 def frozen_bert(layers: int) -> tuple[Any, Frozen]:
-    base = tiny.base(TASK, "bert", False, tiny.ARCHITECTURES["bert"].sizes)
+    base = tiny_models.base(TASK, "bert", False, tiny_models.ARCHITECTURES["bert"].sizes)
     strategy, _ = strategies.parse({"name": "top_layers", "layers": layers}, "strategy")
     assert strategy is not None
     model = strategy.wrap(base)
-    return model, frozen_part(model, TASK.inputs_of(tiny.batch(TASK, base.model.config, 3)))
+    return model, frozen_part(model, TASK.inputs_of(tiny_models.batch(TASK, base.model.config, 3)))
 
 
 def test_a_tied_table_that_is_trained_is_not_frozen() -> None:
     model, frozen = frozen_bert(1)
     assert len(frozen.blocks) == 1
     model.bert.embeddings.word_embeddings.weight.requires_grad_(True)
-    batch = TASK.inputs_of(tiny.batch(TASK, model.config, 3))
+    batch = TASK.inputs_of(tiny_models.batch(TASK, model.config, 3))
     assert not frozen_part(model, batch).blocks
 
 

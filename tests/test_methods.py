@@ -293,9 +293,11 @@ def test_a_loaded_prefix_leaves_room_too(recipe_file: Path, tmp_path: Path) -> N
 
 def tiny(architecture: str) -> Base:
     """A model of another family, without a checkpoint."""
-    from pefttools import tiny
+    from pefttools.compatibility import tiny_models
 
-    return tiny.base(TextClassification.example(), architecture, False, tiny.ARCHITECTURES[architecture].sizes)
+    return tiny_models.base(
+        TextClassification.example(), architecture, False, tiny_models.ARCHITECTURES[architecture].sizes
+    )
 
 
 def test_bitfit_finds_biases_by_other_names() -> None:

@@ -12,8 +12,8 @@ import torch
 import transformers
 from torch import nn
 
-from pefttools import tiny
 from pefttools.bases.loading import prepare_libraries
+from pefttools.compatibility import tiny_models
 from pefttools.nn import new_tokens
 
 FAMILIES = (
@@ -32,7 +32,7 @@ K = 3
 
 
 def model_of(family: str, auto: str = "AutoModelForSequenceClassification", **more: Any) -> Any:
-    sizes = {**tiny.ARCHITECTURES[family].sizes, "num_labels": 3, **more}
+    sizes = {**tiny_models.ARCHITECTURES[family].sizes, "num_labels": 3, **more}
     config = transformers.AutoConfig.for_model(family, **sizes)
     kind = getattr(transformers, auto)
     torch.manual_seed(3)

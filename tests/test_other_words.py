@@ -9,7 +9,7 @@ import pytest
 
 from pefttools.errors import UserError
 from pefttools.other_words import METHODS, WORDS
-from pefttools.plan import plan
+from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
 from pefttools.strategies import strategies

@@ -17,7 +17,8 @@ from conftest import make_rows, make_tokenizer, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttools import cli, inference, predict, tiny
+from pefttools import cli, inference, predict
+from pefttools.compatibility import tiny_models
 from pefttools.data.reading import read, stream
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_splits
@@ -98,15 +99,15 @@ def test_bf16_says_the_same_in_the_same_order(finished_run: Path, monkeypatch: p
     assert 0 < far < 0.05
 
 
-@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "seq2seq"])
 def test_every_architecture_answers_in_bf16(name: str, architecture: str) -> None:
     task = tasks.get(name).example()
     try:
-        base = tiny.base(task, architecture, False, tiny.ARCHITECTURES[architecture].sizes)
+        base = tiny_models.base(task, architecture, False, tiny_models.ARCHITECTURES[architecture].sizes)
     except UserError:
         pytest.skip("no such model")
-    batch = tiny.batch(task, base.model.config, 3)
+    batch = tiny_models.batch(task, base.model.config, 3)
 
     def logits() -> torch.Tensor:
         with torch.inference_mode():
@@ -126,7 +127,7 @@ def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytes
     task = tasks.get(name).example()
     architecture = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(task.auto_class, "bert")
     for precision in ("fp32", "auto", "bf16"):
-        base = tiny.base(task, architecture, False, tiny.ARCHITECTURES[architecture].sizes)
+        base = tiny_models.base(task, architecture, False, tiny_models.ARCHITECTURES[architecture].sizes)
         recipe: Any = SimpleNamespace(strategy=strategies.get("frozen")())
         model = inference.ready(Trained(base.model, base, task, recipe, Path()), precision)
         rounded = precision == "bf16" or (precision == "auto" and task.takes_rounding)

@@ -199,7 +199,7 @@ def test_trains_from_a_recipe_and_answers(trained):
     [("t5", "full"), ("bart", "full"), ("t5", "lora"), ("marian", "lora"), ("bart", "prompt")],
 )
 def test_strategies_take_it(architecture, strategy):
-    from pefttools import support
+    from pefttools.compatibility import matrix
     from pefttools.strategies import strategies
 
-    assert support.probe(Seq2Seq.example(), strategies.get(strategy)(), architecture).reason is None
+    assert matrix.probe(Seq2Seq.example(), strategies.get(strategy)(), architecture).reason is None

@@ -29,7 +29,7 @@ def test_shipped_suites_hold_recipes_that_load(name: str) -> None:
 
 
 def test_every_peft_type_that_fits_an_encoder_is_in_the_zoo() -> None:
-    from pefttools.support import kept
+    from pefttools.compatibility.matrix import kept
 
     fits = {name for name, found in kept()["peft_types"].items() if found["fits"] is True}
     assert set(suite.load("peft-zoo").axes["strategies"]) == fits

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from pefttools import cli, support
+from pefttools import cli
+from pefttools.compatibility import matrix
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora
 from pefttools.tasks import tasks
@@ -22,41 +23,41 @@ TASK = TextClassification.example()
 
 
 def test_the_kept_matrix_is_what_is_measured() -> None:
-    measured, kept = json.loads(json.dumps(support.matrix(TASK.name))), support.kept()
-    assert support.kept()["versions"].keys() == measured["versions"].keys()
+    measured, kept = json.loads(json.dumps(matrix.matrix(TASK.name))), matrix.kept()
+    assert matrix.kept()["versions"].keys() == measured["versions"].keys()
     assert measured["architectures"] == kept["architectures"]
-    again = f"what fits where has changed; if that is meant, run: {support.COMMAND}"
+    again = f"what fits where has changed; if that is meant, run: {matrix.COMMAND}"
     assert measured["tasks"] == {TASK.name: kept["tasks"][TASK.name]}, again
     problems: list[str] = []
-    assert support.peft_types(problems) == kept["peft_types"], again
+    assert matrix.peft_types(problems) == kept["peft_types"], again
     assert not problems
 
 
 @pytest.mark.parametrize("name", [name for name in tasks.names() if name != TASK.name])
 def test_other_tasks_are_what_is_measured_on_one_architecture(name: str) -> None:
-    kept = support.kept()["tasks"][name]
-    architecture = next(a for a in support.ARCHITECTURES if kept["lora"]["default"]["fits"][a] is True)
-    measured = support.matrix(name, (architecture,))["tasks"][name]
+    kept = matrix.kept()["tasks"][name]
+    architecture = next(a for a in matrix.ARCHITECTURES if kept["lora"]["default"]["fits"][a] is True)
+    measured = matrix.matrix(name, (architecture,))["tasks"][name]
     for strategy, variants in measured.items():
         for variant, row in variants.items():
             was = kept[strategy][variant]
             found = {"merges": row["merges"], "fits": row["fits"][architecture], "nf4": row["nf4"]}
             nf4 = {a: was["nf4"][a] for a in row["nf4"]}
-            assert found == {"merges": was["merges"], "fits": was["fits"][architecture], "nf4": nf4}, support.COMMAND
+            assert found == {"merges": was["merges"], "fits": was["fits"][architecture], "nf4": nf4}, matrix.COMMAND
 
 
 def test_every_strategy_and_architecture_is_in_it() -> None:
-    kept = support.kept()
+    kept = matrix.kept()
     for found in kept["tasks"].values():
         assert found.keys() == set(strategies.names())
         for name, variants in found.items():
             assert variants.keys() == {"default", *strategies.get(name).variants}
-            assert all(row["fits"].keys() == support.ARCHITECTURES.keys() for row in variants.values())
+            assert all(row["fits"].keys() == matrix.ARCHITECTURES.keys() for row in variants.values())
 
 
 def test_whatever_does_not_fit_is_told_in_our_words() -> None:
-    rows = [row for found in support.kept()["tasks"].values() for v in found.values() for row in v.values()]
-    rows += support.kept()["peft_types"].values()
+    rows = [row for found in matrix.kept()["tasks"].values() for v in found.values() for row in v.values()]
+    rows += matrix.kept()["peft_types"].values()
     reasons = {
         str(r) for row in rows for r in (row["fits"] if isinstance(row["fits"], dict) else {0: row["fits"]}).values()
     }
@@ -65,7 +66,7 @@ def test_whatever_does_not_fit_is_told_in_our_words() -> None:
 
 
 def test_nothing_that_rewrites_weights_takes_a_quantised_base() -> None:
-    found = support.kept()["tasks"]["text_classification"]
+    found = matrix.kept()["tasks"]["text_classification"]
     rewriting = ["full", "galore", "low_rank", "top_layers last_one", "lora pissa", "lora olora", "lora loftq"]
     for name, _, variant in (words.partition(" ") for words in rewriting):
         assert all("quantised" in reason for reason in found[name][variant or "default"]["nf4"].values())
@@ -131,25 +132,25 @@ class DropsTheQuantised(Lora):
     ],
 )
 def test_a_claim_that_does_not_hold_is_no_row(cls: type[Lora], sentence: str) -> None:
-    with pytest.raises(support.Contradiction, match=sentence):
-        support.row(TASK, cls(), ["bert"])
+    with pytest.raises(matrix.Contradiction, match=sentence):
+        matrix.row(TASK, cls(), ["bert"])
 
 
 def test_every_contradiction_is_told_at_once_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(support, "KEPT", tmp_path / "support.json")
-    monkeypatch.setattr(support, "ARCHITECTURES", {"bert": support.ARCHITECTURES["bert"]})
+    monkeypatch.setattr(matrix, "KEPT", tmp_path / "support.json")
+    monkeypatch.setattr(matrix, "ARCHITECTURES", {"bert": matrix.ARCHITECTURES["bert"]})
     monkeypatch.setattr(
         type(strategies), "names", lambda self: ["lora"] if self is strategies else ["text_classification"]
     )
-    monkeypatch.setattr(support, "peft_types", lambda problems: {})
+    monkeypatch.setattr(matrix, "peft_types", lambda problems: {})
     monkeypatch.setattr(StartsElsewhere, "variants", {"again": {"rank": 4}})
     monkeypatch.setattr(
         type(strategies), "get", lambda self, name: StartsElsewhere if self is strategies else TextClassification
     )
-    with pytest.raises(support.Contradiction) as caught:
-        support.write()
+    with pytest.raises(matrix.Contradiction) as caught:
+        matrix.write()
     assert len(str(caught.value).splitlines()) == 2
     assert not list(tmp_path.iterdir())
 
@@ -171,7 +172,7 @@ def test_the_table_fits(columns: int, capsys: pytest.CaptureFixture[str], monkey
 def test_json_has_the_whole_matrix(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["list", "strategies", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
-    assert listing["support"] == support.kept()
+    assert listing["support"] == matrix.kept()
     assert listing["strategies"] == strategies.summaries()
 
 

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 import torch
 
-from pefttools import tiny
+from pefttools.compatibility import tiny_models
 from pefttools.exporters import exactness
 from pefttools.tasks import tasks
 
 TASKS = {"encoders": "text_classification", "decoders": "causal_lm", "encoder-decoders": "seq2seq"}
 
 
-@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+@pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
 def test_every_architecture_computes_in_float64_throughout(name: str) -> None:
     """fp32 asked for on the way would show in logits that fp32 can hold, and in an error where it meets float64."""
-    architecture = tiny.ARCHITECTURES[name]
+    architecture = tiny_models.ARCHITECTURES[name]
     task: Any = tasks.get(TASKS[architecture.group])()
     if architecture.group == "encoders":
         task = task.with_values(labels=("a", "b"))
-    model = tiny.base(task, name, False, architecture.sizes).model.eval()
-    inputs = task.inputs_of(tiny.batch(task, model.config, 2))
+    model = tiny_models.base(task, name, False, architecture.sizes).model.eval()
+    inputs = task.inputs_of(tiny_models.batch(task, model.config, 2))
     with torch.no_grad():
         plain = model(**inputs).logits
         with exactness.in_float64(model):

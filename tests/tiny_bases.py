@@ -13,7 +13,7 @@ from typing import Any
 
 from conftest import KEYS, WORDS
 
-from pefttools import tiny
+from pefttools.compatibility import tiny_models
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
 """The first five tokens of every tokenizer."""
@@ -149,7 +149,7 @@ def _model(kind: str, changes: tuple[tuple[str, Any], ...]) -> Any:
         if value is None:
             setattr(config, name, None)
     torch.manual_seed(0)
-    return tiny.jittered(transformers.AutoModel.from_config(config))
+    return tiny_models.jittered(transformers.AutoModel.from_config(config))
 
 
 def tied_language_model(folder: Path) -> Path:

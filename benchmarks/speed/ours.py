@@ -1,4 +1,4 @@
-"""pefttools as a contender: `pefttools.training.driver.train` from beginning to end, with a reporter that keeps the time."""
+"""pefttools as a contender: `training.driver.train` from beginning to end, with a reporter that keeps the time."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.bases import loading
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.plan import count_parameters, wrapped
+from pefttools.planning.planner import count_parameters, wrapped
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
 from pefttools.training import class_heads

@@ -40,13 +40,13 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
     }
     listing = {name: summaries() for name, summaries in known.items() if kind in (None, name)}
     if kind == "strategies":
-        from pefttools import support
+        from pefttools.compatibility import matrix
 
         tasks.get(task)
-        matrix = support.kept()
+        kept = matrix.kept()
         if not json:
-            matrix["tasks"] = {task: matrix["tasks"].get(task, {})}
-        display.as_json({**listing, "support": matrix}) if json else display.support(listing[kind], matrix)
+            kept["tasks"] = {task: kept["tasks"].get(task, {})}
+        display.as_json({**listing, "support": kept}) if json else display.support(listing[kind], kept)
     elif json:
         classes, problems = tasks.usable() if kind == "tasks" else ({}, [])
         display.warnings(problems)
@@ -109,7 +109,7 @@ def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
     from pefttools.recipe import recipes
 
     resolved = recipes.load(recipe, overrides).recipe
-    from pefttools.plan import plan as made
+    from pefttools.planning.planner import plan as made
 
     values = made(resolved, RichReporter()).as_dict()
     display.as_json(values) if json else display.plan(values)

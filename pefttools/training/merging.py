@@ -19,7 +19,7 @@ from pefttools.bases.loading import prepare_libraries
 from pefttools.data.encoding import encode
 from pefttools.data.rows import Splits
 from pefttools.errors import UserError
-from pefttools.plan import count_parameters
+from pefttools.planning.planner import count_parameters
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import WEIGHTS, read
 from pefttools.strategies.lora import Lora

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools import tiny
+from pefttools.compatibility import tiny_models
+from pefttools.compatibility.tiny_models import ARCHITECTURES
 from pefttools.errors import UserError
-from pefttools.tiny import ARCHITECTURES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,12 +57,12 @@ def probe(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            base = tiny.base(task, architecture, quantised, sizes or ARCHITECTURES[architecture].sizes)
+            base = tiny_models.base(task, architecture, quantised, sizes or ARCHITECTURES[architecture].sizes)
             frozen = {n: p.detach().clone() for n, p in base.model.named_parameters() if not p.is_floating_point()}
             bare, plain = copy.deepcopy(base.model), _logits(task, base.model)
             torch.manual_seed(0)
             model = strategy.wrap(base)
-            batch = task.inputs_of(tiny.batch(task, base.model.config, 0))
+            batch = task.inputs_of(tiny_models.batch(task, base.model.config, 0))
             strategy.start(model, [batch] * 2)  # alike, so that EVA converges at once
             logits = _logits(task, model)
             if logits.shape != plain.shape:
@@ -95,7 +95,7 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
         return
     optimizer = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=strategy.start_lr()))
     model.train()
-    batch = tiny.batch(task, model.config, 0)
+    batch = tiny_models.batch(task, model.config, 0)
     for step in range(1, STEPS + 1):
         logits = _answer(task, model, batch).flatten(0, -2)
         if logits.shape[-1] > 1:
@@ -119,7 +119,7 @@ def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> F
     """The same with what merging the trained model does."""
     import torch
 
-    batch = tiny.batch(task, model.config, 0)  # merging may make the vocabulary larger
+    batch = tiny_models.batch(task, model.config, 0)  # merging may make the vocabulary larger
     before = _logits(task, model)
     try:
         merged = task.plain(strategy.merge(model))
@@ -153,7 +153,7 @@ def _logits(task: Task, model: nn.Module, padding: int = 0) -> Tensor:
     import torch
 
     with torch.no_grad():
-        return _answer(task, model.eval(), tiny.batch(task, model.config, padding))
+        return _answer(task, model.eval(), tiny_models.batch(task, model.config, padding))
 
 
 def _padded(task: Task, model: nn.Module, logits: Tensor) -> Tensor:

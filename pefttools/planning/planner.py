@@ -107,8 +107,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     encoded = task.encode_training(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
 
-    from pefttools import memory
     from pefttools.data.batching import look_budget, pad_multiple, step_multiple, token_budget
+    from pefttools.planning import memory
     from pefttools.training import evaluation
     from pefttools.training.trial_step import refusal
 

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pefttools.data.batching import step_multiple
-from pefttools.heap import Event, heap_peak_bytes
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
+from pefttools.planning.heap import Event, heap_peak_bytes
 from pefttools.recipe.recipes import Recipe
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups

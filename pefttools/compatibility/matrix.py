@@ -1,7 +1,7 @@
 """Which strategy works where, found by trying: task × strategy × architecture, and on a base quantised to nf4.
 
-`python -m pefttools.support [TASK …]` builds a tiny model of every architecture from its configuration, wraps, trains
-and merges it, and writes what happened to `strategies/support.json`. A test does the same and compares. What a strategy
+`python -m pefttools.compatibility.matrix [TASK …]` builds a tiny model of every architecture from its configuration, wraps, trains
+and merges it, and writes what happened to `compatibility/support.json`. A test does the same and compares. What a strategy
 claims of itself (`mergeable`, `exact_start`) and what was measured must agree; where they do not, nothing is written.
 """
 
@@ -14,17 +14,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import tiny
 from pefttools.atomic import write_text
-from pefttools.probing import Contradiction, probe
-from pefttools.tiny import ARCHITECTURES
+from pefttools.compatibility import tiny_models
+from pefttools.compatibility.probe import Contradiction, probe
+from pefttools.compatibility.tiny_models import ARCHITECTURES
 
 if TYPE_CHECKING:
     from pefttools.strategies.base import Strategy
     from pefttools.tasks.base import Task
 
-KEPT = Path(__file__).parent / "strategies" / "support.json"
-COMMAND = "python -m pefttools.support"
+KEPT = Path(__file__).parent / "support.json"
+COMMAND = "python -m pefttools.compatibility.matrix"
 """What writes the kept file anew."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
@@ -102,7 +102,7 @@ def row(task: Task, strategy: Strategy, architectures: Sequence[str]) -> dict[st
         "merges": strategy.mergeable,
         "exact_start": bool(fitting) and all(f.exact_start for f in fitting.values()),
         "fits": {name: f.fits for name, f in found.items()},
-        "nf4": {name: probe(task, strategy, name, True).fits for name in tiny.QUANTISED if name in found},
+        "nf4": {name: probe(task, strategy, name, True).fits for name in tiny_models.QUANTISED if name in found},
     }
 
 
@@ -118,7 +118,7 @@ def peft_types(problems: list[str]) -> dict[str, Any]:
     for kind in sorted(PeftType):
         virtual = "num_virtual_tokens" in PEFT_TYPE_TO_CONFIG_MAPPING[kind].__dataclass_fields__
         strategy = Peft(type=kind.value, settings={"num_virtual_tokens": 4} if virtual else {})  # it has no default
-        found = probe(TextClassification.example(), strategy, "bert", sizes=tiny.WIDE)
+        found = probe(TextClassification.example(), strategy, "bert", sizes=tiny_models.WIDE)
         answers[kind.value] = {"fits": found.fits}
         if found.reason is None:
             answers[kind.value] |= {"merges": found.merges, "exact_start": found.exact_start}

@@ -1,0 +1,1 @@
+"""What training will take, found before weights are loaded: parameters and memory."""
