@@ -175,8 +175,8 @@ def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
 def _timed(scratch: Path) -> dict[str, Any]:
     """Rows a second of the run, in bf16 and fp32, and of the ONNX file, on its test rows; medians of rounds in turn."""
-    from pefttools.answering import opened
     from pefttools.data.splitting import load_splits
+    from pefttools.inference.predictor import opened
 
     run = scratch / "question-type"
     command("train", "question-type-lora", "--out", str(run), "--json")
@@ -222,7 +222,7 @@ def stranger(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
     def measure() -> dict[str, Any]:
         from pefttools.data.splitting import load_splits
-        from pefttools.predict import predict_rows
+        from pefttools.inference.prediction import predict_rows
         from pefttools.training.run import Run
 
         run = scratch / "question-type"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from pefttools import narrow
 from pefttools.errors import EnvironmentFault
-from pefttools.prediction_files import json_line
+from pefttools.inference.prediction_files import json_line
 from pefttools.progress import FIRST
 
 BLOCK = 256

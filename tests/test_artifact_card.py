@@ -15,7 +15,7 @@ import pytest
 from conftest import make_rows, train_tiny, write_csv, write_recipe
 
 from pefttools.export import export
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 
 ALONE = """
 import sys

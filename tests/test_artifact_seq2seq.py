@@ -13,7 +13,7 @@ from conftest import WORDS, make_tokenizer, train_tiny, write_recipe, write_rows
 from test_seq2seq import make_model
 
 from pefttools.export import export
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 
 
 @pytest.fixture(scope="module")

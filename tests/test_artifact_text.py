@@ -19,7 +19,7 @@ from test_chat import make_tokenizer
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.exporters import writing
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 
 OWN = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|im_end|>{% endfor %}"

@@ -17,8 +17,8 @@ from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.splitting import Row
 from pefttools.errors import UserError
 from pefttools.exporters import verify
+from pefttools.inference.prediction import predict_rows
 from pefttools.nn import positions
-from pefttools.predict import predict_rows
 from pefttools.tasks import tasks
 from pefttools.tasks.base import Task
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from test_chat import CHATML, TWO_TURNS, make_tokenizer
 
-from pefttools import generation
 from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
 from pefttools.settings import check
+from pefttools.tasks import _generation
 from pefttools.tasks.base import IGNORED
 from pefttools.tasks.causal_lm import CausalLM
 
@@ -221,12 +221,12 @@ def test_generation_keeps_the_mode_and_the_random_state() -> None:
 def test_generation_makes_room_for_the_answer() -> None:
     model, tokenizer = make_model("llama"), make_tokenizer()
     tokenizer.model_max_length = 20
-    decoding = generation.Decoding(max_new_tokens=12)
+    decoding = _generation.Decoding(max_new_tokens=12)
     long, short = ([*range(5, 35)], [*range(27, 35)])
-    said = dict(generation.generate(model, [long, short], tokenizer, decoding))
+    said = dict(_generation.generate(model, [long, short], tokenizer, decoding))
     assert said[0] == said[1]  # the long prompt has lost its beginning
     with pytest.raises(UserError, match=r"task.max_new_tokens: 20 leaves no room for a prompt: the model takes 20"):
-        list(generation.generate(model, [short], tokenizer, generation.Decoding(max_new_tokens=20)))
+        list(_generation.generate(model, [short], tokenizer, _generation.Decoding(max_new_tokens=20)))
 
 
 def test_templates_own_end_ends_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_templates_own_end_ends_an_answer(monkeypatch: pytest.MonkeyPatch) -> No
     rows = [task.read(row) for row in ROWS]
     columns = task.encode(rows, tokenizer)
     assert tokenizer.decode([i for i in columns["labels"][0] if i != IGNORED]) == "1<pad>"
-    monkeypatch.setattr(generation, "generate", lambda *given: asked.append(given) or iter(()))
+    monkeypatch.setattr(_generation, "generate", lambda *given: asked.append(given) or iter(()))
     assert list(task.generate(make_model("llama"), rows, tokenizer)) == []
     ((_, prompts, _, decoding),) = asked
     assert decoding.stop_ids == (0,)

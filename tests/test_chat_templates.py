@@ -177,12 +177,12 @@ def test_a_line_break_and_the_indentation_after_it_are_no_one_token() -> None:
 
 
 def test_generated_spaces_stay_and_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pefttools import generation
+    from pefttools.tasks import _generation
 
     spaced = CHATML.replace("+ m['content'] +", "+ (' ' if m['role'] == 'assistant' else '') + m['content'] +")
     task, tokenizer = CausalLM(chat=True), long_tokenizer(spaced)
-    made = [(0, generation.Generated("     return\n", "stop", 4))]
-    monkeypatch.setattr(generation, "generate", lambda *_: iter(made))
+    made = [(0, _generation.Generated("     return\n", "stop", 4))]
+    monkeypatch.setattr(_generation, "generate", lambda *_: iter(made))
     rows: Any = [task.read({"prompt": "f", "completion": "    return\n"})]
     ((_, said),) = task.generate(None, rows, tokenizer)  # type: ignore[arg-type]
     assert said["prediction"] == "    return\n" == task.reference(rows[0])

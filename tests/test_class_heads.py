@@ -15,11 +15,11 @@ from conftest import make_rows, make_tokenizer, pretrain, write_recipe, write_ro
 
 from pefttools.compatibility import tiny_models
 from pefttools.errors import UserError
+from pefttools.inference.scoring import evaluate_run
 from pefttools.planning import planner
 from pefttools.recipe import recipes
 from pefttools.training.driver import train
 from pefttools.training.run import Run, load
-from pefttools.use import evaluate_run
 
 KINDS = (
     "bert", "roberta", "xlm-roberta", "camembert", "mpnet", "albert", "distilbert", "electra", "deberta", "deberta-v2",

@@ -17,8 +17,8 @@ import pefttools
 from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
+from pefttools.inference.prediction import predict_rows
 from pefttools.metrics import combined
-from pefttools.predict import predict_rows
 from pefttools.tasks.text_classification import TextClassification
 
 SEVERAL = TextClassification(multi_label=True)

@@ -216,7 +216,7 @@ def test_a_bf16_decoder_without_padding(recipe_file: Path, bases: Callable[[str]
 
 
 def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
-    from pefttools.predict import predict_rows
+    from pefttools.inference.prediction import predict_rows
 
     rows = [{**row, "second": "word1 word2"} for row in make_rows(200)]
     overrides = [f"data.train={write_rows(tmp_path / 'rows.jsonl', rows)}", "data.columns.text_pair=second"]

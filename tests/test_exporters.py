@@ -21,7 +21,7 @@ from pefttools.exporters import merging
 from pefttools.exporters.as_lora import decomposed
 from pefttools.exporters.merged import Merged
 from pefttools.exporters.verify import gap
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 from pefttools.tasks import tasks
 from pefttools.training.run import Run
 

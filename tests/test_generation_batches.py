@@ -20,7 +20,7 @@ from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.exporters.merged import Merged
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 from pefttools.tasks import tasks
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"

@@ -11,11 +11,11 @@ import torch
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools import display
-from pefttools.answering import recipe_of
 from pefttools.errors import UserError
 from pefttools.export import export
 from pefttools.exporters import gguf, llama_cpp
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
+from pefttools.inference.predictor import recipe_of
 from pefttools.sources import fetch
 
 

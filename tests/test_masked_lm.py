@@ -13,7 +13,7 @@ from conftest import losses as run_losses
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 from pefttools.settings import check
 from pefttools.tasks.masked_lm import MaskedLM
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from pefttools.bases.loading import Base, BaseSettings
 from pefttools.errors import UserError
+from pefttools.inference.prediction import predict_rows
 from pefttools.nn import low_rank, module_paths
 from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
-from pefttools.predict import predict_rows
 from pefttools.recipe import recipes
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies

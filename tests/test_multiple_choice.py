@@ -20,7 +20,7 @@ from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.exporters import verify
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 from pefttools.tasks.multiple_choice import MultipleChoice
 
 ABC = ["red", "green", "blue"]

@@ -11,11 +11,11 @@ from conftest import Listener, make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools.data.rows import Splits, content_hash
 from pefttools.errors import UserError
+from pefttools.inference.scoring import evaluate_run
 from pefttools.tasks.causal_lm import CausalLM
 from pefttools.training.own_rows import own_rows
 from pefttools.training.run import Run
 from pefttools.training.run_rows import read_hashes, read_scored, write_hashes, write_predictions
-from pefttools.use import evaluate_run
 
 ROWS = make_rows(120, seed=5)
 

@@ -17,21 +17,22 @@ from conftest import make_rows, make_tokenizer, write_csv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pefttools import cli, inference, predict
+from pefttools import cli
 from pefttools.compatibility import tiny_models
 from pefttools.data.reading import read, stream
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_splits
 from pefttools.data.texts import encode_pairs
 from pefttools.errors import UserError
-from pefttools.inference import to_bf16
+from pefttools.inference import optimize, prediction
+from pefttools.inference.optimize import to_bf16
+from pefttools.inference.prediction import predict_rows
+from pefttools.inference.unlabeled import rows_to_predict
 from pefttools.nn import attention, module_paths
-from pefttools.predict import predict_rows
 from pefttools.reporter import SILENT
 from pefttools.strategies import strategies
 from pefttools.tasks import tasks
 from pefttools.training.run import Run, Trained, load
-from pefttools.unlabeled import rows_to_predict
 
 ASKED = [{"text": row["text"], "id": str(i)} for i, row in enumerate(make_rows(300, seed=5))]
 
@@ -87,7 +88,7 @@ def test_fp32_answers_as_the_run_was_scored(finished_run: Path) -> None:
 
 def test_bf16_says_the_same_in_the_same_order(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = list(predict_rows(finished_run, ASKED, precision="fp32"))
-    monkeypatch.setattr(predict, "CHUNK", 70)
+    monkeypatch.setattr(prediction, "CHUNK", 70)
     rounded = list(predict_rows(finished_run, ASKED, precision="bf16"))
     assert [row["id"] for row in exact] == [row["id"] for row in rounded] == [row["id"] for row in ASKED]
     far = 0.0
@@ -123,13 +124,13 @@ def test_every_architecture_answers_in_bf16(name: str, architecture: str) -> Non
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inference, "computes_in_bf16", lambda precision: precision != "fp32")
+    monkeypatch.setattr(optimize, "computes_in_bf16", lambda precision: precision != "fp32")
     task = tasks.get(name).example()
     architecture = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(task.auto_class, "bert")
     for precision in ("fp32", "auto", "bf16"):
         base = tiny_models.base(task, architecture, False, tiny_models.ARCHITECTURES[architecture].sizes)
         recipe: Any = SimpleNamespace(strategy=strategies.get("frozen")())
-        model = inference.ready(Trained(base.model, base, task, recipe, Path()), precision)
+        model = optimize.ready(Trained(base.model, base, task, recipe, Path()), precision)
         rounded = precision == "bf16" or (precision == "auto" and task.takes_rounding)
         table = model.get_input_embeddings().weight  # type: ignore[operator]
         assert table.dtype == (torch.bfloat16 if rounded else torch.float32)
@@ -144,7 +145,7 @@ def test_no_more_rows_are_held_than_a_chunk(finished_run: Path, monkeypatch: pyt
             pulled += 1
             yield row
 
-    monkeypatch.setattr(predict, "CHUNK", 8)
+    monkeypatch.setattr(prediction, "CHUNK", 8)
     answers = predict_rows(finished_run, rows())
     next(answers)
     assert pulled == 8
@@ -212,7 +213,7 @@ def test_a_classifier_answers_from_one_token_of_its_last_block(finished_run: Pat
     last.register_forward_hook(lambda _, __, output: widths.append(output.shape[1]))
     with torch.no_grad():
         whole = model(input_ids=ids).logits
-        alone = inference.ready(found, "fp32")(input_ids=ids).logits
+        alone = optimize.ready(found, "fp32")(input_ids=ids).logits
     assert widths[0] == 6
     assert widths[-1] == 1
     torch.testing.assert_close(alone, whole, atol=1e-5, rtol=1e-5)

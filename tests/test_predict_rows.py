@@ -17,11 +17,12 @@ import pyarrow.parquet
 import pytest
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
-from pefttools import cli, predict, prediction_files
+from pefttools import cli
 from pefttools.data.reading import read
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
-from pefttools.predict import predict_rows
+from pefttools.inference import prediction, prediction_files
+from pefttools.inference.prediction import predict_rows
 from pefttools.reporter import SILENT
 
 BAD = {
@@ -224,7 +225,7 @@ def test_runs_answer_together_with_errors_of_their_own(
 def test_predictions_are_written_by_the_ending(
     ending: str, finished_run: Path, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((predict, "CHUNK"), (prediction_files, "BLOCK")):
+    for module, name in ((prediction, "CHUNK"), (prediction_files, "BLOCK")):
         monkeypatch.setattr(module, name, 2)
     texts = ['"Yes", word1\tpear', "word2 saw\nword3", "", "blue word4"]
     rows: list[dict[str, Any]] = [{"text": text, "id": i, "n": [1, None, "x", 2.5][i]} for i, text in enumerate(texts)]
@@ -308,6 +309,6 @@ def test_a_reader_that_closes_early_is_no_error(finished_run: Path, tmp_path: Pa
 
 
 def test_all_rows_are_refused_before_a_model_is_loaded(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "opened", None)
+    monkeypatch.setattr(prediction, "opened", None)
     with pytest.raises(UserError, match=r"the rows have no column 'text' for text; .*Columns: label"):
         list(predict_rows(finished_run, [{"label": "fruit"}]))

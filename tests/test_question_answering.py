@@ -223,7 +223,7 @@ def test_the_tasks_metrics() -> None:
 
 def test_a_run_learns_to_find_an_answer(tmp_path: Path, bases: Callable[[str], Path]) -> None:
     """From a file to predictions: the answer is the tool among 30 words, looked for in overlapping windows."""
-    from pefttools.predict import predict_rows
+    from pefttools.inference.prediction import predict_rows
 
     draw = random.Random(0)
     lines = []

@@ -14,7 +14,7 @@ from test_seq2seq import make_model, splits_of
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data import translation
 from pefttools.errors import UserError
-from pefttools.predict import predict_rows
+from pefttools.inference.prediction import predict_rows
 from pefttools.tasks.seq2seq import Seq2Seq
 
 
@@ -151,10 +151,12 @@ def test_tokenizers_that_mark_languages(kind, langs, source, target):
 
 def test_an_answer_begins_with_its_language(monkeypatch):
     """What the decoder must begin with goes to generation."""
-    from pefttools import generation
+    from pefttools.tasks import _generation
 
     asked = []
-    monkeypatch.setattr(generation, "generate", lambda model, inputs, tokenizer, decoding: asked.append(decoding) or ())
+    monkeypatch.setattr(
+        _generation, "generate", lambda model, inputs, tokenizer, decoding: asked.append(decoding) or ()
+    )
     tokenizer = multilingual("nllb")
     task = Seq2Seq(source_lang="deu_Latn", target_lang="fra_Latn", num_beams=2, max_target_length=9)
     assert [*task.generate(make_model(), [{"source": "a"}], tokenizer)] == []

@@ -21,8 +21,8 @@ from pefttools.data.reading import read
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
+from pefttools.inference.unlabeled import rows_to_predict
 from pefttools.recipe import recipes
-from pefttools.unlabeled import rows_to_predict
 
 ROWS = make_rows(60)
 NAMES = sorted({row["label"] for row in ROWS})

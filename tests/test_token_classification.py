@@ -269,8 +269,8 @@ def bmes_file(path: Path, number: int, seed: int) -> Path:
 
 
 def test_a_tagger_from_a_file_to_spans(recipe_file: Path, tmp_path: Path) -> None:
-    from pefttools.predict import predict_rows
-    from pefttools.use import evaluate_run
+    from pefttools.inference.prediction import predict_rows
+    from pefttools.inference.scoring import evaluate_run
 
     file = bmes_file(tmp_path / "rows.bmes", 300, seed=5)
     overrides = [f"data.train={file}", "task=token_classification", "task.max_length=32"]

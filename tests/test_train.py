@@ -16,11 +16,11 @@ from conftest import losses, train_tiny, without_clock
 from safetensors.torch import load_file
 
 from pefttools.errors import UserError
+from pefttools.inference.scoring import evaluate_run
 from pefttools.recipe import recipes, schedule
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.training.run import Run, load
-from pefttools.use import evaluate_run
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

@@ -14,8 +14,8 @@ from conftest import make_rows, train_tiny, write_recipe, write_rows
 from pefttools import cli, export
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
+from pefttools.inference.prediction import predict_rows
 from pefttools.planning.planner import plan
-from pefttools.predict import predict_rows
 from pefttools.recipe import recipes
 from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification

@@ -64,7 +64,7 @@ def _pefttools(*arguments: str) -> None:
 
 def _ours(order: Order, run: Path, rows: list[Row]) -> tuple[dict[str, Any], list[str]]:
     del order
-    from pefttools.predict import predict_rows
+    from pefttools.inference.prediction import predict_rows
 
     started: dict[str, float] = {}
 

@@ -27,11 +27,11 @@ from pefttools.bench.recommendation import recommend
 from pefttools.bench.summary import scores
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
+from pefttools.inference.scoring import evaluate_run
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training.run import MARK, write_recipe
-from pefttools.use import evaluate_run
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "head": {"name": "top_layers"},

@@ -81,7 +81,7 @@ def show(
     for note in resolved.notes:
         reporter.note(note)
     if sample:
-        from pefttools.use import sample as sampled
+        from pefttools.inference.scoring import sample as sampled
 
         rows = list(sampled(resolved.recipe, sample, reporter))
         display.as_json({"sample": rows}) if json else display.sample(rows)

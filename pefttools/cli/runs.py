@@ -55,7 +55,7 @@ def evaluate(run: Path, /, *overrides: str, json: Json = False) -> None:
         overrides: KEY=VALUE on its recipe's data, e.g. data.test=more.csv.
         json: print one JSON object.
     """
-    from pefttools.use import evaluate_run
+    from pefttools.inference.scoring import evaluate_run
 
     values = evaluate_run(run, overrides, RichReporter())
     display.as_json(values) if json else display.metrics(values)
@@ -87,7 +87,7 @@ def predict(
         precision: auto computes in bf16 where the processor has it: several times faster, and probabilities differ in
             the third digit; fp32 answers as evaluate does. A language model's likelihoods stay in fp32 under auto.
     """
-    from pefttools.unlabeled import OVERRIDES, STDIN
+    from pefttools.inference.unlabeled import OVERRIDES, STDIN
 
     overrides = [word for word in words if "=" in word and not Path(word).exists()]
     given = [word for word in words if word not in overrides]
@@ -101,13 +101,13 @@ def predict(
     if keep and not files and Path(keep[-1]).exists():
         raise UserError(f"--keep: {keep[-1]} was taken for a column; put --keep last, or before another option")
     file = files[0] if files else None
-    from pefttools import prediction_files
+    from pefttools.inference import prediction_files
 
     if out:
         prediction_files.check(out, overwrite, None if file in STDIN else file)
-    from pefttools.answering import recipe_of
-    from pefttools.predict import predict_rows, predict_together
-    from pefttools.unlabeled import rows_to_predict
+    from pefttools.inference.prediction import predict_rows, predict_together
+    from pefttools.inference.predictor import recipe_of
+    from pefttools.inference.unlabeled import rows_to_predict
 
     reporter = RichReporter()
     rows = rows_to_predict(recipe_of(folders[0], overrides), file, text or [], sys.stdin.buffer, reporter)

@@ -10,10 +10,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import generation
 from pefttools.bases import vocabulary
 from pefttools.data.splitting import Row
 from pefttools.exporters import exactness
+from pefttools.tasks import _generation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,7 @@ def tokenizer_of(task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTo
 def settings_of(task: Task, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig | None:
     """The generation settings that are written beside a model of this task; None where it writes no text."""
     decoding = task.decoding(tokenizer)
-    return None if decoding is None else generation.config(model, tokenizer, decoding)
+    return None if decoding is None else _generation.config(model, tokenizer, decoding)
 
 
 def carried(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig | None) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def trained_answers(
     found = []
     with exactness.in_float64(model):
         for ids in task.prompts(rows, tokenizer):
-            ((_, answer),) = generation.generate(model, [ids], tokenizer, greedy)
+            ((_, answer),) = _generation.generate(model, [ids], tokenizer, greedy)
             found.append(answer._asdict())
     return found
 
@@ -136,8 +136,8 @@ def _plain_answer(
     with torch.inference_mode():
         written = model.generate(**given, generation_config=greedy)
     start = 1 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
-    decoding = generation.Decoding(greedy.max_new_tokens)
-    return generation.answer(written[0, start:].tolist(), tokenizer, greedy, decoding)._asdict()
+    decoding = _generation.Decoding(greedy.max_new_tokens)
+    return _generation.answer(written[0, start:].tolist(), tokenizer, greedy, decoding)._asdict()
 
 
 def differences(expected: Sequence[Answer], found: Sequence[Answer]) -> list[str]:

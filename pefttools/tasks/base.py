@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pefttools.generation import Decoding
+    from pefttools.tasks._generation import Decoding
 
 Prediction = dict[str, Any]
 """What a model says of one row; at least `prediction`, comparable to the row's reference."""

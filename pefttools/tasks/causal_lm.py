@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
-    from pefttools.generation import Decoding
+    from pefttools.tasks._generation import Decoding
 
 LOOKED_AT = 500
 """Training rows that are looked at for remarks."""
@@ -227,20 +227,20 @@ class CausalLM(Task):
         return [len(ids) > room for ids in self.prompts(rows, tokenizer)]
 
     def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
-        from pefttools.generation import Decoding
+        from pefttools.tasks._generation import Decoding
 
         return Decoding(self.max_new_tokens, self.num_beams, self.temperature, stop_ids=tuple(self._ends(tokenizer)))
 
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:
-        from pefttools import generation
+        from pefttools.tasks import _generation
 
         if not rows:
             return
         decoding = self.decoding(tokenizer)
         before, after = chat_tokens.around(tokenizer, self.chat_template) if self.chat else ("", "")
-        for index, said in generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
+        for index, said in _generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
             answer = said.text.removeprefix(before)
             yield index, {"prediction": answer.removesuffix(after), "finish": said.finish}
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from pefttools.generation import Decoding
+    from pefttools.tasks._generation import Decoding
 
 BETWEEN = "\n\n"
 """What stands between examples."""
@@ -184,7 +184,7 @@ class PromptedClassification(Task):
         return [ids for ids, _ in chat_tokens.tokens([self._head(row, tokenizer) for row in rows], tokenizer)]
 
     def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
-        from pefttools.generation import Decoding
+        from pefttools.tasks._generation import Decoding
 
         longest = max(self._sizes(tokenizer).values())
         return Decoding(longest, stop_ids=self.generation_settings(tokenizer).stop_token_ids)

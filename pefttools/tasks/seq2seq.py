@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pefttools.bases.loading import Base
-    from pefttools.generation import Decoding
+    from pefttools.tasks._generation import Decoding
 
 LOOKED_AT = 1000
 """Training rows that are looked at for remarks and for the script of the targets."""
@@ -223,7 +223,7 @@ class Seq2Seq(Task):
         return self._source_ids(rows, tokenizer)[0]
 
     def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
-        from pefttools.generation import Decoding
+        from pefttools.tasks._generation import Decoding
 
         first = self._speak(tokenizer)
         room = min(self.num_new_tokens, tokenizer.model_max_length)  # a decoder has no more positions either
@@ -241,10 +241,10 @@ class Seq2Seq(Task):
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:
-        from pefttools import generation
+        from pefttools.tasks import _generation
 
         decoding = self.decoding(tokenizer)
-        for index, said in generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
+        for index, said in _generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
             yield index, {"prediction": said.text, "finish": said.finish}
 
     def num_generated(self, number: int) -> int:

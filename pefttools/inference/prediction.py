@@ -11,13 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools.answering import Answering, opened, opened_together, recipe_of
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data.reading import Raw
 from pefttools.errors import UserError
-from pefttools.inference import Precision
+from pefttools.inference.optimize import Precision
+from pefttools.inference.predictor import Answering, opened, opened_together, recipe_of
+from pefttools.inference.unlabeled import CarriedColumns, FieldColumns
 from pefttools.reporter import SILENT, Reporter
-from pefttools.unlabeled import CarriedColumns, FieldColumns
 
 if TYPE_CHECKING:
     from pefttools.data.splitting import Row

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
-from pefttools.inference import Precision, quick, ready
+from pefttools.inference.optimize import Precision, quick, ready
 from pefttools.recipe.recipes import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
