@@ -60,7 +60,7 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
 
 def exported(run: Path, to: str, *settings: str) -> dict[str, Any]:
     """The manifest."""
-    from pefttools.export import export
+    from pefttools.exporters.driver import export
 
     shutil.rmtree(run / "export" / to, ignore_errors=True)
     return export(run, to, settings=settings)

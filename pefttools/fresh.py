@@ -18,7 +18,7 @@ from typing import Any
 
 from pefttools import signals
 
-PRELOADED = ["pefttools.preload"]
+PRELOADED = ["pefttools.bench.preload"]
 
 
 def started(target: Callable[..., None], *args: Any) -> BaseProcess:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import make_rows, train_tiny, write_csv, write_recipe
 
-from pefttools.export import export
+from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 
 ALONE = """

@@ -12,7 +12,7 @@ import torch
 from conftest import WORDS, make_tokenizer, train_tiny, write_recipe, write_rows
 from test_seq2seq import make_model
 
-from pefttools.export import export
+from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 
 

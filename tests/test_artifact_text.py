@@ -17,8 +17,8 @@ from test_causal_lm import make_model
 from test_chat import make_tokenizer
 
 from pefttools.errors import UserError
-from pefttools.export import export
 from pefttools.exporters import writing
+from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 
 OWN = (

@@ -12,11 +12,11 @@ import torch
 import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
-from pefttools import cli, export
+from pefttools import cli
 from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.splitting import Row
 from pefttools.errors import UserError
-from pefttools.exporters import verify
+from pefttools.exporters import driver, verify
 from pefttools.inference.prediction import predict_rows
 from pefttools.nn import positions
 from pefttools.tasks import tasks
@@ -161,7 +161,7 @@ def test_training_predictions_and_export_agree_in_every_batch(kind: str, edit: A
     task = {"name": "text_classification", "max_length": 32}
     run, _ = train_tiny(write_recipe(tmp_path / "r.yaml", base, rows, task=task, train={"epochs": 1}), tmp_path / "run")
     said = list(predict_rows(run, ({"text": text} for text in TEXTS), precision="fp32"))
-    folder = Path(export.export(run, "merged")["folder"])
+    folder = Path(driver.export(run, "merged")["folder"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for texts in (list(TEXTS), *([text] for text in TEXTS)):

@@ -202,7 +202,7 @@ def test_classes_without_rows_are_kept(classifier: Callable[..., Path], tmp_path
 
 
 def test_going_on_from_a_merged_export_of_a_run(classifier: Callable[..., Path], tmp_path: Path) -> None:
-    from pefttools.export import export
+    from pefttools.exporters.driver import export
 
     trained(tmp_path, classifier(NAMES))
     export(tmp_path / "run", "merged", tmp_path / "merged")

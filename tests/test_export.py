@@ -13,8 +13,8 @@ from conftest import make_rows, train_tiny, write_rows
 
 import pefttools
 from pefttools.errors import UserError
-from pefttools.export import export
 from pefttools.exporters import exporters, verify
+from pefttools.exporters.driver import export
 from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 from pefttools.strategies.lora import Lora

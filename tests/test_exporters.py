@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from pefttools.bases import quantized
 from pefttools.compatibility.tiny_models import ARCHITECTURES
 from pefttools.errors import UserError
-from pefttools.export import configured, export
 from pefttools.exporters import merging
 from pefttools.exporters.as_lora import decomposed
+from pefttools.exporters.driver import configured, export
 from pefttools.exporters.merged import Merged
 from pefttools.exporters.verify import gap
 from pefttools.inference.prediction import predict_rows

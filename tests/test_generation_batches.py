@@ -18,7 +18,7 @@ from test_batches import TEXTS, without_padding
 
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
-from pefttools.export import export
+from pefttools.exporters.driver import export
 from pefttools.exporters.merged import Merged
 from pefttools.inference.prediction import predict_rows
 from pefttools.tasks import tasks

@@ -12,8 +12,8 @@ from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools import display
 from pefttools.errors import UserError
-from pefttools.export import export
 from pefttools.exporters import gguf, llama_cpp
+from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 from pefttools.inference.predictor import recipe_of
 from pefttools.sources import fetch

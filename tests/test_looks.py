@@ -14,8 +14,8 @@ import torch
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools.bench.forgetting import forgetting
-from pefttools.bench.moved import effective_rank, moved
 from pefttools.bench.trial import pseudo_values
+from pefttools.bench.weight_change import effective_rank, moved
 from pefttools.tasks.text_classification import TextClassification
 from pefttools.training.run import load
 

@@ -20,7 +20,7 @@ from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.export import export
+from pefttools.exporters.driver import export
 from pefttools.metrics import combined
 from pefttools.nn import score
 from pefttools.tasks.regression import Regression

@@ -255,7 +255,7 @@ def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callab
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     import pefttools
-    from pefttools.export import export
+    from pefttools.exporters.driver import export
 
     draw = random.Random(0)
     lines = []

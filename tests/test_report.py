@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pefttools.bench import report
-from pefttools.bench.pictures import front
+from pefttools.bench.plots import front
 
 EVIL = "</script><script>document.title = 'broken'</script> & <b>bold</b> \u2028 ü"
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from conftest import train_tiny, write_recipe, write_rows
 
-from pefttools.export import export
+from pefttools.exporters.driver import export
 
 TOKENS = [5, 6, 7]
 SPELLINGS = {

@@ -14,7 +14,7 @@ from conftest import make_rows, train_tiny, write_rows
 import pefttools
 from pefttools import cli
 from pefttools.errors import UserError
-from pefttools.export import export
+from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows, predict_together
 from pefttools.inference.predictor import opened_together
 from pefttools.training.merging import merge

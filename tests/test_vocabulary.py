@@ -11,9 +11,10 @@ import torch
 import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
-from pefttools import cli, export
+from pefttools import cli
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
+from pefttools.exporters import driver
 from pefttools.inference.prediction import predict_rows
 from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
@@ -77,7 +78,7 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
     assert result["params"] == plan(recipes.load(str(file)).recipe).params
     asked = [{"text": f"word1 {word} word2"} for word in NEW]
     said = [row["probabilities"] for row in predict_rows(run, asked, precision="fp32")]
-    manifest = export.export(run, exporter)
+    manifest = driver.export(run, exporter)
     again = predict_rows(Path(manifest["folder"]), asked, precision="fp32")
     for before, after in zip(said, again, strict=True):
         assert after["probabilities"] == pytest.approx(before, abs=1e-5)
@@ -87,7 +88,7 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
         assert len(table.weight) == len(tiny_bases.tokenizer(kind)) + len(NEW)
     else:  # plain peft has no place for the rows, so the card does not name it
         with pytest.raises(UserError, match="which peft's format cannot hold; use --to merged"):
-            export.export(run, exporter, tmp_path / "lora", settings=["as_lora=8"])
+            driver.export(run, exporter, tmp_path / "lora", settings=["as_lora=8"])
         assert "library_name: pefttools" in Path(manifest["folder"], "README.md").read_text("utf-8")
 
 

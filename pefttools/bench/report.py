@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
-from pefttools.bench import pictures, tables
+from pefttools.bench import plots, tables
 from pefttools.bench.summary import summarise
 from pefttools.data.splitting import load_splits
 
@@ -33,7 +33,7 @@ def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
     summary = summarise(sweep)
     atomic.write_json(sweep.out / "summary.json", summary)
     atomic.write_text(sweep.out / "table.md", tables.markdown(summary))
-    pictures.write(summary, sweep.out)
+    plots.write(summary, sweep.out)
     atomic.write_text(sweep.out / "report.html", page(summary, examples(sweep, texts)))
     return summary
 

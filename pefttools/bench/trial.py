@@ -165,7 +165,7 @@ def _trained(order: Order) -> dict[str, Any]:
 
 
 def _moved(order: Order) -> Any:
-    from pefttools.bench.moved import moved
+    from pefttools.bench.weight_change import moved
     from pefttools.training.run import load
 
     return moved(load(order.folder))

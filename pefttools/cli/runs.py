@@ -171,7 +171,7 @@ def export(
     from pefttools.exporters import exporters
 
     exporters.get(to)
-    from pefttools.export import export as write
+    from pefttools.exporters.driver import export as write
 
     given = [*settings, *([f"as_lora={as_lora}"] if as_lora else [])]
     values = write(run, to, out, RichReporter(), given)

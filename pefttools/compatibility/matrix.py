@@ -1,8 +1,9 @@
 """Which strategy works where, found by trying: task × strategy × architecture, and on a base quantised to nf4.
 
-`python -m pefttools.compatibility.matrix [TASK …]` builds a tiny model of every architecture from its configuration, wraps, trains
-and merges it, and writes what happened to `compatibility/support.json`. A test does the same and compares. What a strategy
-claims of itself (`mergeable`, `exact_start`) and what was measured must agree; where they do not, nothing is written.
+`python -m pefttools.compatibility.matrix [TASK …]` builds a tiny model of every architecture from its configuration,
+wraps, trains and merges it, and writes what happened to `compatibility/support.json`. A test does the same and
+compares. What a strategy claims of itself (`mergeable`, `exact_start`) and what was measured must agree; where they do
+not, nothing is written.
 """
 
 from __future__ import annotations
