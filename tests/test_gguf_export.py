@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
-from pefttools import display
+from pefttools.cli import display
 from pefttools.errors import UserError
 from pefttools.exporters import gguf, llama_cpp
 from pefttools.exporters.driver import export

@@ -13,8 +13,8 @@ from conftest import train_tiny
 from rich.console import Console
 from rich.table import Table
 
-from pefttools import narrow, progress
-from pefttools.progress import RichReporter
+from pefttools.cli import narrow_tables, progress
+from pefttools.cli.progress import RichReporter
 from pefttools.recipe import recipes
 from pefttools.reporter import Bar, Reporter
 from pefttools.training.driver import train
@@ -83,7 +83,7 @@ def test_no_column_of_a_table_is_lost_on_a_narrow_terminal(width: int) -> None:
     table.add_row("1", "last blocks", "0.9093", "0.8959 to 0.9227", "22,699,078", "11")
     table.add_row("2", "lora", "0.9042", "0.8604 to 0.9480", "481,926", "19")
     console = Console(width=width, file=io.StringIO(), record=True)
-    parts = narrow.parts(table, console)
+    parts = narrow_tables.parts(table, console)
     console.print(*parts, sep="\n")
     text = console.export_text()
     for part in (*names, "0.8959 to 0.9227", "22,699,078", "481,926"):

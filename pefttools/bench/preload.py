@@ -9,8 +9,8 @@ from pefttools.bases.loading import prepare_libraries  # noqa: E402
 from pefttools.imports import import_peft, importing  # noqa: E402
 
 NEEDED = (
-    "accelerate", "datasets", "evaluate", "sklearn.metrics", "pefttools.training.driver", "pefttools.bench.weight_change",
-    "pefttools.exporters.verify",
+    "accelerate", "datasets", "evaluate", "sklearn.metrics", "pefttools.training.driver",
+    "pefttools.bench.weight_change", "pefttools.exporters.verify",
 )  # fmt: skip
 with importing():
     prepare_libraries()

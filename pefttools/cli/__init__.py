@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools import display, plugins
-from pefttools.cli import compare, look, runs
+from pefttools import plugins
+from pefttools.cli import compare, display, inspect, runs
 from pefttools.cli.base import app
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-__all__ = ["app", "compare", "look", "main", "run", "runs"]  # each module brings its commands
+__all__ = ["app", "compare", "inspect", "main", "run", "runs"]  # each module brings its commands
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from pefttools import display
+from pefttools.cli import display
 from pefttools.cli.base import Json, app
+from pefttools.cli.progress import RichReporter
 from pefttools.errors import UserError
-from pefttools.progress import RichReporter
 
 GROUP = Group("Train and use", sort_key=2)
 

@@ -13,10 +13,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pefttools import narrow
+from pefttools.cli import narrow_tables
+from pefttools.cli.progress import FIRST
 from pefttools.errors import EnvironmentFault
 from pefttools.inference.prediction_files import json_line
-from pefttools.progress import FIRST
 
 BLOCK = 256
 """JSON lines that are written at once."""
@@ -81,7 +81,7 @@ def _tell(message: str) -> None:
 def _table(table: Table) -> None:
     console = Console(quiet=not FIRST)
     try:
-        console.print(*narrow.parts(table, console), sep="\n")
+        console.print(*narrow_tables.parts(table, console), sep="\n")
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from pefttools import display
+from pefttools.cli import display
 from pefttools.cli.base import Json, app
-from pefttools.progress import RichReporter
+from pefttools.cli.progress import RichReporter
 
 Kind = Literal["recipes", "strategies", "tasks", "regularizers", "exporters", "suites"]
 
