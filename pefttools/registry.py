@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pefttools import plugins
 from pefttools.errors import UserError, unknown
-from pefttools.other_words import unknown_strategy
+from pefttools.synonyms import unknown_strategy
 
 if TYPE_CHECKING:
     from pefttools.settings import Choice

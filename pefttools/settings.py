@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pefttools.errors import nearest
-from pefttools.other_words import unknown_key
+from pefttools.synonyms import unknown_key
 
 S = TypeVar("S", bound="Settings")
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pefttools import fresh
+from pefttools import subprocesses
 
 
 @pytest.fixture(autouse=True)
 def _forgotten() -> Iterator[None]:
-    fresh._context.cache_clear()
+    subprocesses._context.cache_clear()
     yield
-    fresh._context.cache_clear()
+    subprocesses._context.cache_clear()
 
 
 @pytest.mark.parametrize(("cuda", "way"), [(False, "forkserver"), (True, "spawn")])
@@ -25,8 +25,8 @@ def test_a_process_runs_where_this_one_is(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.chdir(tmp_path)
-    process = fresh.started(os.mkdir, "made")
+    process = subprocesses.started(os.mkdir, "made")
     process.join(60)
     assert process.exitcode == 0
     assert (tmp_path / "made").is_dir()
-    assert fresh._context().get_start_method() == way
+    assert subprocesses._context().get_start_method() == way

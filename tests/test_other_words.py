@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from pefttools.errors import UserError
-from pefttools.other_words import METHODS, WORDS
 from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
 from pefttools.strategies import strategies
+from pefttools.synonyms import METHODS, WORDS
 from pefttools.tasks import tasks
 
 

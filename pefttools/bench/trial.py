@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pefttools import atomic, fresh
+from pefttools import atomic, subprocesses
 from pefttools.errors import Interrupted, UserError
 
 FORMAT = 1
@@ -68,7 +68,7 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
     Raises:
         Interrupted: the trial was stopped, and goes on from its last checkpoint.
     """
-    process = fresh.started(_work, order)
+    process = subprocesses.started(_work, order)
     try:
         while process.is_alive():
             process.join(every)

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, fresh
+from pefttools import atomic, subprocesses
 from pefttools.bases.loading import prepare_libraries
 from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify, writing
@@ -54,7 +54,7 @@ def export(
     exporter.refuse(run.recipe())
     target = (out or run.path / "export" / to).absolute()
     atomic.refuse_unless_empty(target)
-    fresh.begin(PROVING)
+    subprocesses.begin(PROVING)
     prepare_libraries()
     try:
         with tempfile.TemporaryDirectory() as scratch, atomic.new_folder(target) as part:
@@ -178,7 +178,7 @@ def _state(case: Path, about: dict[str, Any], trained: list[Tensor], written: li
 
 
 def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
-    process = fresh.started(verify.main, case, folder)
+    process = subprocesses.started(verify.main, case, folder)
     try:
         process.join()
     except BaseException:

@@ -21,7 +21,6 @@ from pydantic import Field
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
-from pefttools.other_words import unknown_key
 from pefttools.recipe import replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.recipe.train_settings import TrainSettings
@@ -32,6 +31,7 @@ from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST, Settings, c
 from pefttools.sources import is_remote
 from pefttools.strategies import strategies
 from pefttools.strategies.base import Strategy
+from pefttools.synonyms import unknown_key
 from pefttools.tasks import tasks
 from pefttools.tasks.base import Task
 
