@@ -49,9 +49,8 @@ def test_low_rank_starts_where_pissa_starts(fresh: Callable[[], Base]) -> None:
 
 def test_low_rank_reports_what_the_truncation_takes(fresh: Callable[[], Base]) -> None:
     base = fresh()
-    weights = {
-        path: base.model.get_submodule(path).weight.detach().clone() for path in module_paths.linears(base.model)
-    }  # type: ignore
+    linears: dict[str, Any] = {path: base.model.get_submodule(path) for path in module_paths.linears(base.model)}
+    weights = {path: linear.weight.detach().clone() for path, linear in linears.items()}
     strategy = strategies.get("low_rank")(rank=7)
     model = strategy.wrap(base)
     built = {path: model.get_submodule(path).weight().detach() for path in weights}  # type: ignore[operator]

@@ -16,9 +16,10 @@ from torch import nn
 from pefttools import cli
 from pefttools.bases import loading
 from pefttools.bases.loading import BaseSettings
+from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
 from pefttools.planning import heap, memory
-from pefttools.planning.planner import Plan, count_from_config, count_parameters, plan, wrapped
+from pefttools.planning.planner import Plan, count_from_config, plan, wrapped
 from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained

@@ -27,7 +27,7 @@ class Case:
     kind: Literal["train", "predict", "cold", "fixed"]
     contenders: tuple[str, ...]
     overrides: tuple[str, ...] = ()
-    recipes: str = ENCODER
+    recipe: str = ENCODER
     epochs: float = 1
     rows_share: float = 1.0
     """Of `--rows`."""

@@ -78,7 +78,7 @@ class Base:
     """Where transformers loads it from."""
     new: tuple[str, ...] = ()
     """The part of the head that no checkpoint ever held: all of it but what `base.head` names."""
-    quantized: tuple[str, ...] = ()
+    quantised: tuple[str, ...] = ()
     """Full paths of the matrices that are quantised; on the meta device of those that would be."""
     keep_start: bool = False
     """Whether a strategy that replaces pretrained matrices must keep them, for a penalty that asks for them."""

@@ -20,7 +20,7 @@ from pefttools.errors import Interrupted, UserError
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import Reporter
-from pefttools.training import class_heads
+from pefttools.training import class_order
 
 START = "start.yaml"
 """The recipe that every trial varies."""
@@ -65,7 +65,7 @@ class Adviser:
         """Those that fit, timed. Raises UserError when none does, or there is no time to find out."""
         loading.prepare_libraries()
         splits = load_splits(self.start.data, self.start.task, self.reporter)
-        task = class_heads.fitted(self.start.task, self.start.base, splits, self.reporter)
+        task = class_order.fitted(self.start.task, self.start.base, splits, self.reporter)
         self.rows = {name: len(rows) for name, rows in splits.named().items()}
         self.pilot_rows = min(self.rows["train"], max(PILOT_ROWS, 2 * len(getattr(task, "labels", ()))))
         found = []

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import loading
+from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.planning.planner import count_parameters, wrapped
+from pefttools.planning.planner import wrapped
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
-from pefttools.training import class_heads
+from pefttools.training import class_order
 from pefttools.training.penalties import Penalties, mark_pretrained
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
             key = json.dumps([r.model_dump(mode="json") for r in (recipe.data, recipe.base)] + [recipe.task.as_dict()])
             if key not in loaded:
                 splits = load_splits(recipe.data, recipe.task, reporter)
-                loaded[key] = (splits, class_heads.fitted(recipe.task, recipe.base, splits, reporter))
+                loaded[key] = (splits, class_order.fitted(recipe.task, recipe.base, splits, reporter))
             splits, task = loaded[key]
             params_of(recipe, task)
         except UserError as error:

@@ -46,7 +46,7 @@ class Tuning(Settings):
 class Retention(Settings):
     """A recipe of a masked or causal language model, whose strategy leaves the base as it is."""
 
-    recipes: str
+    recipe: str
     """A shipped recipe or a path."""
     set: Mapping[str, Any] = {}
     """Recipe keys; the base is every cell's own."""
@@ -59,7 +59,7 @@ class Suite(Settings):
     """For people; the file's stem."""
     description: str = ""
     """One line on what it compares."""
-    recipes: str
+    recipe: str
     """A shipped recipe or a path: what the axes vary."""
     set: Mapping[str, Any] = {}
     """Recipe keys for every trial: `{train.epochs: 2}`."""

@@ -34,7 +34,7 @@ SAID = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "p
 class Order:
     """What a trial's process is told."""
 
-    recipes: str
+    recipe: str
     words: tuple[str, ...]
     """Overrides."""
     digest: str

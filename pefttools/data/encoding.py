@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pefttools import atomic
-from pefttools.data.splitting import Row
+from pefttools.data.rows import Fields, Row
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir, only_one
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-    from pefttools.bases.loading import Base
-    from pefttools.tasks.base import Task
 
 CHUNK = 1000
 LIBRARIES = ("transformers", "tokenizers", "pefttools")
@@ -29,8 +27,31 @@ MUCH_UNKNOWN = 0.01
 """Share of unknown tokens that is worth a warning."""
 
 
+class Encoder(Fields, Protocol):
+    """What of a task makes tokens of rows."""
+
+    @property
+    def max_length(self) -> int: ...
+    @property
+    def too_long(self) -> str: ...
+    def as_dict(self) -> dict[str, Any]: ...
+    def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]: ...
+    def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]: ...
+
+
+class HasTokenizer(Protocol):
+    """What of a base makes tokens of rows."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+
+
 def encode(
-    rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT, training: bool = False
+    rows: list[Row], task: Encoder, base: HasTokenizer, title: str, reporter: Reporter = SILENT, training: bool = False
 ) -> Dataset:
     """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids`, `length` and `cut` a row.
 
@@ -67,7 +88,7 @@ def encode(
 
 
 def encode_once(
-    rows: list[Row], task: Task, base: Base, title: str, reporter: Reporter = SILENT, training: bool = False
+    rows: list[Row], task: Encoder, base: HasTokenizer, title: str, reporter: Reporter = SILENT, training: bool = False
 ) -> Dataset:
     """The rows as the task encodes them, in memory."""
     from datasets import Dataset, concatenate_datasets
@@ -94,7 +115,7 @@ class Encoded:
 
 
 def columns_of(
-    rows: Sequence[Row], task: Task, tokenizer: PreTrainedTokenizerBase, training: bool = False, start: int = 0
+    rows: Sequence[Row], task: Encoder, tokenizer: PreTrainedTokenizerBase, training: bool = False, start: int = 0
 ) -> dict[str, list[Any]]:
     """The columns of some rows with `length` and `row`, the index of each encoded row's row counted from `start`."""
     columns = (task.encode_training if training else task.encode)(rows, tokenizer)
@@ -110,7 +131,7 @@ def cut_rows(columns: Mapping[str, Sequence[Any]], number: int) -> list[bool]:
     return [i in lost for i in range(number)]
 
 
-def tell_unknown(encoded: Dataset, base: Base, title: str, reporter: Reporter) -> None:
+def tell_unknown(encoded: Dataset, base: HasTokenizer, title: str, reporter: Reporter) -> None:
     """Warn when much of the text is characters that the vocabulary does not know."""
     import numpy
     import pyarrow
@@ -132,7 +153,7 @@ def tell_unknown(encoded: Dataset, base: Base, title: str, reporter: Reporter) -
         )
 
 
-def code_of(task: Task) -> str:
+def code_of(task: Encoder) -> str:
     """A digest of what encodes: the task's file and those beside this one."""
     files = [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -10,19 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
 from pefttools.data.reading import read_placed
-from pefttools.data.rows import ID, Found, LeftOut, Row, labels_of
+from pefttools.data.rows import ID, Found, LeftOut, Row, RowReader, labels_of
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from pefttools.tasks.base import Task
 
 UNREADABLE = "cannot be read"
 """What is wrong with a line from which no row can be read."""
@@ -44,14 +41,14 @@ class Loaded:
 
 
 def load_rows(
-    name: str, settings: DataSettings, task: Task, counts: Counter[str], reporter: Reporter = SILENT
+    name: str, settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter = SILENT
 ) -> list[Row]:
     """The checked rows of one file (`train`, `validation` or `test`), all of them but those in a nameless bin."""
     return [found.row for found in load_file(name, settings, task, counts, reporter).rows]
 
 
 def load_file(
-    name: str, settings: DataSettings, task: Task, counts: Counter[str], reporter: Reporter = SILENT
+    name: str, settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter = SILENT
 ) -> Loaded:
     """The same with the rows' ids, and what was not read.
 
@@ -145,7 +142,7 @@ def _shown(numbers: Sequence[str]) -> str:
     return ", ".join(numbers[:SHOWN]) + more
 
 
-def _checked(values: dict[str, Any], settings: DataSettings, task: Task, written: set[str]) -> Row:
+def _checked(values: dict[str, Any], settings: DataSettings, task: RowReader, written: set[str]) -> Row:
     """The row as the task reads it; its label as it is written is added to the set."""
     row = task.read(values)
     if "label" in row:
@@ -175,7 +172,7 @@ def _binned(label: Any, bins: BinSettings) -> str:
 
 
 def _columns(
-    known: list[str], key: str, file: FileSettings, settings: DataSettings, task: Task, no_header: str | None
+    known: list[str], key: str, file: FileSettings, settings: DataSettings, task: RowReader, no_header: str | None
 ) -> dict[str, str]:
     """Field -> column, for the fields this file has."""
     chosen, problems = {}, []

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pefttools.data.rows import Found, key
+from pefttools.data.rows import Found, RowReader, key
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
 
-if TYPE_CHECKING:
-    from pefttools.tasks.base import Task
-
 Key = tuple[str, ...]
 
 
-def warn_of_contradictions(given: Mapping[str, list[Found]], task: Task, dedup: str, reporter: Reporter) -> None:
+def warn_of_contradictions(given: Mapping[str, list[Found]], task: RowReader, dedup: str, reporter: Reporter) -> None:
     """Warn of rows whose inputs are those of an earlier row of their file and whose targets are not."""
     if task.generates:
         return  # many answers to one prompt are no contradiction
@@ -39,11 +36,11 @@ def warn_of_contradictions(given: Mapping[str, list[Found]], task: Task, dedup: 
             )
 
 
-def _targets(found: Found, task: Task) -> list[Any]:
+def _targets(found: Found, task: RowReader) -> list[Any]:
     return [found.row.get(name) for name in task.targets]
 
 
-def first_of_each(rows: list[Found], task: Task, counts: Counter[str]) -> list[Found]:
+def first_of_each(rows: list[Found], task: RowReader, counts: Counter[str]) -> list[Found]:
     """The rows without those that repeat an earlier one."""
     seen: dict[Key, Found] = {}
     for found in rows:
@@ -53,7 +50,7 @@ def first_of_each(rows: list[Found], task: Task, counts: Counter[str]) -> list[F
 
 
 def without_overlap(
-    given: Mapping[str, list[Found]], settings: DataSettings, task: Task, counts: Counter[str], reporter: Reporter
+    given: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter
 ) -> dict[str, list[Found]]:
     """The rows with a training file that shares none with validation and test.
 
@@ -90,7 +87,7 @@ def _nothing_left(name: str, settings: DataSettings) -> str:
     )
 
 
-def _warn_of_shared(given: Mapping[str, list[Found]], test: set[Key], task: Task, reporter: Reporter) -> None:
+def _warn_of_shared(given: Mapping[str, list[Found]], test: set[Key], task: RowReader, reporter: Reporter) -> None:
     rows = given["validation"]
     if shared := sum(key(found.row, task) in test for found in rows):
         which = "all" if shared == len(rows) else f"{shared} of {len(rows)}"
@@ -100,7 +97,7 @@ def _warn_of_shared(given: Mapping[str, list[Found]], test: set[Key], task: Task
         )
 
 
-def _warn_of_prompts(pool: list[Key], keys: Mapping[str, set[Key]], task: Task, reporter: Reporter) -> None:
+def _warn_of_prompts(pool: list[Key], keys: Mapping[str, set[Key]], task: RowReader, reporter: Reporter) -> None:
     """Warn of training rows whose inputs are scored with other targets: they stay."""
     inputs = slice(0, -len(task.targets) or None)
     for name in keys:

@@ -32,6 +32,15 @@ class Fields(Protocol):
     generates: ClassVar[bool]
 
 
+class RowReader(Fields, Protocol):
+    """What of a task reads the rows of a file."""
+
+    name: ClassVar[str]
+    fields: ClassVar[Mapping[str, bool]]
+
+    def read(self, values: Mapping[str, Any]) -> Row: ...
+
+
 @dataclass(frozen=True)
 class Splits:
     """Checked rows of one task, and what was left out of them."""

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from pefttools.data import repeats
 from pefttools.data.fields import listed
 from pefttools.data.hash_split import hash_split, place
 from pefttools.data.loading import Loaded, load_file, load_rows
-from pefttools.data.rows import NAMES, Found, LeftOut, Row, Splits, key, labels_of, one_line
+from pefttools.data.rows import NAMES, Found, LeftOut, Row, RowReader, Splits, key, labels_of, one_line
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
-
-if TYPE_CHECKING:
-    from pefttools.tasks.base import Task
 
 __all__ = ["LeftOut", "Row", "Splits", "load_rows", "load_splits"]
 
@@ -30,7 +26,7 @@ REPEATED = {"none": (), "overlap": (), "train": ("train",), "all": NAMES}
 """`data.deduplicate` -> the splits of whose repeated rows the first stays, where they come from the training file."""
 
 
-def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT) -> Splits:
+def load_splits(settings: DataSettings, task: RowReader, reporter: Reporter = SILENT) -> Splits:
     """Read, check, and split.
 
     Raises:
@@ -66,7 +62,7 @@ def load_splits(settings: DataSettings, task: Task, reporter: Reporter = SILENT)
 
 
 def _warn_of_labels_without_rows(
-    loaded: Iterable[Loaded], settings: DataSettings, task: Task, reporter: Reporter
+    loaded: Iterable[Loaded], settings: DataSettings, task: RowReader, reporter: Reporter
 ) -> None:
     """Warn of names in `data.labels` that no row has: they may be written otherwise in the file."""
     written = frozenset[str]().union(*(file.labels for file in loaded))
@@ -93,7 +89,7 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
 
 
 def _split(
-    given: Mapping[str, list[Found]], settings: DataSettings, task: Task, reporter: Reporter
+    given: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, reporter: Reporter
 ) -> dict[str, list[Found]]:
     """Given files as they are, and the training file's rows by the hash of their first input."""
     shares = {"test": settings.test_share, "validation": settings.validation_share}
@@ -125,7 +121,7 @@ def _without_rare(parts: dict[str, list[Found]], least: int, counts: Counter[str
     return common
 
 
-def _subset(rows: Sequence[Found], settings: DataSettings, task: Task) -> tuple[list[Found], list[Found]]:
+def _subset(rows: Sequence[Found], settings: DataSettings, task: RowReader) -> tuple[list[Found], list[Found]]:
     """The rows to train on and those left aside, both in their order."""
     if settings.train_rows is None:
         return list(rows), []

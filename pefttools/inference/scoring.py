@@ -14,7 +14,7 @@ from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_heads, evaluation
+from pefttools.training import class_order, evaluation
 from pefttools.training.own_rows import own_rows, warn_of_known
 from pefttools.training.run import Run, load
 
@@ -63,7 +63,7 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
     """
     prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
+    task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
     tokenizer = task.load(recipe.base, reporter, empty=True).tokenizer
     for remark in task.remarks(splits, tokenizer):
         reporter.warn(remark)

@@ -7,7 +7,6 @@ shapes (ranks by energy), or what its start loses, gets them.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import imports
 from pefttools.bases import loading, quantized
+from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_heads
+from pefttools.training import class_order
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,7 +76,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
 
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
+    task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
     recipe = recipe.model_copy(update={"task": task})
     strategy, settings = recipe.strategy, recipe.train
 
@@ -194,30 +194,3 @@ def wrapped(strategy: Strategy, base: loading.Base) -> nn.Module:
         if any(word in name for word in NEVER_TRAINED):
             parameter.requires_grad_(False)
     return model
-
-
-def count_parameters(model: nn.Module, head: Iterable[str]) -> dict[str, int]:
-    """`total`, `trainable`, `adapter` and `head`, the last two adding up to `trainable`.
-
-    Each storage counts once. The frozen twin that peft keeps of a head it saves (`original_module`) is not a part of
-    the model.
-    """
-    parts = [f".{path}." for path in head]
-    counts = {"total": 0, "trainable": 0, "adapter": 0, "head": 0}
-    seen: set[int] = set()
-    for name, parameter in model.named_parameters():
-        storage = parameter.untyped_storage()._cdata
-        if ".original_module." in name or storage in seen:
-            continue
-        seen.add(storage)
-        counts["total"] += _numel(parameter)
-        if parameter.requires_grad:
-            counts["trainable"] += parameter.numel()
-            counts["head" if any(part in f".{name}" for part in parts) else "adapter"] += parameter.numel()
-    return counts
-
-
-def _numel(parameter: nn.Parameter) -> int:
-    """How many weights it stands for; bitsandbytes packs two of four bits into a byte."""
-    state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else math.prod(state.shape)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from pefttools.bases import loading
+from pefttools.bases import class_heads, loading
 from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.encoding import cut_rows
 from pefttools.data.splitting import Row, Splits
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Choice
-from pefttools.training import class_heads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -238,7 +237,7 @@ class Task(Choice, ABC):
             texts_are_data=self.texts_are_data,
         )
         if self.has_class_head:
-            class_heads.start(base, settings, self)
+            class_heads.start(base, settings, self.auto_class, getattr(self, "labels", ()))
         self.adapt(base)
         return base
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
 
-from pefttools.bases import loading
+from pefttools.bases import class_heads, loading
 from pefttools.data.fields import number
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
@@ -22,7 +22,6 @@ from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Prediction, Task
-from pefttools.training import class_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +108,7 @@ class Regression(Task):
                 f"base: the head of {base.source} does not end in one linear layer; it cannot learn numbers"
             )
         path, layer = found
-        trained = class_heads.start(base, settings, self)
+        trained = class_heads.start(base, settings, self.auto_class)
         mean, scale = self._unit()
         scale = math.hypot(mean, scale) if layer.bias is None else scale  # such a layer must learn the mean, too
         base.model.set_submodule(path, score.ScaledLinear.of(layer, mean, scale, trained))

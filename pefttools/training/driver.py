@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
 from pefttools.bases import loading
+from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
-from pefttools.planning.planner import count_parameters
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, evaluation, optimizer_setup, speedups

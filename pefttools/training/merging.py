@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools import atomic
 from pefttools.bases.loading import prepare_libraries
+from pefttools.bases.parameters import count_parameters
 from pefttools.data.encoding import encode
 from pefttools.data.rows import Splits
 from pefttools.errors import UserError
-from pefttools.planning.planner import count_parameters
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import WEIGHTS, read
 from pefttools.strategies.lora import Lora

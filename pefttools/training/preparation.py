@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import loading
-from pefttools.bases.limits import refuse_padding_readers
 from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
@@ -18,7 +17,8 @@ from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
-from pefttools.training import class_heads, speedups
+from pefttools.training import class_order, speedups
+from pefttools.training.padding import refuse_padding_readers
 from pefttools.training.penalties import Penalties, mark_pretrained
 from pefttools.training.trial_step import FirstStep, refusal
 
@@ -57,7 +57,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
 
     strategy = recipe.strategy
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = class_heads.fitted(recipe.task, recipe.base, splits, reporter)
+    task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
     recipe = recipe.model_copy(update={"task": task})
     set_seed(recipe.seed)
     base = task.load(recipe.base, reporter)

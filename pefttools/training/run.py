@@ -50,7 +50,7 @@ class Trained:
     model: nn.Module
     base: loading.Base
     task: Task
-    recipes: Recipe
+    recipe: Recipe
     path: Path
     """The run, or the exported adapter."""
 

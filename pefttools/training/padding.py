@@ -1,0 +1,92 @@
+"""Whether what a model returns for a row depends on the padding behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pefttools.errors import UserError
+from pefttools.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pefttools.bases.loading import Base
+    from pefttools.tasks.base import Task
+
+PADDING = 8
+"""How much padding a row is tried with."""
+READS, WARNS = 1e-2, 1e-3
+"""From which change of a logit on, in parts of the largest, a model reads padding, and from which on you should know.
+Rounding makes less than 1e-5."""
+
+
+def refuse_padding_readers(
+    base: Base,
+    task: Task,
+    strategy: str,
+    model: nn.Module,
+    row: Mapping[str, Sequence[Any]],
+    unwrapped: Callable[[], Base],
+    reporter: Reporter,
+) -> None:
+    """Try one encoded row with padding and without; its answer must be the same.
+
+    Args:
+        strategy: the name of the strategy that made `model` of `base`.
+        unwrapped: loads the base anew, to see which of the two is at fault.
+
+    Raises:
+        UserError: it is another one (FNet mixes all places of a row, padding too), or the model fails on the row.
+    """  # fmt: skip
+    if not (problem := _padding_problem(base, task, model, row, reporter)):
+        return
+    name = _name(base)
+    plain = unwrapped()
+    bare: nn.Module = plain.model
+    bare.to(next(model.parameters()).device)
+    if own := _padding_problem(plain, task, bare, row, SILENT):
+        raise UserError(f"base: {name} {own}; take another base")
+    raise UserError(f"strategy: with {strategy} {name} {problem}; `pefttools list strategies` shows what works where")
+
+
+def _name(base: Base) -> str:
+    return f"{base.source} ({type(base.model).__name__})"
+
+
+def _padding_problem(
+    base: Base, task: Task, model: nn.Module, row: Mapping[str, Sequence[Any]], reporter: Reporter
+) -> str | None:
+    import torch
+
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            batch = task.collate(row, base.tokenizer, 1)
+            longer = task.collate(row, base.tokenizer, batch["input_ids"].shape[-1] + PADDING)
+            plain, padded = (_logits(task, model, one, device) for one in (batch, longer))
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return f"fails on the shortest training row: {type(error).__name__}: {' '.join(str(error).split())}"
+    finally:
+        model.train(was_training)
+    padded = padded[: len(plain)]  # without an attention mask nobody knows which places are real
+    gap = float((plain - padded).abs().max() / plain.abs().max()) if plain.numel() else 0.0
+    if gap > READS and not base.quantised:  # in 8 bits what stands beside a number decides how it is rounded
+        return (
+            "reads padding: a prediction depends on how long the other texts of its batch are (its logits change by up"
+            f" to {gap:.0%} of the largest)"
+        )
+    if gap > WARNS and not base.quantised:
+        reporter.warn(
+            f"{_name(base)} reads padding a little: a text's logits change by up to {gap:.1%} of the largest with the"
+            " length of the other texts of its batch"
+        )
+    return None
+
+
+def _logits(task: Task, model: nn.Module, batch: Mapping[str, Tensor], device: Any) -> Tensor:
+    batch = {name: value.to(device) for name, value in batch.items()}
+    return task.logits_of_rows(model(**task.inputs_of(batch)), batch)[0].float()
