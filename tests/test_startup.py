@@ -14,7 +14,7 @@ PLAIN_THEN_QUANTISED = """
 import sys
 from pefttools.bases.loading import prepare_libraries
 prepare_libraries()
-from pefttools.probing import probe
+from pefttools.compatibility.probe import probe
 from pefttools.strategies.{module} import {name}
 from pefttools.tasks.text_classification import TextClassification
 task = TextClassification.example()
