@@ -1,8 +1,11 @@
 """Choices a recipe can pick by name, found by looking at a folder.
 
-A choice is one file: its stem is its name, its module docstring's first line is its summary, and the one
-concrete class in it is what the recipe gets. Names and summaries are read without importing the file, so
-listing is fast. Plug-in folders add to ours (`plugins.py`).
+A choice is one file: its stem is its name, its module docstring's first line is its summary, and the one concrete class
+that it defines is what the recipe gets. A file whose name starts with `_` is a helper. Names and summaries are read
+without importing the file, so that listing is fast.
+
+Folders of your own, named in `PEFTTOOLS_PLUGINS` and separated like `PATH`, add to ours: a file `strategies/mine.py`
+below one of them is the strategy `mine`. What is wrong with a folder or a file is reported; all else goes on working.
 """
 
 from __future__ import annotations
@@ -10,72 +13,89 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import traceback
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pefttools import plugins
 from pefttools.errors import UserError, unknown
-from pefttools.synonyms import unknown_strategy
 
 if TYPE_CHECKING:
     from pefttools.settings import Choice
 
 C = TypeVar("C", bound="Choice")
 
+PLUGINS = "PEFTTOOLS_PLUGINS"
+"""The environment variable that names folders of plug-ins."""
+
 
 class Registry(Generic[C]):
-    """The choices of one kind: every module of `package` that holds a class derived from `base`."""
+    """The choices of one kind: every module of `package` that holds a class derived from `base`.
 
-    def __init__(self, kind: str, package: str, base: str) -> None:
+    Args:
+        kind: what one choice is called in messages.
+        unknown_name: the sentence on a name, given those that are known; when None, it suggests the nearest.
+    """
+
+    def __init__(
+        self, kind: str, package: str, base: str, unknown_name: Callable[[str, Sequence[str]], str] | None = None
+    ) -> None:
         self.kind, self.package, self.base = kind, package, base
+        self.unknown_name = unknown_name or partial(unknown, kind)
 
     def files(self) -> dict[str, Path]:
         """Name -> file, sorted by name."""
         module = importlib.import_module(self.package)
-        for root in plugins.roots():
-            folder = str(root / self.package.rpartition(".")[2])
+        for root in plugin_roots():
+            folder = str(root / self._folder)
             if folder not in module.__path__:
                 module.__path__.append(folder)
         found = {f.stem: f for root in reversed(list(module.__path__)) for f in Path(root).glob("*.py")}
-        return {n: found[n] for n in sorted(found) if n != "base" and self._holds_one(found[n])}
-
-    def _plugin(self, name: str) -> Path | None:
-        """The plug-in's file of that name, usable or not."""
-        kind = self.package.rpartition(".")[2]
-        files = (root / kind / f"{name}.py" for root in plugins.roots())
-        return next((file for file in files if file.is_file()), None)
+        return {name: found[name] for name in sorted(found) if _may_be_choice(found[name]) and self._holds(found[name])}
 
     def names(self) -> list[str]:
         return list(self.files())
 
-    def _holds_one(self, file: Path) -> bool:
-        """Whether a class in the file is derived from ours, by name: from `Strategy`, or a `PeftStrategy` between."""
-        if self._is_plugin(file) and plugins.syntax_error(file):
-            return False
-        classes = [node for node in plugins.parsed(file).body if isinstance(node, ast.ClassDef)]
-        own = [c for c in classes if not c.name.endswith(self.base)]
-        return any(isinstance(b, ast.Name) and b.id.endswith(self.base) for c in own for b in c.bases)
-
-    def _is_plugin(self, file: Path) -> bool:
-        return any(file.is_relative_to(root) for root in plugins.roots())
-
     def summaries(self) -> dict[str, str]:
         """Name -> first line of the module docstring, nothing imported."""
-        docs = {name: ast.get_docstring(plugins.parsed(file)) or "" for name, file in self.files().items()}
+        docs = {name: ast.get_docstring(_parsed(file)) or "" for name, file in self.files().items()}
         return {name: doc.partition("\n")[0].removeprefix(f"{name}: ") for name, doc in docs.items()}
+
+    @property
+    def _folder(self) -> str:
+        return self.package.rpartition(".")[2]
+
+    def _holds(self, file: Path) -> bool:
+        """Whether the file seems to define a class derived from ours.
+
+        In a plug-in that is any derived class: it may extend a shipped choice, or name its base by a module, and the
+        import decides. Ours are told by their base's name, `Strategy` or a `PeftStrategy` between.
+        """
+        is_plugin = _is_plugin(file)
+        if is_plugin and _syntax_error(file):
+            return False
+        classes = [node for node in _parsed(file).body if isinstance(node, ast.ClassDef)]
+        if is_plugin:
+            return any(one.bases for one in classes)
+        own = [one for one in classes if not one.name.endswith(self.base)]
+        return any(isinstance(b, ast.Name) and b.id.endswith(self.base) for one in own for b in one.bases)
+
+    def _plugin(self, name: str) -> Path | None:
+        """The plug-in's file of that name, usable or not."""
+        files = (root / self._folder / f"{name}.py" for root in plugin_roots())
+        return next((file for file in files if _may_be_choice(file) and file.is_file()), None)
 
     def get(self, name: str) -> type[C]:
         """The class of that name. Raises UserError when there is none, or its plug-in cannot be used."""
-        plugin = self._plugin(name)
-        if name not in self.files():
+        plugin, file = self._plugin(name), self.files().get(name)
+        if file is None:
             if plugin:
-                reason = plugins.syntax_error(plugin) or f"{plugin}: holds no class derived from {self.base}"
+                reason = _syntax_error(plugin) or f"{plugin}: holds no class derived from {self.base}"
                 raise UserError(f"{self.kind} {name!r} cannot be used: {reason}")
-            tell = unknown_strategy if self.kind == "strategy" else partial(unknown, self.kind)
-            raise UserError(tell(name, self.names()))
+            raise UserError(self.unknown_name(name, self.names()))
+        plugin = plugin if file == plugin else None  # ours comes first
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
         try:
             module = importlib.import_module(f"{self.package}.{name}")
@@ -84,7 +104,7 @@ class Registry(Generic[C]):
                 raise
             raise UserError(f"{self.kind} {name!r} cannot be imported: {_place(plugin, error)}") from error
         own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
-        own = [c for c in own if c.__module__ == module.__name__]
+        own = list(dict.fromkeys(c for c in own if c.__module__ == module.__name__))  # what is imported is not its own
         found = [c for c in own if not inspect.isabstract(c)]
         if plugin and len(found) != 1:
             raise UserError(f"{self.kind} {name!r} cannot be used: {plugin}: {self._not_one(own, found)}")
@@ -122,6 +142,59 @@ class Registry(Generic[C]):
         except UserError as error:
             return None, [f"{path}: {error}"]
         return check(cls, {k: v for k, v in settings.items() if k != "name"}, path)
+
+
+def plugin_roots() -> list[Path]:
+    """The folders that `PEFTTOOLS_PLUGINS` names, whether they exist or not."""
+    return [Path(root).expanduser().absolute() for root in os.environ.get(PLUGINS, "").split(os.pathsep) if root]
+
+
+def plugin_kinds() -> list[str]:
+    """Folder names that a plug-in folder may have: those of our packages that hold a registry."""
+    packages = Path(__file__).parent.glob("*/__init__.py")
+    return sorted(file.parent.name for file in packages if "Registry(" in file.read_text("utf-8"))
+
+
+def plugin_problems() -> Iterator[str]:
+    """One sentence on every plug-in folder and file that cannot be used, nothing imported."""
+    for root in plugin_roots():
+        if not root.is_dir():
+            yield f"{PLUGINS}: {root} is no folder"
+            continue
+        files = [file for kind in plugin_kinds() for file in sorted((root / kind).glob("*.py"))]
+        if not files:
+            below = ", ".join(f"{kind}/" for kind in plugin_kinds())
+            yield f"{PLUGINS}: {root} holds no plug-ins; they lie in a folder of their kind below it: {below}"
+        for file in files:
+            if problem := _syntax_error(file):
+                yield problem
+            elif (Path(__file__).parent / file.parent.name / file.name).exists():
+                yield f"{file}: is not used, since {file.stem} is the name of a file of ours; give it another name"
+
+
+def _may_be_choice(file: Path) -> bool:
+    return file.stem != "base" and not file.stem.startswith("_")
+
+
+def _is_plugin(file: Path) -> bool:
+    return any(file.is_relative_to(root) for root in plugin_roots())
+
+
+@cache
+def _parsed(file: Path) -> ast.Module:
+    """The file's syntax tree, nothing imported. Raises SyntaxError."""
+    return ast.parse(file.read_text("utf-8"), str(file))
+
+
+def _syntax_error(file: Path) -> str | None:
+    """One sentence on why the file is no Python, with its line; None where it is."""
+    try:
+        _parsed(file)
+    except SyntaxError as error:
+        return f"{file} line {error.lineno}: syntax error: {error.msg}"
+    except (UnicodeDecodeError, ValueError) as error:
+        return f"{file}: is not Python: {error}"
+    return None
 
 
 def _place(file: Path, error: Exception) -> str:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 import pefttools.strategies as strategies_package
-from pefttools import cli, plugins
+from pefttools import cli
 from pefttools.errors import UserError
+from pefttools.registry import plugin_problems
 from pefttools.sources.cache import cache_dir
 from pefttools.strategies import strategies
 from pefttools.tasks import tasks
@@ -120,8 +121,33 @@ def test_a_plugin_that_cannot_be_used_is_named(case: str, tmp_path: Path, monkey
     assert "mine" not in classes
     assert "lora" in strategies.summaries()
     assert len(problems) == ("mine" in strategies.names())
-    found = list(plugins.problems())
+    found = list(plugin_problems())
     assert ["syntax error" in problem for problem in found] == [True] * (case == "a syntax error")
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["from pefttools.strategies.lora import Lora\nclass Mine(Lora):\n    pass\n",
+     "from pefttools.strategies import lora\nclass Mine(lora.Lora):\n    pass\n",
+     "from pefttools.strategies._shared import Half\nclass Mine(Half):\n    pass\n"],
+    ids=["a shipped class", "by its module", "by a helper"],
+)  # fmt: skip
+def test_a_plugin_may_extend_what_is_there(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "strategies"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f'"""mine: a strategy."""\n{body}')
+    (folder / "_shared.py").write_text("from pefttools.strategies.lora import Lora\nclass Half(Lora):\n    pass\n")
+    (folder / "lora.py").write_text("class Lora(object):\n    pass\n")
+    monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pefttools.strategies.mine", raising=False)
+    monkeypatch.delitem(sys.modules, "pefttools.strategies._shared", raising=False)
+    monkeypatch.setattr(strategies_package, "__path__", list(strategies_package.__path__))
+    assert strategies.get("mine").__name__ == "Mine"
+    assert strategies.get("mine").name == "mine"
+    assert strategies.get("lora").__module__ == "pefttools.strategies.lora"
+    assert strategies.summaries()["mine"] == "a strategy."
+    assert "_shared" not in strategies.names()
+    assert [problem.partition(": ")[2][:11] for problem in plugin_problems()] == ["is not used"]
 
 
 def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:

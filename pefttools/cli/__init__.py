@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools import plugins
 from pefttools.cli import compare, display, inspect, runs
 from pefttools.cli.base import app
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
+from pefttools.registry import plugin_problems
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -52,6 +52,6 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> int:
     """Run the command line in `sys.argv`; returns its exit code."""
     display.accept_any_character()
-    display.warnings(plugins.problems())
+    display.warnings(plugin_problems())
     code = run(sys.argv[1:])
     return display.flushed() or code
