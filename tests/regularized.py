@@ -15,7 +15,7 @@ from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.settings import FileSettings
 from pefttools.nn.low_rank import LowRankLinear
 from pefttools.regularizers import regularizers
-from pefttools.regularizers.base import Penalty, Regularizer
+from pefttools.regularizers.base import Penalty, Regularizer, Touched
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks.text_classification import TextClassification
@@ -77,6 +77,17 @@ WRAPPINGS: dict[str, Callable[[Base], Any]] = {
     "projection": by_projection,
     "biases": by_biases,
 }
+
+
+_FACTORS: set[Touched] = {"parameters", "matrices", "changed matrices", "factors"}
+TRAINS: dict[str, set[Touched]] = {
+    "full": {"parameters", "matrices", "pretrained", "pretrained matrices", "changed matrices"},
+    **dict.fromkeys(("lora", "rslora", "dora", "adalora"), _FACTORS),
+    **dict.fromkeys(("vera", "projection"), _FACTORS - {"factors"}),
+    "ln_tuning": {"parameters", "matrices", "pretrained"},  # the matrices are the head's
+    "biases": {"parameters", "pretrained"},
+}
+"""What each way of wrapping trains, in the words of `Regularizer.touches`."""
 
 
 class Wrapped:

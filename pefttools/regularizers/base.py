@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from pefttools.errors import UserError
 from pefttools.settings import Choice
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 RowLosses: TypeAlias = "Callable[[FileSettings, int], Iterator[Tensor]]"
 """(data file, at most so many rows) -> each row's loss, shape (), with its graph, from the model in eval mode."""
 
+Touched: TypeAlias = Literal[
+    "parameters", "matrices", "pretrained", "pretrained matrices", "changed matrices", "factors"
+]
+"""Kinds of what is trained: `parameters` are all, `pretrained` those that the base had. `changed matrices` are
+pretrained ones, or frozen ones to which a product of factors is added; `factors` are LoRA's A and B."""
+
 ORIGINALS = {"modules_to_save": "original_module", "ln_tuning_layers": "base_layer"}
 """Where peft keeps the original of a module it copied to train: copying a parameter loses its mark."""
 
@@ -36,6 +42,8 @@ class Regularizer(Choice, ABC):
 
     needs_start: ClassVar[bool] = False
     """Whether it asks for the pretrained matrices that a strategy replaces (low_rank)."""
+    touches: ClassVar[Touched] = "parameters"
+    """What it is of, by default; it refuses a model that trains none of that."""
 
     @abstractmethod
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:

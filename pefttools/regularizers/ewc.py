@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from pefttools.regularizers.base import (
     Penalty,
     Regularizer,
     RowLosses,
+    Touched,
     Weighted,
     pretrained_and_new,
     start_of,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 class EWC(Regularizer):
     """How strongly the weights are held, and the data they are held for."""
+
+    touches: ClassVar[Touched] = "pretrained"
 
     weight: float = Field(default=400.0, gt=0)
     """λ; squared gradients are small numbers, so this is a large one."""

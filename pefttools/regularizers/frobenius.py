@@ -20,6 +20,7 @@ from pefttools.regularizers.base import (
     Penalty,
     Regularizer,
     RowLosses,
+    Touched,
     Weighted,
     low_rank_modules,
     pretrained_and_new,
@@ -42,6 +43,7 @@ class Frobenius(Regularizer):
     """How strongly the matrices are held."""
 
     needs_start: ClassVar[bool] = True
+    touches: ClassVar[Touched] = "changed matrices"
 
     weight: float = Field(default=0.01, gt=0)
     """λ, on half the squared Frobenius norm of every matrix's change."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,7 @@ from pefttools.regularizers.base import (
     Penalty,
     Regularizer,
     RowLosses,
+    Touched,
     Weighted,
     low_rank_modules,
     product_square,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 class L2(Regularizer):
     """Strength, and what is measured."""
+
+    touches: ClassVar[Touched] = "matrices"
 
     weight: float = Field(default=0.01, gt=0)
     """λ, on half the sum of squares."""

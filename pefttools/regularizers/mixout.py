@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, pretrained_and_new, start_of
+from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, Touched, pretrained_and_new, start_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 class Mixout(Regularizer):
     """How much is swapped."""
+
+    touches: ClassVar[Touched] = "pretrained matrices"
 
     p: float = Field(default=0.7, gt=0, lt=1)
     """The share of each pretrained matrix that is its start during a step."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from pefttools.nn.orthogonal import orthogonality
-from pefttools.regularizers.base import Penalty, Regularizer, RowLosses
+from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, Touched
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 class Orthogonal(Regularizer):
     """How strongly the factors are held orthonormal."""
+
+    touches: ClassVar[Touched] = "factors"
 
     weight: float = Field(default=0.1, gt=0)
     """γ; the paper takes 0.1 to 0.5."""
