@@ -9,11 +9,11 @@ import string
 
 import pytest
 
-from pefttools.metrics.squad import Metric
+from pefttools.metrics.squad import Squad
 
 
 def squad(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    values = Metric(keep_in_memory=True).compute(predictions=predictions, references=references)
+    values = Squad(keep_in_memory=True).compute(predictions=predictions, references=references)
     assert values is not None
     return values
 

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer, tokenizers
 
-from pefttools.metrics import bleu, chrf, combined, rouge
-from pefttools.metrics.text import bleu_tokenizer
+from pefttools.metrics import combined, metrics, rouge
+from pefttools.metrics._text import bleu_tokenizer
 
 SAID = ["the cat sat on the mat", "hello there general", "", "It's 10% of GDP, isn't it?"]
 TRUE = ["the cat is on the mat", "hello there", "nothing was said", "It is 10 % of the GDP."]
 
 
-def scored(metric: Any, predictions: Any, references: Any, **settings: Any) -> Any:
-    return metric.Metric(keep_in_memory=True).compute(predictions=predictions, references=references, **settings)
+def scored(name: str, predictions: Any, references: Any, **settings: Any) -> Any:
+    return metrics.get(name)(keep_in_memory=True).compute(predictions=predictions, references=references, **settings)
 
 
 def test_golden_numbers():
@@ -52,13 +52,13 @@ def test_several_references_and_not_as_many_each():
     references = [["a dog", "the cat is on the mat"], ["hello there"], ["nothing"], ["It is", "it", "It's 10% of GDP"]]
     scorer = rouge_scorer.RougeScorer(["rouge2"])
     best = [scorer.score_multi(r, p)["rouge2"].fmeasure for p, r in zip(SAID, references, strict=True)]
-    assert scored(rouge, SAID, references)["rouge2"] == pytest.approx(sum(best) / 4)
+    assert scored("rouge", SAID, references)["rouge2"] == pytest.approx(sum(best) / 4)
     streams = [[r[0] for r in references], [r[1] if len(r) > 1 else None for r in references]]
     streams.append([r[2] if len(r) > 2 else None for r in references])
-    assert scored(bleu, SAID, references) == {"bleu": sacrebleu.corpus_bleu(SAID, streams).score / 100}
-    assert scored(chrf, SAID, references) == {"chrf": sacrebleu.corpus_chrf(SAID, streams).score / 100}
-    assert scored(bleu, ["hello there"] * 2, [["hello there"]] * 2) == scored(
-        bleu, ["hello there"] * 2, ["hello there"] * 2
+    assert scored("bleu", SAID, references) == {"bleu": sacrebleu.corpus_bleu(SAID, streams).score / 100}
+    assert scored("chrf", SAID, references) == {"chrf": sacrebleu.corpus_chrf(SAID, streams).score / 100}
+    assert scored("bleu", ["hello there"] * 2, [["hello there"]] * 2) == scored(
+        "bleu", ["hello there"] * 2, ["hello there"] * 2
     )
 
 
@@ -86,10 +86,10 @@ def test_words_of_other_scripts(text, words):
 
 def test_chinese_by_characters():
     said, true = ["我喜欢吃苹果"], ["我喜欢吃香蕉"]
-    assert scored(rouge, said, true) == pytest.approx({"rouge1": 4 / 6, "rouge2": 3 / 5, "rouge_l": 4 / 6})
-    assert scored(bleu, said, true) == {"bleu": sacrebleu.corpus_bleu(said, [true], tokenize="zh").score / 100}
-    assert scored(bleu, said, true)["bleu"] == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    assert scored(bleu, said, true, tokenizer="13a") == {"bleu": 0.0}
+    assert scored("rouge", said, true) == pytest.approx({"rouge1": 4 / 6, "rouge2": 3 / 5, "rouge_l": 4 / 6})
+    assert scored("bleu", said, true) == {"bleu": sacrebleu.corpus_bleu(said, [true], tokenize="zh").score / 100}
+    assert scored("bleu", said, true)["bleu"] == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    assert scored("bleu", said, true, tokenizer="13a") == {"bleu": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -110,5 +110,5 @@ def test_bleu_tokenizer_by_script(text, tokenizer):
 
 def test_many_texts_that_look_tokenised_are_no_reason_to_speak(caplog):
     texts = ["a cat sat on the mat ."] * 120
-    assert scored(bleu, texts, texts) == {"bleu": pytest.approx(1)}
+    assert scored("bleu", texts, texts) == {"bleu": pytest.approx(1)}
     assert not caplog.records

@@ -6,19 +6,21 @@ combined with `evaluate.combine`.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
+from pefttools.registry import Registry
 from pefttools.sources.cache import cache_dir
 
 if TYPE_CHECKING:
     from evaluate import CombinedEvaluations
 
+metrics: Registry = Registry("metric", __name__, "Metric")
+
 
 def combined(*names: str) -> CombinedEvaluations:
-    """The metrics of those names as one: `.compute(predictions=…, references=…)`."""
+    """The metrics of those names as one: `.compute(predictions=…, references=…)`. Raises UserError."""
     import evaluate
 
-    classes = [importlib.import_module(f"{__name__}.{name}").Metric for name in names]
+    classes = [metrics.get(name) for name in names]
     folder = str(cache_dir("metrics"))  # evaluate creates a folder even for what it keeps in memory
     return evaluate.combine([cls(keep_in_memory=True, cache_dir=folder) for cls in classes])

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import datasets
-import evaluate
 import regex
+from evaluate import Metric, MetricInfo
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Inside a regular expression's brackets: characters of scripts that put no space between words."""
@@ -13,12 +13,12 @@ UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆\p{Thai}\p{Lao}\p{Khmer}\p{
 References = Sequence[str] | Sequence[Sequence[str]]
 
 
-class TextMetric(evaluate.Metric):
+class TextMetric(Metric):
     """A metric of texts against one reference each, or several."""
 
-    def _info(self) -> evaluate.MetricInfo:
+    def _info(self) -> MetricInfo:
         text = datasets.Value("string")
-        return evaluate.MetricInfo(
+        return MetricInfo(
             description=self.__doc__ or "",
             citation="",
             inputs_description="predictions: texts; references: a text each, or a list of texts each",

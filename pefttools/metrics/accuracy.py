@@ -5,7 +5,7 @@ from sklearn.metrics import accuracy_score
 from pefttools.metrics.base import ClassMetric
 
 
-class Metric(ClassMetric):
+class Accuracy(ClassMetric):
     """`accuracy`, a fraction."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # type: ignore[override]

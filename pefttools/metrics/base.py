@@ -6,17 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import datasets
-import evaluate
+from evaluate import Metric, MetricInfo
 
 
-class ClassMetric(evaluate.Metric):
+class ClassMetric(Metric):
     """A metric of predicted against true class ids; the subclass's module docstring is its description."""
 
     feature: ClassVar[datasets.Value | datasets.List] = datasets.Value("int64")
     what: ClassVar[str] = "class ids"
 
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
+    def _info(self) -> MetricInfo:
+        return MetricInfo(
             description=self.__doc__ or "",
             citation="",
             inputs_description=f"predictions, references: {self.what}",

@@ -2,10 +2,10 @@
 
 import sacrebleu
 
-from pefttools.metrics.text import References, TextMetric, bleu_tokenizer, several, streams
+from pefttools.metrics._text import References, TextMetric, bleu_tokenizer, several, streams
 
 
-class Metric(TextMetric):
+class Bleu(TextMetric):
     """`bleu`, a fraction."""
 
     def _compute(  # type: ignore[override]

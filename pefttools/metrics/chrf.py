@@ -2,10 +2,10 @@
 
 import sacrebleu
 
-from pefttools.metrics.text import References, TextMetric, streams
+from pefttools.metrics._text import References, TextMetric, streams
 
 
-class Metric(TextMetric):
+class Chrf(TextMetric):
     """`chrf`, a fraction."""
 
     def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]

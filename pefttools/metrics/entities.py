@@ -14,7 +14,7 @@ from pefttools.metrics.base import ClassMetric, mean_f1
 NAMES = ("precision", "recall", "f1", "support")
 
 
-class Metric(ClassMetric):
+class Entities(ClassMetric):
     """`precision`, `recall`, `f1`, `f1_macro`, and `entities`: type -> its four numbers."""
 
     feature = datasets.List(datasets.Value("string"))

@@ -1,9 +1,9 @@
 """Share of texts that equal their reference, or one of several, but for the spaces in them."""
 
-from pefttools.metrics.text import References, TextMetric, several
+from pefttools.metrics._text import References, TextMetric, several
 
 
-class Metric(TextMetric):
+class ExactMatch(TextMetric):
     """`exact_match`, a fraction."""
 
     def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from pefttools.metrics.base import ClassMetric
 
 
-class Metric(ClassMetric):
+class F1(ClassMetric):
     """`f1`, a fraction, macro-averaged."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # type: ignore[override]

@@ -5,7 +5,7 @@ from sklearn.metrics import mean_squared_error
 from pefttools.metrics.base import NumberMetric
 
 
-class Metric(NumberMetric):
+class MeanSquaredError(NumberMetric):
     """`mse`, lower is better."""
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:  # type: ignore[override]

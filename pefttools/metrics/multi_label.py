@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from pefttools.metrics.base import SetMetric, mean_f1
 
 
-class Metric(SetMetric):
+class MultiLabel(SetMetric):
     """`accuracy` (of whole sets), `f1` (macro), `f1_micro`, and `per_class`: class id -> its four numbers."""
 
     def _compute(self, predictions: list[list[int]], references: list[list[int]]) -> dict[str, Any]:  # type: ignore[override]

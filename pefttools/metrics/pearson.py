@@ -8,7 +8,7 @@ from scipy.stats import pearsonr
 from pefttools.metrics.base import NumberMetric, correlation
 
 
-class Metric(NumberMetric):
+class Pearson(NumberMetric):
     """`pearson`, from -1 to 1."""
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:  # type: ignore[override]

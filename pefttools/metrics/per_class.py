@@ -7,7 +7,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from pefttools.metrics.base import ClassMetric
 
 
-class Metric(ClassMetric):
+class PerClass(ClassMetric):
     """`per_class`: class id -> its four numbers."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, Any]:  # type: ignore[override]

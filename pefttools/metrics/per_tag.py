@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from pefttools.metrics.base import ClassMetric, mean_f1
 
 
-class Metric(ClassMetric):
+class PerTag(ClassMetric):
     """`accuracy`, `tag_f1` (macro), and `per_tag`: tag -> its four numbers."""
 
     feature = datasets.List(datasets.Value("string"))

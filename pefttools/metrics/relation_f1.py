@@ -10,18 +10,18 @@ import re
 from collections import Counter
 
 import datasets
-import evaluate
+from evaluate import Metric, MetricInfo
 from sklearn.metrics import f1_score
 
 DIRECTED = re.compile(r"(.+)\((?:e1,e2|e2,e1)\)", re.DOTALL)
 
 
-class Metric(evaluate.Metric):
+class RelationF1(Metric):
     """`f1`, `f1_micro` and `f1_directed`, fractions; `other` is the label that is left out, if any."""
 
-    def _info(self) -> evaluate.MetricInfo:
+    def _info(self) -> MetricInfo:
         labels = datasets.Value("string")
-        return evaluate.MetricInfo(
+        return MetricInfo(
             description=self.__doc__ or "",
             citation="",
             inputs_description="predictions, references: labels",

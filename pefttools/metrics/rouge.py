@@ -10,7 +10,7 @@ import unicodedata
 import regex
 from rouge_score import rouge_scorer
 
-from pefttools.metrics.text import UNSPACED, References, TextMetric, several
+from pefttools.metrics._text import UNSPACED, References, TextMetric, several
 
 TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}])+")
 NAMES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
@@ -24,7 +24,7 @@ class Tokenizer:
         return TOKEN.findall(unicodedata.normalize("NFKC", text.lower()))
 
 
-class Metric(TextMetric):
+class Rouge(TextMetric):
     """`rouge1`, `rouge2`, `rouge_l`: fractions, means over rows."""
 
     def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]

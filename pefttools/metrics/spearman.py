@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from pefttools.metrics.base import NumberMetric, correlation
 
 
-class Metric(NumberMetric):
+class Spearman(NumberMetric):
     """`spearman`, from -1 to 1."""
 
     def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:  # type: ignore[override]

@@ -14,22 +14,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import datasets
-import evaluate
 import regex
+from evaluate import Metric, MetricInfo
 
-from pefttools.metrics.text import UNSPACED
+from pefttools.metrics._text import UNSPACED
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 ONE_CHARACTER_WORD = regex.compile(rf"[{UNSPACED}]")
 PUNCTUATION = regex.compile(r"\p{P}")
 
 
-class Metric(evaluate.Metric):
+class Squad(Metric):
     """`exact_match` and `f1`, fractions; where some rows have no answer, both for the rest and `no_answer_accuracy`."""
 
-    def _info(self) -> evaluate.MetricInfo:
+    def _info(self) -> MetricInfo:
         text = datasets.Value("string")
-        return evaluate.MetricInfo(
+        return MetricInfo(
             description=self.__doc__ or "",
             citation="",
             inputs_description="predictions: texts, empty for no answer; references: lists of texts, as well",

@@ -57,6 +57,8 @@ class CausalLM(Task):
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "system", "generate_rows", "max_new_tokens", "answer_pattern")
     primary: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[bool] = True
+    compared_by_logarithm: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str | None] = "text-generation"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
     own_head: ClassVar[bool] = False
@@ -248,9 +250,9 @@ class CausalLM(Task):
         return min(number, self.generate_rows) if self.chat else 0  # a text that is whole has nothing to add
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined, language
+        from pefttools.metrics import _language, combined
 
-        values, answered = language.scored_and_answered(predictions, references)
+        values, answered = _language.scored_and_answered(predictions, references)
         pairs = [(p, r) for p, r in answered if r]
         if not pairs:
             return values
@@ -258,10 +260,10 @@ class CausalLM(Task):
         if self.scores:
             found = combined(*self.scores).compute(predictions=texts, references=wanted) or {}
             values |= {name: value for name, value in found.items() if name not in ("rouge1", "rouge2")}
-        answers = [language.matched(said, self.answer_pattern) for said in texts]
-        right = [language.matched(said, self.answer_pattern) or said for said in wanted]
+        answers = [_language.matched(said, self.answer_pattern) for said in texts]
+        right = [_language.matched(said, self.answer_pattern) or said for said in wanted]
         values |= combined("exact_match").compute(predictions=answers, references=right) or {}
-        return {**values, "stopped": language.stopped(pairs)}
+        return {**values, "stopped": _language.stopped(pairs)}
 
     def reference(self, row: Row) -> Any:
         return row.get("completion", row.get("text"))

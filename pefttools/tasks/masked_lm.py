@@ -50,6 +50,8 @@ class MaskedLM(Task):
     )
     primary: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[bool] = True
+    compared_by_logarithm: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str | None] = "fill-mask"
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     peft_type: ClassVar[str | None] = None
     own_head: ClassVar[bool] = False
@@ -193,7 +195,7 @@ class MaskedLM(Task):
         return {name: sum(part[name] for part in said) for name in said[0]}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics.language import perplexity
+        from pefttools.metrics._language import perplexity
 
         del references
         right, number = (sum(p[name] for p in predictions) for name in ("num_correct", "num_targets"))

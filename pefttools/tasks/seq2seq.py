@@ -64,6 +64,8 @@ class Seq2Seq(Task):
     }
     primary: ClassVar[str] = "perplexity"
     lower_is_better: ClassVar[bool] = True
+    compared_by_logarithm: ClassVar[bool] = True
+    pipeline_tag: ClassVar[str | None] = "text2text-generation"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
     peft_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
     own_head: ClassVar[bool] = False
@@ -126,7 +128,7 @@ class Seq2Seq(Task):
         return row
 
     def fit(self, splits: Splits) -> Self:
-        from pefttools.metrics.text import bleu_tokenizer
+        from pefttools.metrics._text import bleu_tokenizer
 
         if problems := [p for name, rows in splits.named().items() for p in _without_target(f"data.{name}", rows)]:
             raise UserError(*problems)
@@ -251,10 +253,10 @@ class Seq2Seq(Task):
         return min(number, self.generate_rows)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined, language
-        from pefttools.metrics.bleu import Metric as Bleu
+        from pefttools.metrics import _language, combined
+        from pefttools.metrics.bleu import Bleu
 
-        values, pairs = language.scored_and_answered(predictions, references)
+        values, pairs = _language.scored_and_answered(predictions, references)
         if not pairs:
             return values
         texts: Any = {
@@ -265,7 +267,7 @@ class Seq2Seq(Task):
             values |= Bleu(keep_in_memory=True).compute(**texts, tokenizer=self.bleu_tokenizer) or {}
         names = {"bleu": ["chrf"], "rouge": ["rouge"], "both": ["chrf", "rouge"]}[self.metric]
         values |= combined(*names).compute(**texts) or {}
-        return {**values, "stopped": language.stopped(pairs)}
+        return {**values, "stopped": _language.stopped(pairs)}
 
     def reference(self, row: Row) -> Any:
         return row.get("target")
