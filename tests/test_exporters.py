@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import train_tiny, write_recipe, write_rows
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from pefttools.bases import quantized
 from pefttools.compatibility.tiny_models import ARCHITECTURES
 from pefttools.errors import UserError
-from pefttools.exporters import merging
+from pefttools.exporters import exporters, merging
 from pefttools.exporters.as_lora import decomposed
 from pefttools.exporters.driver import configured, export
 from pefttools.exporters.merged import Merged
 from pefttools.exporters.verify import gap
 from pefttools.inference.prediction import predict_rows
+from pefttools.settings import explain_field
 from pefttools.tasks import tasks
 from pefttools.training.run import Run
 
@@ -44,6 +46,18 @@ def of_task(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Pat
         return made[name, *overrides]
 
     return run
+
+
+@pytest.mark.parametrize("name", exporters.names())
+def test_settings_are_explained_and_survive_yaml(name: str) -> None:
+    cls = exporters.get(name)
+    for field_name, field in cls.model_fields.items():
+        assert explain_field(field), f"{name}.{field_name} has no docstring under it"
+    again, problems = exporters.parse(yaml.safe_load(yaml.safe_dump(cls().as_dict())), "exporter")
+    assert not problems
+    assert again == cls()
+    assert cls().rounds_to in cls.roundings
+    assert exporters.summaries()[name]
 
 
 @pytest.mark.parametrize(

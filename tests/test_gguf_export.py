@@ -109,7 +109,7 @@ def test_llama_cpp_is_told_where_it_is_missing_and_refuses_what_it_answers_other
     assert problem.startswith("llama.cpp's probabilities differ by up to")
     monkeypatch.setattr(llama_cpp, "BINDING", "not_installed")
     assert exporter.served(tmp_path / "out", [ids], [logits]) == ({"llama_cpp": None}, [])
-    display.manifest({**manifest, "llama_cpp": None})
+    display.manifest(manifest, gguf.Gguf.sentences({"llama_cpp": None}))
     assert "llama.cpp was not asked" in capsys.readouterr().out
 
 

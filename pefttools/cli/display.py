@@ -314,39 +314,20 @@ def metrics(values: Mapping[str, Any]) -> None:
     scores(values)
 
 
-def manifest(values: Mapping[str, Any]) -> None:
-    """What an export proved."""
+def manifest(values: Mapping[str, Any], more: Iterable[str]) -> None:
+    """What an export proved.
+
+    Args:
+        more: what only this exporter tells.
+    """
     _out(f"{values['exporter']} in {values['dtype']} -> {values['folder']}")
-    for route, found in values.get("routes", {}).items():
-        taken = " (taken)" if route == values["route"] else ""
-        scores = "".join(f"; {name} {value:.4f}" for name, value in found.items() if not name.endswith("_error"))
-        _out(
-            f"merged into the {route} base{taken}: largest logit difference {found['max_logit_error']:.2g}{scores};"
-            f" merging itself {found['merge_error']:.2g}"
-        )
-    if about := values.get("as_lora"):
-        ranks = "-".join(str(rank) for rank in dict.fromkeys(about["ranks"]))
-        _out(
-            f"as a LoRA of rank {ranks} with {about['energy']:.4f} of the matrices' squared change;"
-            f" {about['left_out']:,} other parameters changed that it cannot hold"
-        )
+    for sentence in more:
+        _out(sentence)
     if "rounding_error" in values:
         _out(f"rounding to {values['dtype']} moves logits by up to {values['rounding_error']:.2g}")
-    if "llama_cpp" in values:
-        _out(_by_llama_cpp(values["llama_cpp"]))
     _out(
         f"proven in a fresh process: largest logit difference from the trained model {values['max_logit_error']:.2g}"
         f" on {values['compared_rows']} rows, from what was written {values['loaded_error']:.2g} (allowed"
         f" {values['tolerance']:.2g}); {values['metric']} on {values['scored_rows']} {values['scored_on']} rows"
         f" {values['exported']:.4f}, the trained model's {values['trained']:.4f}"
-    )
-
-
-def _by_llama_cpp(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return "read back by transformers; llama.cpp was not asked: `pip install pefttools[gguf]` brings it"
-    return (
-        f"llama.cpp ({found['version']}) goes on with {found['same_token']} of {found['rows']} rows as transformers"
-        f" does; the logarithms of its probabilities differ by up to {found['max_logprob_error']:.2g} (allowed"
-        f" {found['tolerance']:.2g})"
     )

@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.progress import RichReporter
-from pefttools.errors import UserError
+from pefttools.errors import UserError, unknown
 
 GROUP = Group("Train and use", sort_key=2)
 
@@ -153,26 +153,30 @@ def export(
     /,
     *settings: str,
     to: str,
-    as_lora: str | None = None,
     out: Path | None = None,
     json: Json = False,
+    **options: str,
 ) -> None:
     """Write a finished run as an artifact, proven in a fresh process to answer like the trained model.
 
     Args:
         run: a run folder.
         settings: KEY=VALUE of the exporter, e.g. dtype=bfloat16 (`pefttools list exporters` names exporters).
-        to: adapter, merged, onnx or gguf.
-        as_lora: with --to adapter, write the change of any mergeable method as a LoRA of this rank (8) or holding this
-            share of the change's energy (0.95).
+        to: an exporter's name.
         out: the new folder; RUN/export/TO when not given.
         json: print the manifest.
+        options: a setting of the exporter, written as an option.
     """
     from pefttools.exporters import exporters
 
-    exporters.get(to)
+    cls, reporter, given = exporters.get(to), RichReporter(), list(settings)
+    for name, value in options.items():  # --as-lora 8, which was its form once
+        key = name.replace("-", "_")
+        if key not in cls.model_fields:
+            raise UserError(unknown("option", f"--{name}", ["--to", "--out", "--json"]))
+        given.append(f"{key}={value}")
+        reporter.note(f"--{name} {value} is read as {given[-1]}; write that")
     from pefttools.exporters.driver import export as write
 
-    given = [*settings, *([f"as_lora={as_lora}"] if as_lora else [])]
-    values = write(run, to, out, RichReporter(), given)
-    display.as_json(values) if json else display.manifest(values)
+    values = write(run, to, out, reporter, given)
+    display.as_json(values) if json else display.manifest(values, cls.sentences(values))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import field_validator
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 class Adapter(Exporter):
     """Whether it is written as it is, or as a LoRA."""
 
+    needs_base: ClassVar[bool] = True
+
     as_lora: int | float | None = None
     """A rank (`8`), or the share of each matrix's squared change that its rank must hold (`0.95`)."""
 
@@ -45,11 +48,11 @@ class Adapter(Exporter):
     def refuse(self, recipe: Recipe) -> None:
         if self.as_lora is None:
             return
-        refuse_unmergeable("adapter --as-lora", recipe)
+        refuse_unmergeable("adapter as_lora", recipe)
         if recipe.base.quantize:
-            raise UserError("--as-lora: the run's base is quantised; what is trained beside it is an adapter as it is")
+            raise UserError("as_lora: the run's base is quantised; what is trained beside it is an adapter as it is")
         if recipe.task.new_tokens:
-            raise UserError(f"--as-lora: peft's format cannot hold what {recipe.task.name} adds; use --to merged")
+            raise UserError(f"as_lora: peft's format cannot hold what {recipe.task.name} adds; use --to merged")
 
     @property
     def approximates(self) -> bool:
@@ -62,10 +65,23 @@ class Adapter(Exporter):
 
         if any(path.endswith(".extra") for path in trained.base.head):
             raise UserError(
-                "--as-lora: the run trained rows for tokens beyond the base's table, which peft's format cannot hold;"
+                "as_lora: the run trained rows for tokens beyond the base's table, which peft's format cannot hold;"
                 " use --to merged"
             )
         return as_lora(trained, self.as_lora)
+
+    def library(self, folder: Path, trained: Trained) -> str:
+        by_peft = trained.recipe.strategy.loads_by_peft and not (trained.task.new_tokens or adds_tokens(folder))
+        return "peft" if by_peft or self.as_lora is not None else "pefttools"
+
+    @classmethod
+    def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
+        if about := manifest.get("as_lora"):
+            ranks = "-".join(str(rank) for rank in dict.fromkeys(about["ranks"]))
+            yield (
+                f"as a LoRA of rank {ranks} with {about['energy']:.4f} of the matrices' squared change;"
+                f" {about['left_out']:,} other parameters changed that it cannot hold"
+            )
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         if self.as_lora is None:

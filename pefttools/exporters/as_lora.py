@@ -46,7 +46,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
         total += float(change.square().sum())
         kept += float(change.square().sum()) * share
     if not factors:
-        raise UserError(f"--as-lora: {recipe.strategy.name} changed no matrix of the blocks; use --to merged")
+        raise UserError(f"as_lora: {recipe.strategy.name} changed no matrix of the blocks; use --to merged")
     ranks = {path: len(right) for path, (_, right) in factors.items()}
     model: Any = get_peft_model(
         base.model,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,27 +19,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pefttools.exporters.proof import Proof
+    from pefttools.tasks.base import Task
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-LOGITS: Mapping[str, float] = {
-    "float32": 1e-5, "float16": 5e-3, "bfloat16": 8e-2, "q8_0": 1e-1, "nf4": 1e-3, "fp4": 1e-3, "int8": 3e-1,
-}  # fmt: skip
-"""Largest difference of a logit from the trained model's, by what weights were rounded to, in parts of the largest one
-(a classifier's in fp32: as it is).
-
-In float32 both models compute in float64: then it is of weights alone, and merging and loading are held to it whatever
-is rounded to. Rounding is held to its own: bfloat16 moved SmolLM2's logits by 0.043 after full fine-tuning. Quantised
-bases compute in fp32; int8 rounds what meets the weights too, by 0.19 there, which no merged model can repeat."""
+EXACT = 1e-5
+"""Largest difference of a logit from the trained model's where nothing is rounded, in parts of the largest one (a
+classifier's: as it is). Both models compute in float64, so it is of weights alone; merging and loading are held to it
+whatever is rounded to."""
 METRIC, ROUNDED_METRIC = 1e-3, 1e-2
 """How far `apart` the task's metrics may be; the second where weights are rounded."""
 
 
-def apart(name: str, value: float, other: float) -> float:
-    """How far a metric is from another of that name, in parts of the other where that is above 1.
+def apart(task: Task, value: float, other: float) -> float:
+    """How far the task's primary metric is from another value of it, in parts of the other where that is above 1.
 
     Perplexities, the exponentials of mean losses, are compared by those losses: they are what rounding moves evenly.
     """
-    if name == "perplexity":
+    if task.compared_by_logarithm:
         value, other = math.log(value), math.log(other)
     return abs(value - other) / max(1.0, abs(other))
 
@@ -57,12 +53,22 @@ class Loaded:
 class Exporter(Choice, ABC):
     """Writes one kind of artifact, and loads it as its users will."""
 
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Whose versions the manifest tells beside those that are always there."""
+    needs_base: ClassVar[bool] = False
+    """Whether the artifact is of use only with the base; its model card tells where that is from."""
+    roundings: ClassVar[Mapping[str, float]] = {"float32": EXACT, "float16": 5e-3, "bfloat16": 8e-2}
+    """What weights may be rounded to -> how far that may move a logit, in parts of the largest one.
+
+    bfloat16 moved SmolLM2's logits by 0.043 after full fine-tuning.
+    """
+
     def refuse(self, recipe: Recipe) -> None:
         """Raises UserError when runs of this recipe cannot be exported so; asked before anything is loaded."""
 
     @property
     def rounds_to(self) -> str:
-        """What the artifact's weights are rounded to, by the names of `LOGITS`."""
+        """What the artifact's weights are rounded to, a key of `roundings`."""
         return "float32"
 
     def round(self, model: nn.Module) -> None:
@@ -113,16 +119,30 @@ class Exporter(Choice, ABC):
         del folder, inputs, logits
         return {}, []
 
-    libraries: ClassVar[tuple[str, ...]] = ()
-    """Whose versions the manifest tells beside those that are always there."""
-
     def metric_tolerance(self, rows: int) -> float:
         """How far the task's metric on so many rows may be from the trained model's; by a row, where weights round."""
         return METRIC if self.rounds_to == "float32" else max(ROUNDED_METRIC, 1 / rows)
 
     def tolerance(self, scale: float) -> float:
         """How far a logit of the loaded artifact may be from that of the model that was written."""
-        return LOGITS["float32"] * scale
+        return EXACT * scale
+
+    def library(self, folder: Path, trained: Trained) -> str:
+        """What loads the written artifact, by the hub's name for it."""
+        del folder, trained
+        return self.name
+
+    @classmethod
+    def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
+        """What the command line tells of an export besides what it tells of every one."""
+        del manifest
+        yield from ()
+
+    @classmethod
+    def card_rows(cls, manifest: Mapping[str, Any]) -> Mapping[str, str]:
+        """Rows that this exporter adds to the table of a model card: what was measured -> the result."""
+        del manifest
+        return {}
 
 
 def adds_tokens(folder: Path) -> bool:

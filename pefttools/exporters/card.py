@@ -9,32 +9,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 
 from pefttools import sources
-from pefttools.exporters.base import adds_tokens
+from pefttools.exporters.base import Exporter
 
 if TYPE_CHECKING:
     from pefttools.training.run import Trained
-
-PIPELINES = {
-    "text_classification": "text-classification",
-    "relation_extraction": "text-classification",
-    "regression": "text-classification",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
-    "multiple_choice": "multiple-choice",
-    "causal_lm": "text-generation",
-    "prompted_classification": "text-generation",
-    "seq2seq": "text2text-generation",
-    "masked_lm": "fill-mask",
-}
-"""The hub's name for a task."""
-
-
-def _library(folder: Path, trained: Trained, manifest: Mapping[str, Any]) -> str:
-    """What loads the artifact."""
-    if manifest["exporter"] == "adapter":
-        by_peft = trained.recipe.strategy.loads_by_peft and not (trained.task.new_tokens or adds_tokens(folder))
-        return "peft" if by_peft or "as_lora" in manifest else "pefttools"
-    return "transformers" if manifest["exporter"] == "merged" else str(manifest["exporter"])
 
 
 def data_name(sources: Any) -> str:
@@ -63,19 +41,19 @@ def base_of(source: str, folder: Path) -> dict[str, Any]:
 def _tokens_read(trained: Trained) -> int | None:
     """The tokens that a text is cut to where plain transformers reads texts as the task does; else None."""
     task, tokenizer = trained.task, trained.base.tokenizer
-    plain = task.auto_class == "AutoModelForSequenceClassification" and not task.new_tokens
-    plain = plain and not getattr(task, "pair", False)
-    return min(task.max_length, tokenizer.model_max_length) if plain else None
+    return min(task.max_length, tokenizer.model_max_length) if task.reads_plain_text else None
 
 
-def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, trained: Trained, exporter: Exporter, result: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> None:
     """Write the card of an artifact that was proven."""
     from huggingface_hub import EvalResult, ModelCardData
 
     task, source = trained.task, trained.base.source
     data = data_name(trained.recipe.data.train.source if trained.recipe.data.train else "?")
     score = EvalResult(
-        task_type=PIPELINES.get(task.name, task.name),
+        task_type=task.pipeline_tag or task.name,
         dataset_type="private",
         dataset_name=data,
         dataset_split=manifest["scored_on"],
@@ -89,8 +67,8 @@ def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: M
         model_name=title,
         base_model=base["name"] if source.startswith("hf:") else None,
         license=licence.lower() if licence and " " not in licence else "other",
-        library_name=_library(folder, trained, manifest),
-        pipeline_tag=score.task_type,
+        library_name=exporter.library(folder, trained),
+        pipeline_tag=task.pipeline_tag,
         tags=["pefttools", trained.recipe.strategy.name],
         eval_results=[score],
     )
@@ -103,6 +81,8 @@ def write(folder: Path, trained: Trained, result: Mapping[str, Any], manifest: M
         data=data,
         base=base,
         library=about.library_name,
+        needs_base=exporter.needs_base,
+        more_rows=exporter.card_rows(manifest),
         classes=list(dict(manifest["config"]).get("id2label", {}).values()),
         chat=task.generation_settings(trained.base.tokenizer).chat_template is not None,
         writes=decoding is not None,

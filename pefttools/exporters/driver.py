@@ -18,7 +18,7 @@ from pefttools import atomic, subprocesses
 from pefttools.bases.loading import prepare_libraries
 from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify, writing
-from pefttools.exporters.base import LOGITS, METRIC, ROUNDED_METRIC, Exporter, apart
+from pefttools.exporters.base import EXACT, METRIC, ROUNDED_METRIC, Exporter, apart
 from pefttools.exporters.proof import Proof
 from pefttools.recipe.overrides import parsed
 from pefttools.reporter import SILENT, Reporter
@@ -131,7 +131,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         "versions": {name: metadata.version(name) for name in (*LIBRARIES, *exporter.libraries)},
     }
     atomic.write_json(part / "manifest.json", manifest)
-    card.write(part, trained, result, manifest)
+    card.write(part, trained, exporter, result, manifest)
     return manifest
 
 
@@ -148,14 +148,14 @@ def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[T
         errors["merge_error"] = verify.gap(answers, proof.logits)
         quantised = proof.trained.recipe.base.quantize
         if not exporter.approximates and not quantised:
-            _refuse_beyond(exporter, errors["merge_error"], LOGITS["float32"] * proof.scale)
+            _refuse_beyond(exporter, errors["merge_error"], EXACT * proof.scale)
         if exporter.approximates or quantised:
             expected = answers
     if exporter.rounds_to != "float32":
         exporter.round(model)
         before, expected = expected, proof.answers(model)
         errors["rounding_error"] = verify.gap(expected, before)
-        allowed = LOGITS[exporter.rounds_to] * max(1.0, proof.largest)
+        allowed = exporter.roundings[exporter.rounds_to] * max(1.0, proof.largest)
         _refuse_beyond(exporter, errors["rounding_error"], allowed, "; a finer dtype rounds less")
     return expected, errors
 
@@ -194,7 +194,7 @@ def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
 def _refuse_unless_loaded(proof: Proof, recorded: Mapping[str, Any]) -> None:
     """The model that was loaded must score what the run recorded when it was trained."""
     name, scored = proof.metric, proof.metrics[proof.metric]
-    if not apart(name, scored, recorded[name]) <= METRIC:
+    if not apart(proof.trained.task, scored, recorded[name]) <= METRIC:
         raise UserError(
             f"export: the run's own model scores {name} {scored:.4f}, but {recorded[name]:.4f} was recorded"
             " when it was trained; its adapter folder is damaged"
@@ -212,7 +212,7 @@ def _refuse_unless_equal(exporter: Exporter, proof: Proof, answer: Mapping[str, 
     rows = len(proof.scored)
     quantised = max(ROUNDED_METRIC, 1 / rows) if proof.trained.recipe.base.quantize else 0.0
     allowed = float("inf") if exporter.approximates else max(quantised, exporter.metric_tolerance(rows))
-    if not apart(name, answer["metrics"][name], proof.metrics[name]) <= allowed:
+    if not apart(proof.trained.task, answer["metrics"][name], proof.metrics[name]) <= allowed:
         problems.append(
             f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {proof.metrics[name]:.4f}"
         )

@@ -13,16 +13,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttools.bases import gguf as base_files
 from pefttools.errors import UserError
 from pefttools.exporters import llama_cpp
-from pefttools.exporters.base import LOGITS, Loaded
+from pefttools.exporters.base import Loaded
 from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe.recipes import Recipe
 from pefttools.sources import fetch
@@ -41,9 +41,9 @@ TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 SERVED_ROWS = 16
 """Rows, at most, that llama.cpp is asked how they go on after their first half."""
-SERVED: Mapping[str, float] = {**LOGITS, "float32": 5e-4}
-"""Largest difference of llama.cpp's log-probabilities from transformers', in parts of the largest logit: what meets
-weights of few digits is rounded to as few."""
+SERVED_IN_FLOAT32 = 5e-4
+"""Largest difference of llama.cpp's log-probabilities from transformers', in parts of the largest logit. Under other
+dtypes it is what rounding may do: what meets weights of few digits is rounded to as few."""
 ENDS = ("eos", "eot", "eom")
 """The file's tokens that end a text, a turn or a message; llama.cpp stops at each of them."""
 BLOCK = 32
@@ -52,6 +52,8 @@ BLOCK = 32
 
 class Gguf(MergingExporter):
     """What the weights are rounded to."""
+
+    roundings: ClassVar[Mapping[str, float]] = {**MergingExporter.roundings, "q8_0": 1e-1}
 
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float16"
     """`q8_0` has 8 bits a weight and a scale for every 32."""
@@ -117,7 +119,8 @@ class Gguf(MergingExporter):
         expected = [row[len(half) - 1] for row, half in zip(logits, halves, strict=False)]
         error = max(llama_cpp.gap(one, row) for one, row in zip(said, expected, strict=True))
         same = sum(max(one, key=one.__getitem__) == int(row.argmax()) for one, row in zip(said, expected, strict=True))
-        allowed = SERVED[self.dtype] * max(float(row.abs().max()) for row in expected)
+        share = SERVED_IN_FLOAT32 if self.dtype == "float32" else self.roundings[self.dtype]
+        allowed = share * max(float(row.abs().max()) for row in expected)
         facts = {
             "version": metadata.version(llama_cpp.BINDING), "rows": len(said), "same_token": same,
             "max_logprob_error": error, "tolerance": allowed,
@@ -127,6 +130,30 @@ class Gguf(MergingExporter):
         return {}, [
             f"llama.cpp's probabilities differ by up to {error:.3g} in their logarithm; allowed are {allowed:.3g}"
         ]
+
+    @classmethod
+    def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
+        yield from super().sentences(manifest)
+        if "llama_cpp" not in manifest:
+            return
+        if (found := manifest["llama_cpp"]) is None:
+            yield "read back by transformers; llama.cpp was not asked: `pip install pefttools[gguf]` brings it"
+            return
+        yield (
+            f"llama.cpp ({found['version']}) goes on with {found['same_token']} of {found['rows']} rows as transformers"
+            f" does; the logarithms of its probabilities differ by up to {found['max_logprob_error']:.2g} (allowed"
+            f" {found['tolerance']:.2g})"
+        )
+
+    @classmethod
+    def card_rows(cls, manifest: Mapping[str, Any]) -> Mapping[str, str]:
+        if not (found := manifest.get("llama_cpp")):
+            return {}
+        told = (
+            f"the same next token in {found['same_token']} of {found['rows']} rows; the logarithms of its probabilities"
+            f" differ by up to {found['max_logprob_error']:.2g}"
+        )
+        return {"llama.cpp on this file, beside transformers": told}
 
     def round(self, model: nn.Module) -> None:
         if self.dtype != "q8_0":

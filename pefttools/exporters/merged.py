@@ -13,6 +13,7 @@ from pydantic import Field
 from pefttools.exporters.base import Dtype, Loaded
 from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe.recipes import Recipe
+from pefttools.training.run import Trained
 
 if TYPE_CHECKING:
     from pefttools.exporters.proof import Proof
@@ -29,6 +30,10 @@ class Merged(MergingExporter):
     @property
     def rounds_to(self) -> str:
         return self.dtype
+
+    def library(self, folder: Path, trained: Trained) -> str:
+        del folder, trained
+        return "transformers"
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         model.save_pretrained(folder, max_shard_size=self.shard)

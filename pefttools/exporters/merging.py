@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
 from pefttools.exporters import verify
-from pefttools.exporters.base import LOGITS, Exporter
+from pefttools.exporters.base import EXACT, Exporter
 from pefttools.recipe.recipes import Recipe
 from pefttools.training.run import On, Trained, load
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from pefttools.exporters.proof import Proof
 
 ROUTES: tuple[On, ...] = ("dequantised", "full")
+WITHOUT_QUANTISATION: Mapping[str, float] = {"nf4": 1e-3, "fp4": 1e-3, "int8": 3e-1}
+"""`base.quantize` -> how far merging into plain weights may move a logit, in parts of the largest one.
+
+Quantised bases compute in fp32; int8 rounds what meets the weights too, by 0.19, which no merged model can repeat.
+"""
 
 
 def refuse_unmergeable(to: str, recipe: Recipe) -> None:
@@ -34,6 +40,16 @@ class MergingExporter(Exporter):
 
     def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
         return merged(trained, proof)
+
+    @classmethod
+    def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
+        for route, found in manifest.get("routes", {}).items():
+            taken = " (taken)" if route == manifest["route"] else ""
+            scores = "".join(f"; {name} {value:.4f}" for name, value in found.items() if not name.endswith("_error"))
+            yield (
+                f"merged into the {route} base{taken}: largest logit difference {found['max_logit_error']:.2g}{scores};"
+                f" merging itself {found['merge_error']:.2g}"
+            )
 
 
 def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -56,7 +72,7 @@ def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, A
         model = _plain(put)
         answers = proof.answers(model)
         found = {"max_logit_error": verify.gap(answers, proof.logits), "merge_error": verify.gap(answers, beside)}
-        allowed = LOGITS["float32"] * proof.scale
+        allowed = EXACT * proof.scale
         if not found["merge_error"] <= allowed:  # a NaN is refused too
             raise UserError(
                 f"export: merging into the {route} base changes the logits by up to {found['merge_error']:.3g}; allowed"
@@ -67,7 +83,7 @@ def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, A
             best = (route, model)
     assert best is not None
     route, model = best
-    allowed = LOGITS[kind] * max(1.0, proof.largest)
+    allowed = WITHOUT_QUANTISATION[kind] * max(1.0, proof.largest)
     if not routes[route]["max_logit_error"] <= allowed:
         told = ", ".join(f"{name} base {found['max_logit_error']:.3g}" for name, found in routes.items())
         raise UserError(

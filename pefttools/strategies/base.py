@@ -64,6 +64,11 @@ class Strategy(Choice, ABC):
     def merge(self, model: nn.Module) -> PreTrainedModel:
         """The trained model as a plain transformers model; may use up `model`."""
 
+    @property
+    def title(self) -> str:
+        """What messages call it: its name, and which of its methods it is where it holds many (peft's)."""
+        return self.name
+
     def start_lr(self) -> float:
         """The learning rate for these settings, where it depends on them."""
         return self.default_lr

@@ -80,6 +80,10 @@ class Peft(PeftStrategy):
         return value
 
     @property
+    def title(self) -> str:
+        return f"{self.name} ({self.type})"
+
+    @property
     def mergeable(self) -> bool:  # type: ignore[override]
         return _folds(self.type)
 

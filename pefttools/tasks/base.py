@@ -49,6 +49,10 @@ class Task(Choice, ABC):
     """The metric that models are chosen by."""
     lower_is_better: ClassVar[bool] = False
     """Of the primary metric (perplexity)."""
+    compared_by_logarithm: ClassVar[bool] = False
+    """Whether the primary metric is the exponential of a mean (perplexity): rounding moves its logarithm evenly."""
+    pipeline_tag: ClassVar[str | None] = None
+    """The hub's name for the task, for model cards; None where the hub has none."""
     auto_class: ClassVar[str]
     """The transformers Auto class with the task's head."""
     peft_type: ClassVar[str | None]
@@ -128,6 +132,11 @@ class Task(Choice, ABC):
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
         del key, rows
+
+    @property
+    def reads_plain_text(self) -> bool:
+        """Whether a plain tokenizer reads a row's one text as this fitted task does; model cards show that code."""
+        return False
 
     @property
     def class_names(self) -> tuple[str, ...]:

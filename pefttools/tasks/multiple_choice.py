@@ -51,6 +51,7 @@ class MultipleChoice(Task):
         "first_number": ("task.label_is=number or auto", lambda task: task.label_is in ("number", "auto"))
     }
     primary: ClassVar[str] = "accuracy"
+    pipeline_tag: ClassVar[str | None] = "multiple-choice"
     auto_class: ClassVar[str] = "AutoModelForMultipleChoice"
     peft_type: ClassVar[str | None] = None
 

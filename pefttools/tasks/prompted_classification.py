@@ -57,6 +57,7 @@ class PromptedClassification(Task):
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "prompt", "verbalizers")
     only_with: ClassVar[Any] = {"shot_seed": ("task.shots above 0", lambda task: task.shots > 0)}
     primary: ClassVar[str] = "accuracy"
+    pipeline_tag: ClassVar[str | None] = "text-generation"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
     own_head: ClassVar[bool] = False

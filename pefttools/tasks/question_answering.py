@@ -63,6 +63,7 @@ class QuestionAnswering(Task):
         )
     }
     primary: ClassVar[str] = "f1"
+    pipeline_tag: ClassVar[str | None] = "question-answering"
     auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
     peft_type: ClassVar[str | None] = None  # peft's class for QUESTION_ANS takes token_type_ids and drops them
 

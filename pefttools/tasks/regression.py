@@ -45,6 +45,7 @@ class Regression(Task):
         {"text": "the drill", "text_pair": "a drill", "label": 5},
     )
     primary: ClassVar[str] = "pearson"
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"
 
@@ -94,6 +95,10 @@ class Regression(Task):
             f"the labels are {mean:g} give or take {scale:g}: single precision cannot tell them apart well;"
             " subtract what they have in common"
         ]
+
+    @property
+    def reads_plain_text(self) -> bool:
+        return not self.pair
 
     def config_values(self) -> dict[str, Any]:
         return {"num_labels": 1, "id2label": {0: "label"}, "label2id": {"label": 0}, "problem_type": "regression"}

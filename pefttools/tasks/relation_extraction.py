@@ -46,6 +46,7 @@ class RelationExtraction(Task):
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "markers", "other")
     primary: ClassVar[str] = "f1"
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"
     has_class_head: ClassVar[bool] = True

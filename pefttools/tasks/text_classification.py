@@ -44,6 +44,7 @@ class TextClassification(Task):
         ("label_separator", "threshold"), ("task.multi_label=true", lambda task: task.multi_label)
     )
     primary: ClassVar[str] = "accuracy"
+    pipeline_tag: ClassVar[str | None] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"
     has_class_head: ClassVar[bool] = True
@@ -163,6 +164,10 @@ class TextClassification(Task):
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         classes.refuse_strange(key, rows, self.labels)
+
+    @property
+    def reads_plain_text(self) -> bool:
+        return not self.pair
 
     def config_values(self) -> dict[str, Any]:
         kind = "multi" if self.multi_label else "single"

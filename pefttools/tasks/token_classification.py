@@ -48,6 +48,7 @@ class TokenClassification(Task):
         ("broken", "types"), ("tags with prefixes (task.scheme is none)", lambda task: task.scheme != "none")
     )
     primary: ClassVar[str] = "f1"
+    pipeline_tag: ClassVar[str | None] = "token-classification"
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     peft_type: ClassVar[str | None] = "TOKEN_CLS"
     has_class_head: ClassVar[bool] = True

@@ -146,11 +146,9 @@ def refusal(recipe: Recipe, base: Base, bf16: bool) -> Iterator[None]:
     except FAILURES as error:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
             raise
-        strategy: Any = recipe.strategy
-        name = f"{strategy.name} ({strategy.type})" if strategy.name == "peft" else strategy.name
         why = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"strategy: {name} cannot take a step on {base.source} ({type(base.model).__name__})"
+            f"strategy: {recipe.strategy.title} cannot take a step on {base.source} ({type(base.model).__name__})"
             f"{' in bf16' if bf16 else ''}: {type(error).__name__}: {why}{CURE} what works on which kind of model"
         ) from error
 
