@@ -130,7 +130,7 @@ BAD_RECIPES = {
     "no network for hf data": (["data.train=hf:some/rows"], ["data.train: hf:some/rows: ", "cannot be reached"]),
     "an unknown tracker": (["train.trackers=[tensorbord]"], ["unknown tracker 'tensorbord'; did you mean 'tens"]),
     "a tracker that is not installed": (["train.trackers=[wandb]"], ["train.trackers: wandb is not installed"]),
-    "betas out of range": (["train.betas=[0.9, 1.5]"], ["input should be less than 1, got 1.5"]),
+    "betas out of range": (["train.optimizer.betas=[0.9, 1.5]"], ["input should be less than 1, got 1.5"]),
     "no end": (["train.epochs=.inf"], ["train.epochs: input should be a finite number"]),
     "a pattern that is none": (
         ["data.train={source: a.txt, format: lines, pattern: (}"],

@@ -18,6 +18,7 @@ from pefttools.nn import low_rank, module_paths
 from pefttools.nn.bottleneck import Bottleneck, after, beside
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
+from pefttools.optimizers import optimizers
 from pefttools.recipe import recipes
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies
@@ -172,7 +173,7 @@ def test_galore_keeps_a_small_state_and_plain_adamw_elsewhere(fresh: Callable[[]
     table = model.bert.embeddings.word_embeddings.weight
     assert optimizer.state[table]["exp_avg"].shape == table.shape
     with pytest.raises(UserError, match="galore is a kind of adamw, not sgd"):
-        optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3, optimizer="sgd"))
+        optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3, optimizer=optimizers.get("sgd")()))
 
 
 def test_loftq_loses_less_than_quantising() -> None:

@@ -226,7 +226,6 @@ def test_a_suite_hands_texts_on_as_they_are_written(tmp_path: Path) -> None:
     [
         ("spam-lora", "task.threshold=0.3", "task.multi_label=true"),
         ("spam-lora", "task.label_separator=;", "task.multi_label=true"),
-        ("spam-lora", "train.momentum=0.9", "train.optimizer=sgd"),
         ("spam-lora", "strategy.loftq_steps=3", "strategy.init=loftq"),
         ("stsb-lora", "data.test_share=0.3", "no data.test"),
     ],
@@ -241,7 +240,7 @@ def test_a_files_setting_without_effect_is_reported(mine: Path) -> None:
     assert any("data.validation_share=0.2 has no effect" in note for note in resolved.notes)
 
 
-@pytest.mark.parametrize("registry", [recipes.tasks, recipes.strategies, recipes.regularizers])
+@pytest.mark.parametrize("registry", [recipes.tasks, recipes.strategies, recipes.regularizers, recipes.optimizers])
 def test_conditions_name_settings_and_hold_at_the_defaults(registry: Any) -> None:
     for name in registry.names():
         cls = registry.get(name)

@@ -250,4 +250,5 @@ def _feature_bytes(
 
 def _state_bytes(optimizer: Optimizer | None) -> int:
     states: Iterable[Any] = optimizer.state.values() if optimizer else ()
-    return sum(leaf.nbytes for state in states for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+    tensors = [leaf for state in states for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
+    return sum({id(leaf): leaf.nbytes for leaf in tensors}.values())  # all 8-bit states share one map of values

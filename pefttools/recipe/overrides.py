@@ -22,6 +22,8 @@ RESETS: Mapping[str, tuple[str, ...]] = {
     "strategy.name": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
 }
 """Override -> what the recipe's file said that no longer holds, whatever it is replaced by; `other_data` knows more."""
+CHOICES = ("strategy", "task", "optimizer")
+"""Sections that a name may stand for; for the others it is a source."""
 GONE = object()
 """In place of a value that is not there."""
 
@@ -132,7 +134,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
         if isinstance(inner, list):  # of files
             inner = {"source": inner}
         if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
-            inner = {"name" if section in ("strategy", "task") else "source": inner}
+            inner = {"name" if section in CHOICES else "source": inner}
         elif inner is not None and not isinstance(inner, dict):
             return [f"{key}: {section} is {inner!r}, which has no parts"]
         place[section] = dict(inner or {})

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from pydantic import Field
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
-from pefttools.recipe import replaced_data, shipped, typed_yaml, unused_settings
+from pefttools.optimizers import optimizers
+from pefttools.recipe import moved_settings, replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
-from pefttools.recipe.train_settings import TrainSettings
+from pefttools.recipe.train_settings import TrainSettings, parse_optimizer
 from pefttools.registry import Registry
 from pefttools.regularizers import regularizers
 from pefttools.regularizers.base import Regularizer
@@ -76,6 +77,7 @@ class Recipe(Header):
             fields = type(getattr(self, section)).model_fields
             marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
             values[section] = {k: v for k, v in values[section].items() if k not in marked}
+        values["train"] = moved_settings.as_before(values["train"])
         for name, field in DataSettings.model_fields.items():
             if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
                 del values["data"][name]
@@ -144,6 +146,9 @@ def from_values(
     """
     before = {key: replaced_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
     texts, wrong = pairs(overrides)
+    values, of_file, twice_in_file = moved_settings.in_file(values, is_run)
+    texts, of_overrides, twice = moved_settings.in_overrides(texts)
+    wrong += [*twice_in_file, *twice]
     known = _with_rows(replaced_data.source(values)) if replaced_data.names_other_rows(values, texts) else []
     what = replaced_data.replaced(values, texts, known, is_run)
     laid = overlay(values, texts, TYPES, what.drops, what.kept)
@@ -155,7 +160,8 @@ def from_values(
     recipe, problems = _validated(laid.values)
     if recipe is None or laid.problems or wrong:
         raise UserError(*wrong, *laid.problems, *problems)
-    return _filled(recipe, laid)
+    resolved = _filled(recipe, laid)
+    return replace(resolved, notes=(*of_file, *of_overrides, *resolved.notes))
 
 
 def read_yaml(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[str, Any]:
@@ -189,6 +195,10 @@ TYPES: Mapping[str, Any] = {
     "task": typed_yaml.Chosen(_class(tasks)),
     "strategy": typed_yaml.Chosen(_class(strategies)),
     "regularizers": typed_yaml.Named(_class(regularizers)),
+    "train": {
+        **{name: field.annotation for name, field in TrainSettings.model_fields.items()},
+        "optimizer": typed_yaml.Chosen(_class(optimizers)),
+    },
 }
 """The types of a recipe's values, by which its file and its overrides are read."""
 
@@ -206,17 +216,28 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
         problems += found
     sections["regularizers"], found = _penalties(values.get("regularizers"))
     problems += found
+    train, found = _with_optimizer(values.get("train") or {})
+    problems += found
     for name, cls in (("base", BaseSettings), ("data", DataSettings), ("train", TrainSettings)):
         if name not in values and name != "train":
             problems.append(f"{name}: is required")
             continue
-        sections[name], found = check(cls, values.get(name) or {}, name)
+        sections[name], found = check(cls, train if name == "train" else values[name] or {}, name)
         problems += found
     top = {k: v for k, v in values.items() if k in Header.model_fields}
     if problems:
         _, more = check(Header, top, "")
         return None, [*problems, *more]
     return check(Recipe, {**top, **sections}, "")
+
+
+def _with_optimizer(train: Any) -> tuple[Any, list[str]]:
+    """The section `train` with its optimizer as a choice; without it where it has problems, and those."""
+    if not isinstance(train, Mapping) or "optimizer" not in train:
+        return train, []
+    optimizer, problems = parse_optimizer(train["optimizer"])
+    rest = {key: value for key, value in train.items() if key != "optimizer"}
+    return (rest if optimizer is None else {**rest, "optimizer": optimizer}), problems
 
 
 def _penalties(value: Any) -> tuple[dict[str, Regularizer], list[str]]:
@@ -266,7 +287,22 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
             origins[key] += f", instead of the recipe's {short(old)}"
     notes = (*laid.notes(reset), *replaced_data.staying(recipe.data, laid), *ignored.values())
     notes += (*unused_settings.across_sections(recipe, laid.from_file | laid.overridden),)
+    if "train.learning_rate" in laid.overridden or not recipe.strategy.trains:
+        return Resolved(recipe, origins, notes)
+    if "learning_rate" in filled or any(key.startswith("train.optimizer") for key in laid.overridden):
+        notes += (*_of_another_optimizer(recipe.train),)
     return Resolved(recipe, origins, notes)
+
+
+def _of_another_optimizer(train: TrainSettings) -> Iterator[str]:
+    """A sentence on a learning rate that was chosen for adamw, where another optimizer usually takes another."""
+    rate, ratio = train.learning_rate, train.optimizer.adamw_lr_ratio
+    assert rate is not None, "it was filled in"
+    if ratio != 1:
+        yield (
+            f"train.learning_rate={rate:g} was chosen for adamw; {train.optimizer.name} usually takes about {ratio:g}"
+            f" times as much: train.learning_rate={rate * ratio:.3g}"
+        )
 
 
 def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:

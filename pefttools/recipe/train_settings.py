@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_serializer, field_validator
 
+from pefttools.optimizers import optimizers
+from pefttools.optimizers.adamw import AdamW
+from pefttools.optimizers.base import Optimizer
 from pefttools.recipe.schedule import SCHEDULES
 from pefttools.settings import NOT_IN_DIGEST, Settings
 
 
 class TrainSettings(Settings):
     """The loop."""
-
-    only_with: ClassVar[Any] = {
-        "betas": ("train.optimizer=adamw or adam", lambda train: train.optimizer in ("adamw", "adam")),
-        "eps": ("train.optimizer=adamw, adam or adagrad", lambda train: train.optimizer != "sgd"),
-        "momentum": ("train.optimizer=sgd", lambda train: train.optimizer == "sgd"),
-    }
 
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the training rows."""
@@ -31,8 +29,8 @@ class TrainSettings(Settings):
     """Batches are padded to a multiple of this many tokens; null suits the device (8 on a GPU, 4 on a CPU)."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """ξ: the learning rate of layer l of L is multiplied with ξ^(L-l); the head has the whole, the embeddings least."""
-    optimizer: Literal["adamw", "adam", "sgd", "adagrad"] = "adamw"
-    """From torch.optim."""
+    optimizer: Optimizer = AdamW()
+    """What makes a step of the gradients: a name, or a mapping of `name` and its settings."""
     learning_rate: float | None = Field(default=None, gt=0)
     """The highest learning rate; the strategy's default when null."""
     head_lr_scale: float | None = Field(default=None, gt=0)
@@ -43,13 +41,7 @@ class TrainSettings(Settings):
     warmup: float | None = Field(default=None, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; the strategy's default when null."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Decoupled for adamw, added to the gradient for the others; biases and norms are left out."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Adam's averaging."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Adam's and Adagrad's guard against division by zero."""
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    """SGD's momentum."""
+    """Added to the gradient by adam, sgd and adagrad, decoupled by the others; biases and norms are left out."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this norm; null leaves them."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -82,6 +74,30 @@ class TrainSettings(Settings):
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
         return "off" if value is False else value  # YAML's reading of a bare off
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if isinstance(value, Optimizer):
+            return value
+        optimizer, problems = parse_optimizer(value)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return optimizer
+
+    @field_serializer("optimizer")
+    def _as_a_choice(self, optimizer: Optimizer) -> dict[str, Any]:
+        return optimizer.as_dict()
+
+
+def parse_optimizer(value: Any) -> tuple[Optimizer | None, list[str]]:
+    """From what a recipe holds under `train.optimizer` to the choice, or the problems.
+
+    A mapping without `name` has the settings of the default optimizer.
+    """
+    if isinstance(value, Mapping) and "name" not in value:
+        value = {"name": TrainSettings.model_fields["optimizer"].default.name, **value}
+    return optimizers.parse(value, "train.optimizer")
 
 
 assert set(SCHEDULES) == set(TrainSettings.model_fields["schedule"].annotation.__args__)  # type: ignore[union-attr]

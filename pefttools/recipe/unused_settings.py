@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pefttools.recipe.overrides import short
+from pefttools.settings import Choice
 from pefttools.strategies.base import PeftStrategy
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ OF_CLASSES = ("labels", "bins", "min_class_rows")
 """Settings of `data` that speak of a row's `label`."""
 OF_STEPS = (
     "epochs", "batch_size", "layer_decay", "optimizer", "learning_rate", "head_lr_scale", "schedule", "warmup",
-    "weight_decay", "betas", "eps", "momentum", "max_grad_norm", "gradient_checkpointing", "patience",
+    "weight_decay", "max_grad_norm", "gradient_checkpointing", "patience",
 )  # fmt: skip
 """Settings of `train` that speak of how weights change."""
 
@@ -24,6 +25,7 @@ def in_sections(recipe: Recipe) -> dict[str, str]:
     """Dotted key -> a sentence on every value that another one of its section makes idle."""
     sections = {"data": recipe.data, "task": recipe.task, "strategy": recipe.strategy, "train": recipe.train}
     sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
+    sections["train.optimizer"] = recipe.train.optimizer
     return {
         f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
         for section, settings in sections.items()
@@ -50,17 +52,29 @@ def _of_steps(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
     changed = [
         name
         for name in OF_STEPS
-        if f"train.{name}" in given and getattr(train, name) != defaults.get(name, fields[name].default)
+        if _is_given(f"train.{name}", given) and getattr(train, name) != defaults.get(name, fields[name].default)
     ]
     if not strategy.trains:
         if changed:
-            told = ", ".join(f"train.{name}={short(getattr(train, name))}" for name in changed)
+            told = ", ".join(f"train.{name}={_shown(getattr(train, name))}" for name in changed)
             yield f"{told}: without effect, since strategy={strategy.name} trains nothing"
     elif "head_lr_scale" in changed and isinstance(strategy, PeftStrategy):
         yield (
             f"train.head_lr_scale={train.head_lr_scale} has no effect: under strategy={strategy.name} the head learns"
             " like the rest"
         )
+
+
+def _is_given(key: str, given: Collection[str]) -> bool:
+    """Whether a key is among the given ones, or one below it."""
+    return any(name == key or name.startswith(f"{key}.") for name in given)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; a choice of default settings by its name alone."""
+    if isinstance(value, Choice):
+        value = value.name if value == type(value)() else value.as_dict()
+    return short(value)
 
 
 def _of_classes(recipe: Recipe) -> Iterator[str]:

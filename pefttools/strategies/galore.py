@@ -51,8 +51,9 @@ class GaLore(Strategy):
         from pefttools.nn import module_paths
         from pefttools.nn.galore import GaLoreAdamW
 
-        if settings.optimizer != "adamw":
-            raise UserError(f"train.optimizer: galore is a kind of adamw, not {settings.optimizer}")
+        own = settings.optimizer
+        if own.name != "adamw":
+            raise UserError(f"train.optimizer: galore is a kind of adamw, not {own.name}")
         inside = {id(model.get_submodule(path).weight) for path in module_paths.linears(model)}
         split: list[dict[str, Any]] = []
         for group in groups:
@@ -62,7 +63,7 @@ class GaLore(Strategy):
                 split.append({**group, "params": big, "rank": self.rank, "scale": self.scale, "every": self.every})
             if plain:
                 split.append({**group, "params": plain})
-        return GaLoreAdamW(split, betas=settings.betas, eps=settings.eps, fused=True)
+        return GaLoreAdamW(split, betas=own.betas, eps=own.eps, fused=True)
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
         shape = Shape.of(config)

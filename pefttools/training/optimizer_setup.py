@@ -1,4 +1,4 @@
-"""Optimizers of torch.optim, with biases and norms left out of weight decay, and learning rates a layer."""
+"""The groups an optimizer works on: biases and norms are left out of weight decay, each layer has its learning rate."""
 
 from __future__ import annotations
 
@@ -21,35 +21,43 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
     Parameters are grouped by weight decay (none on biases and norms) and by what their learning rate is multiplied
     with, which each group keeps as `lr_scale`: the strategy's own factor, `train.head_lr_scale` for a new head, and
     ξ^(L-l) in layer l of L (`train.layer_decay`; the embeddings are layer 0, the head and all above the last block are
-    layer L).
+    layer L). Where the optimizer separates hidden matrices, a group has one kind only and says so under `hidden`.
     """
-    import torch
-
     assert settings.learning_rate is not None, "a loaded recipe has its learning rate filled in"
     lr = settings.learning_rate
     depth = _depths(model)
-    grouped: dict[tuple[float, float], list[nn.Parameter]] = {}
+    separates = settings.optimizer.separates_hidden_matrices
+    hidden = _hidden_matrices(model) if separates else frozenset()
+    grouped: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in trained(model).items():
         decay = 0.0 if is_vector(parameter) or name.endswith("bias") else settings.weight_decay
         scale = strategy.lr_scale(name) * settings.layer_decay ** depth(name)
         if not getattr(parameter, "pretrained", True):
             scale *= settings.head_lr_scale or strategy.head_lr_scale
-        grouped.setdefault((decay, scale), []).append(parameter)
+        grouped.setdefault((decay, scale, name in hidden), []).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale, "lr": lr * scale}
-        for (decay, scale), parameters in grouped.items()
+        | ({"hidden": is_hidden} if separates else {})
+        for (decay, scale, is_hidden), parameters in grouped.items()
     ]
     if (own := strategy.optimizer(model, groups, settings)) is not None:
         return own
-    match settings.optimizer:
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
-        case "adam":
-            return torch.optim.Adam(groups, lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
-        case "sgd":
-            return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, fused=True)
-        case "adagrad":
-            return torch.optim.Adagrad(groups, lr=lr, eps=settings.eps)
+    return settings.optimizer.build(groups, lr)
+
+
+def _hidden_matrices(model: nn.Module) -> frozenset[str]:
+    """Names of the trained matrices inside the blocks; a table of embeddings there (T5's positions) is none."""
+    from torch import nn
+
+    within = tuple(f"{path}." for path in module_paths.blocks(model))
+    return frozenset(
+        name
+        for name, parameter in trained(model).items()
+        if name.startswith(within)
+        and parameter.ndim == 2
+        and not is_vector(parameter)
+        and not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Embedding)
+    )
 
 
 def _depths(model: nn.Module) -> Callable[[str], int]:

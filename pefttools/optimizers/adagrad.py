@@ -1,0 +1,32 @@
+"""adagrad: the gradient divided by the root of the sum of all its squares so far.
+
+Duchi, Hazan and Singer (2011), Adaptive Subgradient Methods for Online Learning and Stochastic Optimization:
+g ← g + λw, s ← s + g², w ← w − η·g/(√s + ε). From torch.optim. The steps only ever get smaller: its learning rate is
+about ten times adamw's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from pefttools.optimizers.base import Group, Optimizer
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Adagrad(Optimizer):
+    """ε alone."""
+
+    adamw_lr_ratio: ClassVar[float] = 10.0
+
+    eps: float = Field(default=1e-8, gt=0)
+    """ε: what keeps the division by √s finite."""
+
+    def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
+        import torch
+
+        return torch.optim.Adagrad(groups, lr=learning_rate, eps=self.eps)

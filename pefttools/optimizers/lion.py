@@ -1,0 +1,31 @@
+"""lion: steps of one size, in the direction of the sign of an average of gradients; half of Adam's state.
+
+Chen et al. (2023), Symbolic Discovery of Optimization Algorithms, algorithm 2:
+w ← w − η·(sign(β₁m + (1−β₁)g) + λw), m ← β₂m + (1−β₂)g. From bitsandbytes.
+Every weight moves by η at each step: take a third to a tenth of adamw's learning rate, and a weight decay three to ten
+times adamw's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pefttools.optimizers.base import Group, Optimizer, Rate
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Lion(Optimizer):
+    """Averages."""
+
+    adamw_lr_ratio: ClassVar[float] = 0.2
+
+    betas: tuple[Rate, Rate] = (0.9, 0.99)
+    """β₁ of what gives the direction, β₂ of what is remembered."""
+
+    def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
+        import bitsandbytes
+
+        return bitsandbytes.optim.Lion(groups, lr=learning_rate, betas=self.betas)
