@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -266,6 +267,7 @@ def test_a_plugin_is_found(
     (tmp_path / "optimizers").mkdir()
     (tmp_path / "optimizers" / "mine.py").write_text(PLUGIN)
     monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "pefttools.optimizers.mine", raising=False)
     monkeypatch.setattr(optimizers_package, "__path__", list(optimizers_package.__path__))
     run = trained("run", "train.optimizer=mine", "train.optimizer.word=007", "train.epochs=1")
     assert Run(run).recipe().train.optimizer.as_dict() == {"name": "mine", "word": "007"}
