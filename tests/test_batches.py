@@ -32,7 +32,8 @@ TEXTS = (
 )
 """Short and long, with tokens of control in the middle and at the end, and with a word that no tokenizer knows."""
 CLASSIFY = tasks.get("text_classification").example()
-OTHERS = ("token_classification", "question_answering", "multiple_choice", "regression", "relation_extraction")
+OTHERS = [name for name in tasks.names() if tasks.get(name).own_head and name != CLASSIFY.name]
+"""Tasks of encoders."""
 SAME = 1e-5
 """How far logits may differ that should be the same, in parts of the largest; single precision rounds."""
 UPPER = {

@@ -14,6 +14,7 @@ import yaml
 from conftest import train_tiny, write_recipe, write_rows
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
+from pefttools import cli
 from pefttools.bases import quantized
 from pefttools.compatibility.tiny_models import ARCHITECTURES
 from pefttools.errors import UserError
@@ -152,6 +153,16 @@ def test_lora_as_lora_is_exact_at_its_rank(of_task: Any, tmp_path: Path) -> None
     assert manifest["max_logit_error"] <= 1e-5
     assert manifest["as_lora"]["energy"] == pytest.approx(1, abs=1e-5)
     assert manifest["as_lora"]["left_out"] == 0
+
+
+def test_a_setting_as_an_option_is_understood(of_task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(of_task("text_classification")), "--to", "adapter", "--out", str(tmp_path / "out")]
+    assert cli.run([*words, "--as-lora", "8"]) == 0
+    said = capsys.readouterr()
+    assert "--as-lora 8 is read as as_lora=8; write that" in said.err
+    assert "as a LoRA of rank 8 with" in said.out
+    assert cli.run([*words, "--otu", "8"]) == 2
+    assert "unknown option '--otu'; did you mean '--out'?" in capsys.readouterr().err
 
 
 def test_full_as_lora_loads_by_peft_and_tells_its_error(of_task: Any, bases: Any, tmp_path: Path) -> None:

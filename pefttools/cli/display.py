@@ -234,7 +234,7 @@ def result(values: Mapping[str, Any], folder: str) -> None:
         if isinstance(value, (int, float)):
             table.add_row(metric, *(f"{c[metric]:.4f}" if metric in c else "" for c in columns.values()))
     _table(table)
-    scores({name: table for name, table in after.items() if name in ("entities", "per_tag")})
+    scores({name: table for name, table in after.items() if name != "per_class"})  # `evaluate` shows that one
     params, train = values["params"], values["train"]
     share = params["trainable"] / params["total"]
     _out(
@@ -288,21 +288,19 @@ def sample(rows: Iterable[str]) -> None:
         _out(f"--- {number}\n{row}")
 
 
-TABLES = {"entities": "entity", "per_tag": "tag", "per_class": "class"}
-"""Metric that holds precision, recall, F1 and support of each of something -> what that is called."""
-
-
 def scores(values: Mapping[str, Any]) -> None:
-    """The tables of entities, tags and classes that there are."""
-    for metric, title in TABLES.items():
-        if metric not in values:
+    """A table for each metric that holds numbers of every class, entity or tag (`per_tag`)."""
+    for metric, rows in values.items():
+        if not isinstance(rows, Mapping) or not all(isinstance(row, Mapping) for row in rows.values()):
             continue
         table = Table()
-        table.add_column(title)
-        for name in ("precision", "recall", "f1", "support"):
+        table.add_column(metric.removeprefix("per_"))
+        columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+        for name in columns:
             table.add_column(name, justify="right")
-        for label, row in values[metric].items():
-            table.add_row(label, *(f"{row[name]:.4f}" for name in ("precision", "recall", "f1")), str(row["support"]))
+        for label, row in rows.items():
+            cells = (row.get(name, "") for name in columns)
+            table.add_row(label, *(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in cells))
         _table(table)
 
 
