@@ -76,6 +76,18 @@ class Mine(L2):
     weight: float = Field(default=0.02, gt=0)
     """λ, on half the sum of squares."""
 ''',
+    "optimizers": '''"""mine: Adam with Nesterov's momentum."""
+import torch
+
+from pefttools.optimizers.base import Optimizer
+
+
+class Mine(Optimizer):
+    """Nothing to set."""
+
+    def build(self, groups, learning_rate):
+        return torch.optim.NAdam(groups, lr=learning_rate)
+''',
     "exporters": '''"""mine: a merged model with a file of my own beside it."""
 from pefttools.exporters.merged import Merged
 
@@ -96,12 +108,18 @@ class Mine(Merged):
 ''',
 }
 """Folder -> a plug-in of that kind."""
-OVERRIDES = {"strategies": "strategy=mine", "tasks": "task=mine", "regularizers": "regularizers=mine"}
+OVERRIDES = {
+    "strategies": "strategy=mine",
+    "tasks": "task=mine",
+    "regularizers": "regularizers=mine",
+    "optimizers": "train.optimizer=mine",
+}
 """Folder -> what picks the plug-in for a run."""
 CONTRACTS = {
     "strategies": "test_strategies.py",
     "tasks": "test_tasks.py",
     "regularizers": "test_regularizers.py",
+    "optimizers": "test_optimizers.py",
     "exporters": "test_exporters.py",
     "metrics": "test_metrics.py",
 }
@@ -154,6 +172,7 @@ def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path:
     assert (result["strategy"], result["task"]) == ("mine", "mine")
     assert recipe["strategy"]["rank"] == 3
     assert recipe["regularizers"]["mine"]["weight"] == 0.02
+    assert recipe["train"]["optimizer"]["name"] == "mine"
     assert result["test"]["mine"] == pytest.approx(result["test"]["accuracy"] ** 2)
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in make_rows(5)])
     said = python(folder, "-m", "pefttools", "predict", str(run), str(rows)).splitlines()
