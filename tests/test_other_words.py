@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pefttools.errors import UserError
+from pefttools.optimizers import optimizers
 from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import Recipe
@@ -25,8 +26,10 @@ def refused(file: Path, *overrides: str) -> str:
 def exists(key: str) -> bool:
     name, _, value = key.partition("=")
     section, _, last = name.partition(".")
-    if last and section in ("strategy", "task"):
-        choices = {"strategy": strategies, "task": tasks}[section]
+    if last.startswith("optimizer."):
+        section, last = "optimizer", last.removeprefix("optimizer.")
+    if last and section in ("strategy", "task", "optimizer"):
+        choices = {"strategy": strategies, "task": tasks, "optimizer": optimizers}[section]
         return any(last in choices.get(choice).model_fields for choice in choices.names())
     if last:
         return last in Recipe.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
