@@ -135,7 +135,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
         batch = task.collate(rows[: made.train.batch_size], base.tokenizer, multiple)
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
-        penalties = Penalties(made, base, model)
+        penalties = Penalties.bind(made, base, model)
 
         def look() -> None:
             for _ in evaluation.outputs_of(model, task, rows.__getitem__, range(ROWS), [length] * ROWS, base.tokenizer):

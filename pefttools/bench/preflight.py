@@ -61,7 +61,7 @@ def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
         if recipe.regularizers and not strategy.trains:
             raise UserError(f"regularizers: {strategy.name} trains nothing to hold back")
         params = count_parameters(model, base.head)
-        Penalties(recipe, base, model)
+        Penalties.bind(recipe, base, model)
     except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
         return None
     return params

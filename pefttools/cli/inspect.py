@@ -10,7 +10,7 @@ from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.progress import RichReporter
 
-Kind = Literal["recipes", "strategies", "tasks", "regularizers", "optimizers", "exporters", "suites"]
+Kind = Literal["recipes", "strategies", "tasks", "regularizers", "objectives", "optimizers", "exporters", "suites"]
 
 GROUP = Group("Before training", sort_key=1)
 
@@ -25,6 +25,7 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         json: print one JSON object.
     """
     from pefttools.exporters import exporters
+    from pefttools.objectives import objectives
     from pefttools.optimizers import optimizers
     from pefttools.recipe import shipped
     from pefttools.regularizers import regularizers
@@ -37,6 +38,7 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         "tasks": tasks.summaries,
         "regularizers": regularizers.summaries,
         "optimizers": optimizers.summaries,
+        "objectives": objectives.summaries,
         "exporters": exporters.summaries,
         "suites": lambda: shipped.descriptions("suites"),
     }

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pefttools.compatibility import tiny_models
@@ -85,9 +86,12 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     """A few steps like the loop's. Raises where an answer is not finite or something trained has no gradient."""
     import torch
 
+    from pefttools.objectives.base import Batch, Composed, Forward
     from pefttools.recipe.train_settings import TrainSettings
     from pefttools.strategies.base import trained
     from pefttools.training import optimizer_setup
+    from pefttools.training.penalties import Penalties
+    from pefttools.training.step import Part, Update
 
     waiting = set(trained(model))
     if not waiting:
@@ -96,23 +100,34 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     optimizer = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=strategy.start_lr()))
     model.train()
     batch = tiny_models.batch(task, model.config, 0)
-    for step in range(1, STEPS + 1):
-        logits = _answer(task, model, batch).flatten(0, -2)
+
+    def loss(forward: Forward, batch: Batch) -> Tensor:
+        logits = forward(batch).flatten(0, -2)
         if logits.shape[-1] > 1:
-            loss = torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
-        else:
-            loss = (logits[:, 0] - torch.arange(len(logits))).square().mean()
-        loss.backward()
-        waiting -= {n for n, p in trained(model).items() if p.grad is not None and p.grad.any()}
-        if (extra := strategy.penalty(model)) is not None:
-            extra.backward()
-        optimizer.step()
-        strategy.updated(model, step, STEPS)
-        optimizer.zero_grad()
+            return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
+        return (logits[:, 0] - torch.arange(len(logits))).square().mean()
+
+    def watch() -> None:
+        waiting.difference_update(n for n, p in trained(model).items() if p.grad is not None and p.grad.any())
+
+    def run(batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+        assert embeddings is None
+        return _answer(task, model, batch)
+
+    part = Part(batch, run)
+    penalties = Penalties(strategy, model)
+    for step in range(1, STEPS + 1):
+        updated = partial(strategy.updated, model, step, STEPS)
+        update = Update(Composed(loss), penalties, optimizer, torch.Tensor.backward, _unclipped, watch, updated)
+        update.step(lambda: (part,), 1)
     if not _logits(task, model).isfinite().all():
         raise ArithmeticError("answers are not finite after training")
     if waiting:
         raise ArithmeticError(f"{len(waiting)} trained tensors never get a gradient: {min(waiting)}")
+
+
+def _unclipped() -> float:
+    return 0.0
 
 
 def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> Found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,22 @@ from torch.utils._pytree import tree_leaves
 from pefttools.data.batching import step_multiple
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
+from pefttools.nn.input_embeddings import substituted
+from pefttools.objectives.base import Batch as Tensors
+from pefttools.objectives.base import Composed, Context, Forward, Loss, composed, need_plain_autograd
 from pefttools.planning.heap import Event, heap_peak_bytes
 from pefttools.recipe.recipes import Recipe
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.penalties import Penalties
 from pefttools.training.process import computes_in_bf16, device_type, forward
+from pefttools.training.step import Part, Update
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from pefttools.bases.loading import Base
+    from pefttools.tasks.base import Task
 
 FEW = 2
 """Micro-batches that are gone through in a step of more: from the second on gradients are there already."""
@@ -130,16 +136,19 @@ def peak_by_part(
                 for tensor in (*model.parameters(), *model.buffers()):
                     alive.see(tensor)
                 own = len(held)
-                penalties = Penalties(recipe, base, model)
+                penalties = Penalties.bind(recipe, base, model)
+                context, loss = Context(recipe.task, recipe.strategy, base, model), _loss_of(recipe.task)
+                acting = composed(recipe.objectives, context, loss)
                 weights = alive.bytes
                 _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, False)
                 if recipe.strategy.trains:
                     optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                     batch = _batch(recipe, base, row, step, device)
-                    with speedups.steps(model, recipe.train.model_copy(update={"compile": False}), device, bf16, last):
+                    plain, settings = need_plain_autograd(recipe.objectives), recipe.train.with_values(compile=False)
+                    with speedups.steps(model, settings, device, bf16, last, plain):
                         for _ in range(2):  # only the second has the optimizer's state during its passes
                             begin = len(alive.events)
-                            _step(recipe, model, optimizer, penalties, batch, min(step.count, FEW), device, bf16)
+                            _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
                         _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, bf16)
             gradients = sum(p.nbytes for p in trained(model).values())
             state = _state_bytes(optimizer)
@@ -193,29 +202,42 @@ def _step(
     model: nn.Module,
     optimizer: Optimizer,
     penalties: Penalties,
+    acting: Composed,
     batch: dict[str, Tensor],
     count: int,
-    device: str,
     bf16: bool,
 ) -> None:
-    """`Loop.step`, as far as memory goes."""
+    """The update step on tensors without data."""
+    device = next(iter(batch.values())).device.type
+
+    def run(batch: Tensors, embeddings: Tensor | None = None) -> Any:
+        with nullcontext() if embeddings is None else substituted(model, batch["input_ids"], embeddings):
+            return forward(model, recipe.task.inputs_of(batch), device, bf16)
+
+    def norm() -> Tensor:
+        return nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
+
     model.train()
-    with penalties.perturbed():
-        for _ in range(count):
-            outputs = forward(model, recipe.task.inputs_of(batch), device, bf16)
-            _loss(recipe, outputs, batch).backward()
-    penalties.add_gradients()
-    nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
+    for objectives in (acting, Composed(_loss_of(recipe.task))):
+        update = Update(objectives, penalties, optimizer, lambda share: share.backward(), norm)
+        try:
+            update.step(lambda: (Part(batch, run) for _ in range(count)), 1)
+        except DynamicOutputShapeException:  # an objective asks for the targets
+            continue
+        return
 
 
-def _loss(recipe: Recipe, outputs: Any, batch: dict[str, Tensor]) -> Tensor:
-    """The task's loss; of a language model that of every token, for which of them are targets no shape says."""
-    try:
-        return recipe.task.loss(outputs, batch)
-    except DynamicOutputShapeException:
-        return -recipe.task.logits(outputs, batch).float().log_softmax(-1).select(-1, 0).sum()
+def _loss_of(task: Task) -> Loss:
+    """The task's loss; of a language model that of every token, for no shape says which of them are targets."""
+
+    def loss(forward: Forward, batch: Tensors) -> Tensor:
+        outputs = forward(batch)
+        try:
+            return task.loss(outputs, batch)
+        except DynamicOutputShapeException:
+            return -task.logits(outputs, batch).float().log_softmax(-1).select(-1, 0).sum()
+
+    return loss
 
 
 def _look(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:

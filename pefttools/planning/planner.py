@@ -19,6 +19,7 @@ from pefttools.bases import loading, quantized
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
+from pefttools.objectives.base import reuse_features
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order
 
@@ -149,7 +150,11 @@ def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Spl
     lowest = model.get_submodule(module_paths.blocks(model)[0])
     if not (recipe.strategy.trains and task.fixed_inputs and settings.feature_cache in ("auto", "memory")):
         return []
-    if settings.compile or any(parameter.requires_grad for parameter in lowest.parameters()):
+    if (
+        settings.compile
+        or not reuse_features(recipe.objectives)
+        or any(parameter.requires_grad for parameter in lowest.parameters())
+    ):
         return []
     names = sorted(read_again(settings))
     rows = {name: splits.named()[name] for name in names}

@@ -21,6 +21,8 @@ from pydantic import Field
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
+from pefttools.objectives import objectives
+from pefttools.objectives.base import Objective, misfits
 from pefttools.optimizers import optimizers
 from pefttools.recipe import moved_settings, replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
@@ -60,13 +62,17 @@ class Recipe(Header):
     strategy: Strategy
     regularizers: dict[str, Regularizer] = {}
     """Penalties by name, each with its settings; they add up."""
+    objectives: dict[str, Objective] = {}
+    """What a step minimizes besides the task's loss, by name and in the order in which they act, each with settings."""
     train: TrainSettings
 
     def as_dict(self) -> dict[str, Any]:
         """What `recipe.yaml` holds."""
-        plain = self.model_dump(mode="json", exclude={"task", "strategy", "regularizers"})
+        plain = self.model_dump(mode="json", exclude={"task", "strategy", "regularizers", "objectives"})
         penalties = {name: regularizer.model_dump(mode="json") for name, regularizer in self.regularizers.items()}
+        acting = {name: objective.model_dump(mode="json") for name, objective in self.objectives.items()}
         chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict(), "regularizers": penalties}
+        chosen["objectives"] = acting
         return {name: {**plain, **chosen}[name] for name in type(self).model_fields}
 
     @property
@@ -91,6 +97,10 @@ class Recipe(Header):
                 penalty["data"] = FileSettings.as_read_before(penalty["data"], "train")
         if values["base"]["trained_head"] == "auto":
             del values["base"]["trained_head"]
+        if values["objectives"]:
+            values["objectives"] = list(values["objectives"].items())  # their order matters
+        else:
+            del values["objectives"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -199,6 +209,7 @@ TYPES: Mapping[str, Any] = {
         **{name: field.annotation for name, field in TrainSettings.model_fields.items()},
         "optimizer": typed_yaml.Chosen(_class(optimizers)),
     },
+    "objectives": typed_yaml.Named(_class(objectives)),
 }
 """The types of a recipe's values, by which its file and its overrides are read."""
 
@@ -214,10 +225,11 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
             continue
         sections[name], found = registry.parse(values[name], name)
         problems += found
-    sections["regularizers"], found = _penalties(values.get("regularizers"))
-    problems += found
     train, found = _with_optimizer(values.get("train") or {})
     problems += found
+    for name, registry in (("regularizers", regularizers), ("objectives", objectives)):
+        sections[name], found = _named(values.get(name), name, registry)
+        problems += found
     for name, cls in (("base", BaseSettings), ("data", DataSettings), ("train", TrainSettings)):
         if name not in values and name != "train":
             problems.append(f"{name}: is required")
@@ -240,19 +252,19 @@ def _with_optimizer(train: Any) -> tuple[Any, list[str]]:
     return (rest if optimizer is None else {**rest, "optimizer": optimizer}), problems
 
 
-def _penalties(value: Any) -> tuple[dict[str, Regularizer], list[str]]:
-    """From a name, a list of names, or names with settings to the regularizers, or the problems."""
+def _named(value: Any, section: str, registry: Registry[Any]) -> tuple[dict[str, Any], list[str]]:
+    """From a name, a list of names, or names with settings to the choices, or the problems."""
     named = {value: None} if isinstance(value, str) else value or {}
     if isinstance(named, (list, tuple)):
         named = dict.fromkeys(map(str, named))
     if not isinstance(named, Mapping):
-        return {}, [f"regularizers: takes names, or names with settings, got {value!r}"]
+        return {}, [f"{section}: takes names, or names with settings, got {value!r}"]
     made, problems = {}, []
     for name, settings in named.items():
         if not isinstance(settings or {}, Mapping):
-            problems.append(f"regularizers.{name}: takes settings, got {settings!r}")
+            problems.append(f"{section}.{name}: takes settings, got {settings!r}")
             continue
-        made[name], found = regularizers.parse({**(settings or {}), "name": name}, f"regularizers.{name}")
+        made[name], found = registry.parse({**(settings or {}), "name": name}, f"{section}.{name}")
         problems += found
     return made, problems
 
@@ -277,6 +289,8 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         (laid.from_file, "recipe"),
     )
     final = recipe.as_dict()
+    if wrong := misfits(recipe.objectives, recipe.task, recipe.strategy):
+        raise UserError(*wrong)
     ignored = unused_settings.in_sections(recipe)
     if problems := [sentence for key, sentence in ignored.items() if key in laid.overridden]:
         raise UserError(*problems)

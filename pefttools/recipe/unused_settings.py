@@ -26,6 +26,7 @@ def in_sections(recipe: Recipe) -> dict[str, str]:
     sections = {"data": recipe.data, "task": recipe.task, "strategy": recipe.strategy, "train": recipe.train}
     sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
     sections["train.optimizer"] = recipe.train.optimizer
+    sections |= {f"objectives.{name}": one for name, one in recipe.objectives.items()}
     return {
         f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
         for section, settings in sections.items()

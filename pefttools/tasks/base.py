@@ -298,6 +298,19 @@ class Task(Choice, ABC):
         """The model's logits, without those of virtual tokens: shape (rows, …) or (rows, tokens, …)."""
         return without_virtual(outputs.logits, batch)
 
+    @property
+    def has_target_logits(self) -> bool:
+        """Whether every target is one of several classes, so that `target_logits` has an answer."""
+        return type(self).target_logits is not Task.target_logits
+
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits that the loss compares with the targets, shape (targets, classes), in fp32; −inf for no class.
+
+        Raises:
+            NotImplementedError: the targets are no classes (numbers, places in a text, several labels a row).
+        """
+        raise NotImplementedError(f"{self.name} has no targets that are one of several classes")
+
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         """The logits of every encoded row without those of padding, which depend on the rows beside it."""
         logits = self.logits(outputs, batch)

@@ -195,6 +195,9 @@ class CausalLM(Task):
         asked = labels != IGNORED
         return self.logits(outputs, batch)[:, :-1][asked].float(), labels[asked], asked.sum(1)
 
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return self._guessed(outputs, batch)[0]
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 

@@ -174,6 +174,9 @@ class MaskedLM(Task):
         places = batch[PLACES]
         return self.logits(outputs, batch).flatten(0, 1)[places].float(), batch[LABELS].flatten()[places]
 
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return self._guessed(outputs, batch)[0]
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 

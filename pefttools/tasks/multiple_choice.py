@@ -177,6 +177,9 @@ class MultipleChoice(Task):
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [row[mask] for row, mask in zip(self.logits(outputs, batch), batch[MASK], strict=True)]
 
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return _masked(outputs, batch)
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         from torch.nn import functional
 

@@ -138,6 +138,10 @@ class RelationExtraction(Task):
             columns[LABELS] = [ids[row["label"]] for row in rows]
         return {**columns, "num_targets": [1] * len(rows), "cut": cut}
 
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        del batch
+        return outputs.logits.float()
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 

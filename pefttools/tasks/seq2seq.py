@@ -210,6 +210,9 @@ class Seq2Seq(Task):
         )
         return losses.view(labels.shape)
 
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.logits(outputs, batch)[batch[LABELS] != IGNORED].float()
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return self._losses(outputs, batch).sum()
 

@@ -201,6 +201,14 @@ class TextClassification(Task):
     def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
         return {**super().stretched(row, length), **{name: row[name] for name in (LABELS,) if name in row}}
 
+    @property
+    def has_target_logits(self) -> bool:
+        return not self.multi_label
+
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        del batch
+        return outputs.logits.float()
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         from torch.nn import functional
 

@@ -209,6 +209,9 @@ class TokenClassification(Task):
                         labels[place] = ids[tag]
         return {**columns, "num_targets": [sum(i != NOWHERE for i in places) for places in columns["places"]]}
 
+    def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.logits(outputs, batch)[batch["labels"] != IGNORED].float()
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pefttools import atomic
 from pefttools.errors import UserError
+from pefttools.objectives.base import Composed
 from pefttools.strategies.base import Strategy, restore, trained
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy,
+    objectives: Composed,
     accelerator: Accelerator,
 ) -> None:
     """Write `folder/step-N`, then remove the older ones and the best weights no checkpoint names any more."""
@@ -72,6 +74,7 @@ def save(
             "progress": asdict(progress),
             "optimizer": optimizer.state_dict(),
             "strategy": strategy.state(model),
+            "objectives": objectives.state(),
         }
         torch.save(state, part / "state.pt")
     accelerator.wait_for_everyone()
@@ -113,6 +116,7 @@ def load(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     strategy: Strategy,
+    objectives: Composed,
     num_steps: int,
     conditions: dict[str, Any],
 ) -> Progress:
@@ -135,6 +139,7 @@ def load(
     _load_weights(model, checkpoint)
     optimizer.load_state_dict(state["optimizer"])
     strategy.set_state(model, state["strategy"], num_steps)
+    objectives.load_state(state["objectives"])
     return progress
 
 

@@ -18,6 +18,7 @@ from pefttools import atomic
 from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
+from pefttools.objectives.base import need_plain_autograd, reuse_features
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, evaluation, optimizer_setup, speedups
@@ -141,6 +142,7 @@ def _run(
             "task": task.name,
             "strategy": recipe.strategy.name,
             "regularizers": sorted(recipe.regularizers),
+            "objectives": list(recipe.objectives),
             "seed": recipe.seed,
             "params": params,
             "facts": recipe.strategy.facts(model),
@@ -198,15 +200,17 @@ def _fit(
     }
     total = num_steps(recipe.train, len(ready.encoded["train"]))
     fresh = Progress(before=before, conditions=conditions)
-    progress = checkpoint.load(last, model, optimizer, strategy, total, conditions) if last else fresh
+    acting = ready.objectives
+    progress = checkpoint.load(last, model, optimizer, strategy, acting, total, conditions) if last else fresh
     run.rewind(progress.step)
     bf16 = accelerator.mixed_precision == "bf16"
-    with ready.frozen.held(), speedups.steps(model, recipe.train, accelerator.device.type, bf16, ready.last):
+    device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
+    with ready.frozen.held(), speedups.steps(model, recipe.train, device, bf16, ready.last, plain):
         kept = _features(ready, progress, accelerator, reporter)
         loop = Loop(
             recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator,
-            run, lambda: validate(kept.sets.get("validation")), should_stop, reporter, ready.penalties, progress,
-            kept.sets.get("train"),
+            run, lambda: validate(kept.sets.get("validation")), should_stop, reporter, ready.penalties, acting,
+            progress, kept.sets.get("train"),
         )  # fmt: skip
         if last:
             checkpoint.load_random_states(last, accelerator.process_index)
@@ -219,6 +223,8 @@ def _fit(
 def _features(ready: Prepared, progress: Progress, accelerator: Accelerator, reporter: Reporter) -> Kept:
     """What frozen blocks make of the rows, as this run had it before if it was interrupted; the time is the loop's."""
     started = time.monotonic()
+    if not reuse_features(ready.recipe.objectives):
+        return Kept()
     recipe, wanted = ready.recipe, None if progress.features is None else progress.features.get("rows", ())
     maker = Maker(ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision, ready.last)
     kept = keep(recipe.train, maker, ready.encoded, reporter, wanted)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
 from pefttools.errors import Interrupted, UserError
+from pefttools.nn import input_embeddings
+from pefttools.objectives.base import Batch, Composed, Forward
 from pefttools.recipe import schedule
 from pefttools.recipe.recipes import Recipe
 from pefttools.recipe.train_settings import TrainSettings
@@ -30,6 +32,7 @@ from pefttools.training import checkpoint
 from pefttools.training.checkpoint import Progress
 from pefttools.training.penalties import Penalties
 from pefttools.training.run import Run
+from pefttools.training.step import Part, Update
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -69,6 +72,7 @@ class Loop:
     should_stop: Callable[[], bool]
     reporter: Reporter
     penalties: Penalties
+    objectives: Composed
     progress: Progress = field(default_factory=Progress)
     features: Features | None = None
     """What frozen blocks make of every row, where that was computed before."""
@@ -81,7 +85,13 @@ class Loop:
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
         self.look_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
-        self.parameters = list(trained(self.bare).values())
+        parameters, accelerator = list(trained(self.bare).values()), self.accelerator
+        self.update = Update(
+            self.objectives, self.penalties, self.optimizer,
+            lambda share: accelerator.backward(share * accelerator.num_processes),  # DDP averages; we sum
+            lambda: accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf),
+            self.watch_gradients, self.updated,
+        )  # fmt: skip
         self.without_gradient = set(trained(self.bare))
         self.watched = self.progress.step + WATCHED_STEPS
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -89,29 +99,16 @@ class Loop:
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def step(self) -> None:
-        """One update: the next rows' summed loss through the model, clipped, into the weights."""
-        settings, progress, accelerator = self.recipe.train, self.progress, self.accelerator
+        """One update of the weights by the next rows."""
         rows = self.next_rows()
-        num_targets = max(1, sum(self.targets[row] for row in rows))
         self.set_learning_rate()
-        loss: Tensor | float = 0.0
-        with self.penalties.perturbed():
-            for part, batch, weight, is_last in self.micro_batches(rows):
-                with nullcontext() if is_last else accelerator.no_sync(self.model):
-                    with self.features.given(part, batch) if self.features else nullcontext():
-                        outputs = self.model(**self.task.inputs_of(batch))
-                    share = self.task.loss(outputs, batch) * weight / num_targets
-                    accelerator.backward(share * accelerator.num_processes)  # DDP averages over processes; we sum
-                loss = loss + share.detach()
-        self.watch_gradients()
-        penalty = self.penalties.add_gradients()
-        norm = accelerator.clip_grad_norm_(self.parameters, settings.max_grad_norm or math.inf)
-        self.optimizer.step()
-        progress.step += 1
-        self.recipe.strategy.updated(self.bare, progress.step, self.num_steps)
-        self.optimizer.zero_grad()
-        self.pending.append((torch.as_tensor(loss), torch.as_tensor(penalty), torch.as_tensor(norm)))
-        progress.tokens += sum(self.lengths[row] for row in rows)
+        num_targets = max(1, sum(self.targets[row] for row in rows))
+        self.pending.append(self.update.step(lambda: self.parts(rows), num_targets))
+        self.progress.tokens += sum(self.lengths[row] for row in rows)
+
+    def updated(self) -> None:
+        self.progress.step += 1
+        self.recipe.strategy.updated(self.bare, self.progress.step, self.num_steps)
 
     def fit(self) -> Progress:
         """Step until the end, an early stop, or an interruption, which is saved first.
@@ -197,7 +194,9 @@ class Loop:
     def save(self) -> None:
         self.settle_losses()
         strategy = self.recipe.strategy
-        checkpoint.save(self.run.checkpoints, self.progress, self.bare, self.optimizer, strategy, self.accelerator)
+        checkpoint.save(
+            self.run.checkpoints, self.progress, self.bare, self.optimizer, strategy, self.objectives, self.accelerator
+        )
 
     def settle_losses(self) -> None:
         """Fetch the last steps' losses over all processes, and their gradient norms.
@@ -236,8 +235,8 @@ class Loop:
             self.epoch = (epoch, steps(self.lengths, self.recipe.train.batch_size, self.recipe.seed, epoch))
         return self.epoch[1][place]
 
-    def micro_batches(self, rows: list[int]) -> Iterator[tuple[list[int], dict[str, Tensor], float, bool]]:
-        """This process's share of a step: each batch's rows, tensors on the device, weight, and if it is the last.
+    def parts(self, rows: list[int]) -> Iterator[Part]:
+        """This process's share of a step, micro-batch by micro-batch.
 
         In a step of fewer rows than processes some have nothing to add; they take part with weight 0.
         """
@@ -251,7 +250,22 @@ class Loop:
         for part in parts:
             batch = self.task.collate_training(self.columns[part], self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            yield part, on_device, weight, part is parts[-1]
+            around = nullcontext() if part is parts[-1] else accelerator.no_sync(self.model)
+            yield Part(on_device, self.forward(part), weight, around)
+
+    def forward(self, rows: list[int]) -> Forward:
+        """The model's pass over a batch of these rows."""
+
+        def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
+            with ExitStack() as stack:
+                if self.features:
+                    assert embeddings is None, "an objective that changes embeddings has reuses_features = False"
+                    stack.enter_context(self.features.given(rows, batch))
+                if embeddings is not None:
+                    stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
+                return self.model(**self.task.inputs_of(batch))
+
+        return run
 
     def set_learning_rate(self) -> None:
         settings = self.recipe.train

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pefttools.data.encoding import encode_once
 from pefttools.data.settings import FileSettings
@@ -18,7 +18,7 @@ from pefttools.data.splitting import load_rows
 from pefttools.recipe.recipes import Recipe
 from pefttools.regularizers.base import Penalty
 from pefttools.reporter import SILENT, Reporter
-from pefttools.strategies.base import trained
+from pefttools.strategies.base import Strategy, trained
 
 if TYPE_CHECKING:
     import torch
@@ -30,17 +30,22 @@ if TYPE_CHECKING:
 class Penalties:
     """Every penalty of a run, bound to its model at the start."""
 
-    def __init__(self, recipe: Recipe, base: Base, model: nn.Module, reporter: Reporter = SILENT) -> None:
+    def __init__(self, strategy: Strategy, model: nn.Module, bound: Sequence[Penalty] = (), digest: str = "") -> None:
+        self.strategy, self.model, self.bound = strategy, model, bound
+        self.parameters = list(trained(model).values())
+        self.digest = digest
+        """Of the rows that penalties looked at."""
+
+    @classmethod
+    def bind(cls, recipe: Recipe, base: Base, model: nn.Module, reporter: Reporter = SILENT) -> Self:
+        """Those of a recipe. Raises UserError where one would touch nothing."""
         seen = hashlib.sha256()
 
         def row_losses(file: FileSettings, number: int) -> Iterator[Tensor]:
             return _row_losses(recipe, base, model, file, number, seen, reporter)
 
-        self.strategy, self.model = recipe.strategy, model
-        self.parameters = list(trained(model).values())
-        self.bound: list[Penalty] = [r.bind(model, base.new, row_losses) for r in recipe.regularizers.values()]
-        self.digest = seen.hexdigest()
-        """Of the rows that penalties looked at."""
+        bound = [r.bind(model, base.new, row_losses) for r in recipe.regularizers.values()]
+        return cls(recipe.strategy, model, bound, seen.hexdigest())
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
+from pefttools.objectives.base import Composed, Context, composed
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import trained
@@ -41,6 +42,7 @@ class Prepared:
     base: loading.Base
     model: nn.Module
     penalties: Penalties
+    objectives: Composed
     frozen: Frozen
     last: LastBlock | None
     """The last block, where one token of it is all that is read."""
@@ -84,18 +86,25 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
             base, task, strategy.name, model, shortest, lambda: task.load(recipe.base, SILENT), reporter
         )
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
-    penalties = Penalties(recipe, base, model, reporter)
+    penalties = Penalties.bind(recipe, base, model, reporter)
+    acting = composed(recipe.objectives, Context(task, strategy, base, model))
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
     for note in (*task.notes(splits), overview.overview(splits)):
         reporter.note(note)
-    frozen, last = _tried(recipe, base, model, encoded, splits, torch.device(device).type)
-    return Prepared(recipe, splits, encoded, base, model, penalties, frozen, last)
+    frozen, last = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
+    return Prepared(recipe, splits, encoded, base, model, penalties, acting, frozen, last)
 
 
 def _tried(
-    recipe: Recipe, base: loading.Base, model: nn.Module, encoded: Mapping[str, Dataset], splits: Splits, device: str
+    recipe: Recipe,
+    base: loading.Base,
+    model: nn.Module,
+    acting: Composed,
+    encoded: Mapping[str, Dataset],
+    splits: Splits,
+    device: str,
 ) -> tuple[Frozen, LastBlock | None]:
     """The part that training never changes and the last block, where one token of it is read; a step was tried.
 
@@ -111,7 +120,7 @@ def _tried(
             frozen, last = frozen_part(model, few), last_block(model, few)
     answered = splits.test or splits.validation
     written = recipe.task.num_generated(len(answered)) if recipe.task.generates else 0
-    FirstStep(recipe, base, model, rows, encoded["validation"], device, frozen, last).take(answered[:written])
+    FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last).take(answered[:written])
     return frozen, last
 
 

@@ -23,7 +23,12 @@ BACKEND = "inductor"
 
 @contextmanager
 def steps(
-    model: nn.Module, settings: TrainSettings, device: str, bf16: bool, last: LastBlock | None = None
+    model: nn.Module,
+    settings: TrainSettings,
+    device: str,
+    bf16: bool,
+    last: LastBlock | None = None,
+    plain_autograd: bool = False,
 ) -> Iterator[None]:
     """Meanwhile `model` computes its steps, and the looks between them, as fast as the device allows.
 
@@ -34,6 +39,7 @@ def steps(
 
     Args:
         last: what `first_token.last_block` found.
+        plain_autograd: go without functions that have a backward pass of their own.
 
     Raises:
         UserError: `settings` ask for what this model or machine cannot do.
@@ -52,12 +58,14 @@ def steps(
         if settings.compile:
             stack.enter_context(_compiled(model))
         else:
-            stack.enter_context(lora_linear.in_place_of_pefts(model))
             if last:
                 stack.enter_context(last.alone())
-            if device == "cpu":
+            if not plain_autograd:
+                stack.enter_context(lora_linear.in_place_of_pefts(model))
+            if device == "cpu" and not plain_autograd:
                 stack.enter_context(embedding_grad.in_place_of_torchs(model))
                 stack.enter_context(dropout.in_place_of_torchs(model))
+            if device == "cpu":
                 stack.enter_context(attention.in_place_of_torchs())
         yield
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.batching import pad_multiple, step_multiple
 from pefttools.errors import UserError
+from pefttools.nn.input_embeddings import substituted
+from pefttools.objectives.base import Batch, Composed, need_plain_autograd
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.process import computes_in_bf16, forward
@@ -44,6 +46,7 @@ class FirstStep:
     recipe: Recipe
     base: Base
     model: nn.Module
+    objectives: Composed
     rows: Dataset
     """Encoded rows to train on."""
     scored: Dataset
@@ -89,7 +92,8 @@ class FirstStep:
             if recipe.strategy.trains:
                 optimizer_setup.build(model, recipe.strategy, recipe.train)
                 settings = recipe.train.model_copy(update={"compile": False})
-                with self.frozen.held(), speedups.steps(model, settings, self.device, bf16, self.last):
+                plain = need_plain_autograd(recipe.objectives)
+                with self.frozen.held(), speedups.steps(model, settings, self.device, bf16, self.last, plain):
                     self._train(bf16)
                     self._evaluate(bf16)
         finally:
@@ -110,8 +114,15 @@ class FirstStep:
         task, strategy = self.recipe.task, self.recipe.strategy
         multiple = step_multiple(self.recipe.train.pad_multiple, self.device)
         batch = self._batch(task.collate_training(_shortest(self.rows), self.base.tokenizer, multiple))
+        before = self.objectives.state()
+
+        def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
+            with nullcontext() if embeddings is None else substituted(self.model, batch["input_ids"], embeddings):
+                return forward(self.model, task.inputs_of(batch), self.device, bf16)
+
         self.model.train()
-        task.loss(forward(self.model, task.inputs_of(batch), self.device, bf16), batch).backward()
+        self.objectives.loss(run, batch).backward()
+        self.objectives.load_state(before)
         if (penalty := strategy.penalty(self.model)) is not None:
             penalty.backward()
         if all(parameter.grad is None for parameter in trained(self.model).values()):

@@ -1,0 +1,57 @@
+"""label_smoothing: (1 − ε) · cross-entropy + ε · mean over classes of −log p (Szegedy et al. 2016, section 7).
+
+A target's probability mass ε is spread over all C classes, so the loss of a target is (1 − ε) · −log p_y + ε/C · Σ −log
+p_c; this is what `label_smoothing` of `torch.nn.functional.cross_entropy` computes. Classes that a row does not have
+(choices of a question with fewer choices) get nothing. Validation and test losses are not smoothed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from pefttools.objectives.base import Batch, BoundObjective, Context, Forward, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pefttools.strategies.base import Strategy
+    from pefttools.tasks.base import Task
+
+
+class LabelSmoothing(Objective):
+    """How much of a target's probability goes to all classes alike."""
+
+    smoothing: float = Field(default=0.1, ge=0, lt=1)
+    """ε; 0 leaves the loss as it is, bit for bit."""
+
+    def problem(self, task: Task, strategy: Strategy) -> str | None:
+        del strategy
+        if task.has_target_logits:
+            return None
+        return f"task={task.name} has no targets that are one of several classes, so there is nothing to smooth"
+
+    def bind(self, context: Context) -> BoundObjective:
+        return _Smoothed(self.smoothing, context.task) if self.smoothing else BoundObjective()
+
+
+class _Smoothed(BoundObjective):
+    def __init__(self, smoothing: float, task: Task) -> None:
+        self.smoothing, self.task = smoothing, task
+
+    def loss(self, forward: Forward, batch: Batch) -> Tensor:
+        import torch
+
+        outputs: list[Any] = []
+
+        def remembered(batch: Batch, embeddings: Tensor | None = None) -> Any:
+            outputs.append(forward(batch, embeddings))
+            return outputs[-1]
+
+        plain = self.inner(remembered, batch)
+        logits = self.task.target_logits(outputs[-1], batch)
+        exists = torch.isfinite(logits)
+        log_p = logits.log_softmax(-1).masked_fill(~exists, 0.0)
+        uniform = -(log_p.sum(-1) / exists.sum(-1)).sum()
+        return (1 - self.smoothing) * plain + self.smoothing * uniform

@@ -1,0 +1,53 @@
+"""sam: the gradient where the loss is highest nearby (Foret et al. 2021, algorithm 1).
+
+With the gradient g of a step's rows, the trained weights w move to w + ρ · g / ‖g‖₂, the same rows give the gradient
+there, the weights move back, and the optimizer takes that gradient: two passes a step, twice the time. The norm is over
+all trained weights (not layer by layer), of the whole step: micro-batches and processes give the same result as one
+batch. The loss that is reported is that of the first pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pefttools.objectives.base import BoundObjective, Context, Objective
+from pefttools.strategies.base import trained
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+class Sam(Objective):
+    """How far it looks."""
+
+    rho: float = Field(default=0.05, gt=0)
+    """ρ, the distance; the paper's default."""
+
+    def bind(self, context: Context) -> BoundObjective:
+        return _Sharpness(self.rho, list(trained(context.model).values()))
+
+
+class _Sharpness(BoundObjective):
+    def __init__(self, rho: float, parameters: list[nn.Parameter]) -> None:
+        self.rho, self.parameters = rho, parameters
+
+    def step(self, gradients: Callable[[], Tensor]) -> Tensor:
+        import torch
+
+        loss = gradients()
+        there = [parameter for parameter in self.parameters if parameter.grad is not None]
+        with torch.no_grad():
+            norm = torch.stack([p.grad.norm() for p in there if p.grad is not None]).norm()
+            scale = self.rho / (norm + torch.finfo(norm.dtype).tiny)
+            before = [parameter.clone() for parameter in there]
+            for parameter in there:
+                parameter.add_(parameter.grad * scale)  # type: ignore[operator]
+                parameter.grad = None
+        gradients()
+        with torch.no_grad():
+            for parameter, value in zip(there, before, strict=True):
+                parameter.copy_(value)  # subtracting would round
+        return loss
