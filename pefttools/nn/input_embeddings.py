@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 def table(model: nn.Module) -> nn.Module:
     """The module that turns `input_ids` into vectors; an encoder's where there is a decoder, too."""
+    prefix = "PREFIX" in str(getattr(getattr(model, "active_peft_config", None), "peft_type", ""))
+    if "word_embeddings" in model._modules and not prefix:  # peft looks ids up itself, and puts virtual tokens first
+        return model.get_submodule("word_embeddings")
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     return (plain.get_encoder() if plain.config.is_encoder_decoder else plain).get_input_embeddings()
 

@@ -1,0 +1,32 @@
+"""nudged: the loss where input embeddings are moved a little, besides the loss where they are not."""
+
+from typing import Any, ClassVar
+
+from pefttools.nn import input_embeddings
+from pefttools.objectives.base import Batch, BoundObjective, Context, Forward, Objective
+
+
+class Nudged(Objective):
+    """How far."""
+
+    reuses_features: ClassVar[bool] = False
+    needs_plain_autograd: ClassVar[bool] = True
+
+    size: float = 0.1
+
+    def bind(self, context: Context) -> BoundObjective:
+        return _Nudged(self.size, context.model)
+
+
+class _Nudged(BoundObjective):
+    def __init__(self, size: float, model: Any) -> None:
+        self.size, self.model = size, model
+
+    def loss(self, forward: Forward, batch: Batch) -> Any:
+        plain = input_embeddings.of(self.model, batch["input_ids"])
+        moved = plain * (1 + self.size) + self.size
+
+        def elsewhere(batch: Batch, embeddings: Any = None) -> Any:
+            return forward(batch, moved)
+
+        return self.inner(forward, batch) + self.inner(elsewhere, batch)

@@ -1,0 +1,285 @@
+"""Objectives: the seam does what it says, under every strategy, and the shipped ones are what their papers say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import losses, make_rows, train_tiny, without_clock, write_recipe, write_rows
+from test_train import assert_same_weights
+from torch import nn
+from torch.nn import functional
+
+from pefttools import cli
+from pefttools.bases.loading import BaseSettings
+from pefttools.data.rows import Splits
+from pefttools.errors import UserError
+from pefttools.nn import embedding_grad
+from pefttools.objectives import objectives
+from pefttools.objectives.base import Composed, Context, composed
+from pefttools.objectives.sam import Sam
+from pefttools.recipe import recipes
+from pefttools.strategies import strategies
+from pefttools.strategies.base import trained
+from pefttools.tasks import tasks
+from pefttools.tasks.text_classification import TextClassification
+from pefttools.training.penalties import Penalties
+from pefttools.training.run import Run
+from pefttools.training.step import Part, Update
+
+PLANTED = Path(__file__).parent / "planted"
+SHORT = ("train.epochs=1", "data.train_rows=200")
+FAMILIES = {"bert": "text_classification", "llama": "causal_lm", "bart": "seq2seq"}
+
+
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(PLANTED))
+
+
+def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
+    plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
+    again, result = train_tiny(recipe_file, tmp_path / "again", *SHORT, "objectives=[]")
+    assert losses(plain) == losses(again)
+    assert_same_weights(plain, again)
+    assert result["digest"] == Run(plain).result()["digest"]
+    assert result["objectives"] == []
+    _, other = train_tiny(recipe_file, tmp_path / "other", *SHORT, "objectives=label_smoothing")
+    assert (other["objectives"], other["digest"] != result["digest"]) == (["label_smoothing"], True)
+
+
+def test_no_smoothing_is_none(recipe_file: Path, tmp_path: Path) -> None:
+    plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
+    zero, _ = train_tiny(recipe_file, tmp_path / "zero", *SHORT, "objectives.label_smoothing.smoothing=0")
+    assert losses(plain) == losses(zero)
+    assert_same_weights(plain, zero)
+
+
+def test_smoothing_is_that_of_torch() -> None:
+    logits = torch.randn(5, 3, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    batch = {"labels": torch.tensor([0, 2, 1, 1, 0])}
+    task = TextClassification(labels=("a", "b", "c"))
+    bound = objectives.get("label_smoothing")(smoothing=0.2).bind(Context(task, *[None] * 3))  # type: ignore[arg-type]
+    found = Composed(lambda forward, batch: task.loss(forward(batch), batch), {"it": bound}).loss(
+        lambda batch, embeddings=None: type("Outputs", (), {"logits": logits}), batch
+    )
+    torch.testing.assert_close(
+        found, functional.cross_entropy(logits, batch["labels"], reduction="sum", label_smoothing=0.2)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in tasks.names() if tasks.get(name).example().has_target_logits])
+def test_smoothing_trains_every_task_with_classes(name: str, bases: Callable[[str], Path], tmp_path: Path) -> None:
+    cls = tasks.get(name)
+    family = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(cls.auto_class, "bert")
+    rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples] * 4)
+    data = {"validation": str(rows), "test": str(rows), "deduplicate": "none"}
+    task = {"name": name, "max_length": 32, **cls.sample_settings}
+    file = write_recipe(tmp_path / "tiny.yaml", bases(family), rows, data=data, task=task, train={"epochs": 2})
+    _, result = train_tiny(file, tmp_path / "run", "objectives=label_smoothing")
+    assert result["validation"]["loss"] < result["before"]["loss"]
+
+
+@pytest.mark.parametrize("objective", ["twice", "nudged", "label_smoothing"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", strategies.names())
+@pytest.mark.usefixtures("planted")
+def test_gradients_are_those_of_the_loss(
+    name: str, family: str, objective: str, bases: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against central differences in float64, along one direction through all that is trained."""
+    single = torch.Tensor.float
+    monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else single(x))
+    cls = tasks.get(FAMILIES[family])
+    unfitted = cls.model_validate({"max_length": 32, **cls.sample_settings})
+    rows = [unfitted.read(dict(row)) for row in cls.samples]
+    task = unfitted.fit(Splits(rows, rows, rows))
+    torch.manual_seed(0)
+    base = task.load(BaseSettings(source=str(bases(family))))
+    try:
+        strategy = strategies.get(name)()
+        model: Any = strategy.wrap(base)
+    except UserError as error:
+        pytest.skip(str(error))
+    if not strategy.trains:
+        pytest.skip("trains nothing")
+    model.double().eval()
+    columns = task.encode(rows, base.tokenizer)
+    batch = task.collate(columns, base.tokenizer, 1)
+    chosen = {objective: objectives.get(objective)()}
+    acting = composed(chosen, Context(task, strategy, base, model))
+    parameters = list(trained(model).values())
+    draw = torch.Generator().manual_seed(1)
+    way = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in parameters]
+
+    def loss() -> torch.Tensor:
+        def run(batch: Any, embeddings: Any = None) -> Any:
+            from contextlib import nullcontext
+
+            from pefttools.nn.input_embeddings import substituted
+
+            ids = batch["input_ids"]
+            with nullcontext() if embeddings is None else substituted(model, ids, embeddings):
+                return model(**task.inputs_of(batch))
+
+        return acting.loss(run, batch)
+
+    loss().backward()
+    slope = sum(float((p.grad * w).sum()) for p, w in zip(parameters, way, strict=True) if p.grad is not None)
+
+    def difference(step: float) -> float:
+        values = []
+        with torch.no_grad():
+            for sign in (1, -2, 1):
+                for p, w in zip(parameters, way, strict=True):
+                    p.add_(w, alpha=sign * step)
+                values.append(float(loss()))
+        return (values[0] - values[1]) / (2 * step)
+
+    # some norms compute in fp32 whatever they are given, and an adapter's ReLU has corners: not one step suits all
+    errors = [abs(difference(step) - slope) / (abs(slope) + 0.1) for step in (1e-4, 1e-5, 1e-6)]
+    assert min(errors) < 1e-3, errors
+
+
+@pytest.mark.parametrize("acting", ["[twice]", "[nudged]", "[label_smoothing, twice, sam]", "[sam, nudged]"])
+@pytest.mark.usefixtures("planted")
+def test_however_a_step_is_computed(acting: str, recipe_file: Path, tmp_path: Path) -> None:
+    """In one micro-batch or several; died and resumed: the same."""
+    common = [f"objectives={acting}", *SHORT, "train.batch_size=8"]
+    whole, _ = train_tiny(recipe_file, tmp_path / "whole", *common)
+    parts, _ = train_tiny(recipe_file, tmp_path / "parts", *common, "train.micro_batch_size=2")
+    assert losses(parts) == pytest.approx(losses(whole), abs=2e-5)
+
+
+@pytest.mark.usefixtures("planted")
+def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pefttools.training import loop
+
+    common = ["objectives=[label_smoothing, twice, nudged, sam]", "base.dropout=0.1", *SHORT, "train.batch_size=8"]
+    whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
+    plain = loop.Loop.step
+
+    def dies(self: Any) -> None:
+        if self.progress.step == 7:
+            raise RuntimeError("power cut")
+        plain(self)
+
+    monkeypatch.setattr(loop.Loop, "step", dies)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
+    monkeypatch.setattr(loop.Loop, "step", plain)
+    died, resumed = train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
+    assert losses(died) == losses(whole)
+    assert_same_weights(whole, died)
+    assert without_clock(resumed) == without_clock(expected)
+
+
+@pytest.mark.usefixtures("planted")
+def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
+    common = ["objectives=[twice, nudged, sam]", *SHORT, "train.batch_size=14"]
+    one = train_tiny(recipe_file, tmp_path / "one", *common)[0]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pefttools"]
+    command = [*launch, "train", str(recipe_file), *common, "--out", str(tmp_path / "two")]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert Run(tmp_path / "two").result()["train"]["processes"] == 2
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), abs=2e-5)
+
+
+def test_sam_takes_the_gradient_where_the_loss_is_highest() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False)
+    rows = torch.randn(6, 3)
+
+    def run(batch: Any, embeddings: Any = None) -> Any:
+        return model(batch["x"])
+
+    def loss(forward: Any, batch: Any) -> torch.Tensor:
+        return forward(batch).square().sum()
+
+    start = model.weight.detach().clone()
+    at = start.clone().requires_grad_()
+    (first,) = torch.autograd.grad((rows @ at.T).square().sum() / 6, at)
+    there = (start + 0.3 * first / first.norm()).requires_grad_()
+    (second,) = torch.autograd.grad((rows @ there.T).square().sum() / 6, there)
+    seen: list[torch.Tensor] = []
+    strategy: Any = type("Nothing", (), {"penalty": lambda self, model: None})()
+    acting = Composed(loss, {"sam": Sam(rho=0.3).bind(Context(None, strategy, None, model))})  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    update = Update(
+        acting, Penalties(strategy, model), optimizer, torch.Tensor.backward, lambda: 0.0,
+        watch=lambda: seen.append(model.weight.detach().clone()),
+    )  # fmt: skip
+    update.step(lambda: (Part({"x": half}, run) for half in rows.split(3)), 6)
+    assert torch.equal(seen[0], start)  # the weights are back before the optimizer changes them
+    torch.testing.assert_close(model.weight.detach(), start - 0.1 * second)
+
+
+@pytest.mark.usefixtures("planted")
+def test_shortcuts_are_off_where_they_must_be(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    plain = embedding_grad.in_place_of_torchs
+    monkeypatch.setattr(embedding_grad, "in_place_of_torchs", lambda model: called.append("it") or plain(model))
+    head = ("strategy=top_layers", "strategy.layers=0", *SHORT, "train.epochs=2")
+    _, without = train_tiny(recipe_file, tmp_path / "without", *head)
+    assert without["train"]["feature_cache"]
+    number = len(called)
+    assert number
+    _, result = train_tiny(recipe_file, tmp_path / "run", *head, "objectives=nudged")
+    assert result["train"]["feature_cache"] is None
+    assert len(called) == number
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["objectives=label_smothing"], "unknown objective 'label_smothing'; did you mean 'label_smoothing'?"),
+        (["objectives.label_smoothing.smoothing=1.5"], "objectives.label_smoothing.smoothing: input should be less"),
+        (["objectives.label_smoothing.epsilon=0.1"], "unknown key 'epsilon'"),
+        (
+            ["objectives=label_smoothing", "task=regression"],
+            "objectives.label_smoothing: task=regression has no targets",
+        ),
+        (["objectives=label_smoothing", "task.multi_label=true"], "task=text_classification has no targets that are"),
+        (["objectives=sam", "strategy=frozen"], "objectives.sam: strategy=frozen trains nothing"),
+    ],
+)
+def test_mistakes_are_one_message(
+    overrides: list[str], message: str, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", str(recipe_file), *overrides, "--out", str(tmp_path / "run")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_objectives_that_exclude_each_other_are_refused(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sam, "excludes", ("label_smoothing",))
+    with pytest.raises(UserError, match=r"objectives\.sam: cannot act together with label_smoothing"):
+        recipes.load(str(recipe_file), ["objectives=[label_smoothing, sam]"])
+
+
+def test_they_are_listed_and_planned(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["list", "objectives", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["objectives"].keys() >= {"label_smoothing", "sam"}
+    peaks = []
+    for acting in ("[]", "[label_smoothing, sam]"):
+        assert cli.run(["plan", str(recipe_file), f"objectives={acting}", "--json"]) == 0
+        peaks.append(json.loads(capsys.readouterr().out)["bytes"]["peak"])
+    assert peaks[1] >= peaks[0] > 0
+
+
+def test_it_learns_with_them(recipe_file: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", make_rows(300))
+    _, result = train_tiny(recipe_file, tmp_path / "run", f"data.train={rows}", "objectives=[label_smoothing, sam]")
+    assert result["test"]["accuracy"] >= 0.9
