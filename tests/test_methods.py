@@ -391,6 +391,6 @@ def test_eva_gives_up_where_it_finds_no_directions(
 
     monkeypatch.setattr(lora, "MIN_PASSES", 1)
     monkeypatch.setattr(lora, "MAX_ROUNDS", 0)
-    with pytest.raises(UserError, match="eva finds no stable directions in .* batches of training rows"):
+    with pytest.raises(UserError, match=r"eva finds no stable directions in .* batches of training rows"):
         train_tiny(recipe_file, tmp_path / "run", "strategy.init=eva")
     assert not (tmp_path / "run").exists()

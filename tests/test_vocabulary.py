@@ -123,8 +123,7 @@ def with_no_word(tokenizer: Any) -> None:
 def test_a_tokenizer_that_makes_texts_alike_is_refused(
     edit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [{"text": "apple" if row["label"] == "fruit" else "saw", "label": row["label"]} for row in make_rows(60)]
-    file = write_rows(tmp_path / "rows.jsonl", rows)
+    file = write_rows(tmp_path / "rows.jsonl", [{"text": f"word{i}", "label": "ab"[i % 2]} for i in range(40)])
     base = tiny_bases.write(tmp_path / "base", "bert", edit)
     recipe_file = write_recipe(tmp_path / "tiny.yaml", base, file, task={"name": "text_classification"})
     assert cli.run(["train", str(recipe_file), "--out", str(tmp_path / "run")]) == 2
