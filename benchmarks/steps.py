@@ -29,6 +29,8 @@ from pefttools.compatibility import tiny_models
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("fp32", "bf16")
+SPACE = "\u0120"
+"""A space, as byte-level BPE writes it."""
 STEP = "step"
 """What a cell holds that took its step."""
 LIBRARIES = ("torch", "transformers", "peft")
@@ -180,13 +182,16 @@ def write_recipe(architecture: str, task: str, place: Path) -> Path:
 
 
 def tokenizer() -> Any:
-    """A word a token, with the special ids that the tiny configurations name."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    """Byte-level BPE, as which transformers loads some tokenizers whatever they are; its ids fit the tiny sizes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", "</s>", "<s>", "<mask>", *WORDS])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    special = ["<pad>", "<unk>", "</s>", "<s>", "<mask>"]
+    pieces = [*"word0123456789", SPACE, "wo", "wor", "word", f"{SPACE}word"]
+    merges = [("w", "o"), ("wo", "r"), ("wor", "d"), (SPACE, "word")]
+    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*special, *pieces])}, merges, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    inner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     inner.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
         single="$A </s>", pair="$A </s> $B:1 </s>:1", special_tokens=[("</s>", 2)]
     )

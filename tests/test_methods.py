@@ -387,3 +387,15 @@ def test_a_penalty_file_is_found_from_anywhere(
     monkeypatch.chdir(tmp_path)
     again = recipes.load(str(run / "recipe.yaml")).recipe
     assert again.regularizers["ewc"].data.source == str(rows_file)  # type: ignore[attr-defined]
+
+
+def test_eva_gives_up_where_it_finds_no_directions(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pefttools.strategies import lora
+
+    monkeypatch.setattr(lora, "MIN_PASSES", 1)
+    monkeypatch.setattr(lora, "MAX_ROUNDS", 0)
+    with pytest.raises(UserError, match=r"eva finds no stable directions in .* batches of training rows"):
+        train_tiny(recipe_file, tmp_path / "run", "strategy.init=eva")
+    assert not (tmp_path / "run").exists()

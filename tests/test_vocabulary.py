@@ -10,6 +10,7 @@ import tiny_bases
 import torch
 import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
+from tokenizers import Regex, normalizers
 
 from pefttools import cli
 from pefttools.bases.loading import BaseSettings
@@ -110,3 +111,23 @@ def test_the_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = tiny_bases.write(tmp_path, "bert", vocab_size=20)
     with pytest.raises(UserError, match="has 54 tokens and the model's table 20 rows: it is the tokenizer of another"):
         TASK.load(BaseSettings(source=str(folder)))
+
+
+def with_one_word(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"\w+"), "apple")
+
+
+def with_no_word(tokenizer: Any) -> None:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"\w+"), "")
+
+
+@pytest.mark.parametrize("edit", [with_no_word, with_one_word])
+def test_a_tokenizer_that_makes_texts_alike_is_refused(
+    edit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"text": f"word{i}", "label": "ab"[i % 2]} for i in range(40)])
+    base = tiny_bases.write(tmp_path / "base", "bert", edit)
+    recipe_file = write_recipe(tmp_path / "tiny.yaml", base, file, task={"name": "text_classification"})
+    assert cli.run(["train", str(recipe_file), "--out", str(tmp_path / "run")]) == 2
+    assert "tokens of different train texts" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

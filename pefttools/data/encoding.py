@@ -25,6 +25,8 @@ CHUNK = 1000
 LIBRARIES = ("transformers", "tokenizers", "pefttools")
 MUCH_UNKNOWN = 0.01
 """Share of unknown tokens that is worth a warning."""
+COMPARED = 64
+"""Rows of which one must have other tokens than the others."""
 
 
 class Encoder(Fields, Protocol):
@@ -83,6 +85,7 @@ def encode(
             f"data.{title}: within {limit} tokens none of its {len(rows)} rows has anything to learn or to score;"
             " raise task.max_length, or see with `pefttools show RECIPE --sample 3` what is left of them"
         )
+    refuse_sameness(encoded, rows, task, base, title)
     tell_unknown(encoded, base, title, reporter)
     return encoded
 
@@ -129,6 +132,23 @@ def cut_rows(columns: Mapping[str, Sequence[Any]], number: int) -> list[bool]:
     """Of so many rows, encoded as a task does, whether each lost text."""
     lost = {i for i, cut in zip(columns.get("row", range(number)), columns["cut"], strict=True) if cut}
     return [i in lost for i in range(number)]
+
+
+def refuse_sameness(encoded: Dataset, rows: Sequence[Row], task: Encoder, base: HasTokenizer, title: str) -> None:
+    """Raises UserError when different texts become the same tokens: transformers may read a tokenizer as another one.
+
+    It chooses some tokenizers by the kind of model, and then what `tokenizer.json` says besides its words is lost.
+    """
+    first: Any = encoded[:COMPARED]
+    if any(first["cut"]) or any(ids != first["input_ids"][0] for ids in first["input_ids"]):
+        return
+    texts = {json.dumps([rows[number].get(name) for name in task.inputs], default=str) for number in first["row"]}
+    if len(texts) > 1:
+        kind = type(base.tokenizer).__name__
+        raise UserError(
+            f"base: the tokenizer of {base.source} makes the same {len(first['input_ids'][0])} tokens of different"
+            f" {title} texts; transformers loads it as {kind}, which may not be what it is"
+        )
 
 
 def tell_unknown(encoded: Dataset, base: HasTokenizer, title: str, reporter: Reporter) -> None:

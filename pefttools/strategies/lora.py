@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     from pefttools.bases.loading import Base
 
+MIN_PASSES, MAX_ROUNDS = 200, 20
+"""Passes over batches of rows, and rounds over all of them, after which EVA's directions count as not to be found."""
+
 
 class Lora(PeftStrategy):
     """Rank, scale, start and place of the low-rank matrices."""
@@ -153,8 +156,19 @@ class Lora(PeftStrategy):
             return
         from peft import initialize_lora_eva_weights
 
+        rows = list(batches)
+        passes = iter(range(max(MIN_PASSES, MAX_ROUNDS * len(rows))))
+
+        def forward(module: Any, batch: Mapping[str, Tensor]) -> Any:
+            if next(passes, None) is None:  # peft goes on for ever
+                raise UserError(
+                    f"strategy.init: eva finds no stable directions in {len(rows)} batches of training rows, which hold"
+                    " too little text for this rank; give more rows or a lower strategy.rank, or take pissa"
+                )
+            return module(**batch)
+
         try:
-            initialize_lora_eva_weights(model, list(batches), show_progress_bar=False)
+            initialize_lora_eva_weights(model, rows, forward_fn=forward, show_progress_bar=False)
         except (IndexError, RuntimeError, ValueError) as error:
             # peft picks the tokens of a batch out of whatever a matrix is given
             raise UserError(
