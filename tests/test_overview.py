@@ -13,7 +13,7 @@ from pefttools.data.rows import Splits
 from pefttools.data.settings import DataSettings
 from pefttools.data.splitting import load_splits
 from pefttools.metrics import combined
-from pefttools.metrics.relation_f1 import Metric as RelationF1
+from pefttools.metrics.relation_f1 import RelationF1
 from pefttools.recipe import recipes
 from pefttools.tasks.text_classification import TextClassification
 from pefttools.training.driver import train

@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 from pefttools.data import marked
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
-from pefttools.metrics.relation_f1 import Metric
+from pefttools.metrics.relation_f1 import RelationF1
 from pefttools.tasks.relation_extraction import RelationExtraction
 
 LABELS = ("Other", "Cause-Effect(e1,e2)", "Cause-Effect(e2,e1)", "Part-Whole(e1,e2)", "Part-Whole(e2,e1)")
@@ -168,7 +168,7 @@ def test_loss_and_predictions() -> None:
 
 
 def f1(predictions: list[str], references: list[str], other: str | None = "Other") -> dict[str, float]:
-    values = Metric(keep_in_memory=True).compute(predictions=predictions, references=references, other=other)
+    values = RelationF1(keep_in_memory=True).compute(predictions=predictions, references=references, other=other)
     assert values is not None
     return values
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from evaluate import CombinedEvaluations
 
 metrics: Registry = Registry("metric", __name__, "Metric")
+text_metrics: Registry = Registry("metric of texts", __name__, "TextMetric")
+"""Those of them that compare generated texts with their references."""
 
 
 def combined(*names: str) -> CombinedEvaluations:

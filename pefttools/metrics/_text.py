@@ -1,32 +1,14 @@
-"""What the metrics over generated texts share: their form, and which scripts are written without spaces."""
+"""What the metrics over generated texts share: references, and which scripts are written without spaces."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import datasets
 import regex
-from evaluate import Metric, MetricInfo
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 """Inside a regular expression's brackets: characters of scripts that put no space between words."""
 
 References = Sequence[str] | Sequence[Sequence[str]]
-
-
-class TextMetric(Metric):
-    """A metric of texts against one reference each, or several."""
-
-    def _info(self) -> MetricInfo:
-        text = datasets.Value("string")
-        return MetricInfo(
-            description=self.__doc__ or "",
-            citation="",
-            inputs_description="predictions: texts; references: a text each, or a list of texts each",
-            features=[
-                datasets.Features({"predictions": text, "references": references})
-                for references in (text, datasets.Sequence(text))
-            ],
-        )
 
 
 def several(references: References) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""What the metrics over class ids, over sets of classes and over numbers share."""
+"""What the metrics over class ids, sets of classes, numbers and texts share."""
 
 import math
 import warnings
@@ -36,6 +36,22 @@ class NumberMetric(ClassMetric):
 
     feature = datasets.Value("float64")
     what = "numbers"
+
+
+class TextMetric(Metric):
+    """A metric of texts against one reference each, or several."""
+
+    def _info(self) -> MetricInfo:
+        text = datasets.Value("string")
+        return MetricInfo(
+            description=self.__doc__ or "",
+            citation="",
+            inputs_description="predictions: texts; references: a text each, or a list of texts each",
+            features=[
+                datasets.Features({"predictions": text, "references": references})
+                for references in (text, datasets.Sequence(text))
+            ],
+        )
 
 
 def mean_f1(scores: Mapping[str, Mapping[Any, float]]) -> float:

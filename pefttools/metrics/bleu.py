@@ -2,7 +2,8 @@
 
 import sacrebleu
 
-from pefttools.metrics._text import References, TextMetric, bleu_tokenizer, several, streams
+from pefttools.metrics._text import References, bleu_tokenizer, several, streams
+from pefttools.metrics.base import TextMetric
 
 
 class Bleu(TextMetric):

@@ -2,7 +2,8 @@
 
 import sacrebleu
 
-from pefttools.metrics._text import References, TextMetric, streams
+from pefttools.metrics._text import References, streams
+from pefttools.metrics.base import TextMetric
 
 
 class Chrf(TextMetric):

@@ -1,6 +1,7 @@
 """Share of texts that equal their reference, or one of several, but for the spaces in them."""
 
-from pefttools.metrics._text import References, TextMetric, several
+from pefttools.metrics._text import References, several
+from pefttools.metrics.base import TextMetric
 
 
 class ExactMatch(TextMetric):

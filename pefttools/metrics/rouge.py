@@ -10,7 +10,8 @@ import unicodedata
 import regex
 from rouge_score import rouge_scorer
 
-from pefttools.metrics._text import UNSPACED, References, TextMetric, several
+from pefttools.metrics._text import UNSPACED, References, several
+from pefttools.metrics.base import TextMetric
 
 TOKEN = regex.compile(rf"[{UNSPACED}]\p{{M}}*|(?:(?![{UNSPACED}])[\p{{L}}\p{{N}}\p{{M}}])+")
 NAMES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}

@@ -27,6 +27,7 @@ from pefttools.data import chat_template, chat_tokens, packing
 from pefttools.data.chat_parts import Part, parts_of
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
+from pefttools.metrics import text_metrics
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
@@ -90,8 +91,8 @@ class CausalLM(Task):
     answer_pattern: str | None = None
     """A regular expression whose first group is compared for exact match, at its last place in a text:
     `"#### (.+)"`; the whole text when null."""
-    scores: tuple[Literal["rouge", "bleu", "chrf"], ...] = ("rouge",)
-    """What generated texts are scored by, beside exact match."""
+    scores: tuple[str, ...] = ("rouge",)
+    """What generated texts are scored by, besides exact match: rouge, bleu, chrf, or a metric of texts of your own."""
     chat: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether rows are chats; from the training rows when null. Then a `text` to predict on is a question."""
     parts: tuple[Part, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
@@ -101,6 +102,14 @@ class CausalLM(Task):
     @classmethod
     def _template_from_file(cls, value: str | None) -> str | None:
         return None if value is None else chat_template.read_template(value)
+
+    @field_validator("scores")
+    @classmethod
+    def _known_scores(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = text_metrics.names()
+        if problems := [text_metrics.unknown_name(name, known) for name in value if name not in known]:
+            raise ValueError("; ".join(problems))
+        return value
 
     @field_validator("answer_pattern")
     @classmethod
@@ -124,6 +133,8 @@ class CausalLM(Task):
         problems = [p for name, rows in splits.named().items() for p in chats.without_answer(f"data.{name}", rows)]
         if problems := [*problems, *chats.mixed(splits)]:
             raise UserError(*problems)
+        for name in self.scores:
+            text_metrics.get(name)  # whether a plug-in is one of texts is known once it is imported
         parts = {part for row in splits.train for part in parts_of(row.get("messages", ()), row.get("tools"))}
         return self.with_values(chat=chats.is_chat(splits), parts=tuple(sorted(parts)))
 

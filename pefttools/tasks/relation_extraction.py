@@ -153,10 +153,12 @@ class RelationExtraction(Task):
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
-        from pefttools.metrics.relation_f1 import Metric
+        from pefttools.metrics.relation_f1 import RelationF1
 
         said = [p["prediction"] for p in predictions]
-        values = Metric(keep_in_memory=True).compute(predictions=said, references=list(references), other=self.other)
+        values = RelationF1(keep_in_memory=True).compute(
+            predictions=said, references=list(references), other=self.other
+        )
         ids = {name: i for i, name in enumerate(self.labels)}
         more = combined("accuracy", "per_class").compute(
             predictions=[ids[name] for name in said], references=[ids[name] for name in references]
