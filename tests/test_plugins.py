@@ -76,6 +76,18 @@ class Mine(L2):
     weight: float = Field(default=0.02, gt=0)
     """λ, on half the sum of squares."""
 ''',
+    "objectives": '''"""mine: label smoothing, stronger."""
+from pydantic import Field
+
+from pefttools.objectives.label_smoothing import LabelSmoothing
+
+
+class Mine(LabelSmoothing):
+    """How much is given away."""
+
+    smoothing: float = Field(default=0.2, ge=0, lt=1)
+    """The share of a target that all classes have."""
+''',
     "optimizers": '''"""mine: Adam with Nesterov's momentum."""
 import torch
 
@@ -112,6 +124,7 @@ OVERRIDES = {
     "strategies": "strategy=mine",
     "tasks": "task=mine",
     "regularizers": "regularizers=mine",
+    "objectives": "objectives=mine",
     "optimizers": "train.optimizer=mine",
 }
 """Folder -> what picks the plug-in for a run."""
@@ -119,6 +132,7 @@ CONTRACTS = {
     "strategies": "test_strategies.py",
     "tasks": "test_tasks.py",
     "regularizers": "test_regularizers.py",
+    "objectives": "test_objectives.py",
     "optimizers": "test_optimizers.py",
     "exporters": "test_exporters.py",
     "metrics": "test_metrics.py",
@@ -172,6 +186,7 @@ def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path:
     assert (result["strategy"], result["task"]) == ("mine", "mine")
     assert recipe["strategy"]["rank"] == 3
     assert recipe["regularizers"]["mine"]["weight"] == 0.02
+    assert recipe["objectives"]["mine"]["smoothing"] == 0.2
     assert recipe["train"]["optimizer"]["name"] == "mine"
     assert result["test"]["mine"] == pytest.approx(result["test"]["accuracy"] ** 2)
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in make_rows(5)])
