@@ -87,7 +87,7 @@ def test_smoothing_trains_every_task_with_classes(name: str, bases: Callable[[st
     assert result["validation"]["loss"] < result["before"]["loss"]
 
 
-@pytest.mark.parametrize("objective", ["twice", "nudged", "label_smoothing"])
+@pytest.mark.parametrize("objective", sorted({*objectives.names(), "twice", "nudged"}))
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", strategies.names())
 @pytest.mark.usefixtures("planted")
@@ -114,6 +114,8 @@ def test_gradients_are_those_of_the_loss(
     columns = task.encode(rows, base.tokenizer)
     batch = task.collate(columns, base.tokenizer, 1)
     chosen = {objective: objectives.get(objective)()}
+    if reason := chosen[objective].problem(task, strategy):
+        pytest.skip(reason)
     acting = composed(chosen, Context(task, strategy, base, model))
     parameters = list(trained(model).values())
     draw = torch.Generator().manual_seed(1)
