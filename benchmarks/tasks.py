@@ -48,7 +48,7 @@ def stsb(part: str) -> str:
 
 def snips(part: str, **beside: str) -> str:
     others = ", ".join(f"{column}: '@snips/{part}.{ending}'" for column, ending in beside.items())
-    return f"{{source: '@snips/{part}.seq.in', format: lines, beside: {{{others}}}}}"
+    return f"{{source: '@snips/{part}.seq.in', format: lines, parallel_files: {{{others}}}}}"
 
 
 def semeval(part: str) -> str:

@@ -94,38 +94,41 @@ def test_lines_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         {"text": "stop", "tags": "O", "label": "Stop"},
     ]
     monkeypatch.chdir(tmp_path)
-    settings = FileSettings(source=str(text), beside={"tags": "seq.out", "label": str(label)})
-    assert settings.beside == {"tags": str(tags), "label": str(label)}
+    settings = FileSettings(source=str(text), parallel_files={"tags": "seq.out", "label": str(label)})
+    assert settings.parallel_files == {"tags": str(tags), "label": str(label)}
     monkeypatch.chdir("/")
     assert read(settings, "data.train", SILENT) == expected
     numbered = written(tmp_path / "numbered", "1 play jazz\n2 \n3 stop\n")
-    rows = rows_of(numbered, beside={"tags": str(tags)}, pattern=r"(?P<id>\d) (?P<text>.*)", last_rows=2)
+    rows = rows_of(numbered, parallel_files={"tags": str(tags)}, pattern=r"(?P<id>\d) (?P<text>.*)", last_rows=2)
     assert rows == [{"id": "2", "text": "", "tags": ""}, {"id": "3", "text": "stop", "tags": "O"}]
     latin = tmp_path / "latin"
     latin.write_bytes("é\n\nè\n".encode("latin-1"))
     with pytest.raises(UserError, match="latin: byte 0xe9 at position 0 is not utf-8"):
-        rows_of(text, beside={"tags": str(latin)})
+        rows_of(text, parallel_files={"tags": str(latin)})
 
 
 def test_numbers_of_lines_differ(tmp_path: Path) -> None:
     text, tags = written(tmp_path / "a.in", "one\ntwo\nthree\n"), written(tmp_path / "a.out", "O\nO\n")
     with pytest.raises(UserError, match=r"a\.out has 2 lines and .*a\.in has 3; the lines of files beside each other"):
-        rows_of(text, beside={"tags": str(tags)})
+        rows_of(text, parallel_files={"tags": str(tags)})
     with pytest.raises(UserError, match="gone"):
-        rows_of(text, beside={"tags": str(tmp_path / "gone")})
+        rows_of(text, parallel_files={"tags": str(tmp_path / "gone")})
     with pytest.raises(UserError, match=r"is a folder, but the lines of a file"):
-        rows_of(text, beside={"tags": str(tmp_path)})
+        rows_of(text, parallel_files={"tags": str(tmp_path)})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format": "csv", "beside": {"tags": "b"}}, "`beside` is for `format: lines`, and this is csv"),
+        (
+            {"format": "csv", "parallel_files": {"tags": "b"}},
+            "`parallel_files` is for `format: lines`, and this is csv",
+        ),
         ({"format": "jsonl", "pattern": "(?P<text>.+)"}, "`pattern` is for `format: lines`, and this is jsonl"),
         ({"pattern": ".+"}, "`pattern` has no named groups"),
-        ({"beside": {"text": "b"}}, "`beside` names text, which is a column of the file itself"),
-        ({"beside": {"tags": "hf:some/set"}}, "takes files, and hf:some/set is a hub set"),
-        ({"beside": "b"}, "takes columns with their files"),
+        ({"parallel_files": {"text": "b"}}, "`parallel_files` names text, which is a column of the file itself"),
+        ({"parallel_files": {"tags": "hf:some/set"}}, "takes files, and hf:some/set is a hub set"),
+        ({"parallel_files": "b"}, "takes columns with their files"),
         ({"format": "conll", "header": ("a", "a")}, "`header` names a column twice"),
     ],
 )

@@ -193,11 +193,11 @@ def test_rows_that_are_cut_are_counted_or_refused(mapped_run: Path, tmp_path: Pa
         (strict / item.name).symlink_to(item)
     (strict / "recipe.yaml").unlink()
     recipe = (mapped_run / "recipe.yaml").read_text()
-    (strict / "recipe.yaml").write_text(recipe.replace("too_long: cut", "too_long: refuse"))
+    (strict / "recipe.yaml").write_text(recipe.replace("truncation: cut", "truncation: refuse"))
     code, answers, err = said(strict, file)
     assert (code, "longer than the model reads" in err) == (0, False)
     assert "prediction" in answers[0]
-    assert answers[1] == {"row": 2, "error": "row 2 is longer than 8 tokens, and task.too_long is refuse"}
+    assert answers[1] == {"row": 2, "error": "row 2 is longer than 8 tokens, and task.truncation is refuse"}
 
 
 def test_runs_answer_together_with_errors_of_their_own(

@@ -68,18 +68,18 @@ def test_every_candidate_is_encoded_and_the_right_one_is_the_target() -> None:
     assert training["num_targets"] == [4] * 4
 
 
-@pytest.mark.parametrize("normalise", ["sum", "mean"])
+@pytest.mark.parametrize("normalize", ["sum", "mean"])
 @pytest.mark.parametrize("calibrate", [False, True])
-def test_likelihoods_are_those_of_transformers(normalise: Any, calibrate: bool) -> None:
+def test_likelihoods_are_those_of_transformers(normalize: Any, calibrate: bool) -> None:
     model, tokenizer = make_model("llama"), make_tokenizer()
     verbalizers = {"good": " excellent", "bad": " no"}
-    task = make_task(verbalizers=verbalizers, normalise=normalise, calibrate=calibrate)
+    task = make_task(verbalizers=verbalizers, normalize=normalize, calibrate=calibrate)
     for row, said in zip(ROWS, said_of(task, model, ROWS, tokenizer), strict=True):
         scores = []
         for answer in (" no", " excellent"):
             score = log_likelihood(model, tokenizer, f"{row['text']}\nLabel:", answer)
             score -= log_likelihood(model, tokenizer, "\nLabel:", answer) if calibrate else 0
-            scores.append(score / len(answer) if normalise == "mean" else score)
+            scores.append(score / len(answer) if normalize == "mean" else score)
         shares = [math.exp(score) for score in scores]
         expected = [share / sum(shares) for share in shares]
         assert list(said["probabilities"].values()) == pytest.approx(expected, rel=1e-4)
@@ -144,7 +144,7 @@ def test_remark_on_verbalisers_of_different_length() -> None:
     splits, tokenizer = Splits(ROWS, ROWS[:1], []), make_tokenizer()
     (said,) = make_task().remarks(splits, tokenizer)
     assert said.startswith("the verbaliser of 'good' has 5 tokens, that of 'bad' 4: longer ones are less likely")
-    assert make_task(normalise="mean").remarks(splits, tokenizer) == []
+    assert make_task(normalize="mean").remarks(splits, tokenizer) == []
 
 
 @pytest.mark.parametrize(

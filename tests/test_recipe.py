@@ -107,3 +107,21 @@ def test_settings_that_came_later_change_no_digest_until_they_are_set() -> None:
     digest = recipes.load("question-type-lora").recipe.digest
     assert digest.startswith("48fcc8ce")
     assert recipes.load("question-type-lora", ["base.quantize=nf4"]).recipe.digest != digest
+
+
+def test_old_keys_are_understood(recipe_file: Path, tmp_path: Path) -> None:
+    found = recipes.load(str(recipe_file), ["task.too_long=refuse"])
+    assert found.recipe.task.truncation == "refuse"
+    assert "task.too_long is now task.truncation; the old key still works" in found.notes
+    assert found.recipe.digest == recipes.load(str(recipe_file), ["task.truncation=refuse"]).recipe.digest
+    with pytest.raises(UserError, match=r"task\.too_long: is the old key of task\.truncation, and both are set"):
+        recipes.load(str(recipe_file), ["task.too_long=refuse", "task.truncation=cut"])
+    values = yaml.safe_load(recipe_file.read_text())
+    values["task"]["too_long"] = "refuse"
+    values["data"]["train"] = {"source": values["data"]["train"], "format": "lines", "beside": {"label": "labels.txt"}}
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(values))
+    again = recipes.load(str(tmp_path / "old.yaml"))
+    assert [note.split(" is now ")[0] for note in again.notes] == ["task.too_long", "data.train.beside"]
+    assert [*again.recipe.data.train.parallel_files] == ["label"]
+    with pytest.raises(UserError, match="both are set"):
+        recipes.load(str(tmp_path / "old.yaml"), ["data.train.beside.tags=x", "data.train.parallel_files.tags=y"])

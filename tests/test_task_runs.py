@@ -78,7 +78,7 @@ def test_long_rows_can_be_refused(
 ) -> None:
     texts = [{"text": f"apple word{i} " * 20, "label": "ab"[i % 2]} for i in range(16)]
     rows = write_rows(tmp_path / "rows.jsonl", texts)
-    file = tiny_recipe(tmp_path, bases("bert"), rows, {"name": "text_classification", "too_long": "refuse"})
+    file = tiny_recipe(tmp_path, bases("bert"), rows, {"name": "text_classification", "truncation": "refuse"})
     assert cli.run(["train", str(file), "--out", str(tmp_path / "run")]) == 2
     assert "16 of 16 train rows are longer than 32 tokens" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -157,7 +157,7 @@ def test_plain_tags_and_chosen_types() -> None:
             "(O, or one of B, M, I, E, S, W, a hyphen and a type): 'L-X'; correct them or set task.scheme",
         ),
         (
-            TokenClassification(broken="refuse"),
+            TokenClassification(invalid_tags="refuse"),
             splits_of(("on the way", "O B-X O"), ("to York City now", "B-Y O I-X I-X")),
             "data.train: 1 of 7 tags break the scheme bio, for example I-X after O (at 'City' in 'to York City now')",
         ),

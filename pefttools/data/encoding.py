@@ -35,7 +35,7 @@ class Encoder(Fields, Protocol):
     @property
     def max_length(self) -> int: ...
     @property
-    def too_long(self) -> str: ...
+    def truncation(self) -> str: ...
     def as_dict(self) -> dict[str, Any]: ...
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]: ...
     def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]: ...
@@ -58,7 +58,7 @@ def encode(
     """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids`, `length` and `cut` a row.
 
     Raises:
-        UserError: rows are too long, and `task.too_long` says to refuse them; or nothing of any is left to learn.
+        UserError: rows are too long, and `task.truncation` says to refuse them; or nothing of any is left to learn.
     """
     from datasets import Dataset, load_from_disk
 
@@ -77,8 +77,8 @@ def encode(
     assert isinstance(encoded, Dataset)
     if cut := sum(encoded["cut"]):
         said = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"
-        if task.too_long == "refuse":
-            raise UserError(f"data.{title}: {said}; raise task.max_length, or cut them with task.too_long=cut")
+        if task.truncation == "refuse":
+            raise UserError(f"data.{title}: {said}; raise task.max_length, or cut them with task.truncation=cut")
         reporter.warn(f"{said}; they were cut")
     if rows and not sum(encoded["num_targets"]):
         raise UserError(

@@ -70,7 +70,7 @@ def _matching(settings: FileSettings, reporter: Reporter) -> Sequence[Path]:
 
 def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, FileSettings]]:
     kind = settings.format
-    if kind == "auto" and (settings.pattern or settings.beside):
+    if kind == "auto" and (settings.pattern or settings.parallel_files):
         kind = "lines"
     if path.is_dir() and kind != "folders":
         if kind in ("auto", "arrow") and arrow_rows.is_saved(path):

@@ -119,12 +119,12 @@ def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Placed]:
         if given and file.format not in ("csv", "tsv"):
             raise UserError(f"{file.name}: `{given[0]}` is for csv and tsv files, and this is {file.format}")
     if len(found) > 1:
-        if settings.beside:
-            raise UserError(f"{settings.name}: `beside` takes one file, and these are {len(found)}")
+        if settings.parallel_files:
+            raise UserError(f"{settings.name}: `parallel_files` takes one file, and these are {len(found)}")
         return _joined(found, reporter)
     path, file = found[0]
     rows = READERS[file.format](path, file, reporter)
-    return _numbered(text_rows.with_parallel(rows, file, reporter) if settings.beside else rows)
+    return _numbered(text_rows.with_parallel(rows, file, reporter) if settings.parallel_files else rows)
 
 
 def _numbered(rows: Iterable[Raw | UserError], name: str = "") -> Iterator[Placed]:

@@ -44,7 +44,7 @@ class FileSettings(Settings):
     """The character that makes a separator or quote behind it text, in csv and tsv files: a backslash in some."""
     pattern: str | None = None
     """For `lines`: a regular expression whose named groups are the columns; without it a line is the column `text`."""
-    beside: Mapping[str, str] = {}
+    parallel_files: Mapping[str, str] = {}
     """For `lines`: column -> another file whose lines belong to this file's: `{tags: train.seq.out}`."""
     encoding: str = UTF8
     """The text encoding (the default is UTF-8, or what a byte-order mark at the file's start says)."""
@@ -79,14 +79,14 @@ class FileSettings(Settings):
             raise ValueError("takes one character (`tab` for a tab), and no quote or line end")
         return value
 
-    @field_validator("beside", mode="before")
+    @field_validator("parallel_files", mode="before")
     @classmethod
     def _columns_with_files(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError("takes columns with their files, like {tags: train.tags}")
         return value
 
-    @field_validator("beside")
+    @field_validator("parallel_files")
     @classmethod
     def _absolute(cls, value: Mapping[str, str]) -> Mapping[str, str]:
         if hubs := [source for source in value.values() if source.startswith("hf:")]:
@@ -98,7 +98,7 @@ class FileSettings(Settings):
 
     @model_validator(mode="after")
     def _what_goes_with_lines(self) -> FileSettings:
-        given = [name for name in ("pattern", "beside") if getattr(self, name)]
+        given = [name for name in ("pattern", "parallel_files") if getattr(self, name)]
         if given and self.format not in ("lines", "auto"):
             raise ValueError(f"`{given[0]}` is for `format: lines`, and this is {self.format}")
         try:
@@ -107,8 +107,8 @@ class FileSettings(Settings):
             raise ValueError(f"`pattern` is no regular expression: {error}") from error
         if self.pattern and not groups:
             raise ValueError("`pattern` has no named groups, like (?P<text>.+), so there are no columns")
-        if twice := sorted(set(self.beside) & (set(groups) if self.pattern else {"text"})):
-            raise ValueError(f"`beside` names {twice[0]}, which is a column of the file itself")
+        if twice := sorted(set(self.parallel_files) & (set(groups) if self.pattern else {"text"})):
+            raise ValueError(f"`parallel_files` names {twice[0]}, which is a column of the file itself")
         if self.header and len(set(self.header)) < len(self.header):
             raise ValueError("`header` names a column twice")
         if self.sha256 and not isinstance(self.source, str):
@@ -138,6 +138,7 @@ class FileSettings(Settings):
         """
         kept = {k: v for k, v in values.items() if k not in ("separator", "escape") or v is not None}
         kept["split"] = values["split"] or (split if str(values["source"]).startswith("hf:") else "train")
+        kept["beside"] = kept.pop("parallel_files")
         if values["quotes"] is None:
             kept["quotes"] = values["format"] != "tsv" and ".tsv" not in str(values["source"])
         return kept

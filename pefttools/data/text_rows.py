@@ -24,13 +24,13 @@ def of_conll(path: Path, settings: FileSettings, reporter: Reporter) -> list[Row
 
 def of_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
     """A line a row, its columns the groups of a pattern; in the place of a line that does not match it its error."""
-    text = lines.each(path, settings, reporter=reporter, by_line=not settings.beside)
+    text = lines.each(path, settings, reporter=reporter, by_line=not settings.parallel_files)
     pattern = re.compile(settings.pattern or "(?s:(?P<text>.*))")
     numbered: Iterable[tuple[int, str]] = enumerate(text, 1)
-    if settings.last_rows and not settings.beside:  # those before may be of another form
+    if settings.last_rows and not settings.parallel_files:  # those before may be of another form
         numbered = deque(numbered, settings.last_rows)
     for number, line in numbered:
-        if not (line.strip() or settings.beside or settings.pattern):
+        if not (line.strip() or settings.parallel_files or settings.pattern):
             continue
         where, match = f"{settings.name} line {number}", pattern.fullmatch(line)
         if bad := lines.undecodable(line, where):
@@ -46,7 +46,7 @@ def with_parallel(lines_read: Iterable[Any], settings: FileSettings, reporter: R
     rows = list(lines_read)
     if bad := [row for row in rows if isinstance(row, UserError)]:
         raise UserError(*bad[0].problems)  # whose lines the others are beside
-    for column, source in settings.beside.items():
+    for column, source in settings.parallel_files.items():
         path = fetch(source, None, reporter)
         if path.is_dir():
             raise UserError(f"{source}: is a folder, but the lines of a file are asked for (`beside.{column}`)")

@@ -54,9 +54,9 @@ class Answering:
         An error goes on from the row: "is longer than 64 tokens".
         """
         encoded, checked = self._checked(rows)
-        if self.task.too_long == "refuse":
+        if self.task.truncation == "refuse":
             limit = min(self.task.max_length, self.tokenizer.model_max_length)
-            error = UserError(f"is longer than {limit} tokens, and task.too_long is refuse")
+            error = UserError(f"is longer than {limit} tokens, and task.truncation is refuse")
             checked = [error if one is True else one for one in checked]
         good = [i for i, one in enumerate(checked) if not isinstance(one, UserError)]
         if len(good) == len(rows):

@@ -53,7 +53,7 @@ def rows_to_predict(
         return rows
     sources = _sources(file)
     source = file if sources == (file,) else sources
-    given: dict[str, Any] = {"source": source, "sha256": None, "last_rows": None, "beside": {}, "split": None}
+    given: dict[str, Any] = {"source": source, "sha256": None, "last_rows": None, "parallel_files": {}, "split": None}
     kinds = {"folder" if Path(one).is_dir() else format_of(Path(one)) for one in sources}
     if kinds != {""}:
         given |= {"format": "auto", "pattern": None}

@@ -11,7 +11,7 @@ import yaml
 
 from pefttools.recipe import typed_yaml
 
-_OF_A_FILE = ("sha256", "beside")
+_OF_A_FILE = ("sha256", "parallel_files")
 RESETS: Mapping[str, tuple[str, ...]] = {
     "base.source": ("base.sha256",),
     **{

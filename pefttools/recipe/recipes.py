@@ -24,7 +24,7 @@ from pefttools.errors import UserError, unknown
 from pefttools.objectives import objectives
 from pefttools.objectives.base import Objective, misfits
 from pefttools.optimizers import optimizers
-from pefttools.recipe import moved_settings, replaced_data, shipped, typed_yaml, unused_settings
+from pefttools.recipe import moved_settings, renamed_settings, replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.recipe.train_settings import TrainSettings, parse_optimizer
 from pefttools.registry import Registry
@@ -84,6 +84,7 @@ class Recipe(Header):
             marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
             values[section] = {k: v for k, v in values[section].items() if k not in marked}
         values["train"] = moved_settings.as_before(values["train"])
+        values["task"] = renamed_settings.task_as_before(values["task"])
         for name, field in DataSettings.model_fields.items():
             if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
                 del values["data"][name]
@@ -156,9 +157,12 @@ def from_values(
     """
     before = {key: replaced_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
     texts, wrong = pairs(overrides)
-    values, of_file, twice_in_file = moved_settings.in_file(values, is_run)
-    texts, of_overrides, twice = moved_settings.in_overrides(texts)
-    wrong += [*twice_in_file, *twice]
+    old_keys: list[str] = []
+    for old in (renamed_settings, moved_settings):
+        values, notes, twice = old.in_file(values, is_run)
+        texts, more, twice_too = old.in_overrides(texts)
+        old_keys += [*notes, *more]
+        wrong += [*twice, *twice_too]
     known = _with_rows(replaced_data.source(values)) if replaced_data.names_other_rows(values, texts) else []
     what = replaced_data.replaced(values, texts, known, is_run)
     laid = overlay(values, texts, TYPES, what.drops, what.kept)
@@ -171,7 +175,7 @@ def from_values(
     if recipe is None or laid.problems or wrong:
         raise UserError(*wrong, *laid.problems, *problems)
     resolved = _filled(recipe, laid)
-    return replace(resolved, notes=(*of_file, *of_overrides, *resolved.notes))
+    return replace(resolved, notes=(*old_keys, *resolved.notes))
 
 
 def read_yaml(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Task(Choice, ABC):
 
     max_length: int = Field(default=256, ge=4)
     """Tokens a row may have; longer ones are cut, and counted."""
-    too_long: Literal["cut", "refuse"] = "cut"
+    truncation: Literal["cut", "refuse"] = "cut"
     """What to do with rows of more tokens: cut and count them, or refuse the data."""
 
     @classmethod

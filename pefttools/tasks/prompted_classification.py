@@ -74,7 +74,7 @@ class PromptedClassification(Task):
     """Examples of every class that are shown before a row, with their answers: training rows drawn by a hash."""
     shot_seed: int = 0
     """Which examples are drawn."""
-    normalise: Literal["sum", "mean"] = "sum"
+    normalize: Literal["sum", "mean"] = "sum"
     """Whether log-likelihoods are summed over a verbaliser's tokens or averaged, which is fairer to long ones."""
     calibrate: bool = False
     """Divide each label's probability by the one it has when the text is empty; costs as many short passes again."""
@@ -149,11 +149,11 @@ class PromptedClassification(Task):
         del splits
         sizes = self._sizes(tokenizer)
         short, long = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-        if self.normalise == "mean" or sizes[long] == sizes[short]:
+        if self.normalize == "mean" or sizes[long] == sizes[short]:
             return []
         return [
             f"the verbaliser of {long!r} has {sizes[long]} tokens, that of {short!r} {sizes[short]}: longer ones are"
-            " less likely; give verbalizers of one length, or set task.normalise=mean"
+            " less likely; give verbalizers of one length, or set task.normalize=mean"
         ]
 
     def _sizes(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
@@ -279,7 +279,7 @@ class PromptedClassification(Task):
         del row
         scores = [0.0] * len(self.labels)
         for one, part in zip(encoded, said, strict=True):
-            score = part["log_likelihood"] / (max(1, part["num_tokens"]) if self.normalise == "mean" else 1)
+            score = part["log_likelihood"] / (max(1, part["num_tokens"]) if self.normalize == "mean" else 1)
             scores[one["candidate"]] += -score if one["prior"] else score
         shares = [math.exp(score - max(scores)) for score in scores]
         probabilities = [share / sum(shares) for share in shares]

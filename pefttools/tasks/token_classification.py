@@ -1,10 +1,10 @@
 """Token classification: a tag a word; named entities in BIO, IOB1, BMES or BILOU tags, or plain tags (parts of speech).
 
-A file has columns `tokens` and `tags`: lists, or strings that are split at white space. A CoNLL file has them without
-more ado, and so do two files of lines: `{source: seq.in, beside: {tags: seq.out}}`. To predict on, a row may be a plain
-`text`. Whatever the scheme, a model learns and says BIO. A word's tag is on its first sub-word; words that are cut off,
-or that the tokenizer makes nothing of, are said to be O. Metrics: precision, recall and F1 of whole entities as seqeval
-counts them, over all, by type and by tag; of plain tags, accuracy and macro-F1.
+A file has columns `tokens` and `tags`: lists, or strings that are split at white space. A CoNLL file has both, and so
+do two files of lines: `{source: seq.in, parallel_files: {tags: seq.out}}`. A row to predict on may be a plain `text`.
+Whatever the scheme of the file, the model learns and predicts BIO. The tag of a word is learnt at its first sub-word.
+Words that are cut off, and words of which the tokenizer makes nothing, are predicted as O. Metrics: precision, recall
+and F1 of whole entities as seqeval counts them, overall, by type and by tag; of plain tags, accuracy and macro-F1.
 
 A prediction has the BIO tags and `spans`: type, text, score (the mean probability of its tags), and start and end in
 characters of the row's `text`, or without one of its tokens joined by spaces (Chinese and Japanese ones by nothing).
@@ -45,7 +45,7 @@ class TokenClassification(Task):
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "scheme", "types")
     only_with: ClassVar[Any] = dict.fromkeys(
-        ("broken", "types"), ("tags with prefixes (task.scheme is none)", lambda task: task.scheme != "none")
+        ("invalid_tags", "types"), ("tags with prefixes (task.scheme is none)", lambda task: task.scheme != "none")
     )
     primary: ClassVar[str] = "f1"
     pipeline_tag: ClassVar[str | None] = "token-classification"
@@ -55,7 +55,7 @@ class TokenClassification(Task):
 
     scheme: Literal["auto", "bio", "iob1", "bmes", "bilou", "none"] = "auto"
     """How the file's tags are written; `none` are plain tags without entities; `auto` looks at the training rows."""
-    broken: Literal["repair", "refuse"] = "repair"
+    invalid_tags: Literal["repair", "refuse"] = "repair"
     """What to do with tags that break the scheme: begin a new entity there and count them, or refuse the data."""
     types: tuple[str, ...] = ()
     """Entity types to learn, the others being read as O; all of the training rows' when empty."""
@@ -151,8 +151,8 @@ class TokenClassification(Task):
                 f"{key}: {'tags' if plain else 'entity types'} that the training rows lack: {listed(lacking)}."
                 f" They have {listed(known)}{'' if plain else '; task.types can name those to learn'}"
             )
-        if self.broken == "refuse" and (said := self._breaches(key, rows)):
-            problems.append(f"{said}; correct them or set task.broken=repair")
+        if self.invalid_tags == "refuse" and (said := self._breaches(key, rows)):
+            problems.append(f"{said}; correct them or set task.invalid_tags=repair")
         return problems
 
     def _breaches(self, key: str, rows: Sequence[Row]) -> str:
