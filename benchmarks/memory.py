@@ -105,9 +105,9 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.nn.first_token import last_block
     from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
-    from pefttools.training import evaluation, optimizer_setup, speedups
+    from pefttools.training import evaluation, optimizer_setup, speedups, wrapping
     from pefttools.training.loop import Loop
-    from pefttools.training.penalties import Penalties, mark_pretrained
+    from pefttools.training.penalties import Penalties
     from pefttools.training.process import accelerator_for, device_type
     from pefttools.training.run import Run
 
@@ -120,10 +120,8 @@ def measured(overrides: list[str]) -> dict[str, int]:
         run = Run(Path(folder))
         accelerator = accelerator_for(made, run, 0)
         # as prepare.prepare does, without tokenising every row
-        base = task.load(made.base)
-        base.keep_start = any(regularizer.needs_start for regularizer in made.regularizers.values())
-        mark_pretrained(base)
-        model = made.strategy.wrap(base)
+        base = wrapping.load_base(made)
+        model = wrapping.wrap(made, base)
         multiple = step_multiple(made.train.pad_multiple, device_type())
         row = {name: values[0] for name, values in task.encode(splits.train[:1], base.tokenizer).items()}
         tokens, length = len(row["input_ids"]), min(task.max_length, base.tokenizer.model_max_length)

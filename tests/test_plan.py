@@ -19,12 +19,13 @@ from pefttools.bases.loading import BaseSettings
 from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
 from pefttools.planning import heap, memory
-from pefttools.planning.planner import Plan, count_from_config, plan, wrapped
+from pefttools.planning.planner import Plan, count_from_config, plan
 from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.strategies.full import Full
 from pefttools.tasks.text_classification import TextClassification
+from pefttools.training.wrapping import wrap_empty
 
 TASK = TextClassification(labels=("a", "b", "c"), pair=False)
 PARTS = ("weights", "gradients", "optimizer", "activations", "features", "allocator", "process")
@@ -58,13 +59,13 @@ def test_counts_without_weights_are_those_of_the_model(name: str, family: str, b
         expected = count_parameters(MADE[name].wrap(real), real.head)
     except UserError as error:
         with pytest.raises(UserError, match=re.escape(str(error))):
-            wrapped(MADE[name], bare)
+            wrap_empty(MADE[name], bare)
         return
     if getattr(MADE[name], "energy", None) is not None:
         with pytest.raises((RuntimeError, NotImplementedError)):
-            wrapped(MADE[name], bare)
+            wrap_empty(MADE[name], bare)
         return
-    model = wrapped(MADE[name], bare)
+    model = wrap_empty(MADE[name], bare)
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
     assert count_parameters(model, bare.head) == expected
     assert expected["adapter"] + expected["head"] == expected["trainable"]
@@ -189,7 +190,7 @@ def test_parts_add_up(strategy: str, planned: Callable[..., Plan]) -> None:
 def test_adamw_keeps_two_moments(strategy: str, planned: Callable[..., Plan], bases: Callable[[str], Path]) -> None:
     """`peft` is LoHa there, which draws whether an adapter takes part at all: it does."""
     made = planned(f"strategy={strategy}")
-    tensors = len(trained(wrapped(MADE[strategy], empty(bases("bert")))))
+    tensors = len(trained(wrap_empty(MADE[strategy], empty(bases("bert")))))
     assert made.bytes["optimizer"] == 8 * made.params["trainable"] + 4 * tensors  # and each tensor's step
 
 

@@ -10,11 +10,9 @@ from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
-from pefttools.planning.planner import wrapped
 from pefttools.reporter import SILENT, Reporter
-from pefttools.strategies.base import trained
-from pefttools.training import class_order
-from pefttools.training.penalties import Penalties, mark_pretrained
+from pefttools.training import class_order, wrapping
+from pefttools.training.penalties import Penalties
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
@@ -50,16 +48,10 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
 
 def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
     """What it trains (`plan.count_parameters`); None where only weights tell. Raises UserError when it cannot work."""
-    strategy = recipe.strategy
-    base = task.load(recipe.base, empty=True)
-    base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
-    mark_pretrained(base)
+    recipe = recipe.model_copy(update={"task": task})
+    base = wrapping.load_base(recipe, empty=True)
     try:
-        model = wrapped(strategy, base)
-        if strategy.trains and not trained(model):
-            raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
-        if recipe.regularizers and not strategy.trains:
-            raise UserError(f"regularizers: {strategy.name} trains nothing to hold back")
+        model = wrapping.wrap(recipe, base, empty=True)
         params = count_parameters(model, base.head)
         Penalties.bind(recipe, base, model)
     except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values

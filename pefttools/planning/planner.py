@@ -18,7 +18,6 @@ from pefttools import imports
 from pefttools.bases import loading, quantized
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
-from pefttools.errors import UserError
 from pefttools.objectives.base import reuse_features
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from pefttools.recipe.recipes import Recipe
     from pefttools.strategies.base import Strategy
     from pefttools.tasks.base import Task
-
-NEVER_TRAINED = ("ranknum",)
-"""Parameters that hold a setting (AdaLoRA's rank); on the meta device peft forgets that they take no gradient."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     with imports.importing():
         import datasets  # noqa: F401  # training holds it in memory, which `process` counts
 
-        from pefttools.training.penalties import mark_pretrained
-    from pefttools.strategies.base import trained
+        from pefttools.training import wrapping
     from pefttools.training.process import computes_in_bf16, device_type, resident_bytes
 
     loading.prepare_libraries()
@@ -81,29 +76,21 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     recipe = recipe.model_copy(update={"task": task})
     strategy, settings = recipe.strategy, recipe.train
 
-    def loaded(empty: bool) -> loading.Base:
-        base = task.load(recipe.base, reporter, empty)
-        base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
-        mark_pretrained(base)
-        return base
-
-    base = loaded(empty=True)
+    base = wrapping.load_base(recipe, reporter, empty=True)
     packed = recipe.base.quantize  # on the meta device nothing is
     saved = quantized.saved_bytes(packed, base.model) if packed else 0
     try:
-        model = wrapped(strategy, base)
+        model = wrapping.wrap(recipe, base, empty=True)
     except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
         model = None
     process = resident_bytes() if device_type() == "cpu" else 0  # before any weight is there
     if model is None:
         reporter.note(f"{strategy.name} needs the weights of {base.source} to know its shapes; loading them")
-        base, saved = loaded(empty=False), 0
-        model = strategy.wrap(base)
-    if strategy.trains and not trained(model):
-        raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
+        base, saved = wrapping.load_base(recipe, reporter), 0
+        model = wrapping.wrap(recipe, base)
     facts = strategy.facts(model)
     if any(value != value for value in facts.values()):  # NaN: it takes the weights to say
-        facts = strategy.facts(strategy.wrap(loaded(empty=False)))
+        facts = strategy.facts(strategy.wrap(wrapping.load_base(recipe, reporter)))
     params = count_parameters(model, base.head)
     encoded = task.encode_training(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
@@ -179,6 +166,7 @@ def count_from_config(
 
     from pefttools.bases.heads import tops
     from pefttools.nn import new_tokens, positions
+    from pefttools.training.wrapping import wrap_empty
 
     with torch.device("meta"):
         model = getattr(transformers, task.auto_class).from_config(config)
@@ -186,16 +174,4 @@ def count_from_config(
     own = tops(model) if task.own_head else []
     paths = (*own, *head, *(new_tokens.extend(model, len(task.new_tokens)) if task.new_tokens else ()))
     base = loading.Base(model, tokenizer, paths, task.peft_type, config.model_type, "", Path())
-    return count_parameters(wrapped(strategy, base), paths)
-
-
-def wrapped(strategy: Strategy, base: loading.Base) -> nn.Module:
-    """An empty base made ready to train; what the strategy adds is empty too."""
-    import torch
-
-    with torch.device("meta"):
-        model = strategy.wrap(base)
-    for name, parameter in model.named_parameters():
-        if any(word in name for word in NEVER_TRAINED):
-            parameter.requires_grad_(False)
-    return model
+    return count_parameters(wrap_empty(strategy, base), paths)

@@ -11,16 +11,14 @@ from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Splits, load_splits
-from pefttools.errors import UserError
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.objectives.base import Composed, Context, composed
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.strategies.base import trained
-from pefttools.training import class_order, speedups
+from pefttools.training import class_order, speedups, wrapping
 from pefttools.training.padding import refuse_padding_readers
-from pefttools.training.penalties import Penalties, mark_pretrained
+from pefttools.training.penalties import Penalties
 from pefttools.training.trial_step import FirstStep, refusal
 
 if TYPE_CHECKING:
@@ -62,10 +60,8 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
     recipe = recipe.model_copy(update={"task": task})
     set_seed(recipe.seed)
-    base = task.load(recipe.base, reporter)
-    base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
-    mark_pretrained(base)
-    model = strategy.wrap(base)
+    base = wrapping.load_base(recipe, reporter)
+    model = wrapping.wrap(recipe, base)
     for remark in (*overview.remarks(splits), *task.remarks(splits, base.tokenizer)):
         reporter.warn(remark)
     encoded = {
@@ -73,10 +69,6 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         for name, rows in splits.named().items()
         if rows
     }
-    if strategy.trains and not trained(model):
-        raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
-    if recipe.regularizers and not strategy.trains:
-        raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
     speedups.refuse_impossible(model, recipe.train, torch.device(device).type)
     model.to(device)
     lengths = encoded["train"]["length"][:]
