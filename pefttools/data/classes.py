@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pefttools.data import written_lists
 from pefttools.data.fields import listed, natural
@@ -12,6 +13,10 @@ from pefttools.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Value = TypeVar("Value", bound=Hashable)
+METRICS = ("accuracy", "f1", "per_class")
+"""Of rows with one label."""
 
 
 def label(value: Any) -> str:
@@ -83,3 +88,37 @@ def said(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
     shares = logits.softmax(-1)
     rows = zip(shares.argmax(-1).tolist(), shares.tolist(), strict=True)
     return [{"prediction": labels[i], "probabilities": dict(zip(labels, row, strict=True))} for i, row in rows]
+
+
+def indices(names: Iterable[str], labels: Sequence[str]) -> list[int]:
+    """The places of class names in `labels`."""
+    places = {name: i for i, name in enumerate(labels)}
+    return [places[name] for name in names]
+
+
+def scores(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str], names: Sequence[str] = METRICS
+) -> dict[str, Any]:
+    """Metrics of one predicted class a row; `per_class` is by the classes' names.
+
+    Args:
+        names: of the metrics.
+    """
+    return scores_of_indices(indices(predictions, labels), indices(references, labels), labels, names)
+
+
+def scores_of_indices(
+    predictions: Sequence[Any], references: Sequence[Any], labels: Sequence[str], names: Sequence[str]
+) -> dict[str, Any]:
+    """The same, from an index a row, or from 1 and 0 for every class of a row where rows have several."""
+    from pefttools.metrics import combined
+
+    values = combined(*names).compute(predictions=list(predictions), references=list(references))
+    assert values is not None
+    values["per_class"] = {labels[int(i)]: numbers for i, numbers in values["per_class"].items()}
+    return values
+
+
+def most_frequent(values: Iterable[Value]) -> Value:
+    """The value that comes most often; of several the first."""
+    return Counter(values).most_common(1)[0][0]

@@ -228,6 +228,11 @@ class Task(Choice, ABC):
         del train, rows
         return {}
 
+    def scores_of(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Any]:
+        """Metrics over all rows of one answer a row; what is by class, tag or type of entity is left out."""
+        values = self.metrics([{"prediction": answer} for answer in answers], [self.reference(row) for row in rows])
+        return {name: value for name, value in values.items() if not isinstance(value, Mapping)}
+
     def is_better(self, score: float, best: float) -> bool:
         """Whether a primary metric beats another."""
         return score < best if self.lower_is_better else score > best

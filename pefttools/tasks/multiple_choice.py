@@ -10,7 +10,6 @@ gives it one number; the loss is cross-entropy over them. Metric: accuracy.
 from __future__ import annotations
 
 import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from pefttools.bases import loading
+from pefttools.data import classes
 from pefttools.data.fields import listed, text
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import encode_pairs
@@ -206,8 +206,7 @@ class MultipleChoice(Task):
         return values
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        (place, _), *_ = Counter(row["label"] for row in train).most_common(1)
-        return self.metrics([{"prediction": place}] * len(rows), [row["label"] for row in rows])
+        return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:
         return row.get("label")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -290,20 +289,10 @@ class PromptedClassification(Task):
         }
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined
-
-        ids = {name: i for i, name in enumerate(self.labels)}
-        values = combined("accuracy", "f1", "per_class").compute(
-            predictions=[ids[p["prediction"]] for p in predictions], references=[ids[name] for name in references]
-        )
-        assert values is not None
-        values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
-        return values
+        return classes.scores([p["prediction"] for p in predictions], references, self.labels)
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        (label, _), *_ = Counter(row["label"] for row in train).most_common(1)
-        values = self.metrics([{"prediction": label}] * len(rows), [row["label"] for row in rows])
-        return {name: value for name, value in values.items() if name != "per_class"}
+        return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:
         return row.get("label")

@@ -158,7 +158,7 @@ class Regression(Task):
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         mean = statistics.fmean(row["label"] for row in train)
-        return self.metrics([{"prediction": mean}] * len(rows), [row["label"] for row in rows])
+        return self.scores_of([mean] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:
         return row.get("label")

@@ -10,7 +10,6 @@ class.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -134,8 +133,7 @@ class RelationExtraction(Task):
             for values in columns.values():
                 values[i] = [values[i][position] for position in stay]
         if rows and all("label" in row for row in rows):
-            ids = {name: i for i, name in enumerate(self.labels)}
-            columns[LABELS] = [ids[row["label"]] for row in rows]
+            columns[LABELS] = classes.indices((row["label"] for row in rows), self.labels)
         return {**columns, "num_targets": [1] * len(rows), "cut": cut}
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -152,26 +150,17 @@ class RelationExtraction(Task):
         return classes.said(outputs.logits.float(), self.labels)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined
         from pefttools.metrics.relation_f1 import RelationF1
 
         said = [p["prediction"] for p in predictions]
         values = RelationF1(keep_in_memory=True).compute(
             predictions=said, references=list(references), other=self.other
         )
-        ids = {name: i for i, name in enumerate(self.labels)}
-        more = combined("accuracy", "per_class").compute(
-            predictions=[ids[name] for name in said], references=[ids[name] for name in references]
-        )
         assert values is not None
-        assert more is not None
-        more["per_class"] = {self.labels[int(i)]: scores for i, scores in more["per_class"].items()}
-        return {**values, **more}
+        return {**values, **classes.scores(said, references, self.labels, ("accuracy", "per_class"))}
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        (label, _), *_ = Counter(row["label"] for row in train).most_common(1)
-        values = self.metrics([{"prediction": label}] * len(rows), [row["label"] for row in rows])
-        return {name: value for name, value in values.items() if name != "per_class"}
+        return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:
         return row.get("label")

@@ -9,7 +9,6 @@ several labels micro-F1 too), and precision, recall, F1 and support a class.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -176,14 +175,11 @@ class TextClassification(Task):
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         columns = encode_texts(rows, tokenizer, self.max_length, bool(self.pair))
         if rows and all("label" in row for row in rows):
+            references = [self.reference(row) for row in rows]
             columns[LABELS] = (
-                self._indicators(self.reference(row) for row in rows) if self.multi_label else self._ids(rows)
+                self._indicators(references) if self.multi_label else classes.indices(references, self.labels)
             )
         return {**columns, "num_targets": [len(self.labels) if self.multi_label else 1] * len(rows)}
-
-    def _ids(self, rows: Iterable[Row]) -> list[int]:
-        ids = {name: i for i, name in enumerate(self.labels)}
-        return [ids[row["label"]] for row in rows]
 
     def _indicators(self, sets: Iterable[Iterable[str]]) -> list[list[int]]:
         """1 for every class that a set has, 0 for the others."""
@@ -229,27 +225,16 @@ class TextClassification(Task):
         ]
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import combined
-
         said = [p["prediction"] for p in predictions]
-        if self.multi_label:
-            values = combined("multi_label").compute(
-                predictions=self._indicators(said), references=self._indicators(references)
-            )
-        else:
-            ids = {name: i for i, name in enumerate(self.labels)}
-            values = combined("accuracy", "f1", "per_class").compute(
-                predictions=[ids[name] for name in said], references=[ids[name] for name in references]
-            )
-        assert values is not None
-        values["per_class"] = {self.labels[int(i)]: scores for i, scores in values["per_class"].items()}
-        return values
+        if not self.multi_label:
+            return classes.scores(said, references, self.labels)
+        sets = self._indicators(said), self._indicators(references)
+        return classes.scores_of_indices(*sets, self.labels, ("multi_label",))
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         key = tuple if self.multi_label else str
-        (label, _), *_ = Counter(key(self.reference(row)) for row in train).most_common(1)
-        values = self.metrics([{"prediction": label}] * len(rows), [self.reference(row) for row in rows])
-        return {name: value for name, value in values.items() if name != "per_class"}
+        label = classes.most_frequent(key(self.reference(row)) for row in train)
+        return self.scores_of([label] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:
         label = row.get("label")

@@ -12,7 +12,6 @@ characters of the row's `text`, or without one of its tokens joined by spaces (C
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -265,11 +264,10 @@ class TokenClassification(Task):
         return {"f1": tag_f1, **values} if self.read_as == "none" else values
 
     def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        (tag, _), *_ = Counter(tag for row in train for tag in self.reference(row)).most_common(1)
-        tag = tag if self.read_as == "none" else tags.OUTSIDE
-        said = [{"prediction": [tag] * len(row["tags"])} for row in rows]
-        values = self.metrics(said, [self.reference(row) for row in rows])
-        return {name: value for name, value in values.items() if name not in ("entities", "per_tag")}
+        tag = tags.OUTSIDE
+        if self.read_as == "none":
+            tag = classes.most_frequent(tag for row in train for tag in self.reference(row))
+        return self.scores_of([[tag] * len(row["tags"]) for row in rows], rows)
 
     def reference(self, row: Row) -> Any:
         if "tags" not in row:
