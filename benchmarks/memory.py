@@ -103,6 +103,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
     from pefttools.nn.first_token import last_block
+    from pefttools.objectives.base import Composed, loss_of
     from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
     from pefttools.training import evaluation, optimizer_setup, speedups, wrapping
@@ -145,7 +146,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         prepared, optimizer = accelerator.prepare(model, optimizer)
         loop = Loop(
             made, task, prepared, model, optimizer, rows, base.tokenizer, accelerator, run, dict, bool, SILENT,
-            penalties,
+            penalties, Composed(loss_of(task)),
         )  # fmt: skip
         model.train()
         with speedups.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):

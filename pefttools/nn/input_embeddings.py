@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-def table(model: nn.Module) -> nn.Module:
+def table(model: nn.Module) -> Any:
     """The module that turns `input_ids` into vectors; an encoder's where there is a decoder, too."""
     prefix = "PREFIX" in str(getattr(getattr(model, "active_peft_config", None), "peft_type", ""))
     if "word_embeddings" in model._modules and not prefix:  # peft looks ids up itself, and puts virtual tokens first

@@ -43,7 +43,7 @@ def refuse_padding_readers(
         return
     name = _name(base)
     plain = unwrapped()
-    bare: nn.Module = plain.model
+    bare: Any = plain.model
     bare.to(next(model.parameters()).device)
     if own := _padding_problem(plain, task, bare, row, SILENT):
         raise UserError(f"base: {name} {own}; take another base")
