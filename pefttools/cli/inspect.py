@@ -10,7 +10,9 @@ from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.progress import RichReporter
 
-Kind = Literal["recipes", "strategies", "tasks", "regularizers", "objectives", "optimizers", "exporters", "suites"]
+Kind = Literal[
+    "recipes", "strategies", "tasks", "regularizers", "objectives", "augmentations", "optimizers", "exporters", "suites"
+]
 
 GROUP = Group("Before training", sort_key=1)
 
@@ -24,6 +26,7 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         task: for which task to show what strategies fit.
         json: print one JSON object.
     """
+    from pefttools.augmentations import augmentations
     from pefttools.exporters import exporters
     from pefttools.objectives import objectives
     from pefttools.optimizers import optimizers
@@ -39,6 +42,7 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         "regularizers": regularizers.summaries,
         "optimizers": optimizers.summaries,
         "objectives": objectives.summaries,
+        "augmentations": augmentations.summaries,
         "exporters": exporters.summaries,
         "suites": lambda: shipped.descriptions("suites"),
     }

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pefttools import imports
+from pefttools.augmentations.base import copies
 from pefttools.bases import loading, quantized
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
@@ -145,6 +146,9 @@ def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Spl
         return []
     names = sorted(read_again(settings))
     rows = {name: splits.named()[name] for name in names}
+    if "train" in rows:
+        added = copies(recipe.augmentations, splits.train, task, recipe.seed)
+        rows["train"] = [*rows["train"], *(row for some in added.values() for row in some)]
     return [
         length
         for name in names

@@ -129,7 +129,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
     place = values
     for section in sections:
         inner = place.get(section)
-        if section in ("regularizers", "objectives") and isinstance(inner, (str, list)):
+        if section in ("regularizers", "objectives", "augmentations") and isinstance(inner, (str, list)):
             inner = dict.fromkeys([inner] if isinstance(inner, str) else inner)
         if isinstance(inner, list):  # of files
             inner = {"source": inner}

@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from pefttools.augmentations import augmentations
+from pefttools.augmentations.base import Augmentation, unfit_augmentations
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError, unknown
@@ -42,6 +44,12 @@ RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
 """The first line of a recipe that a run wrote, with what it learnt from its rows."""
 
 
+NAMED: Mapping[str, Registry[Any]] = {
+    "regularizers": regularizers, "objectives": objectives, "augmentations": augmentations
+}  # fmt: skip
+"""Sections of any number of choices, each under its name -> their registry."""
+
+
 class Header(Settings):
     """What a recipe says before its sections."""
 
@@ -64,15 +72,16 @@ class Recipe(Header):
     """Penalties by name, each with its settings; they add up."""
     objectives: dict[str, Objective] = {}
     """What a step minimizes besides the task's loss, by name and in the order in which they act, each with settings."""
+    augmentations: dict[str, Augmentation] = {}
+    """What adds rewritten copies to the rows to train on, by name and in their order, each with its settings."""
     train: TrainSettings
 
     def as_dict(self) -> dict[str, Any]:
         """What `recipe.yaml` holds."""
-        plain = self.model_dump(mode="json", exclude={"task", "strategy", "regularizers", "objectives"})
-        penalties = {name: regularizer.model_dump(mode="json") for name, regularizer in self.regularizers.items()}
-        acting = {name: objective.model_dump(mode="json") for name, objective in self.objectives.items()}
-        chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict(), "regularizers": penalties}
-        chosen["objectives"] = acting
+        plain = self.model_dump(mode="json", exclude={"task", "strategy", *NAMED})
+        chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict()}
+        for section in NAMED:
+            chosen[section] = {name: one.model_dump(mode="json") for name, one in getattr(self, section).items()}
         return {name: {**plain, **chosen}[name] for name in type(self).model_fields}
 
     @property
@@ -98,10 +107,11 @@ class Recipe(Header):
                 penalty["data"] = FileSettings.as_read_before(penalty["data"], "train")
         if values["base"]["trained_head"] == "auto":
             del values["base"]["trained_head"]
-        if values["objectives"]:
-            values["objectives"] = list(values["objectives"].items())  # their order matters
-        else:
-            del values["objectives"]
+        for section in ("objectives", "augmentations"):
+            if values[section]:
+                values[section] = list(values[section].items())  # their order matters
+            else:
+                del values[section]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -208,12 +218,11 @@ TYPES: Mapping[str, Any] = {
     **{name: field.annotation for name, field in Recipe.model_fields.items()},
     "task": typed_yaml.Chosen(_class(tasks)),
     "strategy": typed_yaml.Chosen(_class(strategies)),
-    "regularizers": typed_yaml.Named(_class(regularizers)),
+    **{section: typed_yaml.Named(_class(registry)) for section, registry in NAMED.items()},
     "train": {
         **{name: field.annotation for name, field in TrainSettings.model_fields.items()},
         "optimizer": typed_yaml.Chosen(_class(optimizers)),
     },
-    "objectives": typed_yaml.Named(_class(objectives)),
 }
 """The types of a recipe's values, by which its file and its overrides are read."""
 
@@ -231,7 +240,7 @@ def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
         problems += found
     train, found = _with_optimizer(values.get("train") or {})
     problems += found
-    for name, registry in (("regularizers", regularizers), ("objectives", objectives)):
+    for name, registry in NAMED.items():
         sections[name], found = _named(values.get(name), name, registry)
         problems += found
     for name, cls in (("base", BaseSettings), ("data", DataSettings), ("train", TrainSettings)):
@@ -293,7 +302,8 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         (laid.from_file, "recipe"),
     )
     final = recipe.as_dict()
-    if wrong := misfits(recipe.objectives, recipe.task, recipe.strategy):
+    wrong = misfits(recipe.objectives, recipe.task, recipe.strategy)
+    if wrong := [*wrong, *unfit_augmentations(recipe.augmentations, recipe.task, recipe.strategy)]:
         raise UserError(*wrong)
     ignored = unused_settings.in_sections(recipe)
     if problems := [sentence for key, sentence in ignored.items() if key in laid.overridden]:

@@ -27,6 +27,7 @@ def in_sections(recipe: Recipe) -> dict[str, str]:
     sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
     sections["train.optimizer"] = recipe.train.optimizer
     sections |= {f"objectives.{name}": one for name, one in recipe.objectives.items()}
+    sections |= {f"augmentations.{name}": one for name, one in recipe.augmentations.items()}
     return {
         f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
         for section, settings in sections.items()

@@ -41,6 +41,9 @@ class Task(Choice, ABC):
     """The fields a model sees; rows with the same ones are duplicates."""
     targets: ClassVar[tuple[str, ...]] = ("label",)
     """The fields that hold what is to be said; rows to predict on need none."""
+    rewritable: ClassVar[tuple[str, ...]] = ()
+    """The fields whose words an augmentation may change while the targets stay right; none where targets are places in
+    the text, or the text itself."""
     samples: ClassVar[Sequence[Mapping[str, Any]]]
     """Rows as a user's file has them."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}

@@ -40,6 +40,7 @@ class MultipleChoice(Task):
         "text": True, "context": False, "choices": False, **dict.fromkeys(COLUMNS, False), "label": True, "id": False,
     }  # fmt: skip
     inputs: ClassVar[tuple[str, ...]] = ("text", "context", "choices")
+    rewritable: ClassVar[tuple[str, ...]] = ("text",)
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"text": "What grows on a tree?", "choices": ["a saw", "an apple", "a drill"], "label": "B"},
         {"text": "What cuts wood?", "choices": ["a saw", "a plum"], "label": 0},

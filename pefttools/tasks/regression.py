@@ -38,6 +38,7 @@ class Regression(Task):
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = FIELDS
+    rewritable: ClassVar[tuple[str, ...]] = FIELDS
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"text": "a red apple", "text_pair": "an apple", "label": 4.0},
         {"text": "a green pear", "text_pair": "a hammer", "label": 0.5},

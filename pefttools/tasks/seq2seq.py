@@ -47,6 +47,7 @@ class Seq2Seq(Task):
         "source": False, "text": False, "target": False, "translation": False, "id": False,
     }  # fmt: skip
     inputs: ClassVar[tuple[str, ...]] = ("source",)
+    rewritable: ClassVar[tuple[str, ...]] = ("source",)
     targets: ClassVar[tuple[str, ...]] = ("target",)
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"source": "red apple", "target": "apple red"},

@@ -32,6 +32,7 @@ class TextClassification(Task):
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = FIELDS
+    rewritable: ClassVar[tuple[str, ...]] = FIELDS
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"text": "a red apple", "label": "fruit"},
         {"text": "a green pear", "label": "fruit"},

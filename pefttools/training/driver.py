@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
+from pefttools.augmentations.base import added_digest
 from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
@@ -136,6 +137,7 @@ def _run(
             "data": {
                 "digest": ready.splits.digest,
                 "rows": {n: len(r) for n, r in ready.splits.named().items()},
+                "augmented": sum(map(len, ready.added.values())),
                 "left_out": ready.splits.left_out,
                 "invalid": ready.splits.invalid,
             },
@@ -143,6 +145,7 @@ def _run(
             "strategy": recipe.strategy.name,
             "regularizers": sorted(recipe.regularizers),
             "objectives": list(recipe.objectives),
+            "augmentations": list(recipe.augmentations),
             "seed": recipe.seed,
             "params": params,
             "facts": recipe.strategy.facts(model),
@@ -192,6 +195,7 @@ def _fit(
     prepared, optimizer = accelerator.prepare(model, optimizer_setup.build(model, strategy, recipe.train))
     conditions = {
         "data": ready.splits.digest,
+        "augmented rows": added_digest(ready.added),
         "base": ready.base.sha256,
         "penalty rows": ready.penalties.digest,
         "labels": list(recipe.task.config_values().get("label2id", {})),

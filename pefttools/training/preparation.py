@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pefttools.augmentations.base import copies
 from pefttools.bases import loading
 from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps
 from pefttools.data.encoding import encode
-from pefttools.data.splitting import Splits, load_splits
+from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.objectives.base import Composed, Context, composed
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
+    from pefttools.tasks.base import Task
+
 START_BATCHES = 32
 """Most batches that a strategy which starts from the data looks at."""
 
@@ -36,6 +39,9 @@ class Prepared:
 
     recipe: Recipe
     splits: Splits
+    """The user's own rows."""
+    added: dict[str, list[Row]]
+    """Augmentation -> the rows that it adds to those to train on."""
     encoded: dict[str, Dataset]
     base: loading.Base
     model: nn.Module
@@ -64,11 +70,8 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     model = wrapping.wrap(recipe, base)
     for remark in (*overview.remarks(splits), *task.remarks(splits, base.tokenizer)):
         reporter.warn(remark)
-    encoded = {
-        name: encode(rows, task, base, name, reporter, training=name == "train")
-        for name, rows in splits.named().items()
-        if rows
-    }
+    added = copies(recipe.augmentations, splits.train, task, recipe.seed)
+    encoded = _encoded(splits, added, task, base, reporter)
     speedups.refuse_impossible(model, recipe.train, torch.device(device).type)
     model.to(device)
     lengths = encoded["train"]["length"][:]
@@ -85,8 +88,29 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
     for note in (*task.notes(splits), overview.overview(splits)):
         reporter.note(note)
+    _report_added(added, splits, reporter)
     frozen, last = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
-    return Prepared(recipe, splits, encoded, base, model, penalties, acting, frozen, last)
+    return Prepared(recipe, splits, added, encoded, base, model, penalties, acting, frozen, last)
+
+
+def _encoded(
+    splits: Splits, added: Mapping[str, Sequence[Row]], task: Task, base: loading.Base, reporter: Reporter
+) -> dict[str, Dataset]:
+    """The encoded rows of every split that has some; those to train on with the added ones behind them."""
+    parts = splits.named()
+    parts["train"] = [*parts["train"], *(row for rows in added.values() for row in rows)]
+    return {
+        name: encode(rows, task, base, name, reporter, training=name == "train") for name, rows in parts.items() if rows
+    }
+
+
+def _report_added(added: Mapping[str, Sequence[Row]], splits: Splits, reporter: Reporter) -> None:
+    """One line on the rows that augmentations add; a warning on those that add none."""
+    for name in (name for name, rows in added.items() if not rows):
+        reporter.warn(f"augmentations.{name}: adds no row; no text to train on changes under its settings")
+    if number := sum(map(len, added.values())):
+        counts = ", ".join(f"{name} {len(rows)}" for name, rows in added.items())
+        reporter.note(f"{number} rows were added to the {len(splits.train)} rows to train on: {counts}")
 
 
 def _tried(
