@@ -88,6 +88,16 @@ class Mine(LabelSmoothing):
     smoothing: float = Field(default=0.2, ge=0, lt=1)
     """The share of a target that all classes have."""
 ''',
+    "augmentations": '''"""mine: the words the other way round."""
+from pefttools.augmentations.base import Augmentation
+
+
+class Mine(Augmentation):
+    """How often."""
+
+    def rewrite(self, text, draw):
+        return " ".join(reversed(text.split())) or None
+''',
     "optimizers": '''"""mine: Adam with Nesterov's momentum."""
 import torch
 
@@ -125,6 +135,7 @@ OVERRIDES = {
     "tasks": "task=mine",
     "regularizers": "regularizers=mine",
     "objectives": "objectives=mine",
+    "augmentations": "augmentations=mine",
     "optimizers": "train.optimizer=mine",
 }
 """Folder -> what picks the plug-in for a run."""
@@ -133,6 +144,7 @@ CONTRACTS = {
     "tasks": "test_tasks.py",
     "regularizers": "test_regularizers.py",
     "objectives": "test_objectives.py",
+    "augmentations": "test_augmentations.py",
     "optimizers": "test_optimizers.py",
     "exporters": "test_exporters.py",
     "metrics": "test_metrics.py",
@@ -187,6 +199,8 @@ def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path:
     assert recipe["strategy"]["rank"] == 3
     assert recipe["regularizers"]["mine"]["weight"] == 0.02
     assert recipe["objectives"]["mine"]["smoothing"] == 0.2
+    assert recipe["augmentations"]["mine"]["copies"] == 1
+    assert result["data"]["augmented"] > 0
     assert recipe["train"]["optimizer"]["name"] == "mine"
     assert result["test"]["mine"] == pytest.approx(result["test"]["accuracy"] ** 2)
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in make_rows(5)])
