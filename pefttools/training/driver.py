@@ -6,11 +6,9 @@ number is drawn after the seed is set, the head's start included.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from pefttools.errors import UserError
 from pefttools.objectives.base import need_plain_autograd, reuse_features
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import checkpoint, evaluation, optimizer_setup, speedups
+from pefttools.training import checkpoint, evaluation, optimizer_setup, results, speedups
 from pefttools.training.baseline import untouched
 from pefttools.training.checkpoint import Progress
 from pefttools.training.feature_cache import Kept, keep
@@ -34,8 +32,6 @@ from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-LIBRARIES = ("pefttools", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "tokenizers")
 
 
 def train(
@@ -130,50 +126,25 @@ def _run(
             recipe.strategy.save(model, part)
         run.save_rows(ready.splits, task)
         run.save_predictions(ready.splits, measured, task, (test or validation).predictions)
+        epochs = progress.step * recipe.train.batch_size / len(ready.encoded["train"])
         result = {
-            "recipe": recipe.name,
-            "digest": digest,
+            **results.of_outcome(run, recipe, digest, params, validation.metrics, test.metrics if test else None),
+            **results.of_recipe(recipe),
             "base": {"id": ready.base.source, "sha256": ready.base.sha256},
-            "data": {
-                "digest": ready.splits.digest,
-                "rows": {n: len(r) for n, r in ready.splits.named().items()},
-                "augmented": sum(map(len, ready.added.values())),
-                "left_out": ready.splits.left_out,
-                "invalid": ready.splits.invalid,
-            },
-            "task": task.name,
-            "strategy": recipe.strategy.name,
-            "regularizers": sorted(recipe.regularizers),
-            "objectives": list(recipe.objectives),
-            "augmentations": list(recipe.augmentations),
-            "seed": recipe.seed,
-            "params": params,
+            "data": {**results.of_rows(ready.splits), "augmented": sum(map(len, ready.added.values()))},
             "facts": recipe.strategy.facts(model),
             "before": {**progress.before, "majority": simplest, "measured_on": measured},
-            "validation": validation.metrics,
-            "test": test.metrics if test else None,
             "train": {
-                "steps": progress.step,
-                "epochs": progress.step * recipe.train.batch_size / len(ready.encoded["train"]),
-                "seconds": progress.seconds,
-                "step_seconds": progress.step_seconds,
-                "tokens": progress.tokens,
-                "tokens_per_second": progress.tokens / progress.step_seconds if progress.step else 0.0,
+                **results.of_progress(progress, epochs),
                 "peak_bytes": peak_bytes(),
-                "best_step": progress.best_step,
-                "stopped_early": progress.stopped_early,
                 "precision": accelerator.mixed_precision.replace("no", "fp32"),
                 "processes": accelerator.num_processes,
                 "feature_cache": progress.features or None,
             },
-            "files": {"adapter_bytes": sum(f.stat().st_size for f in run.adapter.rglob("*") if f.is_file())},
-            "versions": {
-                "python": platform.python_version(),
-                **{name: metadata.version(name) for name in LIBRARIES},
-            },
+            "versions": results.versions(),
             "hardware": hardware(accelerator),
         }
-        atomic.write_json(run.result_file, result)
+        results.write(run, result)
         if not recipe.train.keep_checkpoints:
             run.forget_checkpoints()
     accelerator.wait_for_everyone()

@@ -23,7 +23,8 @@ from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import WEIGHTS, read
 from pefttools.strategies.lora import Lora
-from pefttools.training import evaluation
+from pefttools.training import evaluation, results
+from pefttools.training.checkpoint import Progress
 from pefttools.training.own_rows import own_rows, validation_rows
 from pefttools.training.run import MARK, Run, write_recipe
 
@@ -79,9 +80,8 @@ def merge(
             merged = Run(part)
             write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {told}.")
             params = _write_adapter(recipe, summed, merged.adapter, reporter)
-            result = {**_scored(merged, recipe, runs[0], reporter), "params": params}
-            result |= {"merged_from": about, "merged_by": how}
-            atomic.write_json(merged.result_file, result)
+            result = _scored(merged, recipe, params, runs[0], reporter) | {"merged_from": about, "merged_by": how}
+            result = results.write(merged, result)
     except UserError as error:
         hint = ("merge: --by parameters keeps the rank",) if how == "changes" else ()
         raise UserError(*error.problems, *hint) from error
@@ -197,7 +197,7 @@ def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, rep
     return count_parameters(model, base.head)
 
 
-def _scored(merged: Run, recipe: Recipe, first: Run, reporter: Reporter) -> dict[str, Any]:
+def _scored(merged: Run, recipe: Recipe, params: Mapping[str, int], first: Run, reporter: Reporter) -> dict[str, Any]:
     """The result of a run whose adapter is there; scored on the first run's own rows."""
     task, like = recipe.task, first.result()
     (ids, validation), own = validation_rows(first, task, reporter), own_rows(first, task)
@@ -217,13 +217,8 @@ def _scored(merged: Run, recipe: Recipe, first: Run, reporter: Reporter) -> dict
                 merged.save_predictions(splits, name, task, found.predictions)
     if first.rows_file.is_file():
         shutil.copyfile(first.rows_file, merged.rows_file)
-    nothing = {"steps": 0, "epochs": 0.0, "seconds": 0.0, "step_seconds": 0.0, "tokens": 0, "tokens_per_second": 0.0}
-    sizes = [file.stat().st_size for file in merged.adapter.rglob("*") if file.is_file()]
     return {
         **like,
-        "recipe": recipe.name,
-        "digest": recipe.digest,
-        **scores,
-        "train": {**like["train"], **nothing, "best_step": 0, "stopped_early": False},
-        "files": {"adapter_bytes": sum(sizes)},
+        **results.of_outcome(merged, recipe, recipe.digest, params, scores["validation"], scores["test"]),
+        "train": {**like["train"], **results.of_progress(Progress(), epochs=0.0)},
     }
