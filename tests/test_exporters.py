@@ -159,7 +159,7 @@ def test_a_setting_as_an_option_is_understood(of_task: Any, tmp_path: Path, caps
     words = ["export", str(of_task("text_classification")), "--to", "adapter", "--out", str(tmp_path / "out")]
     assert cli.run([*words, "--as-lora", "8"]) == 0
     said = capsys.readouterr()
-    assert "--as-lora 8 is read as as_lora=8; write that" in said.err
+    assert "--as-lora 8 is read as as_lora=8; write as_lora=8 instead" in said.err
     assert "as a LoRA of rank 8 with" in said.out
     assert cli.run([*words, "--otu", "8"]) == 2
     assert "unknown option '--otu'; did you mean '--out'?" in capsys.readouterr().err

@@ -19,7 +19,7 @@ __all__ = ["app", "compare", "inspect", "main", "run", "runs"]  # each module br
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line; the answer is its exit code."""
+    """Run one command line; returns its exit code."""
     # cyclopts takes a lone - for an option
     words = ["/dev/stdin" if w == "-" and i and arguments[i - 1] != "--text" else w for i, w in enumerate(arguments)]
     try:

@@ -35,19 +35,19 @@ def bench(
     """Run a suite's missing trials, then print its table and write the report: which methods can be told apart.
 
     Learning rates are chosen on validation rows; every trial's test rows are scored once. A suite that was stopped or
-    killed goes on where it was.
+    killed continues where it stopped.
 
     Args:
         suite: a shipped name or a path.
         overrides: KEY=VALUE of the suite (seeds=[0] tuning.trials=1) or of every trial's recipe (train.epochs=1).
         out: the folder of the results; runs/bench/SUITE when not given.
-        workers: trials at once on this machine.
-        threads: of each trial; the cores shared out when not given.
+        workers: number of trials to run at once on this machine.
+        threads: number of threads of each trial; when not given, the trials share the cores equally.
         storage: the database (any of SQLAlchemy's URLs) that workers on several machines share; a file in the folder
             when not given.
-        texts: whether the report holds the test rows' texts.
-        keep_runs: keep the run folders, with their trained models; records are kept anyway.
-        collect: run nothing; table and report of what is there.
+        texts: write the texts of the test rows into the report.
+        keep_runs: keep the run folders, with their trained models; the records of trials always stay.
+        collect: run nothing; print the table and write the report of the trials that are finished.
         plan: run nothing; print every trial's command.
         json: print the summary.
     """
@@ -77,7 +77,7 @@ def bench(
 
 
 def _typed(suite: str, overrides: Sequence[str], options: Mapping[str, object]) -> str:
-    """The command line again; a storage's URL, which may hold a password, is not in it."""
+    """The command line to run again, without the URL of a storage, which may contain a password."""
     given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
     return shlex.join(["pefttools", "bench", suite, *overrides, *given])
 
@@ -93,7 +93,7 @@ def advise(
     strategies: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
     json: Json = False,
 ) -> None:
-    """Tell which strategy to use for a model and rows, within a budget of time, as a recipe with its trained run.
+    """Recommend a strategy for a model and rows within a time budget, as a recipe with its trained run.
 
     Args:
         overrides: KEY=VALUE of the recipe, for every trial, e.g. data.columns.text=question data.test=test.csv.
@@ -102,7 +102,7 @@ def advise(
         data: the file of the training rows.
         budget: a time like 90s, 30m or 1h30m.
         out: the folder of the advice; runs/advise when not given.
-        strategies: only these.
+        strategies: try only these.
         json: print advice.json.
     """
     from pefttools.bench import terminal

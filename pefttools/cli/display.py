@@ -89,13 +89,13 @@ def _table(table: Table) -> None:
 
 
 def problems(messages: Iterable[str]) -> None:
-    """A user's mistakes, one line each."""
+    """Errors that the user can correct, one line each."""
     for message in messages:
         _tell(f"error: {message}")
 
 
 def warnings(messages: Iterable[str]) -> None:
-    """What the user may want to mend, one line each."""
+    """Warnings, one line each."""
     for message in messages:
         _tell(f"warning: {message}")
 
@@ -124,7 +124,7 @@ def as_json_lines(values: Iterable[Any]) -> None:
             if len(lines) == BLOCK:
                 _out("\n".join(lines))
                 lines.clear()
-    finally:  # what was said before a row that cannot be read
+    finally:  # also write the rows before one that cannot be read
         if lines:
             _out("\n".join(lines))
 
@@ -145,7 +145,7 @@ def names(listing: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def support(summaries: Mapping[str, str], matrix: Mapping[str, Any]) -> None:
-    """Strategies, then what each fits, a table a task; the reasons of what does not fit below it."""
+    """Strategies, then a table per task of what each one fits; the reasons for misfits stand below it."""
     names({"strategies": summaries})
     for task, strategies in matrix["tasks"].items():
         rows = {(name, variant): row for name, found in strategies.items() for variant, row in found.items()}
@@ -247,12 +247,12 @@ def result(values: Mapping[str, Any], folder: str) -> None:
 
 PARTS = {
     "weights": "the base's, the adapter's and the head's",
-    "gradients": "of what is trained",
+    "gradients": "of the trained parameters",
     "optimizer": "the optimizer's state",
-    "activations": "of {rows} rows of {length} tokens, beyond what gradients will take",
-    "features": "what frozen blocks make of the rows, computed once",
-    "allocator": "holes in the heap that glibc cannot use again",
-    "process": "the interpreter and the libraries, as now",
+    "activations": "of {rows} rows of {length} tokens, beyond the size of the gradients",
+    "features": "outputs of the frozen blocks for all rows, computed once",
+    "allocator": "gaps in the heap that glibc cannot reuse",
+    "process": "the interpreter and the loaded libraries",
 }
 """Part of the peak memory -> what it is."""
 
@@ -316,7 +316,7 @@ def manifest(values: Mapping[str, Any], more: Iterable[str]) -> None:
     """What an export proved.
 
     Args:
-        more: what only this exporter tells.
+        more: values that only this exporter reports.
     """
     _out(f"{values['exporter']} in {values['dtype']} -> {values['folder']}")
     for sentence in more:
@@ -324,7 +324,7 @@ def manifest(values: Mapping[str, Any], more: Iterable[str]) -> None:
     if "rounding_error" in values:
         _out(f"rounding to {values['dtype']} moves logits by up to {values['rounding_error']:.2g}")
     _out(
-        f"proven in a fresh process: largest logit difference from the trained model {values['max_logit_error']:.2g}"
+        f"checked in a new process: largest logit difference from the trained model {values['max_logit_error']:.2g}"
         f" on {values['compared_rows']} rows, from what was written {values['loaded_error']:.2g} (allowed"
         f" {values['tolerance']:.2g}); {values['metric']} on {values['scored_rows']} {values['scored_on']} rows"
         f" {values['exported']:.4f}, the trained model's {values['trained']:.4f}"

@@ -1,4 +1,4 @@
-"""Commands that look before anything is trained: list, show, plan."""
+"""Commands to run before training: list, show, plan."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ GROUP = Group("Before training", sort_key=1)
 
 @app.command(name="list", group=GROUP)
 def list_(kind: Kind | None = None, /, *, task: str = "text_classification", json: Json = False) -> None:
-    """List what can be picked by name; of strategies alone also what each fits, of tasks with --json their files.
+    """List everything that has a name; `strategies` also shows what each fits, `tasks --json` the files of each task.
 
     Args:
-        kind: only this kind.
-        task: for which task to show what strategies fit.
+        kind: list only this kind.
+        task: show which strategies fit this task.
         json: print one JSON object.
     """
     from pefttools.augmentations import augmentations
@@ -79,7 +79,7 @@ def show(
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. strategy.rank=16.
         explain: add what each setting means.
-        sample: print, instead, so many training rows as the model will see them, with what is to be learnt.
+        sample: print this many training rows instead, as the model will see them, with the learnt part marked.
         json: print one JSON object.
     """
     from pefttools.recipe import recipes
@@ -107,7 +107,7 @@ def show(
 
 @app.command(group=GROUP)
 def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
-    """Tell a recipe's parameters, exactly, and its peak memory by part, before any weight is loaded.
+    """Report a recipe's exact number of parameters, and its peak memory by part, without loading weights.
 
     Args:
         recipe: a shipped name or a path.

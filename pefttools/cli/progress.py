@@ -22,7 +22,7 @@ from rich.progress import (
 from pefttools.reporter import Bar, Reporter
 
 FIRST = os.environ.get("RANK", "0") == "0"
-"""Whether this is the first process of a launch: the one that speaks."""
+"""Whether this is the first process of a launch, the only one that prints."""
 
 SECONDS_BETWEEN_LINES = 10.0
 NARROW, WIDE = 72, 100
@@ -52,7 +52,7 @@ class RichReporter(Reporter):
 
 
 def _columns(width: int) -> Iterator[ProgressColumn]:
-    """What fits on a terminal of so many characters; the bar itself goes first, then the unit."""
+    """The columns that fit on a terminal of this width; the bar itself is dropped first, then the unit."""
     yield TextColumn("{task.description}")
     if width >= NARROW:
         yield BarColumn(40 if width >= WIDE else 8)

@@ -25,13 +25,13 @@ def train(
     resume: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
-    """Train a recipe: score the untouched model, train, keep the best on validation, test once.
+    """Train a recipe: score the baseline, train, keep the best model on validation rows, test once.
 
     Args:
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. data.train=my.csv train.epochs=3.
         out: the run folder; runs/RECIPE when not given.
-        resume: go on with the run that is there.
+        resume: continue the run in the folder.
         json: print result.json.
     """
     from pefttools.recipe import recipes
@@ -73,19 +73,19 @@ def predict(
 ) -> None:
     """Predict with a finished run or an exported folder; one JSON object a line, in the rows' order.
 
-    A row that cannot be answered has an `error` in its place. The exit code is 0 when any row was answered, else 2.
+    A row without a prediction has an `error` in its place. The exit code is 0 if any row has a prediction, else 2.
 
     Args:
         words: RUN FILE: a run folder or an exported one, and a data file whose columns are called as in training; -
             reads JSON lines from standard input. With --run, FILE alone. KEY=VALUE changes how the file is read:
             data.columns.text=question, data.train.encoding=latin-1.
-        run: a run; given several times, all answer every row in one pass, their one base in memory once.
+        run: a run folder; given several times, all runs predict every row in one pass and share one base in memory.
         text: a text to predict; may be given several times.
-        keep: carry the columns that are not read to the answers; --keep a,b carries these two.
-        out: write a file instead, whole or not at all: .csv, .tsv, .jsonl or .parquet.
-        overwrite: let --out replace a file that is there.
+        keep: copy the columns that are not read to the predictions; --keep a,b copies these two.
+        out: write a file instead (.csv, .tsv, .jsonl or .parquet); it appears only when it is complete.
+        overwrite: let --out replace an existing file.
         precision: auto computes in bf16 where the processor has it: several times faster, and probabilities differ in
-            the third digit; fp32 answers as evaluate does. A language model's likelihoods stay in fp32 under auto.
+            the third digit; fp32 computes as evaluate does. A language model's likelihoods stay in fp32 under auto.
     """
     from pefttools.inference.unlabeled import OVERRIDES, STDIN
 
@@ -99,7 +99,9 @@ def predict(
             f"{', '.join(strange)}: predict takes overrides of data.columns, and of data.train for how FILE is read"
         )
     if keep and not files and Path(keep[-1]).exists():
-        raise UserError(f"--keep: {keep[-1]} was taken for a column; put --keep last, or before another option")
+        raise UserError(
+            f"--keep: {keep[-1]} was read as the name of a column; put --keep last, or before another option"
+        )
     file = files[0] if files else None
     from pefttools.inference import prediction_files
 
@@ -130,12 +132,12 @@ def merge(
     by: Literal["changes", "parameters"] | None = None,
     json: Json = False,
 ) -> None:
-    """Merge runs of one base, task and strategy into one by weighted sum, and score it like a run.
+    """Merge runs of one base, task and strategy into one run by a weighted sum, and score it.
 
     Args:
         runs: two run folders or more.
         out: the new run's folder.
-        weights: one a run; equal ones that add up to 1 when not given.
+        weights: one per run; when not given, equal weights that add up to 1.
         by: sum the changes BA (of plain LoRA, exact, at the sum of the ranks; the default there) or the trained
             parameters.
         json: print result.json.
@@ -157,11 +159,11 @@ def export(
     json: Json = False,
     **options: str,
 ) -> None:
-    """Write a finished run as an artifact, proven in a fresh process to answer like the trained model.
+    """Export a finished run, and check in a new process that the artifact predicts like the trained model.
 
     Args:
         run: a run folder.
-        settings: KEY=VALUE of the exporter, e.g. dtype=bfloat16 (`pefttools list exporters` names exporters).
+        settings: KEY=VALUE of the exporter, e.g. dtype=bfloat16 (`pefttools list exporters` lists exporters).
         to: an exporter's name.
         out: the new folder; RUN/export/TO when not given.
         json: print the manifest.
@@ -170,12 +172,12 @@ def export(
     from pefttools.exporters import exporters
 
     cls, reporter, given = exporters.get(to), RichReporter(), list(settings)
-    for name, value in options.items():  # --as-lora 8, which was its form once
+    for name, value in options.items():  # --as-lora 8, the former syntax
         key = name.replace("-", "_")
         if key not in cls.model_fields:
             raise UserError(unknown("option", f"--{name}", ["--to", "--out", "--json"]))
         given.append(f"{key}={value}")
-        reporter.note(f"--{name} {value} is read as {given[-1]}; write that")
+        reporter.note(f"--{name} {value} is read as {given[-1]}; write {given[-1]} instead")
     from pefttools.exporters.driver import export as write
 
     values = write(run, to, out, reporter, given)
