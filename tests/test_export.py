@@ -175,7 +175,7 @@ def test_an_adapter_that_is_not_whole_is_refused(finished_run: Path, tmp_path: P
     file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name: t for name, t in tensors.items() if "classifier" not in name}, file)
-    with pytest.raises(UserError, match="the adapter is not whole"):
+    with pytest.raises(UserError, match="the adapter is incomplete"):
         pefttools.load(tmp_path / "run")
 
 

@@ -106,7 +106,7 @@ def test_texts_in_a_file_are_taken_as_they_are_written(mine: Path) -> None:
     assert values["data"]["labels"] == {"0": "no", "007": "1_000"}
     assert values["data"]["train"]["header"] == ["2024-01-01", "12:30"]
     mine.write_text(text + "description: again\n")
-    with pytest.raises(UserError, match="'description' stands twice"):
+    with pytest.raises(UserError, match="'description' is set twice"):
         loaded(mine)
 
 

@@ -100,7 +100,7 @@ def test_mistakes_are_told(tmp_path: Path, values: dict[str, Any], said: str) ->
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("train.epochs", "it takes the form KEY=VALUE"),
+        ("train.epochs", "write KEY=VALUE"),
         ("train.epochs=[", "train.epochs: '[' is not YAML"),
         ("seed=3", "set `seeds`"),
         ("train.learning_rate=1", "set `tuning.trials`"),

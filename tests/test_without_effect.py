@@ -15,8 +15,8 @@ from pefttools.recipe import recipes
 @pytest.mark.parametrize(
     ("name", "overrides", "sentence"),
     [
-        ("question-type-lora", ["strategy=frozen", "train.patience=2"], "since strategy=frozen trains nothing"),
-        ("question-type-lora", ["train.head_lr_scale=5"], "under strategy=lora the head learns like the rest"),
+        ("question-type-lora", ["strategy=frozen", "train.patience=2"], "because strategy=frozen trains nothing"),
+        ("question-type-lora", ["train.head_lr_scale=5"], "with strategy=lora the head has the same learning rate"),
         ("gsm8k-smollm2-lora", ["data.labels.a=b"], "data.labels has no effect: the rows of task=causal_lm"),
         ("gsm8k-smollm2-lora", ["data.min_class_rows=3"], "data.min_class_rows has no effect"),
     ],
@@ -32,7 +32,7 @@ def test_what_does_nothing_is_reported_before_training(
     words = ["strategy=frozen", "data.labels.Fruit=sweet", "data.labels.tool=thing", "--out", str(tmp_path / "run")]
     assert cli.run(["train", str(recipe_file), *words]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "train.batch_size=16: without effect, since strategy=frozen" in said
+    assert "train.batch_size=16: has no effect, because strategy=frozen" in said
     assert "data.labels: no row has the label 'Fruit'; rows have" in said
     assert json.loads((tmp_path / "run" / "result.json").read_text())
 

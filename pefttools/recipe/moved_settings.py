@@ -15,9 +15,9 @@ from pefttools.recipe.overrides import short
 from pefttools.recipe.train_settings import TrainSettings
 
 DEFAULTS: Mapping[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8, "momentum": 0.0}
-"""Old key below `train` -> its default there."""
+"""Old key under `train` -> its default there."""
 DEFAULT_OPTIMIZER: str = TrainSettings.model_fields["optimizer"].default.name
-"""What a recipe means that names none."""
+"""The optimizer of a recipe that names none."""
 
 
 def in_file(values: dict[str, Any], is_run: bool) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -67,7 +67,7 @@ def as_before(train: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(name: Any) -> Mapping[str, Any] | None:
-    """The settings of an optimizer; None where there is none of that name, which is reported elsewhere."""
+    """The settings of an optimizer; None for an unknown name, which is reported elsewhere."""
     try:
         return optimizers.get(name).model_fields if isinstance(name, str) else None
     except UserError:

@@ -12,9 +12,10 @@ from pefttools.settings import Settings, explain_field
 
 
 def lines(resolved: Resolved, explain: bool) -> list[tuple[str, str, str]]:
-    """`(YAML, comment, help)` a line; together they are a recipe that can be kept and edited.
+    """`(YAML, comment, help)` for each line; together the lines are a recipe that you can save and edit.
 
-    What follows from the strategy is null there, with its value in the comment, so that it goes on following.
+    A setting that follows from the strategy stays null, with its value in the comment, so that it still follows the
+    strategy after an edit.
     """
     recipe = resolved.recipe
     values = {key: value for key, value in recipe.as_dict().items() if key != "name"}

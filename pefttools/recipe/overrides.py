@@ -1,4 +1,4 @@
-"""`KEY=VALUE` overrides laid over what a recipe's file says: plain dicts in, plain dicts out."""
+"""`KEY=VALUE` overrides applied to the values of a recipe's file: plain dicts in, plain dicts out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESETS: Mapping[str, tuple[str, ...]] = {
     "strategy": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
     "strategy.name": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
 }
-"""Override -> what the recipe's file said that no longer holds, whatever it is replaced by; `other_data` knows more."""
+"""Override -> keys of the file that it resets, whatever the new value is; `replaced_data` adds more."""
 CHOICES = ("strategy", "task", "optimizer")
 """Sections that a name may stand for; for the others it is a source."""
 GONE = object()
@@ -41,10 +41,10 @@ class Overlaid:
     named: frozenset[str] = frozenset()
     """The overrides' own keys."""
     dropped: dict[str, Any] = field(default_factory=dict)
-    """Dotted key -> what the file held there for what an override replaced."""
+    """Dotted key -> the file's value that was dropped because an override replaced what it belonged to."""
 
     def reset(self, final: Mapping[str, Any]) -> dict[str, Any]:
-        """Of what was dropped, what is missed in the final values: nothing gives it anew, and another is there."""
+        """The dropped values that changed in the end: no override sets them again, and the final value differs."""
         found = {}
         for key, old in self.dropped.items():
             now = get(final, key)
@@ -55,12 +55,12 @@ class Overlaid:
         return found
 
     def notes(self, reset: Mapping[str, Any]) -> list[str]:
-        """What was reset, in one sentence; none where nothing was."""
+        """One sentence on what was reset; empty if nothing was."""
         if not reset:
             return []
         causes = [key for key in self.named if key in RESETS or key in ("data", "data.train", "base")]
         told = ", ".join(f"{key} ({short(old)})" for key, old in reset.items())
-        return [f"{' and '.join(sorted(causes))} replaced; what the recipe holds for the old one was reset: {told}"]
+        return [f"{' and '.join(sorted(causes))} replaced; settings of the old one were reset: {told}"]
 
 
 def overlay(
@@ -71,7 +71,7 @@ def overlay(
     Args:
         texts: dotted key -> what was written behind `=`, as `pairs` finds them.
         kind: the type of the values, as `typed_yaml` has types.
-        drops: dotted keys of the file that no longer hold, beside those of `RESETS`.
+        drops: dotted keys of the file that no longer apply, in addition to those of `RESETS`.
         kept: dotted keys of the file that stay although their section is replaced by a plain text.
     """
     staying = {key: found for key in kept if (found := get(values, key)) is not GONE}
@@ -108,12 +108,12 @@ def pairs(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if equals and key:
             given[key] = value
         else:
-            problems.append(f"{text!r} is no override; it takes the form KEY=VALUE, e.g. train.epochs=3")
+            problems.append(f"{text!r} is not an override; write KEY=VALUE, e.g. train.epochs=3")
     return given, problems
 
 
 def parsed(overrides: Sequence[str], kind: Any = Any) -> tuple[dict[str, Any], list[str]]:
-    """The same with their values, of settings of this type: a class of settings, or `Any`."""
+    """The overrides with parsed values, of settings of this type: a class of settings, or `Any`."""
     texts, problems = pairs(overrides)
     given = {}
     for key, text in texts.items():
@@ -136,7 +136,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
         if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
             inner = {"name" if section in CHOICES else "source": inner}
         elif inner is not None and not isinstance(inner, dict):
-            return [f"{key}: {section} is {inner!r}, which has no parts"]
+            return [f"{key}: {section} is {inner!r}, which has no settings of its own"]
         place[section] = dict(inner or {})
         place = place[section]
     place[last] = value
@@ -144,7 +144,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
 
 
 def get(values: Any, key: str) -> Any:
-    """What stands under a dotted key; `GONE` where nothing does."""
+    """The value under a dotted key; `GONE` if there is none."""
     for part in key.split("."):
         if not isinstance(values, Mapping) or part not in values:
             return GONE

@@ -1,8 +1,8 @@
-"""A recipe: what to train, on what, how; loaded by name or path, overridden by `KEY=VALUE`, told apart by digest.
+"""A recipe: what to train, on what, how; loaded by name or path, overridden by `KEY=VALUE`, identified by a digest.
 
 Values are layered: defaults, the recipe's file, overrides. Choosing another strategy, base or training file
-drops what the recipe holds for the old one alone (`overrides.RESETS`, `other_data`); `Resolved.origins` holds where
-each value came from, and `Resolved.notes` what was dropped.
+drops the settings that belong to the old one alone (`overrides.RESETS`, `replaced_data`). `Resolved.origins` records
+where each value came from, and `Resolved.notes` what was dropped.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ NAMED: Mapping[str, Registry[Any]] = {
 
 
 class Header(Settings):
-    """What a recipe says before its sections."""
+    """The settings of a recipe outside its sections."""
 
     name: str
-    """The recipe's name, for people."""
+    """The recipe's name, shown in output."""
     description: str = Field(default="", json_schema_extra=NOT_IN_DIGEST)
-    """One line on what it does."""
+    """One line that describes what the recipe does."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of everything random, the head's start included."""
+    """Seed of all randomness, including the initial values of a new head."""
 
 
 class Recipe(Header):
@@ -69,11 +69,11 @@ class Recipe(Header):
     task: Task
     strategy: Strategy
     regularizers: dict[str, Regularizer] = {}
-    """Penalties by name, each with its settings; they add up."""
+    """Penalties by name, each with its settings. All of them are added to the loss."""
     objectives: dict[str, Objective] = {}
-    """What a step minimizes besides the task's loss, by name and in the order in which they act, each with settings."""
+    """What a step minimizes besides the task's loss, by name, each with its settings. Objectives act in this order."""
     augmentations: dict[str, Augmentation] = {}
-    """What adds rewritten copies to the rows to train on, by name and in their order, each with its settings."""
+    """Augmentations add rewritten copies to the training rows, by name and in this order, each with its settings."""
     train: TrainSettings
 
     def as_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Resolved:
     origins: Mapping[str, str]
     """Dotted key -> `recipe`, `override`, `default` or `default of STRATEGY`, and what was reset."""
     notes: tuple[str, ...] = ()
-    """What the overrides made of the recipe's other values, a sentence each."""
+    """A sentence for each of the recipe's other values that the overrides changed."""
 
 
 def names() -> list[str]:
@@ -136,11 +136,11 @@ def find(name: str) -> Path:
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name)
         if not path.is_file():
-            raise UserError(f"{name}: there is no such recipe file")
+            raise UserError(f"{name}: there is no such recipe file; check the path")
         return path
     files = shipped.files("recipes")
     if name not in files:
-        raise UserError(unknown("recipe", name, names()) + " (a path to your own file ends with .yaml)")
+        raise UserError(unknown("recipe", name, names()) + " (a path to your own file must end with .yaml)")
     return files[name]
 
 
@@ -163,7 +163,7 @@ def from_values(
 
     Args:
         is_run: whether a run wrote the file.
-        is_shipped: whether it came with the package: its name and description speak of its own base and strategy.
+        is_shipped: whether it came with the package: its name and description describe its own base and strategy.
     """
     before = {key: replaced_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
     texts, wrong = pairs(overrides)
@@ -199,12 +199,12 @@ def read_yaml(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[st
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path}: takes a mapping of sections. Known: {', '.join(known)}")
+        raise UserError(f"{path}: must be a mapping of sections. Known: {', '.join(known)}")
     return values
 
 
 def _with_rows(source: Any) -> list[dict[str, Any]]:
-    """What the shipped recipes hold whose training rows come from here."""
+    """The values of the shipped recipes whose training rows come from this source."""
     files = [f for name in names() if isinstance(source, str) and source in (f := find(name)).read_text("utf-8")]
     found = [{"name": file.stem, **read_yaml(file, Recipe.model_fields, TYPES)} for file in files]
     return [values for values in found if replaced_data.source(values) == source]
@@ -271,11 +271,11 @@ def _named(value: Any, section: str, registry: Registry[Any]) -> tuple[dict[str,
     if isinstance(named, (list, tuple)):
         named = dict.fromkeys(map(str, named))
     if not isinstance(named, Mapping):
-        return {}, [f"{section}: takes names, or names with settings, got {value!r}"]
+        return {}, [f"{section}: takes names, or names with settings; got {value!r}"]
     made, problems = {}, []
     for name, settings in named.items():
         if not isinstance(settings or {}, Mapping):
-            problems.append(f"{section}.{name}: takes settings, got {settings!r}")
+            problems.append(f"{section}.{name}: takes a mapping of settings; got {settings!r}")
             continue
         made[name], found = registry.parse({**(settings or {}), "name": name}, f"{section}.{name}")
         problems += found
@@ -323,13 +323,13 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
 
 
 def _of_another_optimizer(train: TrainSettings) -> Iterator[str]:
-    """A sentence on a learning rate that was chosen for adamw, where another optimizer usually takes another."""
+    """A note if the learning rate was chosen for adamw and the optimizer usually needs another one."""
     rate, ratio = train.learning_rate, train.optimizer.adamw_lr_ratio
     assert rate is not None, "it was filled in"
     if ratio != 1:
         yield (
             f"train.learning_rate={rate:g} was chosen for adamw; {train.optimizer.name} usually takes about {ratio:g}"
-            f" times as much: train.learning_rate={rate * ratio:.3g}"
+            f" times as much; try train.learning_rate={rate * ratio:.3g}"
         )
 
 

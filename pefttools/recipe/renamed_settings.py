@@ -1,4 +1,4 @@
-"""Settings that have another name than they had: the old key is understood, with a note that names the new one."""
+"""Settings that were renamed: the old key still works, with a note that names the new one."""
 
 from __future__ import annotations
 

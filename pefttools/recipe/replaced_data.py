@@ -1,9 +1,10 @@
-"""What a recipe's values mean once an override names another training file.
+"""Which of a recipe's values still apply when an override names another training file.
 
-What a shipped recipe holds for its own rows (how many to take, which columns, the words of a prompt, its description)
-does not fit yours, and goes. It goes from a copy of it and from a run's recipe too, where they still hold the same.
-What you wrote for a file of your own stays for another one: its columns, labels, bins, shares and the way it is read.
-What a run learnt from its rows (the classes) is learnt again.
+The values that a shipped recipe sets for its own rows (how many to take, which columns, the words of a prompt, its
+description) do not fit your rows and are dropped. They are also dropped from a copy of the recipe and from a run's
+recipe, if they are unchanged there. The values that you wrote for a file of your own still apply to another file: its
+columns, labels, bins, shares and the way it is read. The values that a run found in its rows (the classes) are found
+again.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ SAID_OF_ROWS = ("name", "description")
 
 @dataclass(frozen=True)
 class Replaced:
-    """What follows from naming another file."""
+    """Which keys are dropped and which stay when another file is named."""
 
     drops: Sequence[str] = ()
-    """Dotted keys that hold no longer."""
+    """Dotted keys that no longer apply."""
     kept: Sequence[str] = ()
-    """Dotted keys of files that stay though the file is another."""
+    """Dotted keys that still apply although the file is another."""
 
 
 def replaced(
     values: Mapping[str, Any], texts: Mapping[str, str], shipped: Sequence[Mapping[str, Any]], is_run: bool
 ) -> Replaced:
-    """What other rows than those of a recipe's file leave of what it says.
+    """Which values of a recipe's file still apply to other rows.
 
     Args:
         texts: the overrides, dotted key -> what was written.
@@ -106,7 +107,7 @@ def renamed(laid: Overlaid, before: Mapping[str, str]) -> Overlaid:
 
 
 def staying(data: DataSettings, laid: Overlaid) -> list[str]:
-    """What a recipe says of its file that holds for the new one too, in one sentence; none where nothing does."""
+    """One sentence on the values that also apply to the new file; empty if there are none."""
     if not laid.named & {"data.train", "data.train.source"}:
         return []
     top = sorted({key.split(".")[1] for key in laid.from_file if key.startswith("data.")} - {"train"})
@@ -117,11 +118,11 @@ def staying(data: DataSettings, laid: Overlaid) -> list[str]:
     if not values:
         return []
     told = ", ".join(f"data.{k}={short(v['source'] if k in NAMES else v)}" for k, v in values.items())
-    return [f"data.train is another file than the recipe's; the rest stays: {told}"]
+    return [f"data.train is not the recipe's own file; these settings still apply: {told}"]
 
 
 def _of_the_rows(values: Mapping[str, Any]) -> list[str]:
-    """The keys under which a recipe speaks of its rows."""
+    """The keys of a recipe that concern its rows."""
     data = get(values, "data")
     cls = _task(values)
     settings = [*cls.of_data, *_learnt(cls)] if cls else []
@@ -133,7 +134,7 @@ def _of_the_rows(values: Mapping[str, Any]) -> list[str]:
 
 
 def _same(values: Mapping[str, Any], shipped: Mapping[str, Any], key: str) -> bool:
-    """Whether a recipe holds under a key what a shipped one does."""
+    """Whether a recipe has the same value under a key as a shipped one."""
     mine, its = get(values, key), get(shipped, key)
     if key.removeprefix("data.") in NAMES:
         return source({"data": {"train": mine}}) == source({"data": {"train": its}})

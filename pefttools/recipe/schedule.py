@@ -1,6 +1,6 @@
 """Learning-rate multipliers as pure functions of progress in [0, 1].
 
-The loop asks once a step; nothing here has state, so a resumed run and a fresh one agree by construction.
+The training loop calls them once per step. They have no state, so a resumed run and a fresh one always agree.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (constant, linear, cosi
 
 
 def multiplier(progress: float, schedule: str, warmup: float) -> float:
-    """What the learning rate is multiplied with at `progress`.
+    """The factor on the learning rate at `progress`.
 
     It rises linearly from 0 over the first `warmup` share, then follows the schedule over the rest.
     """

@@ -1,4 +1,4 @@
-"""The section `train` of a recipe: how the one loop goes."""
+"""The section `train` of a recipe: the settings of the training loop."""
 
 from __future__ import annotations
 
@@ -15,58 +15,65 @@ from pefttools.settings import NOT_IN_DIGEST, Settings
 
 
 class TrainSettings(Settings):
-    """The loop."""
+    """Settings of the training loop."""
 
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the training rows."""
     batch_size: int = Field(default=32, ge=1)
-    """Rows a step, over all processes and accumulation: the number that changes what is learnt."""
+    """Rows per step, over all processes and accumulated micro-batches. This number changes what the model learns."""
     micro_batch_size: int = Field(default=1024, ge=1)
-    """Most rows that are computed at once; a step of more is accumulated."""
+    """Upper limit of rows computed at once. A step with more rows accumulates gradients over several micro-batches."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
-    """Most padded tokens that are computed at once; null suits the device (on a CPU more is slower)."""
+    """Upper limit of padded tokens computed at once; null chooses a limit for the device (on a CPU, more is slower)."""
     pad_multiple: int | None = Field(default=None, ge=1)
-    """Batches are padded to a multiple of this many tokens; null suits the device (8 on a GPU, 4 on a CPU)."""
+    """Batches are padded to a multiple of this many tokens; null means 8 on a GPU and 4 on a CPU."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    """ξ: the learning rate of layer l of L is multiplied with ξ^(L-l); the head has the whole, the embeddings least."""
+    """ξ: the learning rate of layer l of L is multiplied by ξ^(L-l). The head gets the full rate, the embeddings the
+    lowest."""
     optimizer: Optimizer = AdamW()
-    """What makes a step of the gradients: a name, or a mapping of `name` and its settings."""
+    """The optimizer: a name, or a mapping of `name` and the optimizer's settings."""
     learning_rate: float | None = Field(default=None, gt=0)
-    """The highest learning rate; the strategy's default when null."""
+    """The peak learning rate; null means the strategy's default."""
     head_lr_scale: float | None = Field(default=None, gt=0)
-    """What the learning rate of a new head is multiplied with; the strategy's default when null. Of the methods of peft
-    the head learns like the rest."""
+    """Factor on the learning rate of a new head; null means the strategy's default. With strategies
+    that use peft (lora, ia3, …), the head has the same learning rate as the other weights."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """How the learning rate falls after the warmup."""
     warmup: float | None = Field(default=None, ge=0, lt=1)
-    """Share of the steps over which the learning rate rises; the strategy's default when null."""
+    """Share of the steps over which the learning rate rises; null means the strategy's default."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """Added to the gradient by adam, sgd and adagrad, decoupled by the others; biases and norms are left out."""
+    """With adam, sgd and adagrad it is added to the gradient; with the others it is decoupled. Biases and norms get
+    none."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this norm; null leaves them."""
+    """Gradients with a larger norm are scaled down to this norm; null turns clipping off."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """What steps compute in; `auto` is bf16 where the processor multiplies it natively. Trained weights are fp32."""
+    """Number format of the computations. `auto` means bf16 if the processor supports it natively, else fp32. Trained
+    weights are fp32."""
     gradient_checkpointing: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
-    """Blocks keep their inputs only and are computed again on the way back: less memory, about a third slower."""
+    """Store only the inputs of blocks and compute the blocks again in the backward pass. This takes less memory and is
+    about a third slower."""
     compile: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
-    """Steps through torch.compile: half a minute and more before the first, which pays in long runs of large models."""
+    """Compile the steps with torch.compile. The first step takes at least half a minute longer, so this pays off in
+    long runs of large models."""
     evaluate_every: float = Field(default=1.0, gt=0)
-    """Epochs between looks at the validation rows; the end is always one."""
+    """Epochs between evaluations on the validation rows. There is always one at the end of training."""
     patience: int | None = Field(default=None, ge=1)
-    """Stop after this many looks without a better score."""
+    """Stop after this many evaluations without a better score; null never stops early."""
     log_every: int = Field(default=10, ge=1, json_schema_extra=NOT_IN_DIGEST)
     """Steps between lines of metrics.jsonl."""
     checkpoint_seconds: float = Field(default=30.0, ge=0, json_schema_extra=NOT_IN_DIGEST)
-    """At most so much work is lost when a run dies."""
+    """Seconds between checkpoints. A run that is killed loses at most this much work."""
     keep_checkpoints: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Keep the checkpoints of a finished run."""
     feature_cache: Literal["auto", "memory", "disk", "off"] = Field(default="auto", json_schema_extra=NOT_IN_DIGEST)
-    """Where to keep what the frozen lowest blocks make of every row, computed once: `auto`, if it is read more than
-    once, on disk for later runs and in memory where it fits; `memory` there alone; `disk` mapped from there."""
+    """Where to cache the outputs of the frozen lowest blocks, so that each row passes through them only once. `auto`
+    caches only if the outputs are read more than once: on disk for later runs, and in memory if they fit. `memory`
+    caches in memory only. `disk` caches on disk and reads memory-mapped."""
     feature_cache_bytes: int = Field(default=2 * 2**30, ge=0, json_schema_extra=NOT_IN_DIGEST)
-    """Most memory that takes."""
+    """Upper limit of memory for cached features, in bytes."""
     feature_disk_bytes: int = Field(default=20 * 2**30, ge=0, json_schema_extra=NOT_IN_DIGEST)
-    """Most disk that takes, of all runs together; what nobody read for longest goes first."""
+    """Upper limit of disk space for the cached features of all runs, in bytes. The least recently read are deleted
+    first."""
     trackers: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=NOT_IN_DIGEST)
     """Accelerate trackers by name: tensorboard, wandb, mlflow, …"""
 
@@ -91,9 +98,9 @@ class TrainSettings(Settings):
 
 
 def parse_optimizer(value: Any) -> tuple[Optimizer | None, list[str]]:
-    """From what a recipe holds under `train.optimizer` to the choice, or the problems.
+    """The optimizer that a recipe chooses under `train.optimizer`, or the problems.
 
-    A mapping without `name` has the settings of the default optimizer.
+    A mapping without `name` sets the default optimizer.
     """
     if isinstance(value, Mapping) and "name" not in value:
         value = {"name": TrainSettings.model_fields["optimizer"].default.name, **value}

@@ -1,4 +1,4 @@
-"""YAML read by the types of the settings it fills: where a text is due, what is written is what is meant.
+"""YAML read by the types of the settings it fills: where a setting is a text, its value is exactly what is written.
 
 YAML makes `no` a truth value, `007` and `1:30` numbers, `2024-01-01` a date and `1_000` a thousand. As a column, a
 class or a file name each is the word that is written. An override that fills a text is no YAML at all: `KEY=#1: a` is
@@ -85,7 +85,7 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
     if isinstance(node, yaml.MappingNode) and _takes_parts(kind):
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-            raise yaml.YAMLError(f"{twice[0]!r} stands twice in one mapping")
+            raise yaml.YAMLError(f"{twice[0]!r} is set twice in one mapping; remove one")
         loader.flatten_mapping(node)
         pairs = [(str(key.value), value) for key, value in node.value]
         name = next((value.value for key, value in pairs if key == "name"), None)

@@ -1,4 +1,4 @@
-"""Values of a recipe that others leave without effect: those of one section by its `only_with`, and across sections."""
+"""Values of a recipe that other values leave without effect: within a section by `only_with`, and across sections."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from pefttools.recipe.recipes import Recipe
 
 OF_CLASSES = ("labels", "bins", "min_class_rows")
-"""Settings of `data` that speak of a row's `label`."""
+"""Settings of `data` that concern a row's `label`."""
 OF_STEPS = (
     "epochs", "batch_size", "layer_decay", "optimizer", "learning_rate", "head_lr_scale", "schedule", "warmup",
     "weight_decay", "max_grad_norm", "gradient_checkpointing", "patience",
 )  # fmt: skip
-"""Settings of `train` that speak of how weights change."""
+"""Settings of `train` that concern how weights change."""
 
 
 def in_sections(recipe: Recipe) -> dict[str, str]:
-    """Dotted key -> a sentence on every value that another one of its section makes idle."""
+    """Dotted key -> a message for every value that another value of its section makes ineffective."""
     sections = {"data": recipe.data, "task": recipe.task, "strategy": recipe.strategy, "train": recipe.train}
     sections |= {f"regularizers.{name}": one for name, one in recipe.regularizers.items()}
     sections["train.optimizer"] = recipe.train.optimizer
@@ -36,7 +36,7 @@ def in_sections(recipe: Recipe) -> dict[str, str]:
 
 
 def across_sections(recipe: Recipe, given: Collection[str]) -> list[str]:
-    """A sentence on values that a value of another section makes idle.
+    """A message for every value that a value of another section makes ineffective.
 
     They are reported and never refused: a suite sets one value for all its tasks and strategies.
 
@@ -59,11 +59,11 @@ def _of_steps(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
     if not strategy.trains:
         if changed:
             told = ", ".join(f"train.{name}={_shown(getattr(train, name))}" for name in changed)
-            yield f"{told}: without effect, since strategy={strategy.name} trains nothing"
+            yield f"{told}: has no effect, because strategy={strategy.name} trains nothing"
     elif "head_lr_scale" in changed and isinstance(strategy, PeftStrategy):
         yield (
-            f"train.head_lr_scale={train.head_lr_scale} has no effect: under strategy={strategy.name} the head learns"
-            " like the rest"
+            f"train.head_lr_scale={train.head_lr_scale} has no effect: with strategy={strategy.name} the head has"
+            " the same learning rate as the other weights"
         )
 
 

@@ -43,9 +43,9 @@ class AdaLora(PeftStrategy):
     init_rank: int = Field(default=12, ge=1)
     """r₀ of every matrix at the start."""
     target_rank: int = Field(default=8, ge=1)
-    """Average rank at the end; weights of earlier steps are never kept."""
+    """Average rank at the end. Only weights from after the pruning can be saved as the best ones."""
     alpha: float = Field(default=32.0, gt=0)
-    """α: PΛQ is multiplied with α/r₀."""
+    """α: PΛQ is multiplied by α/r₀."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of Q."""
     warmup_share: float = Field(default=0.1, ge=0, lt=1)
@@ -61,12 +61,12 @@ class AdaLora(PeftStrategy):
     beta2: float = Field(default=0.85, gt=0, lt=1)
     """Averaging of its uncertainty."""
     targets: Targets = Field(default=("all",))
-    """`all` matrices of the blocks, roles (`query`, `down` …), or patterns on names and paths."""
+    """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
 
     @model_validator(mode="after")
     def _shrinks(self) -> Self:
         if self.target_rank > self.init_rank:
-            raise ValueError(f"target_rank: {self.target_rank} is more than init_rank, {self.init_rank}")
+            raise ValueError(f"target_rank: {self.target_rank} is more than init_rank, which is {self.init_rank}")
         if self.warmup_share + self.final_share >= 1:
             raise ValueError("warmup_share and final_share: leave no steps to prune in")
         return self

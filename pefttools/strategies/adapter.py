@@ -1,4 +1,4 @@
-"""adapter: bottleneck layers between frozen ones (Houlsby 2019; Pfeiffer 2021; He 2022).
+"""adapter: bottleneck layers between frozen layers (Houlsby 2019; Pfeiffer 2021; He 2022).
 
 - `houlsby` (Houlsby et al. 2019): h ← h + W_u σ(W_d h + b_d) + b_u after every attention projection and after the MLP,
   before residual and norm; the blocks' norms are trained too. Weights start from N(0, .01²) truncated at two
@@ -45,17 +45,17 @@ class Adapter(Strategy):
     variants: ClassVar[Any] = {"houlsby": {"variant": "houlsby"}, "parallel": {"variant": "parallel"}}
 
     variant: Literal["houlsby", "pfeiffer", "parallel"] = Field(default="pfeiffer")
-    """Who published it: twice a block, once a block, or beside the MLP."""
+    """The published variant: `houlsby` has two per block, `pfeiffer` one, `parallel` one parallel to the MLP."""
     bottleneck: int | None = Field(default=None, ge=1)
-    """m, the inner width; 64 when neither it nor `reduction` is given."""
+    """m, the inner width. It is 64 if neither `bottleneck` nor `reduction` is set."""
     reduction: float | None = Field(default=None, gt=0)
     """Instead of `bottleneck`: m is the model's width divided by this."""
     activation: str = Field(default="relu")
     """σ, by its name in transformers."""
     scale: float | None = Field(default=None, gt=0)
-    """What the adapter's output is multiplied with; 4 for `parallel` (He et al. 2022), else 1, when null."""
+    """Factor on the adapter's output; null means 4 for `parallel` (He et al. 2022), else 1."""
     norms: bool | None = Field(default=None)
-    """Whether the norms of the blocks are trained too; as published (`houlsby` only) when null."""
+    """Whether to train the norms of the blocks, too; null means as published (`houlsby` only)."""
 
     @model_validator(mode="after")
     def _one_width(self) -> Self:

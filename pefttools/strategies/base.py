@@ -1,4 +1,4 @@
-"""What every strategy answers, and how the methods of peft answer it."""
+"""The interface of every strategy, and how the methods of peft implement it."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class Strategy(Choice, ABC):
     default_warmup: ClassVar[float] = 0.06
     """Share of the steps over which the learning rate rises."""
     head_lr_scale: ClassVar[float] = 1.0
-    """What the learning rate of a new head is multiplied with, where pretrained weights take a much lower one."""
+    """Factor on the learning rate of a new head, if pretrained weights need a much lower one."""
     mergeable: ClassVar[bool]
     """Whether it folds into plain weights."""
     why_not_merged: ClassVar[str] = ""
-    """Where it does not: why, and what to do instead."""
+    """If it does not fold: the reason, and what to do instead."""
     exact_start: ClassVar[bool]
-    """Whether the wrapped model first answers like the base."""
+    """Whether the outputs of the wrapped model equal the base's before training."""
     rewrites_base: ClassVar[bool] = False
     """Whether frozen weights of the base are changed at the start, so that exact means to rounding (PiSSA)."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Name -> settings of the published methods that this strategy holds beside its default."""
+    """Name -> settings of the published methods that this strategy offers in addition to its default."""
 
     @abstractmethod
     def wrap(self, base: Base) -> nn.Module:
@@ -66,7 +66,7 @@ class Strategy(Choice, ABC):
 
     @property
     def title(self) -> str:
-        """What messages call it: its name, and which of its methods it is where it holds many (peft's)."""
+        """Its name in messages, with the method's name if the strategy offers many (peft's)."""
         return self.name
 
     def start_lr(self) -> float:
@@ -74,17 +74,17 @@ class Strategy(Choice, ABC):
         return self.default_lr
 
     def lr_scale(self, name: str) -> float:
-        """What the learning rate of a trained parameter is multiplied with (LoRA+)."""
+        """Factor on the learning rate of a trained parameter (LoRA+)."""
         del name
         return 1.0
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
-        """Trained parameters beside the head in closed form, on a BERT-like encoder; None where there is none."""
+        """Trained parameters besides the head in closed form, on a BERT-like encoder; None where there is none."""
         del config
         return None
 
     def start(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Set what starts from the data, given training batches (EVA); called once, before anything is trained."""
+        """Initialize what starts from the data, with training batches (EVA). Called once, before training."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
         """A term of shape () that the method itself adds to the loss, under any task and objective (AdaLoRA)."""
@@ -109,15 +109,15 @@ class Strategy(Choice, ABC):
         return True
 
     def state(self, model: nn.Module) -> dict[str, Any]:
-        """What `updated` keeps beside the parameters; checkpointed, so plain values and tensors only."""
+        """What `updated` stores besides the parameters. It is checkpointed, so plain values and tensors only."""
         del model
         return {}
 
     def set_state(self, model: nn.Module, state: Mapping[str, Any], num_steps: int) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
-        """Numbers worth reporting beside the parameters (the reconstruction error of a projection)."""
+        """Numbers to report besides the parameters (the reconstruction error of a projection)."""
         del model
         return {}
 
@@ -180,7 +180,7 @@ class PeftStrategy(Strategy, ABC):
             try:
                 return named(PeftModel.from_pretrained(base.model, str(folder)), base)
             except (UserWarning, KeyError) as error:
-                raise UserError(f"{folder}: the adapter is not whole: {error}") from error
+                raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
 
 
 def named(model: Any, base: Base) -> Any:
@@ -262,12 +262,16 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     targets = trained(model)
     if targets.keys() != tensors.keys():
         strange = sorted(targets.keys() ^ tensors.keys())
-        raise UserError(f"{where}: its tensors are not those this model trains: {', '.join(strange[:5])}")
+        raise UserError(
+            f"{where}: the saved tensors do not match the trained parameters of this model; these differ:"
+            f" {', '.join(strange[:5])}"
+        )
     with torch.no_grad():
         for name, target in targets.items():
             if target.shape != tensors[name].shape:
                 raise UserError(
-                    f"{where}: {name} is {tuple(tensors[name].shape)}, the model's is {tuple(target.shape)}"
+                    f"{where}: {name} has the shape {tuple(tensors[name].shape)}, but the model needs"
+                    f" {tuple(target.shape)}"
                 )
             target.copy_(tensors[name])
 
@@ -284,7 +288,7 @@ def refuse_quantised(base: Base, modules: Iterable[str] = ("",)) -> None:
         if inside or is_quantised(base.model.get_submodule(path)):
             raise UserError(
                 f"strategy: {base.source} is quantised, and quantised weights cannot be trained or decomposed;"
-                " strategy=lora trains beside them"
+                " use strategy=lora, which adds trained weights to them"
             )
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class BitFit(Strategy):
-    """Which biases."""
+    """Settings of bitfit: which biases are trained."""
 
     default_lr: ClassVar[float] = 5e-3
     lr_range: ClassVar[tuple[float, float]] = (3e-4, 3e-2)
@@ -35,7 +35,7 @@ class BitFit(Strategy):
     variants: ClassVar[Any] = {"subset": {"biases": "subset"}}
 
     biases: Literal["all", "subset"] = Field(default="all")
-    """`all` biases outside the head, or the `subset` of the query and the first MLP matrix."""
+    """Which biases: `all` outside the head, or the `subset` of the query and the first MLP matrix."""
 
     def wrap(self, base: Base) -> nn.Module:
         train_only(base, ())

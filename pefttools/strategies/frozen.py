@@ -1,7 +1,7 @@
-"""frozen: nothing is trained; the row that everything else is compared with.
+"""frozen: nothing is trained. This is the baseline for all other strategies.
 
-The model answers as it was loaded. A head the checkpoint lacks is random and stays so (it is saved, so that the run
-answers the same again); language models answer by what they know.
+The model predicts as it was loaded. A head that the checkpoint lacks stays random; it is saved, so that the run always
+returns the same predictions. Language models use only their pretrained knowledge.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Frozen(Strategy):
-    """Nothing to set."""
+    """This strategy has no settings."""
 
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-3)

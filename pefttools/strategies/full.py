@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Full(Strategy):
-    """Nothing to set."""
+    """This strategy has no settings."""
 
     default_lr: ClassVar[float] = 5e-5
     lr_range: ClassVar[tuple[float, float]] = (1e-5, 5e-4)

@@ -36,9 +36,9 @@ class GaLore(Strategy):
     exact_start: ClassVar[bool] = True
 
     rank: int = Field(default=8, ge=1)
-    """Of the projected gradients."""
+    """Rank of the projected gradients."""
     scale: float = Field(default=2.0, gt=0)
-    """α_G: what the projected update is multiplied with."""
+    """α_G: factor on the projected update."""
     every: int = Field(default=200, ge=1)
     """T: steps between two decompositions of the gradients."""
 
@@ -53,7 +53,7 @@ class GaLore(Strategy):
 
         own = settings.optimizer
         if own.name != "adamw":
-            raise UserError(f"train.optimizer: galore is a kind of adamw, not {own.name}")
+            raise UserError(f"train.optimizer: galore works only with adamw, got {own.name}; remove train.optimizer")
         inside = {id(model.get_submodule(path).weight) for path in module_paths.linears(model)}
         split: list[dict[str, Any]] = []
         for group in groups:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class IA3(PeftStrategy):
-    """Whose outputs and whose inputs are scaled."""
+    """Settings of ia3: which matrices have scaled outputs, and which have scaled inputs."""
 
     default_lr: ClassVar[float] = 1e-2
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 5e-2)
@@ -31,7 +31,7 @@ class IA3(PeftStrategy):
     outputs: Targets = Field(default=("key", "value"))
     """Matrices whose outputs are scaled: roles, or patterns on names and paths."""
     inputs: MaybeTargets = Field(default=("down",))
-    """Matrices whose inputs are scaled; none when empty."""
+    """Matrices whose inputs are scaled; an empty list means none."""
 
     def config(self, base: Base) -> PeftConfig:
         from peft import IA3Config

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class LayerNorm(PeftStrategy):
-    """Nothing to set."""
+    """This strategy has no settings."""
 
     default_lr: ClassVar[float] = 3e-3
     lr_range: ClassVar[tuple[float, float]] = (3e-4, 3e-2)

@@ -1,4 +1,4 @@
-"""lora: W + (α/r)·BA beside frozen matrices (Hu et al. 2022, eq. 3), through peft.
+"""lora: W + (α/r)·BA in addition to frozen matrices (Hu et al. 2022, eq. 3), through peft.
 
 A starts Kaiming-uniform, B at zero, so the start is exact; merging multiplies out. Our default targets every
 matrix of the blocks: at equal parameters, attention alone does worse ("LoRA Without Regret", 2025). Learning rate:
@@ -55,22 +55,22 @@ class Lora(PeftStrategy):
     rank: int = Field(default=8, ge=1)
     """r, the inner size of BA."""
     alpha: float = Field(default=16.0, gt=0)
-    """α: BA is multiplied with α/r."""
+    """α: BA is multiplied by α/r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     targets: Targets = Field(default=("all",))
-    """`all` matrices of the blocks, roles (`query`, `down` …), or patterns on names and paths."""
+    """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
     rslora: bool = Field(default=False)
-    """rsLoRA: BA is multiplied with α/√r instead."""
+    """rsLoRA: BA is multiplied by α/√r instead."""
     dora: bool = Field(default=False)
-    """DoRA: the magnitude of every output row is learnt apart from its direction."""
+    """DoRA: learn the magnitude of every output row separately from its direction."""
     lr_ratio: float = Field(default=1.0, gt=0)
-    """LoRA+: the learning rate of B over that of A; the paper takes 16, and about half the usual rate for A."""
+    """LoRA+: the learning rate of B divided by that of A. The paper uses 16, and about half the usual rate for A."""
     init: Literal["default", "gaussian", "pissa", "olora", "eva", "loftq"] = Field(default="default")
     """How A and B start: A random and B zero (default, gaussian), or from the weights (pissa, olora, loftq) or the
     data (eva)."""
     eva_ratio: float = Field(default=1.0, ge=1)
-    """EVA's ρ: above 1 ranks move between matrices by explained variance, up to ρ·r each; `plan` counts r each."""
+    """EVA's ρ: above 1, ranks move between matrices by explained variance, up to ρ·r each. `plan` counts r each."""
     loftq_steps: int = Field(default=1, ge=1)
     """LoftQ's alternations between quantising and the singular value decomposition."""
 
@@ -147,7 +147,7 @@ class Lora(PeftStrategy):
         model: Any = self.wrap(base)
         tensors = read(folder)
         if strange := sorted(tensors.keys() ^ get_peft_model_state_dict(model).keys()):
-            raise UserError(f"{folder}: the adapter is not whole: {', '.join(strange[:5])}")
+            raise UserError(f"{folder}: the adapter is incomplete: {', '.join(strange[:5])}")
         set_peft_model_state_dict(model, tensors)
         return model
 

@@ -46,22 +46,22 @@ class LowRank(Strategy):
     variants: ClassVar[Any] = {"energy": {"energy": 0.9}}
 
     rank: int | None = Field(default=None, ge=1)
-    """r of every matrix."""
+    """r, the same for every matrix."""
     energy: float | None = Field(default=None, gt=0, le=1)
     """Instead of `rank`: each matrix gets the smallest rank that keeps this share of its squared norm."""
     budget: float | None = Field(default=None, gt=0)
-    """Instead of `rank`: parameters of U and V together, as a share of the matrices' own up to 1, else as a number.
-    0.9 when none of the three is given."""
+    """Instead of `rank`: parameters of U and V together. A value up to 1 is a share of the matrices' own parameters, a
+    larger one is their number. The budget is 0.9 if none of the three is set."""
     biases: bool = Field(default=True)
-    """Whether the matrices' biases are trained too."""
+    """Whether to train the matrices' biases, too."""
     targets: Targets = Field(default=("all",))
-    """`all` matrices of the blocks, roles (`query`, `down` …), or patterns on names and paths."""
+    """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         given = [name for name in ("rank", "energy", "budget") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"takes one of rank, energy and budget, not {' and '.join(given)}")
+            raise ValueError(f"takes only one of rank, energy and budget, got {' and '.join(given)}")
         return self
 
     def ranks(self, base: Base) -> dict[str, int]:

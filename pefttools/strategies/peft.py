@@ -1,8 +1,8 @@
 """peft: any other method of the installed peft, by its `peft_type` and with its own settings.
 
 `strategy.type=LOKR strategy.settings.r=4`. The head is trained and saved where the method can
-(`modules_to_save`); methods that need targets get `targets`. What peft refuses is told in its words.
-Learning rate: a start to search from, three times LoRA's; no one value suits forty methods.
+(`modules_to_save`); methods that need targets get `targets`. If peft refuses something, its own message is reported.
+Learning rate: three times LoRA's, only a start for a search; no single value suits forty methods.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ NOT_HERE = {
 
 
 class Peft(PeftStrategy):
-    """Which method of peft's, its settings, and where it goes."""
+    """Settings of peft: which method, the method's own settings, and which matrices it changes."""
 
     default_lr: ClassVar[float] = 3e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 3e-2)
@@ -54,7 +54,7 @@ class Peft(PeftStrategy):
     settings: dict[str, Any] = Field(default_factory=dict)
     """The method's own settings, by the names of its peft configuration."""
     targets: Targets = Field(default=("all",))
-    """`all` matrices of the blocks, roles (`query`, `down` …), or patterns on names and paths."""
+    """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
 
     @field_validator("type")
     @classmethod
@@ -122,7 +122,8 @@ class Peft(PeftStrategy):
             raise UserError(f"strategy.type: peft's {self.type} {NOT_HERE[self.type]}; it cannot be used here")
         if (start := self.settings.get("init_lora_weights")) in ("eva", "loftq"):
             raise UserError(
-                f"strategy.settings.init_lora_weights: {start} is had by strategy=lora strategy.init={start}"
+                f"strategy.settings.init_lora_weights: {start} is not available here;"
+                f" use strategy=lora strategy.init={start}"
             )
         from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -29,7 +29,8 @@ class Prefix(PeftStrategy):
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-1)
     mergeable: ClassVar[bool] = False
     why_not_merged: ClassVar[str] = (
-        "virtual keys and values are no weights of the base; use --to adapter, or train strategy=lora, which merges"
+        "virtual keys and values are not weights of the base, so they cannot be merged;"
+        " use --to adapter, or train strategy=lora, which merges"
     )
     exact_start: ClassVar[bool] = False
     only_with: ClassVar[Any] = {
@@ -38,11 +39,11 @@ class Prefix(PeftStrategy):
     variants: ClassVar[Any] = {"prefix_tuning": {"variant": "prefix_tuning"}}
 
     tokens: int = Field(default=20, ge=1)
-    """p, how many virtual tokens; a text has so many positions less."""
+    """p, the number of virtual tokens. A text has this many positions fewer."""
     variant: Literal["p_tuning_v2", "prefix_tuning"] = Field(default="p_tuning_v2")
-    """Keys and values trained as they are, or through an MLP."""
+    """Whether keys and values are trained directly (`p_tuning_v2`) or through an MLP (`prefix_tuning`)."""
     projection_size: int | None = Field(default=None, ge=1)
-    """Inner width of `prefix_tuning`'s MLP; the model's own width when null."""
+    """Inner width of the MLP of `prefix_tuning`; null means the model's own width."""
 
     def config(self, base: Base) -> PeftConfig:
         from peft import PrefixTuningConfig

@@ -29,14 +29,15 @@ class Prompt(PeftStrategy):
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-1)
     mergeable: ClassVar[bool] = False
     why_not_merged: ClassVar[str] = (
-        "virtual tokens are no weights of the base; use --to adapter, or train strategy=lora, which merges"
+        "virtual tokens are not weights of the base, so they cannot be merged;"
+        " use --to adapter, or train strategy=lora, which merges"
     )
     exact_start: ClassVar[bool] = False
 
     tokens: int = Field(default=20, ge=1)
-    """p, how many virtual tokens; a text has so many positions less."""
+    """p, the number of virtual tokens. A text has this many positions fewer."""
     init: Literal["vocabulary", "random"] = Field(default="vocabulary")
-    """What they start as."""
+    """Initial values of the virtual tokens."""
 
     def config(self, base: Base) -> PeftConfig:
         from peft import PromptTuningConfig, PromptTuningInit

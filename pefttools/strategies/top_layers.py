@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TopLayers(Strategy):
-    """How far down training reaches."""
+    """Settings of top_layers: how many blocks are trained."""
 
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 1e-2)
@@ -34,7 +34,7 @@ class TopLayers(Strategy):
     variants: ClassVar[Any] = {"last_one": {"layers": 1}}
 
     layers: int = Field(default=0, ge=0)
-    """How many blocks, counted from the top, are trained beside the head."""
+    """How many blocks, counted from the top, are trained in addition to the head."""
 
     def start_lr(self) -> float:
         if not self.layers:

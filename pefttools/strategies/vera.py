@@ -31,15 +31,15 @@ class Vera(PeftStrategy):
     rank: int = Field(default=256, ge=1)
     """r, the inner size of BA; it may exceed a matrix's sides."""
     d_initial: float = Field(default=0.1, gt=0)
-    """What d starts at."""
+    """Initial value of d."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout on the input of A."""
     projection_seed: int = Field(default=0, ge=0)
-    """Of A and B."""
+    """Seed of A and B."""
     save_projection: bool = Field(default=True)
-    """Whether A and B are saved too, rather than drawn again from their seed."""
+    """Whether A and B are saved, too, instead of drawn again from their seed."""
     targets: Targets = Field(default=("query", "value"))
-    """`all` matrices of the blocks, roles (`query`, `down` …), or patterns on names and paths."""
+    """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
 
     def config(self, base: Base) -> PeftConfig:
         from peft import VeraConfig
