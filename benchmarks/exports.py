@@ -176,17 +176,17 @@ def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
 def _timed(scratch: Path) -> dict[str, Any]:
     """Rows a second of the run, in bf16 and fp32, and of the ONNX file, on its test rows; medians of rounds in turn."""
     from pefttools.data.splitting import load_splits
-    from pefttools.inference.predictor import opened
+    from pefttools.inference.predictor import load_predictor
 
     run = scratch / "question-type"
     command("train", "question-type-lora", "--out", str(run), "--json")
     manifest = exported(run, "onnx")
     ways = {
-        "torch bf16": opened(run, "bf16"), "torch fp32": opened(run, "fp32"),
-        "onnxruntime fp32": opened(run / "export" / "onnx", "fp32"),
+        "torch bf16": load_predictor(run, "bf16"), "torch fp32": load_predictor(run, "fp32"),
+        "onnxruntime fp32": load_predictor(run / "export" / "onnx", "fp32"),
     }  # fmt: skip
     recipe = ways["torch fp32"].recipe
-    rows = [recipe.task.question(row) for row in load_splits(recipe.data, recipe.task).test]
+    rows = [recipe.task.read_unlabeled(row) for row in load_splits(recipe.data, recipe.task).test]
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(ROUNDS + 1):  # the first warms up
         for name, way in ways.items():

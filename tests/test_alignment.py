@@ -41,7 +41,7 @@ def test_words_that_are_cut_off() -> None:
     assert encoded["labels"] == [[-100, 1, -100, 2, -100], [-100, 0, -100]]
     assert (encoded["num_targets"], encoded["cut"]) == ([2, 1], [True, False])
     said = [{"labels": [0, 1, 1, 2, 0], "probabilities": [0.9, 0.8, 0.5, 0.6, 0.9]}]
-    answer = task.join({"tokens": ["angela", "angela", "in"]}, [{"places": [1, 3, -1]}], said)
+    answer = task.aggregate({"tokens": ["angela", "angela", "in"]}, [{"places": [1, 3, -1]}], said)
     assert answer["prediction"] == ["B-PER", "I-PER", "O"]
     assert answer["spans"] == [
         {"type": "PER", "start": 0, "end": 13, "text": "angela angela", "score": pytest.approx(0.7)}
@@ -109,7 +109,7 @@ def test_spans_of_tokens_and_of_texts(virtual: int) -> None:
     assert "labels" not in batch
     answers = task.predict(outputs_for(said, 3, virtual), batch)
     joined = [
-        task.join(row, [{"places": places}], [answer])
+        task.aggregate(row, [{"places": places}], [answer])
         for row, places, answer in zip(rows, columns["places"], answers, strict=True)
     ]
     found = [[(s["start"], s["end"], s["text"]) for s in answer["spans"]] for answer in joined]
@@ -128,10 +128,10 @@ def test_spans_of_tokens_and_of_texts(virtual: int) -> None:
 def test_what_a_model_says_is_well_formed() -> None:
     task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
     said = [{"labels": [2, 4, 0, 2, 3], "probabilities": [1.0] * 5}]
-    answer = task.join({"tokens": list("abcde")}, [{"places": [0, 1, 2, 3, 4]}], said)
+    answer = task.aggregate({"tokens": list("abcde")}, [{"places": [0, 1, 2, 3, 4]}], said)
     assert answer["prediction"] == ["B-LOC", "B-PER", "O", "B-LOC", "B-PER"]
     plain = TokenClassification(labels=("NN", "VB"), read_as="none")
-    assert plain.join(
+    assert plain.aggregate(
         {"tokens": ["a", "b"]}, [{"places": [1, -1]}], [{"labels": [0, 1], "probabilities": [1.0] * 2}]
     ) == {
         "prediction": ["VB", "NN"]  # of a word that is not seen the most frequent

@@ -57,7 +57,7 @@ def rows_of(task: Task) -> list[Row]:
         "regression": lambda text: {"text": text, "text_pair": "saw </s> pear"},
     }
     make = makers.get(task.name, lambda text: {"text": text})
-    return [task.question(make(text)) for text in TEXTS]
+    return [task.read_unlabeled(make(text)) for text in TEXTS]
 
 
 def example(name: str) -> Task:

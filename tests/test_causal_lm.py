@@ -140,7 +140,7 @@ def test_loss_and_predictions_are_those_of_transformers() -> None:
 
 def test_windows_of_a_text_add_up() -> None:
     task = CausalLM(chat=False)
-    said = task.join({}, [{}, {}], [{"nll": 2.0, "num_targets": 3}, {"nll": 1.0, "num_targets": 1}])
+    said = task.aggregate({}, [{}, {}], [{"nll": 2.0, "num_targets": 3}, {"nll": 1.0, "num_targets": 1}])
     assert said == {"nll": 3.0, "num_targets": 4}
 
 
@@ -265,7 +265,7 @@ def test_rows_to_predict_on_need_no_answer() -> None:
         task.read({"prompt": "a"}),
         task.read({"instruction": "a", "input": ""}),
         task.read({"text": "a"}),
-        task.question({"messages": [{"role": "user", "content": "a"}]}),
+        task.read_unlabeled({"messages": [{"role": "user", "content": "a"}]}),
     ):
         assert row["messages"] == asked
         assert task.reference(row) is None

@@ -181,7 +181,7 @@ def test_generation_settings_write_the_token_ids_of_training(
     other = make_tokenizer(settings.chat_template, begins)
     asked = {"messages": TWO_TURNS[:1]}
     ids = other.apply_chat_template(asked["messages"], add_generation_prompt=True)["input_ids"]
-    assert [ids] == task.prompts([task.question(asked)], tokenizer)
+    assert [ids] == task.prompts([task.read_unlabeled(asked)], tokenizer)
     assert task.with_values(chat_template=None).generation_settings(other).chat_template == settings.chat_template
     assert CausalLM(chat=False).generation_settings(tokenizer) == (None, (2,))
 

@@ -113,10 +113,10 @@ def test_transformers_alone_writes_chats_with_tools_as_training_did(own: str | N
     parts: Any = tuple(sorted(chat_parts.parts_of(CALLED, row.get("tools"))))
     task = CausalLM(chat=True, parts=parts)
     other = long_tokenizer(task.generation_settings(tokenizer).chat_template)
-    messages = task.question(row)["messages"]
+    messages = task.read_unlabeled(row)["messages"]
     tools = TOOLS if "tools" in row else None
     ids = other.apply_chat_template(messages, tools=tools, add_generation_prompt=True)["input_ids"]
-    assert [ids] == task.prompts([task.question(row)], tokenizer)
+    assert [ids] == task.prompts([task.read_unlabeled(row)], tokenizer)
     null = [{**m, "content": m["content"] or None} for m in messages]  # as servers send it
     if own in (CHATML, None):
         assert ids == other.apply_chat_template(null, tools=tools, add_generation_prompt=True)["input_ids"]

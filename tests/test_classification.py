@@ -218,13 +218,13 @@ def test_as_many_classes_as_tokens_stay_classes() -> None:
     assert [len(ids) for ids in columns["input_ids"]] == [3, 3]
     assert columns["num_targets"] == [3, 3]
     assert FITTED.collate(columns, make_tokenizer(), 8)["labels"].tolist() == [[0, 1, 0], [0, 0, 0]]
-    full = FITTED.stretched({name: values[0] for name, values in columns.items()}, 20)
+    full = FITTED.repeat_to_length({name: values[0] for name, values in columns.items()}, 20)
     assert (len(full["input_ids"]), full["labels"]) == (20, [0, 1, 0])
 
 
 def test_the_best_blind_answer_is_the_commonest_set() -> None:
     train = [{"label": ["a", "b"]}, {"label": ["b", "a"]}, {"label": []}]
-    found = FITTED.simplest(train, [{"label": ["a", "b"]}, {"label": ["b"]}])
+    found = FITTED.majority_baseline(train, [{"label": ["a", "b"]}, {"label": ["b"]}])
     assert (found["accuracy"], found["f1_micro"]) == pytest.approx((0.5, 6 / 7))
     assert "per_class" not in found
 

@@ -135,7 +135,7 @@ def test_another_seed_rate_and_strategy_compute_nothing_anew(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed, calls = [], []
-    plain, forward, step = features.Maker.computed, BertLayer.forward, loop.Loop.step
+    plain, forward, step = features.FeatureExtractor.computed, BertLayer.forward, loop.Loop.step
 
     def counted(self: Any, rows: Any, title: str, reporter: Reporter) -> Any:
         computed.append(title)
@@ -150,7 +150,7 @@ def test_another_seed_rate_and_strategy_compute_nothing_anew(
         step(self)
         in_a_step.append(len(calls))
 
-    monkeypatch.setattr(features.Maker, "computed", counted)
+    monkeypatch.setattr(features.FeatureExtractor, "computed", counted)
     monkeypatch.setattr(BertLayer, "forward", called)
     monkeypatch.setattr(loop.Loop, "step", stepped)
     in_a_step: list[int] = []
@@ -391,6 +391,6 @@ def test_a_disk_that_refuses_is_told(bert: Path, tmp_path: Path, monkeypatch: py
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.Maker, "computed", full)
+    monkeypatch.setattr(features.FeatureExtractor, "computed", full)
     with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); take train.feature_cache=mem"):
         train_tiny(bert, tmp_path / "run", *LAST)

@@ -40,7 +40,7 @@ def test_a_tied_table_that_is_trained_is_not_frozen() -> None:
 def test_the_frozen_part_is_held_in_evaluation_mode() -> None:
     model, frozen = frozen_bert(1)
     names = set(model.state_dict())
-    with frozen.held():
+    with frozen.in_eval_mode():
         model.train()
         assert model.training
         training = {path for path, module in model.named_modules() if module.training}

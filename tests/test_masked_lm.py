@@ -76,7 +76,7 @@ def test_the_loss_is_the_models_own(tokenizer):
 def test_rows_join_their_windows():
     task = MaskedLM()
     parts = [{"nll": 1.0, "num_correct": 1, "num_targets": 2}, {"nll": 3.0, "num_correct": 0, "num_targets": 1}]
-    row = task.join({"text": "x"}, [{}, {}], parts)
+    row = task.aggregate({"text": "x"}, [{}, {}], parts)
     assert row == {"nll": 4.0, "num_correct": 1, "num_targets": 3}
     values = task.metrics([row, {"nll": 0.0, "num_correct": 1, "num_targets": 1}], ["x", "y"])
     assert values == pytest.approx({"perplexity": math.e, "accuracy": 0.5})
@@ -101,7 +101,7 @@ def test_sizes_for_planning(tokenizer):
     task = MaskedLM(max_length=32, whole_word=True)
     assert (task.longest(10**9), task.longest(20)) == (32, 20)
     encoded = task.encode_training(counting(1), tokenizer)
-    full = task.stretched({name: column[0] for name, column in encoded.items()}, 32)
+    full = task.repeat_to_length({name: column[0] for name, column in encoded.items()}, 32)
     batch = task.collate({name: [value] * 3 for name, value in full.items()}, tokenizer, 8)
     assert batch["input_ids"].shape == batch["labels"].shape == (3, 32)
     assert (batch["labels"] != -100).sum(1).tolist() == [5] * 3

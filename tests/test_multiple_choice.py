@@ -183,7 +183,7 @@ def test_the_bias_that_no_answer_depends_on_is_saved_and_not_trained(bases: Call
 def test_memory_is_estimated_of_full_rows() -> None:
     assert TASK.longest(512) == 96
     row = {name: values[0] for name, values in TASK.encode(quizzes(1), make_tokenizer()).items()}
-    full = TASK.stretched(row, 96)
+    full = TASK.repeat_to_length(row, 96)
     assert [len(ids) for ids in full["input_ids"]] == [32] * 3
     assert TASK.collate({n: [v, v] for n, v in full.items()}, make_tokenizer(), 8)["input_ids"].shape == (2, 3, 32)
     assert TASK.probe({"input_ids": torch.arange(6).view(3, 2)})["input_ids"].tolist() == [
@@ -193,7 +193,7 @@ def test_memory_is_estimated_of_full_rows() -> None:
 
 def test_the_best_blind_answer_is_the_commonest_place() -> None:
     train = [{"label": place} for place in (1, 1, 0)]
-    assert TASK.simplest(train, [{"label": 1}, {"label": 2}, {"label": 1}, {"label": 0}]) == {"accuracy": 0.5}
+    assert TASK.majority_baseline(train, [{"label": 1}, {"label": 2}, {"label": 1}, {"label": 0}]) == {"accuracy": 0.5}
 
 
 def test_it_is_learnt_and_told(run: Path) -> None:

@@ -41,7 +41,7 @@ FAMILIES = {"bert": "text_classification", "llama": "causal_lm", "bart": "seq2se
 
 @pytest.fixture
 def planted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(PLANTED))
+    monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(PLANTED), prepend=os.pathsep)
 
 
 def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:

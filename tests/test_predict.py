@@ -130,7 +130,7 @@ def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytes
     for precision in ("fp32", "auto", "bf16"):
         base = tiny_models.base(task, architecture, False, tiny_models.ARCHITECTURES[architecture].sizes)
         recipe: Any = SimpleNamespace(strategy=strategies.get("frozen")())
-        model = optimize.ready(Trained(base.model, base, task, recipe, Path()), precision)
+        model = optimize.optimized(Trained(base.model, base, task, recipe, Path()), precision)
         rounded = precision == "bf16" or (precision == "auto" and task.takes_rounding)
         table = model.get_input_embeddings().weight  # type: ignore[operator]
         assert table.dtype == (torch.bfloat16 if rounded else torch.float32)
@@ -213,7 +213,7 @@ def test_a_classifier_answers_from_one_token_of_its_last_block(finished_run: Pat
     last.register_forward_hook(lambda _, __, output: widths.append(output.shape[1]))
     with torch.no_grad():
         whole = model(input_ids=ids).logits
-        alone = optimize.ready(found, "fp32")(input_ids=ids).logits
+        alone = optimize.optimized(found, "fp32")(input_ids=ids).logits
     assert widths[0] == 6
     assert widths[-1] == 1
     torch.testing.assert_close(alone, whole, atol=1e-5, rtol=1e-5)

@@ -37,7 +37,7 @@ def said_of(task: PromptedClassification, model: Any, rows: list[dict[str, str]]
     encoded = [{name: column[i] for name, column in columns.items()} for i in range(len(said))]
     parts = [[i for i, number in enumerate(columns["row"]) if number == row] for row in range(len(rows))]
     return [
-        task.join(row, [encoded[i] for i in indices], [said[i] for i in indices])
+        task.aggregate(row, [encoded[i] for i in indices], [said[i] for i in indices])
         for row, indices in zip(rows, parts, strict=True)
     ]
 
@@ -137,7 +137,7 @@ def test_metrics_and_majority() -> None:
     assert told["accuracy"] == 0.75
     assert told["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert told["per_class"]["bad"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
-    assert task.simplest(ROWS, ROWS)["accuracy"] == 0.5
+    assert task.majority_baseline(ROWS, ROWS)["accuracy"] == 0.5
 
 
 def test_remark_on_verbalisers_of_different_length() -> None:

@@ -138,7 +138,7 @@ def test_errors_are_measured_in_the_labels_spread() -> None:
     assert task.loss(outputs, batch).item() == pytest.approx(2.0**2 + 3.0**2)
     assert task.logits(outputs, batch).tolist() == [[pytest.approx(120 / 110)], [pytest.approx(100 / 110)]]
     assert task.predict(outputs, batch) == [{"prediction": 120.0}, {"prediction": 100.0}]
-    assert task.simplest([{"label": 1.0}, {"label": 3.0}], [{"label": 2.0}, {"label": 5.0}]) == {
+    assert task.majority_baseline([{"label": 1.0}, {"label": 3.0}], [{"label": 2.0}, {"label": 5.0}]) == {
         "pearson": 0.0, "spearman": 0.0, "mse": 4.5, "mae": 1.5,
     }  # fmt: skip
 
@@ -168,7 +168,7 @@ def test_pairs_without_an_order_are_asked_in_both() -> None:
     assert {name: encoded[name] for name in ("row", "labels", "num_targets")} == {
         "row": [0, 0, 1, 1], "labels": [1.5, 1.5, 2.0, 2.0], "num_targets": [1] * 4,
     }  # fmt: skip
-    assert task.join(rows[0], [], [{"prediction": 1.0}, {"prediction": 2.0}]) == {"prediction": 1.5}
+    assert task.aggregate(rows[0], [], [{"prediction": 1.0}, {"prediction": 2.0}]) == {"prediction": 1.5}
     with pytest.raises(UserError, match=r"task.symmetric: takes pairs of texts, and data.train has no text_pair"):
         Regression(symmetric=True).fit(splits({"text": "a", "label": 1.0}, {"text": "b", "label": 2.0}))
 

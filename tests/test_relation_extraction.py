@@ -217,7 +217,7 @@ def test_the_tasks_metrics_and_its_simplest_answer() -> None:
     assert [v["precision"] for v in values["per_class"].values()] == pytest.approx(list(precision))  # type: ignore[arg-type]
     assert [v["support"] for v in values["per_class"].values()] == list(support)  # type: ignore[arg-type]
     rows = [{"label": name} for name in ("Other", "Other", LABELS[1])]
-    assert task.simplest(rows, rows) == {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0, "accuracy": 2 / 3}
+    assert task.majority_baseline(rows, rows) == {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0, "accuracy": 2 / 3}
 
 
 def test_fitting_takes_the_labels_and_refuses_what_cannot_serve() -> None:

@@ -162,9 +162,9 @@ def test_sizes_for_planning(tokenizer):
     assert task.longest(10**9) == 32
     assert task.longest(16) == 16 + 8
     row = {name: column[0] for name, column in task.encode(some_rows(), tokenizer).items()}
-    full = task.stretched(row, 32)
+    full = task.repeat_to_length(row, 32)
     assert (len(full["input_ids"]), len(full["labels"]), full["length"]) == (24, 8, 32)
-    assert len(task.stretched(row, 8)["labels"]) == 2
+    assert len(task.repeat_to_length(row, 8)["labels"]) == 2
 
 
 # losses

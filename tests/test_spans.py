@@ -30,7 +30,7 @@ def said_of(
     task: QuestionAnswering, row: dict[str, Any], encoded: dict[str, list[Any]], outputs: Any, batch: Any
 ) -> Any:
     rows = [{name: values[i] for name, values in encoded.items()} for i in range(len(encoded["row"]))]
-    return task.join(row, rows, task.predict(outputs, batch))
+    return task.aggregate(row, rows, task.predict(outputs, batch))
 
 
 def test_a_batch_says_what_is_context() -> None:
@@ -49,7 +49,7 @@ def test_two_labels_and_two_tokens_are_no_labels_a_token() -> None:
         "input_ids": [[1, 2]], "starts": [[-1, 0]], "ends": [[-1, 5]], "not_here": [0], "labels": [[1, 1]]
     }  # fmt: skip
     assert QuestionAnswering().collate(columns, make_tokenizer(), 8)["labels"].tolist() == [[1, 1]]
-    longer = QuestionAnswering().stretched({name: values[0] for name, values in columns.items()}, 5)
+    longer = QuestionAnswering().repeat_to_length({name: values[0] for name, values in columns.items()}, 5)
     assert (longer["labels"], longer["starts"]) == ([0, 0], [-1, 0, 0, 0, 0])
 
 
@@ -144,13 +144,15 @@ def test_an_answer_is_always_a_stretch_of_the_context_without_spaces_around_it()
     context = "  Über   den\tWolken\n"
     encoded = {"starts": [-1, 0, 6, 12], "ends": [-1, 6, 12, 20]}  # a tokenizer that counts spaces to words
     said = {"spans": [(1, 2, -1.0), (2, 3, -2.0), (3, 3, -3.0)], "nowhere": -9.0}
-    found = QuestionAnswering().join({"context": context, "question": "wo"}, [encoded], [said])
+    found = QuestionAnswering().aggregate({"context": context, "question": "wo"}, [encoded], [said])
     assert [one["text"] for one in found["nbest"]] == ["Über   den", "den\tWolken", "Wolken"]
     assert all(context[one["start"] : one["end"]] == one["text"] for one in found["nbest"])
 
 
 def test_a_context_the_tokenizer_makes_nothing_of_has_no_answer() -> None:
-    said = QuestionAnswering().join({"context": "x"}, [{"starts": [-1], "ends": [-1]}], [{"spans": [], "nowhere": 0.0}])
+    said = QuestionAnswering().aggregate(
+        {"context": "x"}, [{"starts": [-1], "ends": [-1]}], [{"spans": [], "nowhere": 0.0}]
+    )
     assert (said["prediction"], said["start"], said["probability"], said["nbest"]) == ("", None, 1.0, [])
 
 

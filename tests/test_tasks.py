@@ -120,7 +120,7 @@ def test_answers_are_scored_and_can_be_kept(task: Task, base: Base, rows: list[d
     metrics = task.metrics(predictions, [task.reference(row) for row in rows])
     assert isinstance(metrics[task.primary], float)
     json.dumps(metrics)
-    simplest = task.simplest(rows, rows)
+    simplest = task.majority_baseline(rows, rows)
     assert set(simplest) <= set(metrics)
 
 

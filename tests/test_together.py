@@ -16,7 +16,7 @@ from pefttools import cli
 from pefttools.errors import UserError
 from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows, predict_together
-from pefttools.inference.predictor import opened_together
+from pefttools.inference.predictor import load_predictors
 from pefttools.training.merging import merge
 
 
@@ -121,7 +121,7 @@ def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
                 answer = both["answers"][folder.name]
                 assert answer["prediction"] == alone["prediction"]
                 assert answer["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
-        models = [one.model for one in opened_together(folders, "fp32")]
+        models = [one.model for one in load_predictors(folders, "fp32")]
         tables = {model.get_input_embeddings().weight.data_ptr() for model in models}  # type: ignore[operator]
         assert len(tables) == 1
     finally:
@@ -134,7 +134,7 @@ def test_runs_on_other_bases_do_not_answer_together(
 ) -> None:
     other, _ = train_tiny(recipe_file, tmp_path / "other", f"base={bases('roberta')}", "train.epochs=1")
     with pytest.raises(UserError, match="answer together on one base only"):
-        opened_together([runs(0), other], "fp32")
+        load_predictors([runs(0), other], "fp32")
 
 
 @pytest.mark.parametrize(

@@ -242,10 +242,10 @@ def test_the_simplest_answer_and_plain_tags() -> None:
     train, rows = [make_row("a b", "B-X O"), make_row("c", "B-X")], [make_row("d e", "O B-X")]
     fitted = TASK.fit(Splits(train, train, rows))
     simple = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "f1_macro": 0.0, "accuracy": 0.5}
-    assert fitted.simplest(train, rows) == simple
+    assert fitted.majority_baseline(train, rows) == simple
     train, rows = [make_row("a b", "NN NN"), make_row("c", "VB")], [make_row("d e f g", "NN VB NN NN")]
     plain = TASK.fit(Splits(train, train, rows))
-    assert plain.simplest(train, rows) == {"f1": pytest.approx((6 / 7) / 2), "accuracy": 0.75}
+    assert plain.majority_baseline(train, rows) == {"f1": pytest.approx((6 / 7) / 2), "accuracy": 0.75}
     values = plain.metrics([{"prediction": ["NN", "VB", "VB", "NN"]}], [plain.reference(rows[0])])
     assert values["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert values["per_tag"]["NN"] == {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": 0.8, "support": 3}

@@ -99,7 +99,7 @@ def test_a_run_repeats_itself_from_its_own_recipe(finished_run: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("strategy", LEARNING)
-def test_however_a_step_is_cut(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+def test_loss_independent_of_micro_batch_size(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     common = [f"strategy={strategy}", "train.batch_size=32", "train.epochs=1", "train.learning_rate=1e-3"]
     common.append("data.train_rows=200")
     runs = []

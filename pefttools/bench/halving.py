@@ -38,7 +38,7 @@ class Candidate:
     default_lr: float
     lr_range: tuple[float, float]
     step_seconds: float
-    look_seconds: float
+    eval_seconds: float
     """Of a look at the validation rows, one an epoch."""
     overhead_seconds: float
     """Of a trial of one epoch, beside its steps."""
@@ -52,7 +52,7 @@ class Candidate:
     def seconds(self, epochs: float, steps_per_epoch: int) -> float:
         """Of a trial."""
         steps, looks = max(1, round(epochs * steps_per_epoch)), max(0.0, epochs - 1)
-        return SAFETY * (self.overhead_seconds + looks * self.look_seconds + steps * self.step_seconds)
+        return SAFETY * (self.overhead_seconds + looks * self.eval_seconds + steps * self.step_seconds)
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> F
     batch = tiny_models.batch(task, model.config, 0)  # merging may make the vocabulary larger
     before = _logits(task, model)
     try:
-        merged = task.plain(strategy.merge(model))
+        merged = task.to_transformers(strategy.merge(model))
         with torch.no_grad():
             gap = _gap(_answer(task, merged.eval(), batch), before)
     except Exception as error:

@@ -23,7 +23,7 @@ def token_budget(device_type: str) -> int:
     return 2048 if device_type == "cpu" else 16384
 
 
-def look_budget(device_type: str) -> int:
+def eval_budget(device_type: str) -> int:
     """How many padded tokens to compute at once where nothing is learnt: less of it is worth a batch of its own."""
     return 1024 if device_type == "cpu" else 16384
 

@@ -33,7 +33,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
     from peft import LoraConfig, get_peft_model
 
     task, recipe = trained.task, trained.recipe
-    whole = task.plain(recipe.strategy.merge(trained.model))
+    whole = task.to_transformers(recipe.strategy.merge(trained.model))
     base = task.load(recipe.base)
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     kept = total = 0.0

@@ -93,4 +93,4 @@ def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, A
 
 
 def _plain(trained: Trained) -> PreTrainedModel:
-    return trained.task.plain(trained.recipe.strategy.merge(trained.model)).eval()
+    return trained.task.to_transformers(trained.recipe.strategy.merge(trained.model)).eval()

@@ -23,7 +23,7 @@ TOKENS = 8
 """Of rows that are tried."""
 
 
-def ready(trained: Trained, precision: Precision, merge: bool = True) -> nn.Module:
+def optimized(trained: Trained, precision: Precision, merge: bool = True) -> nn.Module:
     """The model that answers; uses up the trained one.
 
     Quantised weights are neither merged, which would round them again, nor converted.
@@ -34,10 +34,10 @@ def ready(trained: Trained, precision: Precision, merge: bool = True) -> nn.Modu
     model, strategy = trained.model, trained.recipe.strategy
     if merge and strategy.mergeable and not is_quantised(model):
         model = strategy.merge(model).eval()
-    return quick(model, trained.task, trained.base.new, precision)
+    return optimize_for_inference(model, trained.task, trained.base.new, precision)
 
 
-def quick(model: nn.Module, task: Task, new: Sequence[str], precision: Precision) -> nn.Module:
+def optimize_for_inference(model: nn.Module, task: Task, new: Sequence[str], precision: Precision) -> nn.Module:
     """The model in bf16 where that is native, its last block for the one token that is read.
 
     Args:

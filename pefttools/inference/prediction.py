@@ -15,7 +15,7 @@ from pefttools.bases.loading import prepare_libraries
 from pefttools.data.reading import Raw
 from pefttools.errors import UserError
 from pefttools.inference.optimize import Precision
-from pefttools.inference.predictor import Answering, opened, opened_together, recipe_of
+from pefttools.inference.predictor import Predictor, load_predictor, load_predictors, recipe_of
 from pefttools.inference.unlabeled import CarriedColumns, FieldColumns
 from pefttools.reporter import SILENT, Reporter
 
@@ -51,7 +51,9 @@ def predict_rows(
     Raises:
         UserError: the rows have no column for a field that the run needs, or none of them could be answered.
     """
-    answered = _Answered([recipe_of(path, overrides)], lambda: [opened(path, precision, reporter)], keep, reporter)
+    answered = _Answered(
+        [recipe_of(path, overrides)], lambda: [load_predictor(path, precision, reporter)], keep, reporter
+    )
     for one in answered.rows(raws):
         (row,), (prediction,) = one.read, one.predictions
         if isinstance(prediction, UserError):
@@ -79,7 +81,7 @@ def predict_together(
     """
     names = [path.absolute().name for path in paths]
     recipes = [recipe_of(path, overrides) for path in paths]
-    answered = _Answered(recipes, lambda: opened_together(paths, precision, reporter), keep, reporter)
+    answered = _Answered(recipes, lambda: load_predictors(paths, precision, reporter), keep, reporter)
     for one in answered.rows(raws):
         read = next((row for row in one.read if not isinstance(row, UserError)), None)
         if read is None:
@@ -108,7 +110,7 @@ class _Answered:
     """Rows on their way through models, and the count of those that could not be answered."""
 
     recipes: Sequence[Any]
-    load: Callable[[], list[Answering]]
+    load: Callable[[], list[Predictor]]
     """The models, once there is a row to answer."""
     keep: Sequence[str] | None
     reporter: Reporter
@@ -124,7 +126,7 @@ class _Answered:
         prepare_libraries()
         columns = [FieldColumns(recipe) for recipe in self.recipes]
         carried = CarriedColumns(self.keep, columns[0])
-        models: list[Answering] = []
+        models: list[Predictor] = []
         rows = iter(raws)
         while chunk := list(islice(rows, CHUNK)):
             if not self.number:
@@ -143,7 +145,7 @@ class _Answered:
                 yield self._counted(_One(place, carried.of(raw, parts[0]), parts, [part[i] for part in said]))
         self._report()
 
-    def _said(self, model: Answering, rows: Sequence[Row | UserError]) -> list[Prediction | UserError]:
+    def _said(self, model: Predictor, rows: Sequence[Row | UserError]) -> list[Prediction | UserError]:
         """A prediction or an error a row."""
         places = [i for i, row in enumerate(rows) if not isinstance(row, UserError)]
         found: list[Any] = list(rows)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
-from pefttools.inference.optimize import Precision, quick, ready
+from pefttools.inference.optimize import Precision, optimize_for_inference, optimized
 from pefttools.recipe.recipes import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
@@ -32,7 +32,7 @@ MANIFEST, RECIPE = "manifest.json", "recipe.yaml"
 
 
 @dataclass(frozen=True)
-class Answering:
+class Predictor:
     """A model that answers, and how its rows are read."""
 
     name: str
@@ -99,7 +99,7 @@ def recipe_of(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_recipe(str(path / RECIPE), overrides).recipe if is_artifact(path) else Run.open(path).recipe(overrides)
 
 
-def opened(path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True) -> Answering:
+def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True) -> Predictor:
     """A run's model, merged where it can be, or an artifact's as its exporter loads it.
 
     Raises:
@@ -108,7 +108,7 @@ def opened(path: Path, precision: Precision, reporter: Reporter = SILENT, merge:
     name = path.absolute().name
     if not is_artifact(path):
         trained = load(path, reporter)
-        return Answering(name, ready(trained, precision, merge), trained.base.tokenizer, trained.recipe)
+        return Predictor(name, optimized(trained, precision, merge), trained.base.tokenizer, trained.recipe)
     manifest = json.loads((path / MANIFEST).read_text("utf-8"))
     settings = {**manifest.get("settings", {}), "name": manifest["exporter"]}
     exporter, problems = exporters.parse(settings, str(path / MANIFEST))
@@ -127,11 +127,11 @@ def opened(path: Path, precision: Precision, reporter: Reporter = SILENT, merge:
     if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
         model = folded(model).eval()
     if next(iter(model.parameters())).numel():  # a graph has no weights of its own
-        model = quick(model, recipe.task, manifest.get("head", []), precision)
-    return Answering(name, model, loaded.tokenizer, recipe)
+        model = optimize_for_inference(model, recipe.task, manifest.get("head", []), precision)
+    return Predictor(name, model, loaded.tokenizer, recipe)
 
 
-def opened_together(paths: Sequence[Path], precision: Precision, reporter: Reporter = SILENT) -> list[Answering]:
+def load_predictors(paths: Sequence[Path], precision: Precision, reporter: Reporter = SILENT) -> list[Predictor]:
     """Runs on one base, with its weights in memory once.
 
     Raises:
@@ -144,9 +144,9 @@ def opened_together(paths: Sequence[Path], precision: Precision, reporter: Repor
     names = [path.absolute().name for path in paths]
     if len(set(names)) < len(names):
         raise UserError(f"--run: answers are told apart by the folders' names, which are {', '.join(names)}")
-    found: list[Answering] = []
+    found: list[Predictor] = []
     for path in paths:
-        found.append(opened(path, precision, reporter, merge=False))
+        found.append(load_predictor(path, precision, reporter, merge=False))
         share([one.model for one in found])
     return found
 

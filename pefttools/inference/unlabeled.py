@@ -131,7 +131,7 @@ class FieldColumns:
             return raw
         values = {field: raw.get(column) for field, column in self._of(raw).items()}
         try:
-            row = self.task.question({f: v for f, v in values.items() if v is not None or self.task.fields[f]})
+            row = self.task.read_unlabeled({f: v for f, v in values.items() if v is not None or self.task.fields[f]})
         except (ValueError, UserError) as error:
             return UserError(f"row {number} {error}")
         return {**row, "id": values["id"]} if values.get("id") is not None else row

@@ -1,9 +1,9 @@
 """The part of a model that training never changes: its lowest blocks, and what runs below them.
 
-Autograd says which: in one forward pass with gradients on, a block whose output needs none depends on nothing that is
-trained, be it a weight, a tied table, a virtual token or a hook. That part draws no dropout (`held`), and what its last
-block gives can be computed once (`reached`) and put in its place later (`given`). The model's own forward still builds
-masks and positions, so nothing here knows an architecture.
+Autograd decides which: in one forward pass with gradients on, a block whose output needs none depends on nothing that
+is trained, be it a weight, a tied table, a virtual token or a hook. That part draws no dropout (`in_eval_mode`). What
+its last block returns can be computed once (`forward_to_boundary`) and put in its place later (`substituted`). The
+model's own forward still builds masks and positions, so nothing here depends on an architecture.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Frozen:
         return seen.hexdigest()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def in_eval_mode(self) -> Iterator[None]:
         """Inside, this part is in evaluation mode, whatever `train()` says to the model."""
         parts = (*self.below, *self.blocks)
         for part in parts:
@@ -66,7 +66,7 @@ class Frozen:
             for part in parts:
                 del vars(part)["train"]
 
-    def reached(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
+    def forward_to_boundary(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
         """What the last of the blocks gives, shape (rows, tokens, width); nothing above it is computed."""
         caught: list[Tensor] = []
 
@@ -84,7 +84,7 @@ class Frozen:
         return caught[0]
 
     @contextmanager
-    def given(self, hidden: Tensor, tokens: int) -> Iterator[None]:
+    def substituted(self, hidden: Tensor, tokens: int) -> Iterator[None]:
         """Inside, the blocks compute nothing: each answers `hidden`, whatever it is asked; what is below neither.
 
         Args:

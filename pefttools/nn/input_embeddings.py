@@ -20,7 +20,8 @@ def table(model: nn.Module) -> Any:
     prefix = "PREFIX" in str(getattr(getattr(model, "active_peft_config", None), "peft_type", ""))
     if "word_embeddings" in model._modules and not prefix:  # peft looks ids up itself, and puts virtual tokens first
         return model.get_submodule("word_embeddings")
-    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = model
+    plain = whole.get_base_model() if hasattr(model, "get_base_model") else whole
     return (plain.get_encoder() if plain.config.is_encoder_decoder else plain).get_input_embeddings()
 
 

@@ -106,7 +106,7 @@ def peak_by_part(
     model: nn.Module,
     row: Mapping[str, Any],
     step: Batch,
-    look: Batch,
+    evaluation: Batch,
     rows: Sequence[int] = (),
 ) -> dict[str, int]:
     """Bytes of `weights`, `gradients`, `optimizer`, `activations`, `features` and `allocator` at the peak of a run.
@@ -118,7 +118,7 @@ def peak_by_part(
         model: as wrapped, on any device; its tensors are replaced.
         row: an encoded row; stretched to the batches' lengths.
         step: what a step computes at once.
-        look: what the evaluation computes at once.
+        evaluation: what the evaluation computes at once.
         rows: tokens of every row that a run would keep of what frozen blocks make.
     """
     device = device_type()
@@ -140,7 +140,7 @@ def peak_by_part(
                 context, loss = Context(recipe.task, recipe.strategy, base, model), _loss_of(recipe.task)
                 acting = composed(recipe.objectives, context, loss)
                 weights = alive.bytes
-                _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, False)
+                _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)
                 if recipe.strategy.trains:
                     optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                     batch = _batch(recipe, base, row, step, device)
@@ -149,7 +149,9 @@ def peak_by_part(
                         for _ in range(2):  # only the second has the optimizer's state during its passes
                             begin = len(alive.events)
                             _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
-                        _look(model, recipe.task.inputs_of(_batch(recipe, base, row, look, device)), device, bf16)
+                        _evaluate(
+                            model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, bf16
+                        )
             gradients = sum(p.nbytes for p in trained(model).values())
             state = _state_bytes(optimizer)
             peak, events = max(alive.peak, weights + gradients + state), alive.events
@@ -191,7 +193,7 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
 
 def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, device: str) -> dict[str, Tensor]:
     """A batch of full rows: what an encoded row holds a token is stretched to the length."""
-    full = recipe.task.stretched(row, size.length)
+    full = recipe.task.repeat_to_length(row, size.length)
     columns = {name: [value] * size.rows for name, value in full.items()}
     batch = recipe.task.collate(columns, base.tokenizer, step_multiple(recipe.train.pad_multiple, device))
     return {name: value.to(device) for name, value in batch.items()}
@@ -240,8 +242,8 @@ def _loss_of(task: Task) -> Loss:
     return loss
 
 
-def _look(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
-    """`evaluate.outputs_of`, as far as memory goes."""
+def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
+    """`evaluation.outputs_of`, as far as memory goes."""
     model.eval()
     with torch.no_grad():
         forward(model, inputs, device, bf16)
@@ -264,7 +266,7 @@ def _feature_bytes(
         if not frozen.forms:
             return 0
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
-            hidden = frozen.reached(model, inputs)
+            hidden = frozen.forward_to_boundary(model, inputs)
     tokens = len(rows) if last and last.block in frozen.blocks else sum(rows)
     size = tokens * hidden.shape[-1] * hidden.itemsize
     return size if size <= recipe.train.feature_cache_bytes else 0

@@ -96,7 +96,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     encoded = task.encode_training(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
 
-    from pefttools.data.batching import look_budget, pad_multiple, step_multiple, token_budget
+    from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
     from pefttools.planning import memory
     from pefttools.training import evaluation
     from pefttools.training.trial_step import refusal
@@ -107,10 +107,12 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     padded = step_multiple(settings.pad_multiple, device_type())
     step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
     most = max(len(rows) for rows in (splits.validation, splits.test))
-    look = memory.largest(evaluation.MAX_ROWS, look_budget(device_type()), longest, pad_multiple(device_type()), most)
+    at_once = memory.largest(
+        evaluation.MAX_ROWS, eval_budget(device_type()), longest, pad_multiple(device_type()), most
+    )
     kept = _kept_rows(recipe, base, model, splits, reporter)
     with refusal(recipe, base, computes_in_bf16(settings.precision)):
-        parts = {**memory.peak_by_part(recipe, base, model, row, step, look, kept), "process": process}
+        parts = {**memory.peak_by_part(recipe, base, model, row, step, at_once, kept), "process": process}
     parts["weights"] -= saved
     return Plan(
         recipe=recipe.name,

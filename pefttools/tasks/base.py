@@ -109,7 +109,7 @@ class Task(Choice, ABC):
             LeftOut: why the row cannot be used; it is counted and skipped.
         """
 
-    def question(self, values: Mapping[str, Any]) -> Row:
+    def read_unlabeled(self, values: Mapping[str, Any]) -> Row:
         """A row to predict on: `read` without targets. Raises ValueError."""
         return self.read(values)
 
@@ -155,7 +155,7 @@ class Task(Choice, ABC):
         """Columns of encoded rows: the model's inputs, targets, `num_targets`, and `cut` (whether text was lost).
 
         A row may become several encoded rows; then `row` holds each one's index in `rows`. `length` holds the tokens
-        an encoded row takes where that is not the number of its `input_ids`. Further columns are for `join`.
+        an encoded row takes where that is not the number of its `input_ids`. Further columns are for `aggregate`.
         """
 
     def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
@@ -178,7 +178,7 @@ class Task(Choice, ABC):
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         """What is said of every encoded row."""
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         """What is said of a row, from its encoded rows and what was said of each."""
         del row, encoded
         return said[0]
@@ -226,7 +226,7 @@ class Task(Choice, ABC):
     def reference(self, row: Row) -> Any:
         """What a prediction on this row is compared with; None where the row does not say."""
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         """Metrics of the best answer that looks at no input (the majority class); empty where there is none."""
         del train, rows
         return {}
@@ -342,7 +342,7 @@ class Task(Choice, ABC):
         """An encoded row as people read it: its text with special tokens, and its targets."""
         return f"{tokenizer.decode(encoded['input_ids'])}\n-> {encoded.get(LABELS)}"
 
-    def plain(self, model: PreTrainedModel) -> PreTrainedModel:
+    def to_transformers(self, model: PreTrainedModel) -> PreTrainedModel:
         """A merged model as transformers alone loads it: new tokens are in its table, scores in the labels' unit."""
         from pefttools.nn import new_tokens, score
 
@@ -357,7 +357,7 @@ class Task(Choice, ABC):
         """Tokens of the longest encoded row under a model that takes `limit`."""
         return min(self.max_length, limit)
 
-    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+    def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
         """An encoded row made `length` tokens long by repeating; for estimating memory."""
         tokens = len(row["input_ids"])
 

@@ -125,7 +125,7 @@ class CausalLM(Task):
         unanswered = not chats.ANSWERED & {*values}
         return chats.read_row(values, self.system, bool(self.chat), unanswered)
 
-    def question(self, values: Mapping[str, Any]) -> Row:
+    def read_unlabeled(self, values: Mapping[str, Any]) -> Row:
         """A row to predict on: a chat may end on the user's turn."""
         return chats.read_row(values, self.system, bool(self.chat), unanswered=True, predicting=True)
 
@@ -225,7 +225,7 @@ class CausalLM(Task):
             for part, number in zip(losses, numbers.tolist(), strict=True)
         ]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         del row, encoded
         return {name: sum(part[name] for part in said) for name in said[0]}
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from pefttools.data import masking, windows
-from pefttools.data.batching import batches, look_budget
+from pefttools.data.batching import batches, eval_budget
 from pefttools.data.fields import text
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
@@ -193,7 +193,7 @@ class MaskedLM(Task):
             {"nll": loss.sum().item(), "num_correct": right.sum().item(), "num_targets": n} for loss, right, n in parts
         ]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         del row, encoded
         return {name: sum(part[name] for part in said) for name in said[0]}
 
@@ -224,7 +224,7 @@ class MaskedLM(Task):
         parts = [(i, piece.ids) for i, piece in self._windows(rows, tokenizer, with_masks=True) if mask in piece.ids]
         lengths = [len(ids) for _, ids in parts]
         fills: dict[int, list[list[dict[str, Any]]]] = {}  # of every window
-        for indices in batches(range(len(parts)), lengths, 64, look_budget(device.type), 1):
+        for indices in batches(range(len(parts)), lengths, 64, eval_budget(device.type), 1):
             batch = self.collate({"input_ids": [parts[i][1] for i in indices]}, tokenizer, 1)
             batch = {name: value.to(device) for name, value in batch.items()}
             with torch.inference_mode():
@@ -238,8 +238,8 @@ class MaskedLM(Task):
             found = [fill for i in group for fill in fills[i]]
             yield number, {"prediction": _filled(rows[number]["text"], token, found), "fills": found}
 
-    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
-        longer = super().stretched(row, length)
+    def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        longer = super().repeat_to_length(row, length)
         number = max(1, round(self.mask_share * length))
         return {**longer, LABELS: [*longer["input_ids"][:number], *[IGNORED] * (length - number)]}
 

@@ -167,7 +167,7 @@ class MultipleChoice(Task):
     def longest(self, limit: int) -> int:
         return super().longest(limit) * (self.num_choices or 2)
 
-    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+    def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
         number = self.num_choices or 2
         each = max(1, length // number)
         full = {
@@ -194,8 +194,8 @@ class MultipleChoice(Task):
             for best, values, number in rows
         ]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
-        prediction = super().join(row, encoded, said)
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+        prediction = super().aggregate(row, encoded, said)
         return {**prediction, "choice": row["choices"][prediction["prediction"]]}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
@@ -206,7 +206,7 @@ class MultipleChoice(Task):
         assert values is not None
         return values
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:

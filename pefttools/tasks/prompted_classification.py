@@ -275,7 +275,7 @@ class PromptedClassification(Task):
             for part, number in zip(parts, numbers, strict=True)
         ]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         del row
         scores = [0.0] * len(self.labels)
         for one, part in zip(encoded, said, strict=True):
@@ -292,7 +292,7 @@ class PromptedClassification(Task):
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         return classes.scores([p["prediction"] for p in predictions], references, self.labels)
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:

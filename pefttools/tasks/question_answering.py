@@ -171,8 +171,8 @@ class QuestionAnswering(Task):
         answer = tokenizer.decode(encoded["input_ids"][first : last + 1]) if first != encoded[NOT_HERE] else "not here"
         return f"{text}\n-> tokens {first} to {last}: {answer}"
 
-    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
-        longer = super().stretched(row, length)
+    def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        longer = super().repeat_to_length(row, length)
         return {**longer, LABELS: [longer[NOT_HERE]] * 2} if LABELS in row else longer  # it may be no token any more
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -214,7 +214,7 @@ class QuestionAnswering(Task):
             for places, values, none in zip(best.indices.tolist(), best.values.tolist(), nowhere.tolist(), strict=True)
         ]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         """The best spans of all windows, each once, as stretches of the context."""
         best: dict[tuple[int, int], float] = {}
         for window, one in zip(encoded, said, strict=True):

@@ -144,7 +144,7 @@ class Regression(Task):
         del batch
         return [{"prediction": value} for value in outputs.logits[:, 0].float().tolist()]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         del row, encoded
         return {"prediction": statistics.fmean(p["prediction"] for p in said)}
 
@@ -157,7 +157,7 @@ class Regression(Task):
         assert values is not None
         return values
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         mean = statistics.fmean(row["label"] for row in train)
         return self.scores_of([mean] * len(rows), rows)
 

@@ -159,7 +159,7 @@ class RelationExtraction(Task):
         assert values is not None
         return {**values, **classes.scores(said, references, self.labels, ("accuracy", "per_class"))}
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)
 
     def reference(self, row: Row) -> Any:

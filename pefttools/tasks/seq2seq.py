@@ -282,10 +282,10 @@ class Seq2Seq(Task):
     def longest(self, limit: int) -> int:
         return min(self.max_length, limit) + min(self.max_target_length, limit)
 
-    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+    def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
         target = max(1, round(length * self.max_target_length / (self.max_length + self.max_target_length)))
         parts = {"input_ids": length - target, LABELS: target}
-        longer = {name: super(Seq2Seq, self).stretched({"input_ids": row[name]}, n) for name, n in parts.items()}
+        longer = {name: super(Seq2Seq, self).repeat_to_length({"input_ids": row[name]}, n) for name, n in parts.items()}
         return {**row, **{name: value["input_ids"] for name, value in longer.items()}, "length": length}
 
 

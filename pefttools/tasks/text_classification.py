@@ -195,8 +195,8 @@ class TextClassification(Task):
             batch[LABELS] = torch.tensor(columns[LABELS])
         return batch
 
-    def stretched(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
-        return {**super().stretched(row, length), **{name: row[name] for name in (LABELS,) if name in row}}
+    def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
+        return {**super().repeat_to_length(row, length), **{name: row[name] for name in (LABELS,) if name in row}}
 
     @property
     def has_target_logits(self) -> bool:
@@ -232,7 +232,7 @@ class TextClassification(Task):
         sets = self._indicators(said), self._indicators(references)
         return classes.scores_of_indices(*sets, self.labels, ("multi_label",))
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         key = tuple if self.multi_label else str
         label = classes.most_frequent(key(self.reference(row)) for row in train)
         return self.scores_of([label] * len(rows), rows)

@@ -220,12 +220,12 @@ class TokenClassification(Task):
         )
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """The best label of every sub-word, and its probability; `join` looks up those of words."""
+        """The best label of every sub-word, and its probability; `aggregate` looks up those of words."""
         best = self.logits(outputs, batch).float().softmax(-1).max(-1)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"labels": ids, "probabilities": values} for ids, values in rows]
 
-    def join(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
         places = encoded[0]["places"]
         found = [self.labels[said[0]["labels"][i]] if i != NOWHERE else self._unseen for i in places]
         if self.read_as == "none":
@@ -263,7 +263,7 @@ class TokenClassification(Task):
         tag_f1 = values.pop("tag_f1")
         return {"f1": tag_f1, **values} if self.read_as == "none" else values
 
-    def simplest(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         tag = tags.OUTSIDE
         if self.read_as == "none":
             tag = classes.most_frequent(tag for row in train for tag in self.reference(row))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
 
 
-def untouched(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
+def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
     """Metrics on the rows of that name, from the cache where a run with this seed was there before.
 
     Kept by one process alone: several could not agree on whether it is there.

@@ -33,10 +33,10 @@ class Progress:
     best_step: int = 0
     best_score: float | None = None
     best_loss: float | None = None
-    looks_without_gain: int = 0
+    evals_without_improvement: int = 0
     stopped_early: bool = False
     seconds: float = 0.0
-    """All of the loop, looks and checkpoints included."""
+    """All of the loop, with its evaluations and checkpoints."""
     step_seconds: float = 0.0
     """The steps alone."""
     tokens: int = 0
@@ -45,11 +45,11 @@ class Progress:
     recent_penalties: list[float] = field(default_factory=list)
     """What penalties added to them."""
     before: dict[str, Any] = field(default_factory=dict)
-    """Scores of the untouched model."""
+    """Scores of the base before training."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """What a resumed run must find as it was: data, base, labels, precision, processes."""
     features: dict[str, Any] | None = None
-    """`feature_cache.Kept.facts`; None before that is settled."""
+    """`feature_cache.CachedFeatures.facts`; None before that is settled."""
 
 
 def save(

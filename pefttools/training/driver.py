@@ -21,10 +21,10 @@ from pefttools.objectives.base import need_plain_autograd, reuse_features
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, evaluation, optimizer_setup, results, speedups
-from pefttools.training.baseline import untouched
+from pefttools.training.baseline import baseline_scores
 from pefttools.training.checkpoint import Progress
-from pefttools.training.feature_cache import Kept, keep
-from pefttools.training.features import Features, Maker
+from pefttools.training.feature_cache import CachedFeatures, load_or_compute
+from pefttools.training.features import FeatureExtractor, Features
 from pefttools.training.loop import Loop, num_steps
 from pefttools.training.preparation import Prepared, prepare
 from pefttools.training.process import accelerator_for, hardware, peak_bytes, stop_signals
@@ -108,8 +108,8 @@ def _run(
     params = count_parameters(model, ready.base.head)
     last = checkpoint.latest(run.checkpoints)
     measured = "test" if ready.splits.test and score_test else "validation"
-    simplest = task.simplest(ready.splits.train, ready.splits.named()[measured])
-    before = {} if last else untouched(ready, measured, accelerator, reporter)
+    simplest = task.majority_baseline(ready.splits.train, ready.splits.named()[measured])
+    before = {} if last else baseline_scores(ready, measured, accelerator, reporter)
     set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
     if recipe.strategy.trains:
 
@@ -180,7 +180,7 @@ def _fit(
     run.rewind(progress.step)
     bf16 = accelerator.mixed_precision == "bf16"
     device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
-    with ready.frozen.held(), speedups.steps(model, recipe.train, device, bf16, ready.last, plain):
+    with ready.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, ready.last, plain):
         kept = _features(ready, progress, accelerator, reporter)
         loop = Loop(
             recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator,
@@ -195,14 +195,16 @@ def _fit(
     return progress
 
 
-def _features(ready: Prepared, progress: Progress, accelerator: Accelerator, reporter: Reporter) -> Kept:
+def _features(ready: Prepared, progress: Progress, accelerator: Accelerator, reporter: Reporter) -> CachedFeatures:
     """What frozen blocks make of the rows, as this run had it before if it was interrupted; the time is the loop's."""
     started = time.monotonic()
     if not reuse_features(ready.recipe.objectives):
-        return Kept()
+        return CachedFeatures()
     recipe, wanted = ready.recipe, None if progress.features is None else progress.features.get("rows", ())
-    maker = Maker(ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision, ready.last)
-    kept = keep(recipe.train, maker, ready.encoded, reporter, wanted)
+    extractor = FeatureExtractor(
+        ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision, ready.last
+    )
+    kept = load_or_compute(recipe.train, extractor, ready.encoded, reporter, wanted)
     progress.features = kept.facts
     progress.seconds += time.monotonic() - started
     return kept

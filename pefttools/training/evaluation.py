@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.batching import batches, look_budget, pad_multiple
+from pefttools.data.batching import batches, eval_budget, pad_multiple
 from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
 from pefttools.reporter import SILENT, Reporter
@@ -59,9 +59,9 @@ def outputs_of(
     multiple = pad_multiple(device.type)
     model.eval()
     with torch.inference_mode():
-        for indices in batches(rows, lengths, MAX_ROWS, look_budget(device.type), multiple):
+        for indices in batches(rows, lengths, MAX_ROWS, eval_budget(device.type), multiple):
             batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, multiple).items()}
-            with features.given(indices, batch) if features else nullcontext():
+            with features.substituted(indices, batch) if features else nullcontext():
                 outputs = model(**task.inputs_of(batch))
             yield indices, batch, outputs
     model.train(was_training)
@@ -111,7 +111,7 @@ def joined(
     parts: dict[int, list[int]] = {}
     for index, row in enumerate(encoded["row"][:]):
         parts.setdefault(row, []).append(index)
-    if type(task).join is Task.join:  # nothing of the encoded rows is looked at
+    if type(task).aggregate is Task.aggregate:  # nothing of the encoded rows is looked at
         return [said[parts[i][0]] for i in range(len(rows))]
     found = []
     for start in range(0, len(rows), READ):
@@ -119,7 +119,7 @@ def joined(
         columns = encoded[[j for i in block for j in parts[i]]]
         read = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         for i in block:
-            found.append(task.join(rows[i], [next(read) for _ in parts[i]], [said[j] for j in parts[i]]))
+            found.append(task.aggregate(rows[i], [next(read) for _ in parts[i]], [said[j] for j in parts[i]]))
     return found
 
 

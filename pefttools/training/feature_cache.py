@@ -21,7 +21,7 @@ from pefttools.errors import UserError
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir, only_one
-from pefttools.training.features import FOLDER, Features, Maker
+from pefttools.training.features import FOLDER, FeatureExtractor, Features
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,7 +31,7 @@ FREE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedFeatures:
     """The features a run reads."""
 
     sets: Mapping[str, Features] = field(default_factory=dict)
@@ -49,13 +49,13 @@ class Kept:
         return {"blocks": blocks, "bytes": size, "where": self.where, "rows": sorted(self.sets)}
 
 
-def keep(
+def load_or_compute(
     settings: TrainSettings,
-    maker: Maker,
+    extractor: FeatureExtractor,
     encoded: Mapping[str, Dataset],
     reporter: Reporter = SILENT,
     wanted: Sequence[str] | None = None,
-) -> Kept:
+) -> CachedFeatures:
     """The features of the training and validation rows, as the settings and the machine allow.
 
     Args:
@@ -67,24 +67,24 @@ def keep(
     """
     again = read_again(settings)
     rows = {name: encoded[name] for name in (("train", "validation") if wanted is None else wanted) if name in encoded}
-    possible = maker.frozen.forms and maker.task.fixed_inputs and rows
+    possible = extractor.frozen.forms and extractor.task.fixed_inputs and rows
     if settings.feature_cache == "off" or settings.compile or not possible:  # compiled code cannot be stood in for
-        return Kept()
+        return CachedFeatures()
     by_gain = settings.feature_cache in ("auto", "memory") and wanted is None
     on_disk = settings.feature_cache == "auto" and any(cache_dir(FOLDER).glob("*.bin"))
     if by_gain and not again and not on_disk:
-        return Kept()
-    was_training = maker.model.training
-    maker.model.eval()
+        return CachedFeatures()
+    was_training = extractor.model.training
+    extractor.model.eval()
     try:
-        if (sample := maker.sample(encoded["train"])) is None:
-            return Kept()
-        paths = {name: maker.path(rows[name], sample.dtype) for name in rows if settings.feature_cache != "memory"}
+        if (sample := extractor.sample(encoded["train"])) is None:
+            return CachedFeatures()
+        paths = {name: extractor.path(rows[name], sample.dtype) for name in rows if settings.feature_cache != "memory"}
         if by_gain:
             rows = {name: rows[name] for name in rows if name in again or (name in paths and paths[name].is_file())}
-        return _kept(settings, maker, rows, paths, sample, reporter)
+        return _kept(settings, extractor, rows, paths, sample, reporter)
     finally:
-        maker.model.train(was_training)
+        extractor.model.train(was_training)
 
 
 def read_again(settings: TrainSettings) -> set[str]:
@@ -95,28 +95,28 @@ def read_again(settings: TrainSettings) -> set[str]:
 
 def _kept(
     settings: TrainSettings,
-    maker: Maker,
+    extractor: FeatureExtractor,
     rows: Mapping[str, Dataset],
     paths: Mapping[str, Path],
     sample: Tensor,
     reporter: Reporter,
-) -> Kept:
+) -> CachedFeatures:
     """The features of these rows, if there is room for all of them.
 
     Args:
         paths: the rows' names -> files; none where nothing may be on disk.
         sample: some features, for their type and width.
     """
-    sizes = {name: sample.shape[1] * sample.itemsize * sum(maker.kept(rows[name])) for name in rows}
+    sizes = {name: sample.shape[1] * sample.itemsize * sum(extractor.kept(rows[name])) for name in rows}
     size, missing = sum(sizes.values()), [name for name in rows if name in paths and not paths[name].is_file()]
     in_memory = settings.feature_cache != "disk" and size <= settings.feature_cache_bytes
     free = _free_bytes()
     on_disk = bool(paths) and size <= settings.feature_disk_bytes
     on_disk = on_disk and sum(sizes[name] for name in missing) <= FREE_SHARE * free
-    number = len(maker.frozen.blocks)
+    number = len(extractor.frozen.blocks)
     blocks = f"{number} frozen block{'s' if number > 1 else ''}"
     if not rows:
-        return Kept()
+        return CachedFeatures()
     if not in_memory and not on_disk:
         reporter.warn(
             f"{blocks} will be computed in every epoch: what they make of the rows takes {_told(size)}. Of memory"
@@ -124,30 +124,30 @@ def _kept(
             f" train.feature_disk_bytes {_told(settings.feature_disk_bytes)}, and {_told(free)} are free there;"
             f" train.feature_cache is {settings.feature_cache}"
         )
-        return Kept()
+        return CachedFeatures()
     sets = {}
     for name, encoded in rows.items():
         if on_disk:
-            values = _from_disk(maker, encoded, name, paths[name], sample, settings, reporter, mapped=not in_memory)
+            values = _from_disk(extractor, encoded, name, paths[name], sample, settings, reporter, mapped=not in_memory)
         else:
-            values = _in_memory(maker, encoded, name, sample, reporter)
-        sets[name] = maker.of(encoded, values)
+            values = _in_memory(extractor, encoded, name, sample, reporter)
+        sets[name] = extractor.of(encoded, values)
     where = "memory" if in_memory else "disk"
     done = "computed once" if missing or not on_disk else "read, as an earlier run computed them"
     reporter.note(f"{blocks} {done}: {_told(size)} {'in' if in_memory else 'on'} {where}")
-    return Kept(sets, where)
+    return CachedFeatures(sets, where)
 
 
-def _in_memory(maker: Maker, rows: Dataset, title: str, sample: Tensor, reporter: Reporter) -> Tensor:
-    values, place = sample.new_empty((sum(maker.kept(rows)), sample.shape[1])), 0
-    for part in maker.computed(rows, title, reporter):
+def _in_memory(extractor: FeatureExtractor, rows: Dataset, title: str, sample: Tensor, reporter: Reporter) -> Tensor:
+    values, place = sample.new_empty((sum(extractor.kept(rows)), sample.shape[1])), 0
+    for part in extractor.computed(rows, title, reporter):
         values[place : place + len(part)] = part
         place += len(part)
     return values
 
 
 def _from_disk(
-    maker: Maker,
+    extractor: FeatureExtractor,
     rows: Dataset,
     title: str,
     path: Path,
@@ -157,14 +157,14 @@ def _from_disk(
     mapped: bool,
 ) -> Tensor:
     """The features in this file; written by the first process that wants them, while others wait."""
-    tokens, width = sum(maker.kept(rows)), sample.shape[1]
+    tokens, width = sum(extractor.kept(rows)), sample.shape[1]
     with only_one(path):
         if not path.is_file():
             with only_one(path.with_name("room")):
                 _make_room(path.parent, settings.feature_disk_bytes - tokens * width * sample.itemsize)
             try:
                 with atomic.new_file(path) as part, part.open("wb") as stream:
-                    for values in maker.computed(rows, title, reporter):
+                    for values in extractor.computed(rows, title, reporter):
                         stream.write(values.view(torch.uint8).numpy().data)
             except OSError as error:
                 raise UserError(

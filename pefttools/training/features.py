@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pefttools.data.batching import batches, look_budget, pad_multiple
+from pefttools.data.batching import batches, eval_budget, pad_multiple
 from pefttools.data.encoding import code_of
 from pefttools.nn import attention, first_token, frozen, onednn
 from pefttools.nn.frozen import Frozen
@@ -59,7 +59,7 @@ class Features:
     """Whether the blocks answer with one token a row."""
 
     @contextmanager
-    def given(self, rows: Sequence[int], batch: Mapping[str, Tensor]) -> Iterator[None]:
+    def substituted(self, rows: Sequence[int], batch: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, the frozen blocks answer with these rows' features, in this batch of them, and zeros as padding."""
         ids = batch["input_ids"]
         if self.first_alone:
@@ -69,12 +69,12 @@ class Features:
             for line, row in enumerate(rows):
                 start, length = self.starts[row], self.lengths[row]
                 hidden[line, :length] = self.values[start : start + length]
-        with self.frozen.given(hidden.to(ids.device, non_blocking=True), ids.shape[-1]):
+        with self.frozen.substituted(hidden.to(ids.device, non_blocking=True), ids.shape[-1]):
             yield
 
 
 @dataclass(frozen=True)
-class Maker:
+class FeatureExtractor:
     """What features are computed by."""
 
     model: nn.Module
@@ -120,12 +120,12 @@ class Maker:
         chosen = [lengths.index(min(lengths)), lengths.index(max(lengths))]
         batch, few = self.batch(rows, chosen, PADDED), [1 if self.first_alone else lengths[i] for i in chosen]
         inputs = self.task.inputs_of(batch)
-        hidden = self.frozen.reached(self.model, inputs)
+        hidden = self.frozen.forward_to_boundary(self.model, inputs)
         if max(few) > hidden.shape[1]:
             return None
         values = torch.cat([line[:n] for line, n in zip(hidden.cpu(), few, strict=True)])
         plain = self.task.loss(self.model(**inputs), batch)
-        with Features(self.frozen, values, (0, few[0]), few, self.first_alone).given((0, 1), batch):
+        with Features(self.frozen, values, (0, few[0]), few, self.first_alone).substituted((0, 1), batch):
             again = self.task.loss(self.model(**inputs), batch)
         return values if torch.isclose(again, plain, SAME, SAME) else None
 
@@ -134,10 +134,12 @@ class Maker:
         """The features of all rows, a few at a time, (tokens, width), in the order they are laid in."""
         lengths, kept = rows["length"][:], self.kept(rows)
         multiple = pad_multiple(self.device.type)
-        limits = (MAX_ROWS, look_budget(self.device.type), multiple)
+        limits = (MAX_ROWS, eval_budget(self.device.type), multiple)
         with reporter.bar(f"frozen blocks, {title}", len(lengths), "rows") as bar:
             for part in batches(range(len(lengths)), lengths, *limits):
-                hidden = self.frozen.reached(self.model, self.task.inputs_of(self.batch(rows, part, multiple)))
+                hidden = self.frozen.forward_to_boundary(
+                    self.model, self.task.inputs_of(self.batch(rows, part, multiple))
+                )
                 yield torch.cat([line[: kept[i]] for line, i in zip(hidden, part, strict=True)]).cpu()
                 bar.advance(len(part))
 

@@ -84,7 +84,7 @@ class Loop:
         self.columns = Columns(self.rows)
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
-        self.look_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
+        self.eval_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
         parameters, accelerator = list(trained(self.bare).values()), self.accelerator
         self.update = Update(
             self.objectives, self.penalties, self.optimizer,
@@ -132,9 +132,9 @@ class Loop:
                 is_end = progress.step == self.num_steps
                 if progress.step % settings.log_every == 0 or is_end:
                     self.log(progress.tokens / progress.step_seconds, bar)
-                if progress.step % self.look_every == 0 or is_end:
-                    self.look(bar)
-                stop, due = self.agreed(self.should_stop(), now - saved >= settings.checkpoint_seconds)
+                if progress.step % self.eval_every == 0 or is_end:
+                    self.evaluate(bar)
+                stop, due = self.requested_by_any(self.should_stop(), now - saved >= settings.checkpoint_seconds)
                 if stop or due or is_end or progress.stopped_early:
                     self.save()
                     saved = time.monotonic()
@@ -143,28 +143,28 @@ class Loop:
                     raise Interrupted(f"{where}; go on with `{self.run.resume_command}`")
         return progress
 
-    def look(self, bar: Bar) -> None:
+    def evaluate(self, bar: Bar) -> None:
         """Score the validation rows; keep the weights when they are the best, count down when not."""
         progress = self.progress
         self.settle_losses()
         scores = self.validate()
         bar.show(**{self.task.primary: scores[self.task.primary]})
         if not self.recipe.strategy.is_done(progress.step, self.num_steps):
-            self.tell(scores)
+            self.log_scores(scores)
             return
         score, loss = scores[self.task.primary], scores["loss"]
         gained = progress.best_score is None or self.task.is_better(score, progress.best_score)
-        progress.looks_without_gain = 0 if gained else progress.looks_without_gain + 1
+        progress.evals_without_improvement = 0 if gained else progress.evals_without_improvement + 1
         patience = self.recipe.train.patience
-        progress.stopped_early = patience is not None and progress.looks_without_gain >= patience
+        progress.stopped_early = patience is not None and progress.evals_without_improvement >= patience
         tied = progress.best_loss is not None and score == progress.best_score and loss < progress.best_loss
         if gained or tied:  # of equal scores the one with the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
             checkpoint.save_best(self.run.checkpoints, progress.step, self.bare, self.accelerator)
-        self.tell(scores)
+        self.log_scores(scores)
 
-    def tell(self, scores: Mapping[str, Any]) -> None:
-        """Write a look's scores to metrics.jsonl and the trackers."""
+    def log_scores(self, scores: Mapping[str, Any]) -> None:
+        """Write an evaluation's scores to metrics.jsonl and the trackers."""
         progress = self.progress
         plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, "validation": plain})
@@ -214,12 +214,12 @@ class Loop:
         for step, values in enumerate(lines, first):
             for name, value in zip(("loss", "penalty", "gradient norm"), values, strict=True):
                 if not math.isfinite(value):
-                    raise UserError(self.told(step, name, value))
+                    raise UserError(self.not_finite(step, name, value))
         self.progress.recent += losses
         self.progress.recent_penalties += penalties.tolist()
         self.grad_norm = norms[-1].item()
 
-    def told(self, step: int, name: str, value: float) -> str:
+    def not_finite(self, step: int, name: str, value: float) -> str:
         kept = checkpoint.latest(self.run.checkpoints)
         rate = self.recipe.train.learning_rate
         return (
@@ -260,7 +260,7 @@ class Loop:
             with ExitStack() as stack:
                 if self.features:
                     assert embeddings is None, "an objective that changes embeddings has reuses_features = False"
-                    stack.enter_context(self.features.given(rows, batch))
+                    stack.enter_context(self.features.substituted(rows, batch))
                 if embeddings is not None:
                     stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
                 return self.model(**self.task.inputs_of(batch))
@@ -292,9 +292,9 @@ class Loop:
                 f" and would never learn: {', '.join(names[:5])}"
             )
 
-    def agreed(self, *wishes: bool) -> list[bool]:
-        """What any process wishes, all do."""
+    def requested_by_any(self, *requests: bool) -> list[bool]:
+        """Whether any process asks for each of these, the same on all of them."""
         if self.accelerator.num_processes == 1:
-            return list(wishes)
-        flags = torch.tensor(wishes, dtype=torch.int64, device=self.accelerator.device)
+            return list(requests)
+        flags = torch.tensor(requests, dtype=torch.int64, device=self.accelerator.device)
         return [bool(flag) for flag in self.accelerator.reduce(flags)]  # type: ignore[union-attr]

@@ -93,7 +93,7 @@ class FirstStep:
                 optimizer_setup.build(model, recipe.strategy, recipe.train)
                 settings = recipe.train.model_copy(update={"compile": False})
                 plain = need_plain_autograd(recipe.objectives)
-                with self.frozen.held(), speedups.steps(model, settings, self.device, bf16, self.last, plain):
+                with self.frozen.in_eval_mode(), speedups.steps(model, settings, self.device, bf16, self.last, plain):
                     self._train(bf16)
                     self._evaluate(bf16)
         finally:
