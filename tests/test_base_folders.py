@@ -104,7 +104,7 @@ def test_an_adapter_of_ours_leads_to_its_run(
     finished_run: Path, recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     found = train_on(str(finished_run / "adapter"), recipe_file, tmp_path)
-    assert f"it is of the run {finished_run}: write it as a plain model with `pefttools export" in found
+    assert f"it belongs to the run {finished_run}: write it as a plain model with `pefttools export" in found
     folder = write(tmp_path / "odd", {"recipe.yaml": ""})
     shutil.copyfile(finished_run / "adapter" / "adapter_config.json", folder / "adapter_config.json")
     assert "`pefttools export RUN --to merged`" in train_on(str(folder), recipe_file, tmp_path)

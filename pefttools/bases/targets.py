@@ -28,7 +28,7 @@ MaybeTargets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
 
 
 def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
-    """Full paths of the modules of these roles. Raises UserError when nobody listed this kind of model.
+    """Full paths of the modules of these roles. Raises UserError when the roles of this kind of model are not known.
 
     Args:
         key: the setting in which matrices can be named instead, where there is one.
@@ -36,7 +36,7 @@ def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
     try:
         return module_paths.playing(base.model, *roles)
     except ValueError as error:
-        cure = f"name the matrices in {key}" if key else "strategy=lora needs no roles"
+        cure = f"name the matrices in {key}" if key else "use strategy=lora, which needs no roles"
         raise UserError(f"{key or 'strategy'}: {base.source}: {error}; {cure}") from error
 
 
@@ -44,7 +44,7 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
     """Full paths of the matrices, in the model's order.
 
     Raises:
-        UserError: a pattern matches none; says which names there are, how often, and the nearest.
+        UserError: a pattern matches none; the message lists the names, their counts, and the nearest one.
     """
     linears = module_paths.linears(base.model)
     chosen: set[str] = set()
@@ -73,9 +73,9 @@ def _elsewhere(base: Base, pattern: str) -> str | None:
     if not found:
         return None
     if set(found) <= set(base.head):
-        return f"is of the head ({', '.join(found)}), which every strategy trains whole: leave it out"
+        return f"is part of the head ({', '.join(found)}), which every strategy trains whole; leave it out"
     named = ", ".join(found)
-    return f"is outside the blocks ({named}); base.head=[{named}] trains it whole beside the strategy"
+    return f"is outside the blocks ({named}); base.head=[{named}] trains it whole besides the strategy"
 
 
 def _unknown(base: Base, pattern: str, linears: list[str]) -> str:

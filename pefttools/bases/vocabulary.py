@@ -47,7 +47,7 @@ def agree(model: Any, tokenizer: Any, source: str, classifies: bool) -> None:
         tokenizer.add_special_tokens({"pad_token": ADDED_PADDING})
     if tokenizer.pad_token is None:
         raise UserError(
-            f"base: the tokenizer of {source} has no special token at all, so there is nothing to end or to pad texts"
+            f"base: the tokenizer of {source} has no special tokens, so there is no token to end or pad texts"
             ' with; add one: tokenizer.add_special_tokens({"eos_token": "</s>"})'
         )
     if not positions.count_from_padding(model):

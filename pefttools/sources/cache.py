@@ -44,7 +44,7 @@ def _require_writable(root: Path, what: str) -> None:
 
 @contextmanager
 def only_one(entry: Path) -> Iterator[None]:
-    """Held by the one process that may make this entry; others wait, and then find it made."""
+    """A lock for the one process that creates this entry; the others wait, and then find it in the cache."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(entry.with_name(f".{entry.name}.lock")):
         yield

