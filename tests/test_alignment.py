@@ -75,7 +75,7 @@ def test_words_are_tokenised_as_in_a_running_text() -> None:
 
 
 def test_a_tokenizer_without_word_ids_is_refused() -> None:
-    with pytest.raises(UserError, match="SimpleNamespace does not tell which word a sub-word is of"):
+    with pytest.raises(UserError, match="SimpleNamespace does not report the word of each sub-word"):
         encode_words([["a"]], SimpleNamespace(is_fast=False), 64)  # type: ignore[arg-type]
 
 

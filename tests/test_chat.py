@@ -99,10 +99,10 @@ def test_system_of_the_row_comes_before_that_of_the_setting() -> None:
     [
         ({"messages": [{"role": "narrator", "content": "x"}]}, "turn 1 has the role 'narrator'; known are 'system'"),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "no value in turn 2"),
-        ({"messages": "hello"}, "has messages that are no list of {role, content} or {from, value}: 'hello'"),
-        ({"messages": []}, "has messages that are no list"),
+        ({"messages": "hello"}, "has messages that are not a list of {role, content} or {from, value}: 'hello'"),
+        ({"messages": []}, "has messages that are not a list"),
         ({"instruction": "x", "output": None}, "has no output"),
-        ({"prompt": True, "completion": "x"}, "has a prompt that is no text: True"),
+        ({"prompt": True, "completion": "x"}, "has a prompt that is not text: True"),
     ],
 )
 def test_what_is_no_chat_is_told(values: dict[str, Any], told: str) -> None:

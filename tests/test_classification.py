@@ -110,14 +110,14 @@ def test_the_separator_is_a_setting() -> None:
     ("several", "value", "told"),
     [
         (False, ["a", "b"], r"has a list as label, \['a', 'b'\]; set task.multi_label=true"),
-        (False, {"name": "a"}, "has a label that is no single text: {'name': 'a'}"),
+        (False, {"name": "a"}, "has a label that is not a single text: {'name': 'a'}"),
         (False, None, "has no label"),
         (False, " ", "has no label"),
         (False, float("nan"), "has no label"),
         (True, {"a": 1, "b": 2}, "has labels of which 2 is neither 0 nor 1: {'a': 1, 'b': 2}"),
         (True, ["a", None], "has no label"),
         (True, ["a", ""], "has no label"),
-        (True, ["a", {"b": 1}], "has a label that is no single text: {'b': 1}"),
+        (True, ["a", {"b": 1}], "has a label that is not a single text: {'b': 1}"),
         (True, [["a", "b"]], r"has a list among its labels: \['a', 'b'\]"),
     ],
 )
@@ -156,11 +156,11 @@ def test_renamed_and_rare_labels(tmp_path: Path) -> None:
     ("task", "rows", "told"),
     [
         (SEVERAL, [(["a"], ["a"], ["a"])], r"data.train: has one class only \('a'\)"),
-        (SEVERAL, [([], [], [])], "data.train: has no labels; there is nothing to tell apart"),
+        (SEVERAL, [([], [], [])], "data.train: has no labels; give rows of at least two classes"),
         (
             SEVERAL,
             [(["a"], ["b"], []), (["q"],)],
-            "data.validation: labels that training lacks: 'q'. Training has 'a', 'b'",
+            "data.validation: labels that no training row has: 'q'. Training has 'a', 'b'",
         ),
         (FITTED, [(["a"], ["b"])], "task.labels: no training row has 'c'"),
         (TextClassification(), [("a", "a")], r"data.train: has one class only \('a'\)"),

@@ -134,7 +134,7 @@ BAD_RECIPES = {
     "no end": (["train.epochs=.inf"], ["train.epochs: input should be a finite number"]),
     "a pattern that is none": (
         ["data.train={source: a.txt, format: lines, pattern: (}"],
-        ["data.train: `pattern` is no regular expression"],
+        ["data.train: `pattern` is not a regular expression"],
     ),
 }  # fmt: skip
 
@@ -183,9 +183,9 @@ BAD_DATA = {
     "a row with no text": (["data.train=gap.csv"], "gap.csv: row 61 has no text"),
     "a row with no label": (["data.train=unlabelled.csv"], "unlabelled.csv: row 61 has no label"),
     "one class": (["data.train=one.csv"], "has one class only ('fruit')"),
-    "labels that training lacks": (
+    "labels that no training row has": (
         ["data.train=good.csv", "data.test=new.csv"],
-        "data.test: labels that training lacks: 'bird'. Training has 'colour'",
+        "data.test: labels that no training row has: 'bird'. Training has 'colour'",
     ),
     "fewer rows than classes": (
         ["data.train=good.csv", "data.train_rows=2", "task.labels=[colour, fruit, tool]"],
@@ -193,7 +193,7 @@ BAD_DATA = {
     ),
     "a bin of a word": (
         ["data.train=good.csv", "data.bins={edges: [0], names: [low, high]}"],
-        "has a label that is no number, 'fruit', which data.bins needs",
+        "has a label that is not a number, 'fruit', but data.bins needs numbers",
     ),
     "bins that do not match": (
         ["data.train=good.csv", "data.bins={edges: [0, 1], names: [low, high]}"],

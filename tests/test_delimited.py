@@ -128,7 +128,7 @@ def test_quotes_behind_a_backslash(tmp_path: Path) -> None:
 def test_the_separator_is_found(tmp_path: Path, name: str, text: str, expected: dict[str, str], note: str) -> None:
     heard = Listener()
     assert rows_of(written(tmp_path / name, text), heard)[0] == expected
-    told = f"{tmp_path / name}: its columns were divided at {note}; `separator` sets another character"
+    told = f"{tmp_path / name}: its columns were split at {note}; set `separator` to use another character"
     assert heard.notes == ([told] if note else [])
 
 
@@ -152,7 +152,7 @@ def test_names_of_columns(tmp_path: Path) -> None:
     heard = Listener()
     both = written(tmp_path / "b.csv", "Text,Label\na,b\n")
     assert rows_of(both, heard, header=("text", "label")) == [{"text": "a", "label": "b"}]
-    assert "its first line holds the names that `header` gives" in heard.warnings[0]
+    assert "its first line equals the names in `header`" in heard.warnings[0]
     assert "line 1 has 3 columns and `header` names 2" in refusal(
         written(tmp_path / "c.csv", "a,b,c\n"), header=("text", "label")
     )

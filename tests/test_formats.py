@@ -109,11 +109,13 @@ def test_lines_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_numbers_of_lines_differ(tmp_path: Path) -> None:
     text, tags = written(tmp_path / "a.in", "one\ntwo\nthree\n"), written(tmp_path / "a.out", "O\nO\n")
-    with pytest.raises(UserError, match=r"a\.out has 2 lines and .*a\.in has 3; the lines of files beside each other"):
+    with pytest.raises(
+        UserError, match=r"a\.out has 2 lines and .*a\.in has 3; parallel files must have the same number"
+    ):
         rows_of(text, parallel_files={"tags": str(tags)})
     with pytest.raises(UserError, match="gone"):
         rows_of(text, parallel_files={"tags": str(tmp_path / "gone")})
-    with pytest.raises(UserError, match=r"is a folder, but the lines of a file"):
+    with pytest.raises(UserError, match=r"is a folder, but `parallel_files"):
         rows_of(text, parallel_files={"tags": str(tmp_path)})
 
 

@@ -172,7 +172,7 @@ def test_rows():
         MaskedLM().read({"text": "  "})
     for value, message in (
         (None, "has no text"),
-        (["x"], "has a text that is no text: "),
+        (["x"], "has a text that is not text: "),
         ("\ud83d", "half a character"),
     ):
         with pytest.raises(ValueError, match=message) as caught:

@@ -33,7 +33,7 @@ def test_a_line_of_names_in_the_middle_is_no_row(tmp_path: Path) -> None:
     for name in ("rows.tsv", "rows.csv"):
         rows, told = rows_of(tmp_path / name, content if name.endswith("tsv") else content.replace("\t", ","))
         assert rows == ROWS
-        assert told.warnings[0].endswith(f"{name}: the line of names comes 2 times; it was read as no row")
+        assert told.warnings[0].endswith(f"{name}: the header line occurs 2 times; its repeats were not read as rows")
 
 
 def test_quotes_around_every_column_of_a_tsv_file(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_quotes_around_every_column_of_a_tsv_file(tmp_path: Path) -> None:
 def test_texts_in_quotes_in_a_tsv_file_are_reported(tmp_path: Path) -> None:
     rows, told = rows_of(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *LINES, '"he said ""hi"""\ta']))
     assert rows[-1]["text"] == '"he said ""hi"""'
-    assert "1 rows hold a text that is all in quotes" in told.warnings[0]
+    assert "1 rows hold a text in quotes" in told.warnings[0]
     assert not rows_of(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *LINES, '"he said\ta']))[1].warnings
 
 
@@ -71,7 +71,7 @@ def test_folders_of_tables_are_no_classes(tmp_path: Path) -> None:
 def test_a_file_of_one_column_asks_for_its_separator(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("\n".join(line.replace("\t", "^") for line in ["text\tlabel", *LINES]))
     settings = DataSettings(train=FileSettings(source=str(tmp_path / "rows.csv")))
-    with pytest.raises(UserError, match=r"its lines were not divided; set data\.train\.separator"):
+    with pytest.raises(UserError, match=r"its lines were not split; set data\.train\.separator"):
         load_rows("train", settings, TextClassification(), {})  # type: ignore[arg-type]
 
 

@@ -97,12 +97,12 @@ def test_a_label_is_read_as_the_settings_say() -> None:
         ({"label": 0}, "has no choices"),
         ({"choices": "red, green", "label": 0}, "has choices that are no list: 'red, green'"),
         ({"choices": ["red", ""], "label": 0}, "has no choice B"),
-        ({"choices": ["red", ["green"]], "label": 0}, r"has a choice B that is no text: \['green'\]"),
+        ({"choices": ["red", ["green"]], "label": 0}, r"has a choice B that is not text: \['green'\]"),
         ({"choices": ABC, "choice_b": "green", "label": 0}, "has choices, and choice_b too"),
         ({"choice_a": "red", "choice_c": "blue", "label": 0}, "has no choice_b, and a choice behind it"),
         ({"choices": {"text": ABC, "label": ["A"]}, "label": "A"}, "has 3 choices and 1 names for them"),
         ({"text": " ", "choices": ABC, "label": 0}, "has no text"),
-        ({"text": True, "choices": ABC, "label": 0}, "has a text that is no text: True"),
+        ({"text": True, "choices": ABC, "label": 0}, "has a text that is not text: True"),
     ],
 )
 def test_bad_rows_are_told(values: dict[str, Any], told: str) -> None:

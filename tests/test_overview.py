@@ -56,7 +56,7 @@ def test_names_that_differ_in_writing_only(one: str, other: str) -> None:
     for rows in (rows_of(**{one: 3, other: 2}), [{"tokens": ["a"] * 5, "tags": [one] * 3 + [other] * 2}]):
         (told,) = remarks(Splits(rows, [], []))
         assert f"{one!r} (3)" in told
-        assert f"data.labels={{{other!r}: {one!r}}} makes them one" in told
+        assert f"data.labels={{{other!r}: {one!r}}} merges them" in told
     assert remarks(Splits(rows_of(neg=3, pos=2, neu=1), [], [])) == []
 
 
@@ -69,7 +69,7 @@ def test_the_renaming_that_is_proposed_makes_them_one(tmp_path: Path, recipe_fil
     resolved = recipes.load(str(recipe_file), [f"data.train={file}"]).recipe
     splits = load_splits(resolved.data, TASK, told)
     (message,) = [remark for remark in remarks(splits) if "case" in remark]
-    override = message.split("; ")[1].removesuffix(" makes them one")
+    override = message.split("; ")[1].removesuffix(" merges them")
     resolved = recipes.load(str(recipe_file), [f"data.train={file}", override]).recipe
     assert {row["label"] for row in load_splits(resolved.data, TASK).train} == {"fruit", "tool", "colour"}
 

@@ -30,7 +30,7 @@ BAD = {
     "no text": ('{"id": 3}', "row 3 has no text"),
     "null": ('{"text": null, "id": 3}', "row 3 has no text"),
     "half a character": ('{"text": "\\ud83d", "id": 3}', "row 3 has half a character"),
-    "a list": ('{"text": ["word1"], "id": 3}', "row 3 has a text that is no text"),
+    "a list": ('{"text": ["word1"], "id": 3}', "row 3 has a text that is not text"),
     "broken JSON": ('{"text": "word1"', "line 3: not JSON"),
     "no object": ("[1, 2]", "line 3: takes one JSON object a line, got list"),
 }

@@ -167,7 +167,7 @@ def test_prompts_that_cannot_be_filled_are_told(values: dict[str, Any], told: st
         ({"verbalizers": {"god": " yes"}}, "task.verbalizers: unknown label 'god'; did you mean 'good'?"),
         ({"verbalizers": {"good": " x", "bad": " x"}}, "task.verbalizers: 'bad', 'good' have the same one, ' x'"),
         ({"prompt": "{text} {text_pair}"}, "task.prompt: has {text_pair}, and the rows have none"),
-        ({"labels": ("good",)}, "data.train: labels that training lacks: 'bad'"),
+        ({"labels": ("good",)}, "data.train: labels that no training row has: 'bad'"),
     ],
 )
 def test_settings_that_do_not_fit_the_data_are_told(values: dict[str, Any], told: str) -> None:

@@ -65,7 +65,7 @@ def test_every_form_of_answers_is_read() -> None:
         ({"question": " "}, "has no question"),
         ({"question": None}, "has no question"),
         ({"context": ""}, "has no context"),
-        ({"context": True}, "has a context that is no text: True"),
+        ({"context": True}, "has a context that is not text: True"),
         ({"answers": 3}, "has answers that are neither texts nor a list of them: 3"),
         ({"answers": [{"answer_start": 3}]}, "has an answer without a text: {'answer_start': 3}"),
         ({"answers": [{"text": "a", "answer_start": "x"}]}, "has an answer_start that is no whole number: 'x'"),

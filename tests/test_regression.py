@@ -80,15 +80,15 @@ def test_numbers_are_read(value: Any, number: float) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("good", "has a label that is no number: 'good'"),
-        ("3,5", "has a label that is no number: '3,5'"),
-        ("1_000", "has a label that is no number: '1_000'"),
-        (True, "has a label that is no number: True"),
-        ([1.0], r"has a label that is no number: \[1.0\]"),
-        ({"value": 1}, "has a label that is no number: {'value': 1}"),
+        ("good", "has a label that is not a number: 'good'"),
+        ("3,5", "has a label that is not a number: '3,5'"),
+        ("1_000", "has a label that is not a number: '1_000'"),
+        (True, "has a label that is not a number: True"),
+        ([1.0], r"has a label that is not a number: \[1.0\]"),
+        ({"value": 1}, "has a label that is not a number: {'value': 1}"),
         ("nan", "has a label that is not finite: 'nan'"),
         (float("inf"), "has a label that is not finite: inf"),
-        (10**400, "has a label that is no number: 1000"),
+        (10**400, "has a label that is not a number: 1000"),
         ("-1e16", r"has a label beyond 1e\+15, more than single precision takes: -1e\+16"),
         (" ", "has no label"),
         (None, "has no label"),
@@ -101,7 +101,7 @@ def test_what_is_no_number_is_told(value: Any, told: str) -> None:
 
 def test_a_bad_row_is_told_with_its_place(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "rows.csv", [{"text": f"a{i}", "label": "x" if i == 4 else "1"} for i in range(9)])
-    with pytest.raises(UserError, match=r"data.train: .*rows.csv: row 5 has a label that is no number: 'x'"):
+    with pytest.raises(UserError, match=r"data.train: .*rows.csv: row 5 has a label that is not a number: 'x'"):
         load_splits(DataSettings.model_validate({"train": str(file)}), Regression())
 
 

@@ -80,7 +80,7 @@ def test_other_spellings_and_offsets_give_the_same_row() -> None:
         ({"text": "a b", "e1_start": 1, "e1_end": 2, "e2_start": 2, "e2_end": 3}, "has nothing between <e1> and </e1>"),
         (
             {"text": "<e1> b", "e1_start": 0, "e1_end": 1, "e2_start": 2, "e2_end": 3},
-            "has <e1> in its text and offsets",
+            "has both <e1> in its text and offsets",
         ),
     ],
 )
@@ -234,7 +234,7 @@ def test_fitting_takes_the_labels_and_refuses_what_cannot_serve() -> None:
     assert both_ways.fit(one_way) == both_ways
     with pytest.raises(UserError, match="has one class only \\('a'\\)"):
         RelationExtraction().fit(Splits(rows("a", "a"), rows("a"), []))
-    with pytest.raises(UserError, match=r"data\.test: labels that training lacks: 'c'"):
+    with pytest.raises(UserError, match=r"data\.test: labels that no training row has: 'c'"):
         RelationExtraction().fit(Splits(rows("a", "b"), rows("a"), rows("c")))
     with pytest.raises(UserError, match=r"task\.labels: no training row has 'z'"):
         RelationExtraction(labels=("a", "b", "z")).fit(Splits(rows("a", "b"), rows("a"), []))

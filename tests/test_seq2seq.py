@@ -68,8 +68,8 @@ def test_rows(settings, values, row):
     ("settings", "values", "message"),
     [
         ({}, {"source": "  ", "target": "x"}, "has no source"),
-        ({}, {"source": True}, "has a source that is no text: True"),
-        ({}, {"source": ["a", 7]}, "has a source that is no text: ['a', 7]"),
+        ({}, {"source": True}, "has a source that is not text: True"),
+        ({}, {"source": ["a", 7]}, "has a source that is not text: ['a', 7]"),
         ({}, {"source": []}, "has no source"),
         ({}, {"target": "x"}, "has no source; data.columns.source names the column that holds it"),
         ({}, {"source": "x", "target": ""}, "has no target"),
@@ -78,9 +78,9 @@ def test_rows(settings, values, row):
         (
             {},
             {"translation": PAIR},
-            "has a translation; task.source_lang and task.target_lang must say which way, of en, de",
+            "has a translation; set task.source_lang and task.target_lang to two of en, de",
         ),
-        ({}, {"translation": "x"}, "has a translation that is no mapping of languages to texts: 'x'"),
+        ({}, {"translation": "x"}, "has a translation that is not a mapping of languages to texts: 'x'"),
         (
             {"source_lang": "en", "target_lang": "dee"},
             {"translation": PAIR},

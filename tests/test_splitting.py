@@ -72,7 +72,7 @@ def test_given_files_are_scored_whole(tmp_path: Path, mode: str) -> None:
     assert len(splits.train) == train
     assert "data.validation: 2 of 12 rows are in data.test too" in told.warnings[0]
     if mode == "none":
-        assert "data.train: 10 of 62 rows are in data.test too: trained on and scored" in told.warnings
+        assert "data.train: 10 of 62 rows are in data.test too, so they are both trained on and scored" in told.warnings
     else:
         assert splits.left_out["also in test"] == 10
         assert splits.left_out["also in validation"] == 10
@@ -129,12 +129,12 @@ def test_contradicting_repeats_are_told(tmp_path: Path) -> None:
     told = Listener()
     splits = splits_of(rows, tmp_path / "a", told)
     assert told.warnings == [
-        "data.train: 1 rows repeat an earlier row with a different label, like row 61 that has the text of row 1;"
-        " all of them stay"
+        "data.train: 1 rows repeat an earlier row with a different label: row 61, for example, has the text of row 1;"
+        " all of them are used"
     ]
     assert sum(map(len, splits.named().values())) == 61
     splits_of(rows, tmp_path / "a", told, deduplicate="all")
-    assert told.warnings[-1].endswith("in training the first label stays")
+    assert told.warnings[-1].endswith("only the first of them is used in training")
 
 
 def test_many_answers_to_one_prompt(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_many_answers_to_one_prompt(tmp_path: Path) -> None:
     data = DataSettings(train=FileSettings(source=str(write_rows(tmp_path / "rows.jsonl", one))))
     splits = load_splits(data, CausalLM(), told)
     assert all(splits.named().values())
-    assert "have 1 different prompts, too few to be split by" in told.warnings[0]
+    assert "have 1 different prompts, too few to split by" in told.warnings[0]
 
 
 def test_prompts_that_are_trained_on_and_scored_are_told(tmp_path: Path) -> None:
@@ -190,7 +190,9 @@ def test_files_too_small_for_three_splits(tmp_path: Path) -> None:
         {"text": "one", "label": "1"}, {"text": "two", "label": "2"}]))))  # fmt: skip
     splits = load_splits(data, Regression(), told)
     assert [len(part) for part in splits.named().values()] == [1, 1, 0]
-    assert told.warnings == ["data.train: its 2 rows are too few for a test; validation rows are scored"]
+    assert told.warnings == [
+        "data.train: its 2 rows are too few for a test split; the final score is on validation rows"
+    ]
     with pytest.raises(UserError, match="its 2 rows are too few to train on and to choose by"):
         splits_of([{"text": "one", "label": "a"}, {"text": "two", "label": "b"}], tmp_path / "a")
 
@@ -279,7 +281,7 @@ def test_bins_and_rows_without_a_number(tmp_path: Path) -> None:
     labels = [row["label"] for part in splits.named().values() for row in part]
     assert (labels.count("bad"), labels.count("good"), splits.left_out) == (15, 16, {"in a bin without a name": 10})
     rows[7]["label"] = "n/a"
-    with pytest.raises(UserError, match=r"row 8 has a label that is no number, 'n/a', which data.bins needs"):
+    with pytest.raises(UserError, match=r"row 8 has a label that is not a number, 'n/a', but data.bins needs numbers"):
         splits_of(rows, tmp_path / "a", bins=bins)
     splits = splits_of(rows, tmp_path / "a", bins=bins, invalid_rows="skip")
     assert splits.left_out == {"in a bin without a name": 10, "invalid": 1}

@@ -180,12 +180,12 @@ def test_damaged_tables(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             rows_of(written(path, content))
-    with pytest.raises(UserError, match="is parquet and no text; set `format: parquet`"):
+    with pytest.raises(UserError, match="is a parquet file, not text; set `format: parquet`"):
         rows_of(written(tmp_path / "a.csv", whole))
     named_classes().save_to_disk(tmp_path / "saved")
     file = tmp_path / "saved" / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"arrow: is no Arrow file, or one that is cut off"):
+    with pytest.raises(UserError, match=r"arrow: is not an Arrow file, or is cut off"):
         rows_of(tmp_path / "saved")
     (tmp_path / "saved" / "state.json").write_text("{")
     with pytest.raises(UserError, match=r"cut off|a damaged one"):
@@ -199,7 +199,7 @@ def test_the_split_of_a_saved_set(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "saved", heard)) == 60
     assert len(rows_of(tmp_path / "saved", heard, "data.validation")) == 9
     assert [note.partition(": ")[2] for note in heard.notes] == [
-        "its split 'train' was read, and not dev",
+        "read its split 'train', not dev",
         "its split 'dev' was read, and not train",
     ]
     with pytest.raises(UserError, match="has no split 'test'; set `split` to one of train, dev"):

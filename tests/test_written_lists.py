@@ -80,7 +80,7 @@ def test_a_vector_of_two_is_named_where_there_are_two_classes() -> None:
 @pytest.mark.parametrize("value", [{"a": 1, "b": 0, "c": True}, '{"a": 1, "b": 0, "c": 1.0, "d": null}'])
 def test_mappings_of_classes_to_numbers(value: Any) -> None:
     assert TextClassification(multi_label=True).read({"text": "x", "label": value})["label"] == ["a", "c"]
-    with pytest.raises(ValueError, match="has a label that is no single text"):
+    with pytest.raises(ValueError, match="has a label that is not a single text"):
         TextClassification().read({"text": "x", "label": value})
     with pytest.raises(ValueError, match=r"has labels of which 0\.9 is neither 0 nor 1"):
         TextClassification(multi_label=True).read({"text": "x", "label": {"a": 0.9}})

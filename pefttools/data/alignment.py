@@ -25,12 +25,12 @@ def encode_words(
         last: whether a word's last sub-word stands for it, not its first.
 
     Raises:
-        UserError: the tokenizer does not tell which word a sub-word is of.
+        UserError: the tokenizer does not report the word of each sub-word.
     """
     if not tokenizer.is_fast:
         raise UserError(
-            f"{type(tokenizer).__name__} does not tell which word a sub-word is of;"
-            " word by word only bases with a fast tokenizer (tokenizer.json) can be used"
+            f"{type(tokenizer).__name__} does not report the word of each sub-word;"
+            " this task needs a base with a fast tokenizer (tokenizer.json)"
         )
     limit = min(max_length, tokenizer.model_max_length)
     spaced = spaces_matter(tokenizer)

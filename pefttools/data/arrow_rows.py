@@ -89,7 +89,7 @@ def _saved(folder: Path, settings: FileSettings, reporter: Reporter) -> Iterator
 def _named(tables: Iterable[Any], schema: pyarrow.Schema, settings: FileSettings) -> Iterator[list[Row]]:
     """Tables or batches as lists of rows, class numbers as names."""
     if twice := next((name for i, name in enumerate(schema.names) if name in schema.names[:i]), None):
-        raise UserError(f"{settings.name}: has two columns called {twice!r}; rename one of them")
+        raise UserError(f"{settings.name}: has two columns with the name {twice!r}; rename one of them")
     namers = class_names.of_metadata(schema.metadata, settings.name)
     namers = {name: namer for name, namer in namers.items() if name in schema.names}
     for table in tables:
@@ -128,7 +128,7 @@ def _refuse_cut(path: Path) -> None:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - len(END_OF_STREAM)))
             if stream.read() != END_OF_STREAM:
-                raise UserError(f"{path}: is no Arrow file, or one that is cut off: the mark at its end is missing")
+                raise UserError(f"{path}: is not an Arrow file, or is cut off: the mark at its end is missing")
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def eval_budget(device_type: str) -> int:
 
 
 def pad_multiple(device_type: str) -> int:
-    """What batches that are only looked at are padded to a multiple of.
+    """The multiple that batches without training are padded to.
 
     On a CPU the padding of short rows costs more than odd shapes do.
     """
@@ -37,7 +37,7 @@ def pad_multiple(device_type: str) -> int:
 
 
 def step_multiple(chosen: int | None, device_type: str) -> int:
-    """What steps are padded to a multiple of: what was chosen, else what suits the device.
+    """The multiple that training steps are padded to: the chosen one, else one that suits the device.
 
     On a CPU 8 adds more padding than it saves, and of 1 the many shapes leave holes in malloc's heap.
     """

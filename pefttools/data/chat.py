@@ -26,7 +26,7 @@ from pefttools.errors import UserError
 LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog")
 """Fields that hold a list of turns."""
 ASKED = (("instruction", "output"), ("prompt", "completion"))
-"""Fields that hold what is asked and its answer."""
+"""Fields that hold a prompt and its answer."""
 TEXTS = ("instruction", "input", "output", "history", "prompt", "completion", "text")
 TOOLS = ("tools", "functions")
 ANSWERED = frozenset({*LISTS, "output", "completion"})
@@ -46,7 +46,7 @@ def read_row(
     """A row of a chat (`messages`, `prompt`, and `completion` if it is answered) or of plain text (`text`, `prompt`).
 
     Args:
-        asking: whether a `text` alone is a question.
+        asking: whether a `text` alone is a prompt.
         predicting: whether the row is only answered: then marks of good and bad answers do not matter.
 
     The other arguments, and what is raised, are those of `read_chat`.

@@ -51,7 +51,9 @@ def read_messages(value: Any, field: str, unread: list[str]) -> list[Message]:
     if isinstance(turns, Mapping):
         turns = [turns]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, Mapping) for turn in turns):
-        raise ValueError(f"has {field} that are no list of {{role, content}} or {{from, value}}: {str(value)[:80]!r}")
+        raise ValueError(
+            f"has {field} that are not a list of {{role, content}} or {{from, value}}: {str(value)[:80]!r}"
+        )
     turns = [turn for one in turns for turn in _spoken(one)]
     messages = [_message(turn, number, field, unread) for number, turn in enumerate(turns, 1)]
     return [message for message in messages if message["role"] != "system" or message["content"].strip()]
@@ -69,7 +71,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
         return []
     tools = [from_json(tool) for tool in given] if isinstance(given, list) else [given]
     if not all(isinstance(tool, Mapping) for tool in tools):
-        raise ValueError(f"has tools that are no list of {{name, description, parameters}}: {str(value)[:80]!r}")
+        raise ValueError(f"has tools that are not a list of {{name, description, parameters}}: {str(value)[:80]!r}")
     bare = [_without_nulls(tool) for tool in tools]
     return [tool if "function" in tool else {"type": "function", "function": tool} for tool in bare]
 
@@ -178,7 +180,7 @@ def _add_calls(message: Message, value: Any, place: str, key: str | None = None)
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             if key is None:
                 return
-            raise ValueError(f"has {place} with {key} that are no list of {{name, arguments}}: {str(value)[:80]!r}")
+            raise ValueError(f"has {place} with {key} that are not a list of {{name, arguments}}: {str(value)[:80]!r}")
         arguments = next((function[k] for k in ("arguments", "parameters", "args") if function.get(k) is not None), {})
         calls.append(
             {

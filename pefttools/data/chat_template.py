@@ -216,13 +216,13 @@ def remarks(
     found = []
     if rewritten := sum(chat.rewritten for chat in chats):
         found.append(
-            "the chat template writes earlier turns otherwise once more follow: of such chats only the last answer"
+            "the chat template rewrites earlier turns when others follow: of such chats only the last answer"
             f" is learnt ({rewritten} of the first {len(rows)} rows)"
         )
     if trimmed := sum(chat.trimmed for chat in chats):
         found.append(
-            "the chat template takes away the space around answers, such as a first line's indentation"
-            f" ({trimmed} of the first {len(rows)} rows); a task.chat_template without `trim` keeps it"
+            "the chat template removes the space around answers, such as a first line's indentation"
+            f" ({trimmed} of the first {len(rows)} rows); set a task.chat_template without `trim` to keep it"
         )
     own = chosen(tokenizer, template, next((row["tools"] for row in rows if "tools" in row), None))
     if plainly := [FORMS[part] for part in lacking(parts, own, tokenizer)]:

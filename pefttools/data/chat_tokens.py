@@ -74,7 +74,7 @@ def pieces(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, how: Writing
 
 
 def unlearnt(made: Sequence[Piece], ends: Sequence[int], room: int) -> list[str]:
-    """What the user should be warned of: that no end is learnt, or nothing of some rows.
+    """Warnings for the user: no end of text is learnt, or some rows teach nothing.
 
     Args:
         ends: the tokens that end what is learnt.

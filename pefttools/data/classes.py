@@ -24,11 +24,11 @@ def label(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
     if isinstance(value, (list, tuple, Mapping)):
-        raise ValueError(f"has a label that is no single text: {value!r}")
+        raise ValueError(f"has a label that is not a single text: {value!r}")
     if value is None or value != value or not str(value).strip():  # NaN is not itself
         raise ValueError("has no label")
     if written_lists.is_mapping(value):
-        raise ValueError(f"has a label that is no single text: {value!r}")
+        raise ValueError(f"has a label that is not a single text: {value!r}")
     if written_lists.is_list(value):
         raise ValueError(
             f"has a list as label, {value!r}; set task.multi_label=true (of text_classification) if rows"
@@ -47,7 +47,7 @@ def one_only(found: set[str]) -> list[str]:
     if len(found) > 1:
         return []
     has = f"one class only ({min(found)!r})" if found else "no labels"
-    return [f"data.train: has {has}; there is nothing to tell apart"]
+    return [f"data.train: has {has}; give rows of at least two classes"]
 
 
 def idle(labels: Sequence[str], known: set[str]) -> list[str]:
@@ -61,8 +61,8 @@ def idle(labels: Sequence[str], known: set[str]) -> list[str]:
 def new_in_splits(splits: Splits, labels: Sequence[str]) -> list[str]:
     """A problem for every split with labels that training lacks."""
     return [
-        f"data.{split}: labels that training lacks: {listed(strange)}. Training has {listed(labels)};"
-        " set data.min_class_rows to leave out rare classes, or data.labels to rename"
+        f"data.{split}: labels that no training row has: {listed(strange)}. Training has {listed(labels)};"
+        " set data.min_class_rows to leave out rare classes, or data.labels to rename labels"
         for split, rows in splits.named().items()
         if (strange := sorted(names(rows) - set(labels), key=natural))
     ]

@@ -61,10 +61,12 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
             else:
                 yield _ragged(fields, names, number, found, settings)
         if repeated:
-            reporter.warn(f"{settings.name}: the line of names comes {repeated + 1} times; it was read as no row")
+            reporter.warn(
+                f"{settings.name}: the header line occurs {repeated + 1} times; its repeats were not read as rows"
+            )
         if enclosed and settings.quotes is None:
             reporter.warn(
-                f"{settings.name}: {enclosed} rows hold a text that is all in quotes, which were read as part of it;"
+                f"{settings.name}: {enclosed} rows hold a text in quotes; the quotes were read as part of the text;"
                 " set `quotes: true` next to its `source` if they enclose the text"
             )
         if records.long:
@@ -132,7 +134,7 @@ def _report(found: Layout, settings: FileSettings, kind: str, reporter: Reporter
     usual = "\t" if kind == "tsv" else ","
     if settings.separator is None and (found.separator != usual or found.doubtful):
         name = NAMES[found.separator]
-        reporter.note(f"{settings.name}: its columns were divided at {name}; `separator` sets another character")
+        reporter.note(f"{settings.name}: its columns were split at {name}; set `separator` to use another character")
 
 
 def _names(
@@ -146,7 +148,7 @@ def _names(
     if settings.header:
         if [name.casefold() for name in found] != [name.casefold() for name in settings.header]:
             return settings.header, [(number, fields)]
-        reporter.warn(f"{settings.name}: its first line holds the names that `header` gives; it was read as no row")
+        reporter.warn(f"{settings.name}: its first line equals the names in `header`; it was not read as a row")
         return settings.header, []
     while len(found) > 1 and not found[-1]:  # a separator at the end of each line
         found.pop()

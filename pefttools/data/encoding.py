@@ -30,7 +30,7 @@ COMPARED = 64
 
 
 class Encoder(Fields, Protocol):
-    """What of a task makes tokens of rows."""
+    """The part of a task that turns rows into tokens."""
 
     @property
     def max_length(self) -> int: ...
@@ -42,7 +42,7 @@ class Encoder(Fields, Protocol):
 
 
 class HasTokenizer(Protocol):
-    """What of a base makes tokens of rows."""
+    """The part of a base that turns rows into tokens."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase: ...
@@ -83,7 +83,7 @@ def encode(
     if rows and not sum(encoded["num_targets"]):
         raise UserError(
             f"data.{title}: within {limit} tokens none of its {len(rows)} rows has anything to learn or to score;"
-            " raise task.max_length, or see with `pefttools show RECIPE --sample 3` what is left of them"
+            " raise task.max_length, or run `pefttools show RECIPE --sample 3` to see what is left of them"
         )
     refuse_sameness(encoded, rows, task, base, title)
     tell_unknown(encoded, base, title, reporter)
@@ -169,7 +169,7 @@ def tell_unknown(encoded: Dataset, base: HasTokenizer, title: str, reporter: Rep
     if share >= MUCH_UNKNOWN:
         reporter.warn(
             f"{share:.1%} of the {title} tokens are unknown to the tokenizer of {base.source}:"
-            " it was not made for this language or alphabet"
+            " it was not trained on this language or alphabet; use another base"
         )
 
 

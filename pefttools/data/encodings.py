@@ -65,12 +65,12 @@ def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -
 def _refuse_binary(start: bytes, source: str) -> None:
     if start.startswith((b"PAR1", b"ARROW1")):
         name = "parquet" if start.startswith(b"PAR1") else "arrow"
-        raise UserError(f"{source}: is {name} and no text; set `format: {name}`")
+        raise UserError(f"{source}: is a {name} file, not text; set `format: {name}`")
     if start.count(0) > len(start) // 5:
         even, odd = start[::2].count(0), start[1::2].count(0)
         likely = "utf-32" if start.count(0) > len(start) * 0.6 else "utf-16-le" if odd > even else "utf-16-be"
         raise UserError(
-            f"{source}: holds zero bytes, which no text in UTF-8 does; set `encoding`, it looks like {likely}"
+            f"{source}: holds zero bytes, so it is not text in UTF-8; set `encoding`, it looks like {likely}"
         )
 
 

@@ -1,4 +1,4 @@
-"""What several tasks ask of a field's value, and how labels are named to a user."""
+"""Checks of a field's value that several tasks share, and how messages list labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def text(value: Any, name: str) -> str:
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):  # a column of texts may hold numbers
         value = str(value) if isinstance(value, int) or math.isfinite(value) else None
     if value is not None and not isinstance(value, str):
-        raise ValueError(f"has a {name} that is no text: {value!r}")
+        raise ValueError(f"has a {name} that is not text: {value!r}")
     if not value or not value.strip():
         raise ValueError(f"has no {name}")
     try:
@@ -47,7 +47,7 @@ def number(value: Any, name: str) -> float:
             raise ValueError
         found = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"has a {name} that is no number: {value!r}") from error
+        raise ValueError(f"has a {name} that is not a number: {value!r}") from error
     if not math.isfinite(found):
         raise ValueError(f"has a {name} that is not finite: {value!r}")
     return found

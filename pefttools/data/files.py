@@ -96,7 +96,7 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
     if path.is_dir() != (kind == "folders"):
         raise UserError(f"{settings.name}: is a {'folder' if path.is_dir() else 'file'}, but the format is {kind}")
     if not path.is_dir() and not path.is_file():
-        raise UserError(f"{settings.name}: is no file that can be read twice; write it to a file first")
+        raise UserError(f"{settings.name}: cannot be read twice; write its content to a regular file first")
     yield path, settings.model_copy(update={"format": kind})
 
 
@@ -105,11 +105,11 @@ def _of_no_format(path: Path, settings: FileSettings) -> UserError:
         return UserError(f"{settings.name}: is a workbook of an office program; save its table as csv")
     if path.suffix.lower() in compression.ENDINGS:
         return UserError(
-            f"{settings.name}: its name does not tell what was compressed; call it NAME.csv{path.suffix} (or jsonl,"
-            " parquet …), or set `format`"
+            f"{settings.name}: its name does not show what was compressed; rename it to NAME.csv{path.suffix}"
+            " (or jsonl, parquet …), or set `format`"
         )
     return UserError(
-        f"{settings.name}: its format cannot be told from the ending {path.suffix!r}; set `format`"
+        f"{settings.name}: its format cannot be recognized from the ending {path.suffix!r}; set `format`"
         f" to one of {', '.join(dict.fromkeys([*ENDINGS.values(), 'folders']))}"
     )
 

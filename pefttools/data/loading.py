@@ -22,7 +22,7 @@ from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
 
 UNREADABLE = "cannot be read"
-"""What is wrong with a line from which no row can be read."""
+"""The reason for a line from which no row can be read."""
 SHOWN = 20
 """Row numbers of one reason that a message lists."""
 
@@ -164,7 +164,7 @@ def _binned(label: Any, bins: BinSettings) -> str:
     try:
         value = float(label)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"has a label that is no number, {label!r}, which data.bins needs") from error
+        raise ValueError(f"has a label that is not a number, {label!r}, but data.bins needs numbers") from error
     name = bins.names[sum(value >= edge for edge in bins.edges)]
     if name is None:
         raise LeftOut("in a bin without a name")
@@ -184,9 +184,9 @@ def _columns(
             match = nearest(column, known)
             hint = f"; set data.columns.{name}={match}" if match else f"; set data.columns.{name}"
             if known == ["text"] and "tokens" in task.fields:
-                hint = f"; a file of a word a line is read by {key}.format=conll"
+                hint = f"; set {key}.format=conll for a file with one word per line"
             if len(known) == 1 and format_of(Path(file.sources[0])) in ("csv", "tsv"):
-                hint = f": its lines were not divided; set {key}.separator to the character between columns"
+                hint = f": its lines were not split; set {key}.separator to the character between columns"
             if no_header:
                 hint = f": {no_header}"
             problems.append(f"{key}: {file.name} has no column {column!r} for {name}{hint}. Columns: {_some(known)}")

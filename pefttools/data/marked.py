@@ -78,12 +78,12 @@ def from_offsets(text: str, values: Sequence[Any]) -> str:
         try:
             number = int(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"has a {name} that is no number: {value!r}") from error
+            raise ValueError(f"has a {name} that is not a number: {value!r}") from error
         if number != (float(value) if isinstance(value, float) else number) or not 0 <= number <= len(text):
             raise ValueError(f"has a {name} of {value!r} in a text of {len(text)} characters")
         numbers.append(number)
     if found := [m for m in MARKERS if m in text]:
-        raise ValueError(f"has {found[0]} in its text and offsets beside it; give one of them")
+        raise ValueError(f"has both {found[0]} in its text and offsets; give only one of them")
     spans = (numbers[:2], numbers[2:])
     for entity, (start, end) in enumerate(spans, 1):
         if start >= end:

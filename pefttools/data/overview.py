@@ -1,4 +1,4 @@
-"""What a user should see of the rows before training: how many, of which classes, what is unread or left out."""
+"""A summary of the rows before training: how many, of which classes, and what is not read or left out."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def _alike(counts: Mapping[str, int]) -> Iterator[str]:
             most = max(names, key=lambda name: counts[name])
             others = ", ".join(f"{name!r}: {most!r}" for name in names if name != most)
             yield (
-                f"classes differ only in case, spaces or the Unicode form of their names, and are learnt as different:"
-                f" {told}; data.labels={{{others}}} makes them one"
+                f"some class names differ only in case, spaces or Unicode form, and are learnt as different classes:"
+                f" {told}; data.labels={{{others}}} merges them"
             )
 
 

@@ -36,5 +36,5 @@ def chosen(parts: Sequence[str], settings: FileSettings, reporter: Reporter, wha
     if found is None:
         raise UserError(f"{settings.name}: has no {what} {wanted!r}; set `split` to one of {', '.join(parts)}")
     if others := [part for part in parts if part != found]:
-        reporter.note(f"{settings.name}: its {what} {found!r} was read, and not {', '.join(others)}")
+        reporter.note(f"{settings.name}: read its {what} {found!r}, not {', '.join(others)}")
     return found

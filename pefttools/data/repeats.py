@@ -30,9 +30,9 @@ def warn_of_contradictions(given: Mapping[str, list[Found]], task: RowReader, de
             one, other = pairs[0]
             first_only = name == "train" and dedup in ("train", "all")
             reporter.warn(
-                f"data.{name}: {len(pairs)} rows repeat an earlier row with a different {target}, like row {other.id}"
-                f" that has the {task.inputs[0]} of row {one.id};"
-                + (f" in training the first {target} stays" if first_only else " all of them stay")
+                f"data.{name}: {len(pairs)} rows repeat an earlier row with a different {target}: row {other.id},"
+                f" for example, has the {task.inputs[0]} of row {one.id};"
+                + (" only the first of them is used in training" if first_only else " all of them are used")
             )
 
 
@@ -66,7 +66,10 @@ def without_overlap(
         shared = len(pool) - len(rest)
         if settings.deduplicate == "none":
             if shared:
-                reporter.warn(f"data.train: {shared} of {len(pool)} rows are in data.{name} too: trained on and scored")
+                reporter.warn(
+                    f"data.train: {shared} of {len(pool)} rows are in data.{name} too,"
+                    " so they are both trained on and scored"
+                )
             continue
         counts[f"also in {name}"] += shared
         if not rest:
@@ -98,7 +101,7 @@ def _warn_of_shared(given: Mapping[str, list[Found]], test: set[Key], task: RowR
 
 
 def _warn_of_prompts(pool: list[Key], keys: Mapping[str, set[Key]], task: RowReader, reporter: Reporter) -> None:
-    """Warn of training rows whose inputs are scored with other targets: they stay."""
+    """Warn of training rows whose inputs are scored with other targets; they are still trained on."""
     inputs = slice(0, -len(task.targets) or None)
     for name in keys:
         prompts = {known[inputs] for known in keys[name]}

@@ -1,4 +1,4 @@
-"""What a recipe says about its data."""
+"""The data settings of a recipe."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ class FileSettings(Settings):
     Files may be compressed (.gz, .bz2, .xz, .zst, a .zip of one file). A folder holds files of one table, what
     `save_to_disk` of datasets wrote, or a folder of texts a label."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """The pin: refuse any other content."""
+    """The sha256 of the source's content; any other content is refused."""
     format: Format = "auto"
-    """By the file's ending when `auto`. In `conll` a line is a token with its tags and a blank line ends a sentence;
-    in `lines` a line is a row; in `folders` a folder is a label; `arrow` is what `save_to_disk` of datasets writes."""
+    """The format of the file; `auto` recognizes it by the ending. In `conll` a line is a token with its tags and a
+    blank line ends a sentence; in `lines` a line is a row; in `folders` a folder is a label; `arrow` is what
+    `save_to_disk` of datasets writes."""
     config: str | None = None
     """The configuration of a hub set that has several."""
     split: str | None = None
@@ -49,9 +50,9 @@ class FileSettings(Settings):
     encoding: str = UTF8
     """The text encoding (the default is UTF-8, or what a byte-order mark at the file's start says)."""
     decode_errors: Literal["strict", "replace", "ignore"] = "strict"
-    """What to do with bytes that are not in the encoding."""
+    """What to do with bytes that are not valid in the encoding."""
     last_rows: int | None = Field(default=None, ge=1)
-    """Take only the last so many rows."""
+    """Read only this many rows, from the end of the file."""
 
     @classmethod
     def shorthand(cls, value: Any) -> Any:
@@ -76,7 +77,7 @@ class FileSettings(Settings):
     def _one_character(cls, value: str | None) -> str | None:
         value = "\t" if value in ("tab", "\\t") else value
         if value is not None and (len(value) != 1 or value in '\r\n"\0'):
-            raise ValueError("takes one character (`tab` for a tab), and no quote or line end")
+            raise ValueError("takes one character (`tab` for a tab), but not a quote or line end")
         return value
 
     @field_validator("parallel_files", mode="before")
@@ -104,7 +105,7 @@ class FileSettings(Settings):
         try:
             groups = re.compile(self.pattern or "").groupindex
         except re.error as error:
-            raise ValueError(f"`pattern` is no regular expression: {error}") from error
+            raise ValueError(f"`pattern` is not a regular expression: {error}") from error
         if self.pattern and not groups:
             raise ValueError("`pattern` has no named groups, like (?P<text>.+), so there are no columns")
         if twice := sorted(set(self.parallel_files) & (set(groups) if self.pattern else {"text"})):
@@ -171,15 +172,15 @@ class DataSettings(Settings):
     train: FileSettings
     """Rows to train on; also the source of validation and test rows where no file is given for them."""
     validation: FileSettings | None = None
-    """Rows to choose by."""
+    """Rows to choose the best model by."""
     test: FileSettings | None = None
     """Rows that are scored once, at the end."""
     columns: Mapping[str, str] = {}
-    """Which column holds which field, for columns not called like the field: `{text: question, label: category}`."""
+    """Which column holds which field, for columns not named like the field: `{text: question, label: category}`."""
     labels: Mapping[str, str] = {}
     """New names for labels: `{"0": ham, "1": spam}`."""
     bins: BinSettings | None = None
-    """Make classes of a label that is a number."""
+    """Turn labels that are numbers into classes."""
     invalid_rows: Literal["refuse", "skip"] = Field(default="refuse", json_schema_extra=DEFAULT_NOT_IN_DIGEST)
     """What to do with rows that the task cannot use (no text, no label): refuse their file, or leave them out, counted
     and listed by their numbers."""
@@ -189,23 +190,23 @@ class DataSettings(Settings):
     test_share: float = Field(default=0.15, ge=0, lt=1)
     """Share of the training file's rows that test, when there is no test file."""
     split_seed: int = 0
-    """Which rows go where: part of the hash that splits them."""
+    """The seed of the hash that assigns rows to splits."""
     deduplicate: Literal["overlap", "train", "all", "none"] = "overlap"
     """Which repeated rows leave: `overlap`, those of training that validation or test have too; `train`, of repeated
     training rows all but the first as well; `all`, those of validation and test rows that come from the training file
     as well; `none`, nothing, and what is scored may have been trained on. Rows of a given validation or test file are
     scored in any case, all of them. Rows are repeats when the task sees the same (and, where it generates, is to answer
     the same). The default is `overlap` because published figures count every row of a test file, and because how often
-    a text occurs is part of what the training rows tell."""
+    a text occurs is part of what the model can learn."""
     min_class_rows: int = Field(default=1, ge=1)
     """Leave out classes with fewer training rows than this."""
     train_rows: int | None = Field(default=None, ge=1)
-    """Train on only so many rows; a smaller number's rows are among a larger one's."""
+    """Train on only this many rows; the rows of a smaller number are among those of a larger one."""
 
     @field_validator("deduplicate", mode="before")
     @classmethod
     def _from_bool(cls, value: Any) -> Any:
-        """What recipes said before there were four choices: true or false, which a text setting holds as text."""
+        """Accept the former values, true and false, which a text setting holds as text."""
         return {"true": "all", "false": "none"}.get(str(value).lower(), value)
 
     @model_validator(mode="after")

@@ -154,7 +154,10 @@ def windows(
         ValueError: the tokenizer does not know where its tokens come from; there is no room for the context.
     """
     if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} does not say where in a text its tokens are")
+        raise ValueError(
+            f"{type(tokenizer).__name__} does not report where in a text its tokens are;"
+            " use a base with a fast tokenizer"
+        )
     question_limit = min(question_limit, limit // 2)
     room = limit - question_limit - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 4:

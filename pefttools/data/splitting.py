@@ -83,7 +83,8 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
         )
     if not splits.test and settings.test is None and settings.test_share:
         reporter.warn(
-            f"data.train: its {number + len(splits.validation)} rows are too few for a test; validation rows are scored"
+            f"data.train: its {number + len(splits.validation)} rows are too few for a test split;"
+            " the final score is on validation rows"
         )
     return splits
 
@@ -98,8 +99,8 @@ def _split(
     texts = [one_line(found.row[task.inputs[0]]) for found in given["train"]]
     if len(set(texts)) <= len(shares) < len({key(found.row, task) for found in given["train"]}):
         reporter.warn(
-            f"data.train: its {len(texts)} rows have {len(set(texts))} different {task.inputs[0]}s, too few to be split"
-            f" by; what is validated and tested on shares them with training"
+            f"data.train: its {len(texts)} rows have {len(set(texts))} different {task.inputs[0]}s, too few to split"
+            f" by; validation and test rows share them with training rows"
         )
         texts = ["\n".join(key(found.row, task)) for found in given["train"]]
     classes: dict[str, set[str]] = {}

@@ -45,16 +45,16 @@ def with_parallel(lines_read: Iterable[Any], settings: FileSettings, reporter: R
     """The rows of a file of lines with the columns that are the same lines of other files; all blank ones left out."""
     rows = list(lines_read)
     if bad := [row for row in rows if isinstance(row, UserError)]:
-        raise UserError(*bad[0].problems)  # whose lines the others are beside
+        raise UserError(*bad[0].problems)  # the lines of the other files are parallel to these
     for column, source in settings.parallel_files.items():
         path = fetch(source, None, reporter)
         if path.is_dir():
-            raise UserError(f"{source}: is a folder, but the lines of a file are asked for (`beside.{column}`)")
+            raise UserError(f"{source}: is a folder, but `parallel_files.{column}` takes a file")
         values = list(lines.each(path, settings, source, reporter))
         if len(values) != len(rows):
             raise UserError(
                 f"{source} has {len(values)} lines and {settings.name} has {len(rows)};"
-                " the lines of files beside each other belong together one by one"
+                " parallel files must have the same number of lines"
             )
         for row, line in zip(rows, values, strict=True):
             row[column] = line

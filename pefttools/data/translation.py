@@ -18,10 +18,10 @@ def sides(translation: Any, source_lang: str | None, target_lang: str | None) ->
         ValueError: it is no such mapping, or lacks one of the languages.
     """
     if not isinstance(translation, Mapping):
-        raise ValueError(f"has a translation that is no mapping of languages to texts: {translation!r}")
+        raise ValueError(f"has a translation that is not a mapping of languages to texts: {translation!r}")
     if not source_lang or not target_lang:
         known = ", ".join(translation)
-        raise ValueError(f"has a translation; task.source_lang and task.target_lang must say which way, of {known}")
+        raise ValueError(f"has a translation; set task.source_lang and task.target_lang to two of {known}")
     found = {}
     for side, lang in {"source": source_lang, "target": target_lang}.items():
         key = next((key for key in (lang, lang.partition("_")[0]) if key in translation), None)  # en of mBART's en_XX

@@ -41,7 +41,7 @@ def parsed(text: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         if re.match(r"""[\[({]\s*['"]""", text) and re.search(r"""['"]\s*[\])}]$""", text):
-            raise ValueError(f"holds what is written like a list and cannot be read as one: {text[:80]}") from None
+            raise ValueError(f"holds a text that looks like a list but cannot be read as one: {text[:80]}") from None
         return None
     return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, tuple) else value
 
