@@ -172,4 +172,4 @@ def test_advice_on_another_question_is_not_mixed(
 ) -> None:
     words = ["--base", str(bases("bert")), "--task", "text_classification", "--data", str(rows_file)]
     assert cli.run(["advise", *words, "--out", str(advised[1])]) == 2
-    assert "holds the advice on another question" in capsys.readouterr().err
+    assert "contains advice for other settings" in capsys.readouterr().err

@@ -243,11 +243,11 @@ def test_results_of_another_version_are_refused(told: Told, suite_file: Path, fi
     (out / "trials" / "other.json").write_text(json.dumps(record))
     assert "holds results of torch 1.0" in told(suite_file, "axes.strategies=[lora]", "--out", out)
     (out / "trials" / "other.json").write_text(json.dumps({**record, "format": 0}))
-    assert "no record of this version's" in told(suite_file, "axes.strategies=[lora]", "--out", out)
+    assert "not a record that this version can read" in told(suite_file, "axes.strategies=[lora]", "--out", out)
 
 
 def test_another_suites_folder_is_refused(told: Told, suite_file: Path, finished: Path) -> None:
-    assert "holds another suite (mine)" in told(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
+    assert "another suite (mine)" in told(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
 
 
 def test_collecting_nothing_is_told(told: Told, suite_file: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_l2_of_the_product_wants_a_product(wrapped: Callable[[str], Wrapped]) ->
 def test_frobenius_refuses_a_start_that_edits_the_base(start: str, bases: Callable[[str], Path]) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert")), dropout=0.0))
     model = by_peft("LoraConfig", r=4, init_lora_weights=start)(base)
-    with pytest.raises(UserError, match=rf"regularizers\.frobenius: a start by {start} edits"):
+    with pytest.raises(UserError, match=rf"regularizers\.frobenius: a start by {start} changes"):
         make("frobenius").bind(model, base.head, no_rows)
 
 

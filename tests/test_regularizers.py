@@ -35,7 +35,7 @@ def test_gradient_is_that_of_finite_differences(
 ) -> None:
     made = wrapped(how)
     if regularizer.touches not in TRAINS[how]:
-        with pytest.raises(UserError, match=rf"^regularizers\.{regularizer.name}: would do nothing: there is no "):
+        with pytest.raises(UserError, match=rf"^regularizers\.{regularizer.name}: has no effect: there is no "):
             made.bind(regularizer)
         return
     penalty = made.bind(regularizer)

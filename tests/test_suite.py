@@ -85,7 +85,7 @@ def test_overrides_are_the_suites_or_every_recipes(tmp_path: Path) -> None:
         ({"axes": {"strategies": ["lora", "lora"]}}, "names an entry twice"),
         ({"axes": {"sizes": ["some"]}}, "takes numbers of training rows and 'all'"),
         ({"seeds": []}, "seeds"),
-        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": [1, 1]}, "has a seed twice"),
         ({"tuning": {"trails": 2}}, "did you mean 'trials'?"),
         ({"leave_out": [{"strategies": ["lore"]}]}, "did you mean 'lora'?"),
         ({"recipes": "x"}, "did you mean 'recipe'?"),
@@ -113,7 +113,7 @@ def test_overrides_that_cannot_be_are_told(tmp_path: Path, word: str, said: str)
 
 
 def test_a_suite_that_leaves_out_everything_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="leaves nothing to run"):
+    with pytest.raises(UserError, match="excludes every combination"):
         suite.load(written(tmp_path, leave_out=[{"strategies": ["lora"]}])).cells()
 
 

@@ -99,9 +99,9 @@ def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str
         del text["train"][key]
     body = f"{MARK}\n# pefttools advise\n" + yaml.safe_dump(text, sort_keys=False, allow_unicode=True)
     if file.is_file() and file.read_text("utf-8") != body:
-        raise UserError(f"--out: {out} holds the advice on another question; name another folder")
+        raise UserError(f"--out: {out} contains advice for other settings; choose another folder")
     if not file.is_file() and out.is_dir() and any(out.iterdir()):
-        raise UserError(f"--out: {out} is not empty")
+        raise UserError(f"--out: {out} is not empty; choose another folder")
     atomic.write_text(file, body)
     return resolved
 
@@ -114,7 +114,8 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     """Writes the recommended recipe, and scores it on the test rows."""
     if not finals:
         raise UserError(
-            "--budget: it was spent before one finalist was trained; give more, or the same command goes on"
+            "--budget: it ended before one finalist was trained; give a longer time,"
+            " or run the same command again to continue"
         )
     tables = {c.label: t for c, records in finals.items() if (t := scores(records)) is not None}
     pairs = stats.compare(tables)

@@ -99,7 +99,7 @@ class Adviser:
         if pilot is None:
             raise UserError(
                 f"--budget: {budget.told(self.clock.budget)} is too little: one trial of {label} on {self.pilot_rows}"
-                " rows does not end in it; give more"
+                " rows takes longer; give a longer time"
             )
         if pilot["status"] == "failed":
             self.ruled_out[label] = pilot["reason"]
@@ -179,7 +179,7 @@ class Adviser:
         while candidate.seconds(epochs, plan.steps_per_epoch) > self.clock.left and epochs > plan.epochs / 8:
             epochs /= 2
         if epochs < plan.epochs:
-            self.reporter.note(f"trials took longer than planned: finals have {epochs:.2g} epochs")
+            self.reporter.note(f"trials took longer than planned: the finals train for {epochs:.2g} epochs")
         return replace(plan, epochs=epochs)
 
     def _rung(self, configs: Sequence[Config], epochs: float, plan: Halving) -> list[tuple[float, float, Config]]:
@@ -188,7 +188,7 @@ class Adviser:
         for config in configs:
             needed = config.candidate.seconds(epochs, plan.steps_per_epoch) + replace(plan, seeds=1).finals_seconds
             if found and needed > self.clock.left:
-                self.reporter.note(f"{config.label}, {epochs:.2g} epochs: left out, the rest is for the finals")
+                self.reporter.note(f"{config.label}, {epochs:.2g} epochs: left out, the finals need the time")
                 continue
             if record := self.looked(config, epochs):
                 found.append((*badness(record), config))

@@ -27,7 +27,7 @@ def read(axis: str, entries: Any) -> dict[str, Overrides]:
             raise ValueError(f"`{axis}` names an entry twice; two names for the same take a mapping")
         entries = {str(entry): None for entry in entries}
     if not isinstance(entries, Mapping):
-        raise ValueError(f"`{axis}` takes names, or names with settings, got {entries!r}")
+        raise ValueError(f"`{axis}` takes names, or names with settings; got {entries!r}")
     made = {}
     for name, settings in entries.items():
         if not isinstance(settings, (Mapping, str, type(None))):

@@ -20,7 +20,7 @@ def challenged(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dic
         config = Config(candidate, candidate.default_lr)
         if candidate.seconds(epochs, steps) + candidate.seconds(plan.epochs, steps) > clock.left:
             continue
-        adviser.reporter.note(f"time is left for {candidate.label}")
+        adviser.reporter.note(f"there is time left to try {candidate.label}")
         if record := adviser.looked(config, epochs):
             adviser.ruled_out[candidate.label] = f"{said(record)} after {epochs:.2g} epochs"
             looks.append((*badness(record), config))

@@ -64,7 +64,5 @@ def _of_other_rows(recipe: Recipe, digest: str, records: Mapping[str, Mapping[st
     wanted = recipe.data.model_dump(mode="json")
     for record in records.values():
         if record["status"] == "done" and record["settings"] == wanted and record["data"]["digest"] != digest:
-            return [
-                f"--out: it holds trials of other rows than {recipe.data.train.source} has now; name another folder"
-            ]
+            return [f"--out: its trials used other rows than {recipe.data.train.source} has now; choose another folder"]
     return []

@@ -38,7 +38,7 @@ class Tuning(Settings):
     trials: int = Field(default=3, ge=1)
     """Learning rates tried in every cell, spaced evenly in their logarithm; 1 takes the strategy's default."""
     seed: int = Field(default=0, ge=0)
-    """The seed they are tried with."""
+    """Seed of the trials that choose the learning rate."""
     span: Literal["default", "range"] = "range"
     """`range` goes over the strategy's whole range; `default` stays within a factor of four of its default."""
 
@@ -56,7 +56,7 @@ class Suite(Settings):
     """A comparison."""
 
     name: str
-    """For people; the file's stem."""
+    """Name shown in output; by default the file's stem."""
     description: str = ""
     """One line on what it compares."""
     recipe: str
@@ -90,7 +90,7 @@ class Suite(Settings):
     @classmethod
     def _no_seed_twice(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if len(set(value)) < len(value):
-            raise ValueError("names a seed twice")
+            raise ValueError("has a seed twice; remove one")
         return value
 
     @model_validator(mode="after")
@@ -118,7 +118,7 @@ class Suite(Settings):
         ]
         kept = [cell for cell in found if not any(cell.is_of(rule) for rule in self.leave_out)]
         if not kept:
-            raise UserError("leave_out: leaves nothing to run")
+            raise UserError("leave_out: excludes every combination; remove a rule")
         return kept
 
 
@@ -250,7 +250,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
     path = Path(name) if is_path else shipped.folder("suites") / f"{name}.yaml"
     if not path.is_file():
         raise UserError(
-            f"{name}: there is no such suite file" if is_path else unknown("suite", name, names())
+            f"{name}: there is no such suite file; check the path" if is_path else unknown("suite", name, names())
             + " (a path to your own file ends with .yaml)"
         )  # fmt: skip
     own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]

@@ -63,9 +63,9 @@ class Sweep:
             return
         held = yaml.safe_load(file.read_text("utf-8"))
         if not isinstance(held, dict) or held.get("format") != trial.FORMAT:
-            raise UserError(f"--out: {self.out} holds no suite of this version's; name another folder")
+            raise UserError(f"--out: {self.out} has no suite that this version can read; choose another folder")
         if held["digest"] != self.suite.digest:
-            raise UserError(f"--out: {self.out} holds another suite ({held['name']}); name another folder")
+            raise UserError(f"--out: {self.out} belongs to another suite ({held['name']}); choose another folder")
         self.ran_by = held.get("command", "")
 
     def _refuse_version(self, record: Mapping[str, Any]) -> None:
@@ -73,7 +73,8 @@ class Sweep:
         if other := [f"{n} {v}" for n, v in record["versions"].items() if now.get(n) != v]:
             raise UserError(
                 f"--out: {self.out} holds results of {', '.join(other)}, and this is"
-                f" {', '.join(f'{n} {v}' for n, v in now.items())}; their scores would not compare. Name another folder"
+                f" {', '.join(f'{n} {v}' for n, v in now.items())}; their scores cannot be compared;"
+                " choose another folder"
             )
 
     # What is wanted ------------------------------------------------------------------------------------------------
@@ -116,14 +117,14 @@ class Sweep:
         return record is not None and (record["status"] == "failed" or record["final"] or not job.final)
 
     def missing(self) -> Iterator[Job]:
-        """What could run now: every cell's learning rates, then its seeds."""
+        """The trials that can run now: every cell's learning rates, then its seeds."""
         for cell in self.cells:
             for job in (*self.tried(cell), *self.finals(cell)):
                 if not self.has(job):
                     yield job
 
     def commands(self) -> list[str]:
-        """A command a trial; learning rates that are not known yet are told as such."""
+        """A command a trial; learning rates that are not known yet have a placeholder."""
         from pefttools.bench.summary import command, command_of
 
         found = []
@@ -197,7 +198,7 @@ class Sweep:
                     future.result()
             except (KeyboardInterrupt, Interrupted) as error:
                 worker.stopped.set()
-                raise Interrupted(f"stopped with trials in {self.out}; the same command goes on") from error
+                raise Interrupted(f"stopped; run the same command again to continue in {self.out}") from error
             except BaseException:
                 worker.stopped.set()
                 raise

@@ -32,9 +32,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 
 LEGEND = (
-    "Methods in one tier cannot be told from its best (paired bootstrap over test rows, with the variance over seeds,"
-    " Holm-corrected, 5%). The interval is Student's over seeds, on these rows. `trained`, `adapter` and `head` are"
-    " parameters, `seconds` of training with its looks at validation rows, `peak MB` of the whole process. `moved` is"
+    "Methods in one tier do not differ significantly from its best (paired bootstrap over test rows, with the variance"
+    " over seeds, Holm-corrected, 5%). The interval is Student's over seeds, on these rows. `trained`, `adapter`"
+    " and `head` are"
+    " parameters, `seconds` of training with evaluations on validation rows, `peak MB` of the whole process. `moved` is"
     " ‖W−W₀‖ of the blocks by ‖W₀‖ in percent, `rank` the changes' mean effective rank, `forgot` the rise of the loss a"
     " token on the retention text.",
 )

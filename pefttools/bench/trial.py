@@ -27,12 +27,12 @@ BLOCKS = 100
 """Into how many pieces the test rows are cut where the metric is no mean over rows."""
 INTERRUPTED = 130
 SAID = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
-"""What a record says as `result.json` does, beside its scores."""
+"""Keys that a record shares with `result.json`, in addition to its scores."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a trial's process is told."""
+    """The order that a trial's process receives."""
 
     recipe: str
     words: tuple[str, ...]
@@ -60,7 +60,7 @@ class Order:
 
 
 def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, Any]:
-    """Train in a fresh process, and answer the record, which is on disk; a failed trial has one too.
+    """Train in a fresh process, and return the record, which is also on disk; a failed trial has one too.
 
     Args:
         beat: called every so many seconds while it runs.
@@ -93,9 +93,9 @@ def read(file: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise UserError(f"--out: {file} is no record of a trial ({error}); remove it") from error
+        raise UserError(f"--out: {file} is not a record of a trial ({error}); remove it") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"--out: {file} is no record of this version's; name another folder")
+        raise UserError(f"--out: {file} is not a record that this version can read; choose another folder")
     return record
 
 
@@ -187,7 +187,7 @@ def _tried(measure: Callable[[Order], Any], order: Order) -> Any:
 
 
 def _rows(run: Any, metrics: dict[str, Any]) -> dict[str, Any]:
-    """The answers on the scored rows, and `units`: scores that average to the metric, one a row or a block of rows."""
+    """The predictions on the scored rows, and `units`: scores that average to the metric, by row or block of rows."""
     ids, references, predictions = run.predictions()
     task = run.recipe().task
     score = metrics[task.primary]

@@ -1,4 +1,4 @@
-"""What every regularizer answers, and what they share: which weights are pretrained, and products never built.
+"""The interface of every regularizer, and shared helpers: which weights are pretrained, norms of unbuilt products.
 
 A trained parameter is pretrained when the base had it and its head does not hold it: `penalties.mark_pretrained`
 sets the attribute `pretrained = True` on each such parameter before a strategy wraps the model, and a strategy that
@@ -41,9 +41,9 @@ class Regularizer(Choice, ABC):
     """Frozen settings; what it remembers of the start lives in the penalty."""
 
     needs_start: ClassVar[bool] = False
-    """Whether it asks for the pretrained matrices that a strategy replaces (low_rank)."""
+    """Whether it needs the pretrained matrices that a strategy replaces (low_rank)."""
     touches: ClassVar[Touched] = "parameters"
-    """What it is of, by default; it refuses a model that trains none of that."""
+    """What it acts on by default. A model that trains nothing of that kind is refused."""
 
     @abstractmethod
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:
@@ -61,8 +61,8 @@ class Regularizer(Choice, ABC):
         names = list(trained(model))
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         return UserError(
-            f"regularizers.{self.name}: would do nothing: there is no {looked_for} among the {len(names)} trained"
-            f" tensors ({shown or 'none'}); take it out, or choose another strategy"
+            f"regularizers.{self.name}: has no effect: there is no {looked_for} among the {len(names)} trained"
+            f" tensors ({shown or 'none'}); remove it, or choose another strategy"
         )
 
 

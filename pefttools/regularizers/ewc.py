@@ -1,4 +1,4 @@
-"""ewc: (λ/2)ΣFᵢ(θᵢ − θᵢ*)², what the old data needs is held hardest.
+"""ewc: (λ/2)ΣFᵢ(θᵢ − θᵢ*)², weights that matter most for the old data change least.
 
 Kirkpatrick et al. (2017), eq. 3. F is the diagonal of the empirical Fisher information: the mean over rows of the
 old data of the squared gradient of a row's loss, taken once, at the start, over the pretrained weights that are
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 class EWC(Regularizer):
-    """How strongly the weights are held, and the data they are held for."""
+    """Strength of the penalty, and the old data that it protects."""
 
     touches: ClassVar[Touched] = "pretrained"
 
     weight: float = Field(default=400.0, gt=0)
-    """λ; squared gradients are small numbers, so this is a large one."""
+    """λ, the strength. Squared gradients are small, so useful values are large."""
     data: FileSettings
-    """Rows that must not be forgotten; a plain string is its `source`."""
+    """Rows that the model must not forget. A plain string is their `source`."""
     rows: int = Field(default=256, ge=1)
-    """At most so many rows estimate the Fisher information, one backward pass each."""
+    """Upper limit of rows that estimate the Fisher information. Each row takes one backward pass."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:
         pretrained, _ = pretrained_and_new(model, head)

@@ -40,7 +40,7 @@ EDITING_STARTS = ("pissa", "olora", "loftq", "corda", "lora_ga")
 
 
 class Frobenius(Regularizer):
-    """How strongly the matrices are held."""
+    """Strength of the penalty."""
 
     needs_start: ClassVar[bool] = True
     touches: ClassVar[Touched] = "changed matrices"
@@ -78,8 +78,8 @@ class Frobenius(Regularizer):
             start = getattr(config, "init_lora_weights", None)
             if isinstance(start, str) and start.lower().startswith(EDITING_STARTS):
                 raise UserError(
-                    f"regularizers.{self.name}: a start by {start} edits the base's matrices, so what has changed is"
-                    " not BA; take a start that leaves them alone, or another regularizer"
+                    f"regularizers.{self.name}: a start by {start} changes the base's matrices, so BA is not the"
+                    " whole change; use a start that leaves them unchanged, or another regularizer"
                 )
         return [self._change(path, layer, adapter) for path, layer, adapter in layers]
 

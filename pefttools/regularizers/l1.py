@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class L1(Regularizer):
-    """Strength, and what the weights are drawn toward."""
+    """Strength of the penalty, and the values toward which it pulls the weights."""
 
     weight: float = Field(default=1e-5, gt=0)
     """λ, on the sum of absolute values."""
     toward: Literal["zero", "start"] = "zero"
-    """Draw everything trained to zero, or the pretrained weights to where they started (the new ones are free)."""
+    """Pull everything trained to zero, or pretrained weights to their start (new weights are then not penalized)."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
         if self.toward == "start":

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 class L2(Regularizer):
-    """Strength, and what is measured."""
+    """Strength of the penalty, and the weights that it includes."""
 
     touches: ClassVar[Touched] = "matrices"
 
     weight: float = Field(default=0.01, gt=0)
     """λ, on half the sum of squares."""
     biases: bool = False
-    """Whether biases, norms and other vectors pay too."""
+    """Whether biases, norms and other vectors are penalized, too."""
     of: Literal["factors", "product"] = "factors"
-    """Of a low-rank projection: its factors U and V, or the matrix UVᵀ."""
+    """What is penalized in a low-rank projection: its factors U and V, or the matrix UVᵀ."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
         modules = list(low_rank_modules(model).values()) if self.of == "product" else []

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class L2SP(Regularizer):
-    """How strongly the old is held and the new kept small."""
+    """Strength for pretrained weights, and strength for new weights."""
 
     alpha: float = Field(default=0.01, gt=0)
     """α, on half the squared distance of pretrained weights from their start; choose it by validation."""

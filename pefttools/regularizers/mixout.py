@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Mixout(Regularizer):
-    """How much is swapped."""
+    """Share of weights that are swapped."""
 
     touches: ClassVar[Touched] = "pretrained matrices"
 
     p: float = Field(default=0.7, gt=0, lt=1)
-    """The share of each pretrained matrix that is its start during a step."""
+    """Share of each pretrained matrix that is replaced by its initial values during a step."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
         pretrained, _ = pretrained_and_new(model, head)

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Orthogonal(Regularizer):
-    """How strongly the factors are held orthonormal."""
+    """Strength of the penalty."""
 
     touches: ClassVar[Touched] = "factors"
 
     weight: float = Field(default=0.1, gt=0)
-    """γ; the paper takes 0.1 to 0.5."""
+    """γ, the strength; the paper uses 0.1 to 0.5."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
         if orthogonality(model) is None:
