@@ -48,7 +48,7 @@ FOLDERS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a tokenizer": ({"tokenizer.json": "{}", "tokenizer_config.json": "{}"}, "holds a tokenizer but no model"),
     "nothing": ({}, "is an empty folder"),
-    "weights alone": ({"model.safetensors": "", "tokenizer.json": "{}"}, "without config.json; put the config.json"),
+    "weights alone": ({"model.safetensors": "", "tokenizer.json": "{}"}, "config.json; add their model's config.json"),
     "a configuration alone": ({"config.json": CONFIG}, "holds config.json but no weights .*base.init=scratch"),
     "a data set": ({"state.json": "{}", "dataset_info.json": "{}"}, "not a model; data.train=odd takes it"),
     "anything else": ({"notes.txt": ""}, "holds no config.json"),

@@ -180,7 +180,7 @@ def test_rows_are_read_and_strange_labels_refused() -> None:
     task = make_task()
     assert task.read({"text": " a ", "label": 3.0}) == {"text": " a ", "label": "3"}
     assert task.read({"text": "a"}) == {"text": "a"}
-    for bad, told in (({"label": None}, "has no label"), ({"label": ["x"]}, "no single text")):
+    for bad, told in (({"label": None}, "has no label"), ({"label": ["x"]}, "not a single text")):
         with pytest.raises(ValueError, match=told):
             task.read({"text": "a", **bad})
     with pytest.raises(UserError, match=r"data.test: labels the model does not know: 'ugly'. It has 'bad', 'good'"):
