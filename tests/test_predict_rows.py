@@ -309,6 +309,6 @@ def test_a_reader_that_closes_early_is_no_error(finished_run: Path, tmp_path: Pa
 
 
 def test_all_rows_are_refused_before_a_model_is_loaded(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction, "opened", None)
+    monkeypatch.setattr(prediction, "load_predictor", None)
     with pytest.raises(UserError, match=r"the rows have no column 'text' for text; .*Columns: label"):
         list(predict_rows(finished_run, [{"label": "fruit"}]))
