@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +12,7 @@ from pefttools import atomic
 from pefttools.data.rows import Fields, Row
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
-from pefttools.sources.cache import cache_dir, only_one
+from pefttools.sources.cache import entry, only_one
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 
 
 CHUNK = 1000
-LIBRARIES = ("transformers", "tokenizers", "pefttools")
 MUCH_UNKNOWN = 0.01
 """Share of unknown tokens that is worth a warning."""
 COMPARED = 64
@@ -62,12 +59,10 @@ def encode(
     """
     from datasets import Dataset, load_from_disk
 
-    versions = {name: metadata.version(name) for name in LIBRARIES}
     limit = min(task.max_length, base.tokenizer.model_max_length)  # a strategy with virtual tokens lowers the second
     tokenizer: Any = base.tokenizer
     habits = [len(tokenizer), tokenizer.model_input_names, tokenizer.split_special_tokens]
-    key = [rows, task.as_dict(), base.sha256, habits, limit, training, code_of(task), versions]
-    folder = cache_dir("tokenised", hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest())
+    folder = entry("tokenised", [rows, task.as_dict(), base.sha256, habits, limit, training], code_files(task))
     with only_one(folder):
         if not folder.exists():
             encoded = encode_once(rows, task, base, title, reporter, training)
@@ -173,7 +168,6 @@ def tell_unknown(encoded: Dataset, base: HasTokenizer, title: str, reporter: Rep
         )
 
 
-def code_of(task: Encoder) -> str:
-    """A digest of what encodes: the task's file and those beside this one."""
-    files = [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+def code_files(task: Encoder) -> list[Path]:
+    """The files that encode rows: the task's and those beside this one."""
+    return [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from platformdirs import user_cache_path
 
 from pefttools.errors import UserError
+
+LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
+"""Libraries that compute what is cached: another version of one may compute something else."""
+
+
+def entry(folder: str, depends_on: Any, code: Iterable[Path], suffix: str = "") -> Path:
+    """The path in the cache of something computed, named after all that decides what comes out.
+
+    Args:
+        folder: of the cache.
+        depends_on: what it is computed from, as JSON can hold it.
+        code: the files that compute it; the versions of `LIBRARIES` count as well.
+        suffix: of the file's name.
+    """
+    computed_by = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
+    key = [depends_on, computed_by, {name: metadata.version(name) for name in LIBRARIES}]
+    return cache_dir(folder, hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest() + suffix)
 
 
 def cache_dir(*parts: str) -> Path:

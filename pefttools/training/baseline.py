@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, metrics
-from pefttools.data.encoding import code_of
+from pefttools.data.encoding import code_files
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import cache_dir
+from pefttools.sources.cache import entry
 from pefttools.training import evaluation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from pefttools.training.preparation import Prepared
-
-LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
 
 
 def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
@@ -28,15 +24,13 @@ def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, rep
     Kept by one process alone: several could not agree on whether it is there.
     """
     recipe, task = ready.recipe, ready.recipe.task
-    said = [recipe.base.model_dump(mode="json"), ready.base.sha256, task.as_dict(), ready.splits.digest, recipe.seed]
-    made = [
-        rows_of,
-        code_of(task),
-        _code_of_metrics(),
-        str(accelerator.device),
-        {name: metadata.version(name) for name in LIBRARIES},
+    depends_on = [
+        recipe.base.model_dump(mode="json"),
+        [ready.base.sha256, task.as_dict(), ready.splits.digest, recipe.seed],
+        [rows_of, str(accelerator.device)],
     ]
-    file = cache_dir("untouched", hashlib.sha256(json.dumps([said, made], sort_keys=True).encode()).hexdigest())
+    code = [*code_files(task), *sorted(Path(metrics.__file__).parent.glob("*.py"))]
+    file = entry("untouched", depends_on, code)
     alone = accelerator.num_processes == 1
     if alone and file.is_file():
         return json.loads(file.read_text("utf-8"))
@@ -44,11 +38,6 @@ def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, rep
     if alone:
         atomic.write_json(file, scores)
     return scores
-
-
-def _code_of_metrics() -> str:
-    files = sorted(Path(metrics.__file__).parent.glob("*.py"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:

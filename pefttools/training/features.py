@@ -7,11 +7,9 @@ no other is read: a step with them has the loss of one without.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from pefttools.data.batching import batches, eval_budget, pad_multiple
-from pefttools.data.encoding import code_of
+from pefttools.data.encoding import code_files
 from pefttools.nn import attention, first_token, frozen, onednn
 from pefttools.nn.frozen import Frozen
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import cache_dir
+from pefttools.sources.cache import entry
 from pefttools.training.evaluation import MAX_ROWS
 
 if TYPE_CHECKING:
@@ -35,8 +33,7 @@ if TYPE_CHECKING:
 
 FOLDER = "features"
 """In the cache."""
-LIBRARIES = ("pefttools", "torch", "transformers")
-CODE = (__file__, *(str(module.__file__) for module in (attention, first_token, frozen)))
+CODE = tuple(Path(file) for file in (__file__, *(str(module.__file__) for module in (attention, first_token, frozen))))
 """What computes features: other code, other files."""
 PADDED = 8
 """What the rows that features are tried on are padded to a multiple of: a model that reads padding shows."""
@@ -146,7 +143,7 @@ class FeatureExtractor:
     def path(self, rows: Dataset, dtype: torch.dtype) -> Path:
         """Where the features of these rows are kept."""
         config: Any = getattr(self.model, "config", None)
-        key = [
+        depends_on = [
             self.base.sha256,
             [self.frozen.digest, self.first_alone],
             type(config).__name__,
@@ -154,10 +151,8 @@ class FeatureExtractor:
             str(getattr(config, "pad_token_id", None)),
             _tokens_digest(rows, self.task),
             [self.precision, str(dtype), onednn.allowance(), self.device.type],
-            [code_of(self.task), *(Path(file).read_text("utf-8") for file in CODE)],
-            {name: metadata.version(name) for name in LIBRARIES},
         ]
-        return cache_dir(FOLDER, hashlib.sha256(json.dumps(key).encode()).hexdigest() + ".bin")
+        return entry(FOLDER, depends_on, [*code_files(self.task), *CODE], ".bin")
 
 
 def starts(lengths: Sequence[int], kept: Sequence[int]) -> list[int]:
