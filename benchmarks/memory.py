@@ -106,7 +106,8 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.objectives.base import Composed, loss_of
     from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
-    from pefttools.training import evaluation, optimizer_setup, speedups, wrapping
+    from pefttools.training import optimizer_setup, speedups, wrapping
+    from pefttools.training.evaluation import Evaluator
     from pefttools.training.loop import Loop
     from pefttools.training.penalties import Penalties
     from pefttools.training.process import accelerator_for, device_type
@@ -137,7 +138,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         penalties = Penalties.bind(made, base, model)
 
         def look() -> None:
-            for _ in evaluation.outputs_of(model, task, rows.__getitem__, range(ROWS), [length] * ROWS, base.tokenizer):
+            for _ in Evaluator(model, task, base.tokenizer).outputs(rows, range(ROWS)):
                 pass
 
         look()

@@ -21,7 +21,7 @@ from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks import tasks
 from pefttools.tasks.base import LABELS, Task
-from pefttools.training.evaluation import joined, outputs_of
+from pefttools.training.evaluation import Evaluator, aggregated
 
 FAMILIES = ("bert", "llama", "bart")
 
@@ -103,13 +103,13 @@ def test_rows_become_losses_gradients_and_answers(task: Task, base: Base, rows: 
 def test_answers_are_scored_and_can_be_kept(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
     model = base.model.eval()
     encoded = Encoded(columns_of(rows, task, base.tokenizer))
-    lengths, said = encoded["length"], {}
-    for indices, batch, outputs in outputs_of(
-        model, task, encoded.__getitem__, range(len(lengths)), lengths, base.tokenizer
+    said = {}
+    for indices, batch, outputs in Evaluator(model, task, base.tokenizer).outputs(
+        encoded, range(len(encoded["length"]))
     ):
         assert len(task.logits(outputs, batch)) == len(indices)
         said.update(zip(indices, task.predict(outputs, batch), strict=True))
-    predictions = joined(task, rows, encoded, said)
+    predictions = aggregated(task, rows, encoded, said)
     if task.generates:
         with torch.inference_mode():
             texts = dict(task.generate(model, rows, base.tokenizer))

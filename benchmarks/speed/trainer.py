@@ -23,7 +23,7 @@ from pefttools.data.splitting import load_splits
 from pefttools.recipe.recipes import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS, Task
-from pefttools.training import evaluation
+from pefttools.training.evaluation import Evaluator
 from pefttools.training.process import computes_in_bf16
 
 
@@ -140,4 +140,4 @@ def collator(base: Base, task: Task, multiple: int | None) -> Any:
 def score(model: nn.Module, task: Task, base: Base, rows: list[Any]) -> float:
     """The task's metric on test rows, by pefttools' own evaluation."""
     encoded = encode(rows, task, base, "test")
-    return evaluation.score(model, task, encoded, rows, base.tokenizer, "test").metrics[task.primary]
+    return Evaluator(model, task, base.tokenizer).score(encoded, rows, "test").metrics[task.primary]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools import atomic
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import load_splits
-from pefttools.training import evaluation
+from pefttools.training.evaluation import Evaluator
 from pefttools.training.run import Run, load
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
 
     def loss(body: Any) -> float:
         setattr(target, prefix, body)
-        scored = evaluation.score(target, words.task, encoded, rows, words.base.tokenizer, "retention")
-        return scored.metrics["loss"]
+        return Evaluator(target, words.task, words.base.tokenizer).score(encoded, rows, "retention").metrics["loss"]
 
     body = _body(trained)
     if body is None:

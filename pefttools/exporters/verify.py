@@ -17,7 +17,7 @@ from pefttools.data.splitting import Row
 from pefttools.exporters import exactness, exporters, writing
 from pefttools.recipe import recipes
 from pefttools.strategies.base import is_quantised
-from pefttools.training.evaluation import joined, outputs_of
+from pefttools.training.evaluation import Evaluator, aggregated
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -44,20 +44,20 @@ def answers(
         padding: whether rows of unlike length are asked together; else each is asked as if it were alone.
     """
     encoded = Encoded(columns_of(rows, task, tokenizer))
-    lengths = encoded["length"]
+    evaluator = Evaluator(model, task, tokenizer)
     groups: dict[int, list[int]] = {}
-    for i, length in enumerate(lengths):
+    for i, length in enumerate(encoded["length"]):
         groups.setdefault(0 if padding else length, []).append(i)
     logits: dict[int, Tensor] = {}
     said: dict[int, Prediction] = {}
     for group in groups.values():
-        for indices, batch, outputs in outputs_of(model, task, encoded.__getitem__, group, lengths, tokenizer):
+        for indices, batch, outputs in evaluator.outputs(encoded, group):
             said.update(zip(indices, task.predict(outputs, batch), strict=True))
             if not keep:
                 continue
             for i, row in zip(indices, task.logits_of_rows(outputs, batch), strict=True):
                 logits[i] = row.to("cpu", copy=True)
-    return [logits[i] for i in sorted(logits)], joined(task, rows, encoded, said)
+    return [logits[i] for i in sorted(logits)], aggregated(task, rows, encoded, said)
 
 
 def scores(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pefttools.recipe.recipes import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import folded, is_quantised
-from pefttools.training import evaluation
+from pefttools.training.evaluation import Evaluator
 from pefttools.training.run import Run, load
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class Predictor:
             return None, [UserError(f"cannot be put to the model: {error}")]
 
     def _answers(self, rows: Sequence[Row], encoded: Encoded | None, reporter: Reporter) -> list[Prediction]:
-        task, title = self.task, "predicting"
-        if task.generates:
-            return evaluation.generated(self.model, task, rows, self.tokenizer, title, reporter=reporter)
-        encoded = encoded or Encoded(columns_of(rows, task, self.tokenizer))
-        return evaluation.answers(self.model, task, encoded, rows, self.tokenizer, title, reporter=reporter)[0]
+        evaluator = Evaluator(self.model, self.task, self.tokenizer, reporter=reporter)
+        if self.task.generates:
+            return evaluator.generated(rows, "predicting")
+        encoded = encoded or Encoded(columns_of(rows, self.task, self.tokenizer))
+        return evaluator.predictions(encoded, rows, "predicting")[0]
 
 
 def is_artifact(path: Path) -> bool:

@@ -14,7 +14,8 @@ from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_order, evaluation
+from pefttools.training import class_order
+from pefttools.training.evaluation import Evaluator
 from pefttools.training.own_rows import own_rows, warn_of_known
 from pefttools.training.run import Run, load
 
@@ -50,8 +51,8 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
             reporter.warn(remark)
     trained = load(path, reporter)
     encoded = encode(rows, task, trained.base, name, reporter)
-    tokenizer = trained.base.tokenizer
-    scored = evaluation.score(trained.model, task, encoded, rows, tokenizer, name, reporter=reporter, generate=True)
+    evaluator = Evaluator(trained.model, task, trained.base.tokenizer, reporter=reporter)
+    scored = evaluator.score(encoded, rows, name, generate=True)
     return {"rows": len(rows), "scored_on": name, **scored.metrics}
 
 

@@ -243,7 +243,7 @@ def _loss_of(task: Task) -> Loss:
 
 
 def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
-    """`evaluation.outputs_of`, as far as memory goes."""
+    """`Evaluator.outputs`, as far as memory goes."""
     model.eval()
     with torch.no_grad():
         forward(model, inputs, device, bf16)

@@ -10,7 +10,7 @@ from pefttools import atomic, metrics
 from pefttools.data.encoding import code_files
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import entry
-from pefttools.training import evaluation
+from pefttools.training.evaluation import Evaluator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,6 +48,6 @@ def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Repo
     if not recipe.strategy.exact_start:
         set_seed(recipe.seed)
         model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
-    rows, encoded, title = ready.splits.named()[name], ready.encoded[name], f"{name}, untouched"
-    tokenizer = ready.base.tokenizer
-    return evaluation.score(model, recipe.task, encoded, rows, tokenizer, title, accelerator, reporter, True).metrics
+    evaluator = Evaluator(model, recipe.task, ready.base.tokenizer, accelerator, reporter)
+    rows, encoded = ready.splits.named()[name], ready.encoded[name]
+    return evaluator.score(encoded, rows, f"{name}, untouched", generate=True).metrics

@@ -7,8 +7,9 @@ number is drawn after the seed is set, the head's start included.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,11 @@ from pefttools.errors import UserError
 from pefttools.objectives.base import need_plain_autograd, reuse_features
 from pefttools.recipe.recipes import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import checkpoint, evaluation, optimizer_setup, results, speedups
+from pefttools.training import checkpoint, optimizer_setup, results, speedups
 from pefttools.training.baseline import baseline_scores
 from pefttools.training.checkpoint import Progress
-from pefttools.training.feature_cache import CachedFeatures, load_or_compute
+from pefttools.training.evaluation import Evaluator, Scored
+from pefttools.training.feature_cache import load_or_compute
 from pefttools.training.features import FeatureExtractor, Features
 from pefttools.training.loop import Loop, num_steps
 from pefttools.training.preparation import Prepared, prepare
@@ -58,82 +60,152 @@ def train(
     if resume and last is None:
         reporter.note(f"{out} holds no checkpoint; starting from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
-    ready = prepare(recipe, reporter, accelerator.device)
+    prepared = prepare(recipe, reporter, accelerator.device)
     with run.only_one() if accelerator.is_main_process else nullcontext():
-        return _in_folder(ready, run, recipe.digest, accelerator, reporter, score_test)
+        return Training(prepared, run, recipe.digest, accelerator, reporter, score_test).in_folder()
 
 
-def _in_folder(
-    ready: Prepared, run: Run, digest: str, accelerator: Accelerator, reporter: Reporter, score_test: bool
-) -> dict[str, Any]:
-    """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
-    from pefttools.training.trackers import hyperparameters
+@dataclass(frozen=True)
+class Training:
+    """A prepared recipe and where it is trained."""
 
-    if accelerator.is_main_process:
-        run.create(ready.recipe)
-    accelerator.wait_for_everyone()
-    if not run.exists:
-        raise UserError(f"--out: {run.path} is not the same folder for all processes; it must be on a shared disk")
-    try:
-        accelerator.init_trackers("pefttools", config={**hyperparameters(ready.recipe), "digest": digest})
-        with stop_signals() as should_stop:
-            return _run(ready, run, digest, accelerator, should_stop, reporter, score_test)
-    except UserError:
-        if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
-            run.forget()
-        raise
-    finally:
-        accelerator.end_training()
+    prepared: Prepared
+    run: Run
+    digest: str
+    """Of the recipe as the user gave it."""
+    accelerator: Accelerator
+    reporter: Reporter
+    score_test: bool
 
+    @property
+    def measured_on(self) -> str:
+        """The rows that the run is reported on."""
+        return "test" if self.prepared.splits.test and self.score_test else "validation"
 
-def _run(
-    ready: Prepared,
-    run: Run,
-    digest: str,
-    accelerator: Accelerator,
-    should_stop: Any,
-    reporter: Reporter,
-    score_test: bool,
-) -> dict[str, Any]:
-    from accelerate.utils import set_seed
+    def in_folder(self) -> dict[str, Any]:
+        """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
+        from pefttools.training.trackers import hyperparameters
 
-    recipe, model, task = ready.recipe, ready.model, ready.recipe.task
+        run, recipe, accelerator = self.run, self.prepared.recipe, self.accelerator
+        if accelerator.is_main_process:
+            run.create(recipe)
+        accelerator.wait_for_everyone()
+        if not run.exists:
+            raise UserError(f"--out: {run.path} is not the same folder for all processes; it must be on a shared disk")
+        try:
+            accelerator.init_trackers("pefttools", config={**hyperparameters(recipe), "digest": self.digest})
+            with stop_signals() as should_stop:
+                return self._train_and_score(should_stop)
+        except UserError:
+            if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
+                run.forget()
+            raise
+        finally:
+            accelerator.end_training()
 
-    def score(name: str, title: str, generate: bool = False, features: Features | None = None) -> evaluation.Scored:
-        rows, encoded = getattr(ready.splits, name), ready.encoded[name]
-        return evaluation.score(
-            model, task, encoded, rows, ready.base.tokenizer, title, accelerator, reporter, generate, features
+    def _train_and_score(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
+        from accelerate.utils import set_seed
+
+        recipe, measured = self.prepared.recipe, self.measured_on
+        params = count_parameters(self.prepared.model, self.prepared.base.head)
+        last = checkpoint.latest(self.run.checkpoints)
+        before = {} if last else baseline_scores(self.prepared, measured, self.accelerator, self.reporter)
+        set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
+        progress = self._fit(last, before, should_stop) if recipe.strategy.trains else Progress(before=before)
+        validation = self._score("validation", "validation, best", generate=measured == "validation")
+        test = self._score("test", "test", generate=True) if measured == "test" else None
+        if self.accelerator.is_main_process:
+            self._write(progress, params, validation, test)
+        self.accelerator.wait_for_everyone()
+        return self.run.result()
+
+    def _score(self, name: str, title: str, generate: bool = False, features: Features | None = None) -> Scored:
+        """The model as it is now, on the rows of that name."""
+        prepared = self.prepared
+        evaluator = Evaluator(
+            prepared.model, prepared.recipe.task, prepared.base.tokenizer, self.accelerator, self.reporter
         )
+        return evaluator.score(prepared.encoded[name], prepared.splits.named()[name], title, generate, features)
 
-    params = count_parameters(model, ready.base.head)
-    last = checkpoint.latest(run.checkpoints)
-    measured = "test" if ready.splits.test and score_test else "validation"
-    simplest = task.majority_baseline(ready.splits.train, ready.splits.named()[measured])
-    before = {} if last else baseline_scores(ready, measured, accelerator, reporter)
-    set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
-    if recipe.strategy.trains:
+    def _fit(self, last: Path | None, before: dict[str, Any], should_stop: Callable[[], bool]) -> Progress:
+        """Train from the last checkpoint, or from the beginning, and leave the model with its best weights."""
+        prepared, run, accelerator = self.prepared, self.run, self.accelerator
+        recipe, model, strategy, acting = prepared.recipe, prepared.model, prepared.recipe.strategy, prepared.objectives
+        wrapped, optimizer = accelerator.prepare(model, optimizer_setup.build(model, strategy, recipe.train))
+        conditions = self._conditions()
+        total = num_steps(recipe.train, len(prepared.encoded["train"]))
+        start = Progress(before=before, conditions=conditions)
+        progress = checkpoint.load(last, model, optimizer, strategy, acting, total, conditions) if last else start
+        run.rewind(progress.step)
+        bf16 = accelerator.mixed_precision == "bf16"
+        device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
+        with prepared.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, prepared.last, plain):
+            features = self._features(progress)
 
-        def validate(features: Features | None) -> dict[str, Any]:
-            return score("validation", "validation", features=features).metrics
+            def validate() -> dict[str, Any]:
+                return self._score("validation", "validation", features=features.get("validation")).metrics
 
-        progress = _fit(ready, run, last, before, validate, accelerator, should_stop, reporter)
-    else:
-        progress = Progress(before=before)
-    validation = score("validation", "validation, best", measured == "validation")
-    test = score("test", "test", True) if measured == "test" else None
-    if accelerator.is_main_process:
+            loop = Loop(
+                recipe, recipe.task, wrapped, model, optimizer, prepared.encoded["train"], prepared.base.tokenizer,
+                accelerator, run, validate, should_stop, self.reporter, prepared.penalties, acting, progress,
+                features.get("train"),
+            )  # fmt: skip
+            if last:
+                checkpoint.load_random_states(last, accelerator.process_index)
+            progress = loop.fit()
+        checkpoint.load_best(run.checkpoints, progress.best_step, model)
+        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
+        return progress
+
+    def _conditions(self) -> dict[str, Any]:
+        """What a resumed run must find as it was."""
+        prepared = self.prepared
+        return {
+            "data": prepared.splits.digest,
+            "augmented rows": added_digest(prepared.added),
+            "base": prepared.base.sha256,
+            "penalty rows": prepared.penalties.digest,
+            "labels": list(prepared.recipe.task.config_values().get("label2id", {})),
+            "precision": self.accelerator.mixed_precision,
+            "processes": self.accelerator.num_processes,
+        }
+
+    def _features(self, progress: Progress) -> Mapping[str, Features]:
+        """What frozen blocks make of the rows, by their name; of those it was before if the run was interrupted.
+
+        The time it takes is the loop's.
+        """
+        started = time.monotonic()
+        prepared, recipe = self.prepared, self.prepared.recipe
+        if not reuse_features(recipe.objectives):
+            return {}
+        wanted = None if progress.features is None else progress.features.get("rows", ())
+        precision = self.accelerator.mixed_precision
+        extractor = FeatureExtractor(
+            prepared.model, prepared.frozen, recipe.task, prepared.base, precision, prepared.last
+        )
+        cached = load_or_compute(recipe.train, extractor, prepared.encoded, self.reporter, wanted)
+        progress.features = cached.facts
+        progress.seconds += time.monotonic() - started
+        return cached.sets
+
+    def _write(self, progress: Progress, params: dict[str, int], validation: Scored, test: Scored | None) -> None:
+        """Write the adapter, rows, predictions and, last, result.json."""
+        prepared, run, accelerator, measured = self.prepared, self.run, self.accelerator, self.measured_on
+        recipe, model, splits = prepared.recipe, prepared.model, prepared.splits
         with atomic.new_folder(run.adapter) as part:
             recipe.strategy.save(model, part)
-        run.save_rows(ready.splits, task)
-        run.save_predictions(ready.splits, measured, task, (test or validation).predictions)
-        epochs = progress.step * recipe.train.batch_size / len(ready.encoded["train"])
+        run.save_rows(splits, recipe.task)
+        run.save_predictions(splits, measured, recipe.task, (test or validation).predictions)
+        majority = recipe.task.majority_baseline(splits.train, splits.named()[measured])
+        epochs = progress.step * recipe.train.batch_size / len(prepared.encoded["train"])
         result = {
-            **results.of_outcome(run, recipe, digest, params, validation.metrics, test.metrics if test else None),
+            **results.of_outcome(run, recipe, self.digest, params, validation.metrics, test.metrics if test else None),
             **results.of_recipe(recipe),
-            "base": {"id": ready.base.source, "sha256": ready.base.sha256},
-            "data": {**results.of_rows(ready.splits), "augmented": sum(map(len, ready.added.values()))},
+            "base": {"id": prepared.base.source, "sha256": prepared.base.sha256},
+            "data": {**results.of_rows(splits), "augmented": sum(map(len, prepared.added.values()))},
             "facts": recipe.strategy.facts(model),
-            "before": {**progress.before, "majority": simplest, "measured_on": measured},
+            "before": {**progress.before, "majority": majority, "measured_on": measured},
             "train": {
                 **results.of_progress(progress, epochs),
                 "peak_bytes": peak_bytes(),
@@ -147,64 +219,3 @@ def _run(
         results.write(run, result)
         if not recipe.train.keep_checkpoints:
             run.forget_checkpoints()
-    accelerator.wait_for_everyone()
-    return run.result()
-
-
-def _fit(
-    ready: Prepared,
-    run: Run,
-    last: Path | None,
-    before: dict[str, Any],
-    validate: Callable[[Features | None], dict[str, Any]],
-    accelerator: Accelerator,
-    should_stop: Any,
-    reporter: Reporter,
-) -> Progress:
-    """Train from the last checkpoint, or from the beginning, and leave the model with its best weights."""
-    recipe, model, strategy = ready.recipe, ready.model, ready.recipe.strategy
-    prepared, optimizer = accelerator.prepare(model, optimizer_setup.build(model, strategy, recipe.train))
-    conditions = {
-        "data": ready.splits.digest,
-        "augmented rows": added_digest(ready.added),
-        "base": ready.base.sha256,
-        "penalty rows": ready.penalties.digest,
-        "labels": list(recipe.task.config_values().get("label2id", {})),
-        "precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes,
-    }
-    total = num_steps(recipe.train, len(ready.encoded["train"]))
-    fresh = Progress(before=before, conditions=conditions)
-    acting = ready.objectives
-    progress = checkpoint.load(last, model, optimizer, strategy, acting, total, conditions) if last else fresh
-    run.rewind(progress.step)
-    bf16 = accelerator.mixed_precision == "bf16"
-    device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
-    with ready.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, ready.last, plain):
-        kept = _features(ready, progress, accelerator, reporter)
-        loop = Loop(
-            recipe, recipe.task, prepared, model, optimizer, ready.encoded["train"], ready.base.tokenizer, accelerator,
-            run, lambda: validate(kept.sets.get("validation")), should_stop, reporter, ready.penalties, acting,
-            progress, kept.sets.get("train"),
-        )  # fmt: skip
-        if last:
-            checkpoint.load_random_states(last, accelerator.process_index)
-        progress = loop.fit()
-    checkpoint.load_best(run.checkpoints, progress.best_step, model)
-    accelerator.unwrap_model(prepared, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
-    return progress
-
-
-def _features(ready: Prepared, progress: Progress, accelerator: Accelerator, reporter: Reporter) -> CachedFeatures:
-    """What frozen blocks make of the rows, as this run had it before if it was interrupted; the time is the loop's."""
-    started = time.monotonic()
-    if not reuse_features(ready.recipe.objectives):
-        return CachedFeatures()
-    recipe, wanted = ready.recipe, None if progress.features is None else progress.features.get("rows", ())
-    extractor = FeatureExtractor(
-        ready.model, ready.frozen, recipe.task, ready.base, accelerator.mixed_precision, ready.last
-    )
-    kept = load_or_compute(recipe.train, extractor, ready.encoded, reporter, wanted)
-    progress.features = kept.facts
-    progress.seconds += time.monotonic() - started
-    return kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,143 +35,125 @@ class Scored:
     predictions: list[Prediction]
 
 
-def outputs_of(
-    model: nn.Module,
-    task: Task,
-    pick: Callable[[list[int]], Mapping[str, list[Any]]],
-    rows: Sequence[int],
-    lengths: Sequence[int],
-    tokenizer: PreTrainedTokenizerBase,
-    features: Features | None = None,
-) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
-    """Batches of rows through the model in evaluation mode: their indices, tensors and outputs.
+@dataclass(frozen=True)
+class Evaluator:
+    """A model that rows of a task are put to; with several processes each takes its share, and all get the whole."""
 
-    Args:
-        pick: the encoded columns of some rows.
-        rows: which rows.
-        lengths: tokens of every row.
-        features: what frozen blocks make of every row, where that was computed before.
-    """
-    import torch
+    model: nn.Module
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    accelerator: Accelerator | None = None
+    reporter: Reporter = SILENT
 
-    device = next(model.parameters()).device
-    was_training = model.training
-    multiple = pad_multiple(device.type)
-    model.eval()
-    with torch.inference_mode():
-        for indices in batches(rows, lengths, MAX_ROWS, eval_budget(device.type), multiple):
-            batch = {k: v.to(device) for k, v in task.collate(pick(indices), tokenizer, multiple).items()}
-            with features.substituted(indices, batch) if features else nullcontext():
-                outputs = model(**task.inputs_of(batch))
-            yield indices, batch, outputs
-    model.train(was_training)
+    def score(
+        self,
+        encoded: Dataset,
+        rows: Sequence[Row],
+        title: str,
+        generate: bool = False,
+        features: Features | None = None,
+    ) -> Scored:
+        """Metrics and predictions on labelled rows.
+
+        Args:
+            generate: whether a task that generates answers some rows so (`Task.num_generated`).
+            features: of these rows, see `outputs`.
+        """
+        task = self.task
+        predictions, loss = self.predictions(encoded, rows, title, features)
+        if generate and task.generates and (number := task.num_generated(len(rows))):
+            texts = self.generated(rows[:number], f"{title}, generating")
+            predictions[:number] = [{**p, **text} for p, text in zip(predictions[:number], texts, strict=True)]
+        metrics = task.metrics(predictions, [task.reference(row) for row in rows])
+        return Scored({**metrics, "loss": loss / max(1, sum(encoded["num_targets"]))}, predictions)
+
+    def predictions(
+        self, encoded: Dataset | Encoded, rows: Sequence[Row], title: str, features: Features | None = None
+    ) -> tuple[list[Prediction], float]:
+        """One prediction a row in the rows' order, and the summed loss (0 where rows have no targets)."""
+        mine = self._share(len(encoded["length"]))
+        found: list[tuple[int, Prediction]] = []
+        total = 0.0
+        with self.reporter.bar(title, len(mine), "rows") as bar:
+            for indices, batch, outputs in self.outputs(encoded, mine, features):
+                if LABELS in batch:
+                    total += self.task.loss(outputs, batch).item()
+                found += zip(indices, self.task.predict(outputs, batch), strict=True)
+                bar.advance(len(indices))
+        return aggregated(self.task, rows, encoded, dict(self._gathered(found))), sum(self._gathered([total]))
+
+    def outputs(
+        self, encoded: Dataset | Encoded, indices: Sequence[int], features: Features | None = None
+    ) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
+        """Batches of encoded rows through the model in evaluation mode: their indices, tensors and outputs.
+
+        Args:
+            indices: which of the encoded rows.
+            features: what frozen blocks make of every row, where that was computed before.
+        """
+        import torch
+
+        model, task, lengths = self.model, self.task, encoded["length"][:]
+        device = next(model.parameters()).device
+        was_training = model.training
+        multiple = pad_multiple(device.type)
+        model.eval()
+        with torch.inference_mode():
+            for part in batches(indices, lengths, MAX_ROWS, eval_budget(device.type), multiple):
+                columns: Any = encoded[part]
+                batch = {k: v.to(device) for k, v in task.collate(columns, self.tokenizer, multiple).items()}
+                with features.substituted(part, batch) if features else nullcontext():
+                    outputs = model(**task.inputs_of(batch))
+                yield part, batch, outputs
+        model.train(was_training)
+
+    def generated(self, rows: Sequence[Row], title: str) -> list[Prediction]:
+        """A generated answer a row, in the rows' order."""
+        import torch
+
+        model, mine = self.model, self._share(len(rows))
+        found: list[tuple[int, Prediction]] = []
+        was_training = model.training
+        model.eval()
+        with self.reporter.bar(title, len(mine), "rows") as bar, torch.inference_mode():
+            for index, prediction in self.task.generate(model, [rows[i] for i in mine], self.tokenizer):
+                found.append((mine[index], prediction))
+                bar.advance(1)
+        model.train(was_training)
+        return [prediction for _, prediction in sorted(self._gathered(found), key=lambda pair: pair[0])]
+
+    def _share(self, number: int) -> list[int]:
+        """Which of so many rows this process takes."""
+        rank, world = (self.accelerator.process_index, self.accelerator.num_processes) if self.accelerator else (0, 1)
+        return list(range(number))[rank::world]
+
+    def _gathered(self, values: list[Any]) -> list[Any]:
+        """The values of all processes."""
+        if self.accelerator is None or self.accelerator.num_processes == 1:
+            return values
+        from accelerate.utils import gather_object
+
+        return gather_object(values)
 
 
-def answers(
-    model: nn.Module,
-    task: Task,
-    encoded: Dataset | Encoded,
-    rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    title: str,
-    accelerator: Accelerator | None = None,
-    reporter: Reporter = SILENT,
-    features: Features | None = None,
-) -> tuple[list[Prediction], float]:
-    """One prediction a row in the rows' order, and the summed loss (0 where rows have no targets).
-
-    With an accelerator of several processes each takes its share and all get the whole.
-    """
-    from accelerate.utils import gather_object
-
-    lengths: list[int] = encoded["length"][:]
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    mine = list(range(len(lengths)))[rank::world]
-    said: list[tuple[int, Prediction]] = []
-    total = 0.0
-    with reporter.bar(title, len(mine), "rows") as bar:
-        for indices, batch, outputs in outputs_of(model, task, encoded.__getitem__, mine, lengths, tokenizer, features):
-            if LABELS in batch:
-                total += task.loss(outputs, batch).item()
-            said += zip(indices, task.predict(outputs, batch), strict=True)
-            bar.advance(len(indices))
-    if world > 1:
-        said, total = gather_object(said), sum(gather_object([total]))
-    return joined(task, rows, encoded, dict(said)), total
-
-
-def joined(
-    task: Task, rows: Sequence[Row], encoded: Dataset | Encoded, said: Mapping[int, Prediction]
+def aggregated(
+    task: Task, rows: Sequence[Row], encoded: Dataset | Encoded, predictions: Mapping[int, Prediction]
 ) -> list[Prediction]:
-    """What is said of every row, from what was said of its encoded rows.
+    """The prediction of every row, from those of its encoded rows.
 
     Args:
-        encoded: a `Dataset` or `Encoded`.
+        predictions: by the encoded rows' indices.
     """
     parts: dict[int, list[int]] = {}
     for index, row in enumerate(encoded["row"][:]):
         parts.setdefault(row, []).append(index)
-    if type(task).aggregate is Task.aggregate:  # nothing of the encoded rows is looked at
-        return [said[parts[i][0]] for i in range(len(rows))]
+    if type(task).aggregate is Task.aggregate:  # it reads nothing of the encoded rows
+        return [predictions[parts[i][0]] for i in range(len(rows))]
     found = []
     for start in range(0, len(rows), READ):
         block = range(start, min(start + READ, len(rows)))
         columns = encoded[[j for i in block for j in parts[i]]]
         read = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
         for i in block:
-            found.append(task.aggregate(rows[i], [next(read) for _ in parts[i]], [said[j] for j in parts[i]]))
+            found.append(task.aggregate(rows[i], [next(read) for _ in parts[i]], [predictions[j] for j in parts[i]]))
     return found
-
-
-def generated(
-    model: nn.Module,
-    task: Task,
-    rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    title: str,
-    accelerator: Accelerator | None = None,
-    reporter: Reporter = SILENT,
-) -> list[Prediction]:
-    """A generated answer a row, in the rows' order; each process takes its share."""
-    import torch
-    from accelerate.utils import gather_object
-
-    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
-    mine = list(range(len(rows)))[rank::world]
-    said: list[tuple[int, Prediction]] = []
-    was_training = model.training
-    model.eval()
-    with reporter.bar(title, len(mine), "rows") as bar, torch.inference_mode():
-        for index, prediction in task.generate(model, [rows[i] for i in mine], tokenizer):
-            said.append((mine[index], prediction))
-            bar.advance(1)
-    model.train(was_training)
-    if world > 1:
-        said = gather_object(said)
-    return [prediction for _, prediction in sorted(said, key=lambda pair: pair[0])]
-
-
-def score(
-    model: nn.Module,
-    task: Task,
-    encoded: Dataset,
-    rows: Sequence[Row],
-    tokenizer: PreTrainedTokenizerBase,
-    title: str,
-    accelerator: Accelerator | None = None,
-    reporter: Reporter = SILENT,
-    generate: bool = False,
-    features: Features | None = None,
-) -> Scored:
-    """Metrics and predictions on labelled rows.
-
-    Args:
-        generate: whether a task that generates answers some rows so (`Task.num_generated`).
-        features: of these rows, see `outputs_of`.
-    """
-    predictions, loss = answers(model, task, encoded, rows, tokenizer, title, accelerator, reporter, features)
-    if generate and task.generates and (number := task.num_generated(len(rows))):
-        texts = generated(model, task, rows[:number], tokenizer, f"{title}, generating", accelerator, reporter)
-        predictions[:number] = [{**p, **text} for p, text in zip(predictions[:number], texts, strict=True)]
-    metrics = task.metrics(predictions, [task.reference(row) for row in rows])
-    return Scored({**metrics, "loss": loss / max(1, sum(encoded["num_targets"]))}, predictions)

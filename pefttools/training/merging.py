@@ -23,8 +23,9 @@ from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import WEIGHTS, read
 from pefttools.strategies.lora import Lora
-from pefttools.training import evaluation, results
+from pefttools.training import results
 from pefttools.training.checkpoint import Progress
+from pefttools.training.evaluation import Evaluator
 from pefttools.training.own_rows import own_rows, validation_rows
 from pefttools.training.run import MARK, Run, write_recipe
 
@@ -205,13 +206,12 @@ def _scored(merged: Run, recipe: Recipe, params: Mapping[str, int], first: Run, 
     splits = Splits([], validation, test, ids={"validation": ids, "test": own.ids})
     base = task.load(recipe.base, reporter)
     model = recipe.strategy.load(base, merged.adapter).eval()
+    evaluator = Evaluator(model, task, base.tokenizer, reporter=reporter)
     scores: dict[str, Any] = {"validation": None, "test": None}
     for name in scores:
         if rows := splits.named()[name]:
             encoded = encode(rows, task, base, name, reporter)
-            found = evaluation.score(
-                model, task, encoded, rows, base.tokenizer, name, reporter=reporter, generate=name == "test"
-            )
+            found = evaluator.score(encoded, rows, name, generate=name == "test")
             scores[name] = found.metrics
             if name == own.split:
                 merged.save_predictions(splits, name, task, found.predictions)
