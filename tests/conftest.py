@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,19 @@ from typing import Any
 import hypothesis  # noqa: F401  # before objects are frozen: it looks for what refers to some
 import pytest
 import yaml
+from filelock import FileLock
 
 from pefttools.reporter import Reporter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks a hub
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a long file that one worker begins last is waited for by the others."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
 
 WORDS = [f"word{i}" for i in range(40)]
 KEYS = {"fruit": ["apple", "pear", "plum"], "tool": ["hammer", "saw", "drill"], "colour": ["red", "green", "blue"]}
@@ -126,19 +135,23 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("PEFTTOOLS_CACHE", str(root / "pefttools"))
     patch.setenv("HF_HOME", str(root / "hf"))
+    patch.setattr(os, "fsync", lambda _: None)  # the machine stays on while a test runs
     yield
     patch.undo()
 
 
 @pytest.fixture(scope="session")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Family -> folder of its tiny checkpoint, made once."""
-    made: dict[str, Path] = {}
+def bases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Family -> folder of its tiny checkpoint, made once, by the worker that asks first."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if hasattr(request.config, "workerinput") else root) / "bases"
+    folder.mkdir(exist_ok=True)
 
     def base(family: str) -> Path:
-        if family not in made:
-            made[family] = make_base(family, tmp_path_factory.mktemp(family))
-        return made[family]
+        with FileLock(folder / f"{family}.lock"):
+            if not (folder / family).exists():
+                make_base(family, folder / f"{family}.part").rename(folder / family)
+        return folder / family
 
     return base
 
@@ -185,6 +198,24 @@ def train_tiny(recipe_file: Path, out: Path, *overrides: str, resume: bool = Fal
     from pefttools.training.driver import train
 
     return out, train(recipes.load(str(recipe_file), overrides).recipe, out, resume=resume)
+
+
+def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
+    """Train in two processes, told what torchrun tells them, but forked with the libraries imported."""
+    from pefttools import subprocesses
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    processes = []
+    for rank in ("0", "1"):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}.items():
+                patch.setenv(name, value)
+            processes.append(subprocesses.started(train_tiny, recipe_file, out, *overrides))
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def losses(run: Path) -> list[float]:

@@ -120,7 +120,7 @@ def advised(
             "--data",
             str(rows_file),
             "--budget",
-            "60s",
+            "35s",
             "--out",
             str(out),
             "train.epochs=3",
@@ -135,6 +135,7 @@ def advised(
     return code, out
 
 
+@pytest.mark.slow
 def test_the_recommendation_is_a_recipe_and_its_run(advised: tuple[int, Path]) -> None:
     code, out = advised
     assert code == 0

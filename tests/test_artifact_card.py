@@ -39,6 +39,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) 
     return train_tiny(recipe, folder / "run")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["merged", "adapter"])
 def test_the_card_is_of_the_users_data_and_its_code_runs_without_us(
     to: str, run: Path, bases: Callable[[str], Path], tmp_path: Path
@@ -90,6 +91,7 @@ def test_files_have_the_umasks_mode_and_pefts_empty_card_is_gone(run: Path, tmp_
     assert "[More Information Needed]" not in (tmp_path / "out" / "README.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_from_its_own_rows_when_its_file_is_gone(run: Path, tmp_path: Path) -> None:
     file = run.parent / "customers of mine.csv"
     before = file.read_bytes()

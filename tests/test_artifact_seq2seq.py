@@ -15,6 +15,8 @@ from test_seq2seq import make_model
 from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:

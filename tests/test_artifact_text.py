@@ -98,6 +98,7 @@ def loaded(run: Path, folder: Path, to: str) -> Any:
     return PeftModel.from_pretrained(base, str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["merged", "adapter"])
 @pytest.mark.parametrize("template", [None, OWN])
 def test_an_artifact_answers_messages_in_plain_transformers(
@@ -127,6 +128,7 @@ def test_the_bases_habits_do_not_come_along(trained: Callable[..., Path], tmp_pa
     assert len(written["eos_token_id"]) == 2  # the tokenizer's own end and the template's
 
 
+@pytest.mark.slow
 def test_drawn_answers_are_drawn_in_the_artifact_too(trained: Callable[..., Path], tmp_path: Path) -> None:
     export(trained("drawn", temperature=0.7), "merged", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
@@ -164,11 +166,13 @@ def test_an_artifact_that_lost_its_template_or_its_end_is_thrown_away(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_rounded_artifacts_are_held_to_rounded_answers(trained: Callable[..., Path], tmp_path: Path) -> None:
     manifest = export(trained("chatTrue", chat_template=OWN), "merged", tmp_path / "out", settings=["dtype=bfloat16"])
     assert manifest["answers_in_text"] == writing.ROWS
 
 
+@pytest.mark.slow
 def test_text_that_goes_on_and_prompts_of_classes(trained: Callable[..., Path], tmp_path: Path) -> None:
     """Plain text has no chat template; a prompt of classes in a chat has one."""
     from transformers import AutoTokenizer

@@ -44,6 +44,7 @@ def run_tiny(recipe_file: Path, out: Path, *overrides: str) -> dict[str, Any]:
     return Run(out).result()
 
 
+@pytest.mark.slow
 def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
     plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     again, result = train_tiny(recipe_file, tmp_path / "again", *SHORT, "augmentations=[]")
@@ -53,6 +54,7 @@ def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
     assert (result["augmentations"], result["data"]["augmented"]) == ([], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", augmentations.names())
 def test_it_trains_and_learns(name: str, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -147,6 +149,7 @@ def test_only_what_may_change_does(name: str) -> None:
     assert all({k: v for k, v in copy.items() if k not in cls.rewritable} in frozen for copy in added)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REWRITABLE)
 def test_every_task_that_takes_them_trains(name: str, bases: Callable[[str], Path], tmp_path: Path) -> None:
     cls = tasks.get(name)
@@ -161,6 +164,7 @@ def test_every_task_that_takes_them_trains(name: str, bases: Callable[[str], Pat
     assert result["validation"]["loss"] < result["before"]["loss"]
 
 
+@pytest.mark.slow
 def test_rows_to_score_and_digests_stay(recipe_file: Path, tmp_path: Path) -> None:
     plain, without = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     run, result = train_tiny(recipe_file, tmp_path / "run", *SHORT, BOTH)
@@ -200,6 +204,7 @@ def test_rows_are_encoded_planned_and_told(recipe_file: Path, monkeypatch: pytes
     assert len(steps(ready.encoded["train"]["length"][:], 16, 0, 0)) == -(-(200 + number) // 16)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_died(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +257,7 @@ def test_mistakes_are_one_message(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_that_adds_nothing_is_told(recipe_file: Path, tmp_path: Path) -> None:
     rows = [{**row, "text": row["text"].replace(" ", "-")} for row in make_rows(60)]
     file = write_rows(tmp_path / "rows.jsonl", rows)

@@ -110,6 +110,7 @@ def test_an_adapter_of_ours_leads_to_its_run(
     assert "`pefttools export RUN --to merged`" in train_on(str(folder), recipe_file, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_configuration_alone_is_a_base_from_scratch(
     recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return lambda kind: made.get(kind) or made.setdefault(kind, tiny_bases.write(root / kind, kind))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in tiny_bases.KINDS if supports(CLASSIFY, k) and k != "fnet"])
 def test_a_text_answers_the_same_alone_and_in_a_batch(kind: str, folder: Callable[[str], Path]) -> None:
     base = CLASSIFY.load(BaseSettings(source=str(folder(kind))))
@@ -92,6 +93,7 @@ def test_a_text_answers_the_same_alone_and_in_a_batch(kind: str, folder: Callabl
     assert base.tokenizer.model_max_length == UPPER.get(kind, base.tokenizer.model_max_length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("kind", ["roberta", "longformer", "deberta-v2", "xlnet", "llama", "gpt_neox", "bart", "t5"])
 def test_other_tasks_answer_the_same_alone_and_in_a_batch(name: str, kind: str, folder: Callable[[str], Path]) -> None:
@@ -151,6 +153,7 @@ def test_padding_that_configuration_and_tokenizer_disagree_on(odd: str, kind: st
     assert base.tokenizer.pad_token_id not in last, "a text ends with padding, and its last token is not read"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "edit", "pad"), [("llama", without_padding, -1), ("xlnet", None, 0), ("t5", None, 0)])
 def test_training_predictions_and_export_agree_in_every_batch(kind: str, edit: Any, pad: int, tmp_path: Path) -> None:
     """With plain transformers, rows alone and in a batch, as `predict` answers them."""

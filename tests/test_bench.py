@@ -77,9 +77,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory, suite_file: Path, plugins
     return out
 
 
-def start(suite_file: Path, out: Path, plugins: Path, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def start(
+    suite_file: Path, out: Path, plugins: Path, *overrides: str, stdout: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """`pefttools bench` in a process group of its own: a plug-in stays with the process that saw it."""
-    command = [sys.executable, "-m", "pefttools", "bench", str(suite_file), "--out", str(out)]
+    command = [sys.executable, "-m", "pefttools", "bench", str(suite_file), *overrides, "--out", str(out)]
     environment = {**os.environ, "PEFTTOOLS_PLUGINS": str(plugins)}
     return subprocess.Popen(command, env=environment, stdout=stdout, start_new_session=True)
 
@@ -98,6 +100,7 @@ def learnt(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_twins_share_a_tier_and_the_loser_is_below(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     rows = {row["method"]: row for row in problem["methods"]}
@@ -140,6 +143,7 @@ def test_what_is_measured(finished: Path) -> None:
     assert "<svg" in (finished / "pareto.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: Path) -> None:
     held = {file: file.stat().st_mtime_ns for file in (*finished.glob("trials/*.json"), finished / "study.db")}
     before = (finished / "summary.json").read_text()
@@ -153,22 +157,29 @@ def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: 
     assert f"`{shlex.join(words)}`: " in (finished / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_suite_ends_with_the_same_results(
     finished: Path, suite_file: Path, plugins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = start(suite_file, out, plugins)
+    some = "axes.strategies={lora: null, broken: null}"  # one that learns and one that fails; trials are the same
+    process = start(suite_file, out, plugins, some)
     deadline = time.monotonic() + 120
     while not list(out.glob("trials/*.json")) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     there = len(list(out.glob("trials/[!.]*.json")))
-    assert 0 < there < len(learnt(finished))
-    assert start(suite_file, out, plugins).wait() == 0
-    assert learnt(out) == learnt(finished)
+    assert start(suite_file, out, plugins, some).wait() == 0
+    whole, found = learnt(finished), learnt(out)
+    assert 0 < there < len(found)
+    assert {record["status"] for record in found.values()} == {"done", "failed"}
+    assert found == {digest: whole[digest] for digest in found}
+    rows = {row["method"]: row for row in summary(finished)["problems"][0]["methods"]}
+    assert all(row.get("scores") == rows[row["method"]].get("scores") for row in summary(out)["problems"][0]["methods"])
 
 
+@pytest.mark.slow
 def test_two_workers_run_no_trial_twice(tmp_path: Path) -> None:
     url, keys, run = sqlite(tmp_path / "study.db"), [f"trial {i}" for i in range(6)], []
 
@@ -189,6 +200,7 @@ def test_two_workers_run_no_trial_twice(tmp_path: Path) -> None:
     assert [Ledger(url).record("cell", key)["key"] for key in keys] == keys  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_claim_of_a_process_that_is_gone_is_free_again(tmp_path: Path) -> None:
     url = sqlite(tmp_path / "study.db")
     code = f"from pefttools.bench.ledger import Ledger; assert Ledger({url!r}).claim('cell', 'a', None, 0)"

@@ -187,6 +187,7 @@ def test_batches_generate_what_single_rows_do(family: str, method: str) -> None:
         assert said[number] == {"prediction": expected, "finish": "stop" if 2 in written else "length"}
 
 
+@pytest.mark.slow
 def test_a_model_that_has_learnt_answers_and_stops() -> None:
     model, tokenizer = make_model("llama"), make_tokenizer()
     task = CausalLM(chat=True, packing=True, max_length=256, max_new_tokens=20, answer_pattern="([0-9]+)")

@@ -267,6 +267,7 @@ def test_what_cannot_be_learnt_is_refused(row: dict[str, Any], message: str, sho
     assert message in err
 
 
+@pytest.mark.slow
 def test_a_tool_chat_among_sixty_others_trains_and_predicts(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

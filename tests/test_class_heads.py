@@ -21,6 +21,8 @@ from pefttools.recipe import recipes
 from pefttools.training.driver import train
 from pefttools.training.run import Run, load
 
+pytestmark = pytest.mark.slow
+
 KINDS = (
     "bert", "roberta", "xlm-roberta", "camembert", "mpnet", "albert", "distilbert", "electra", "deberta", "deberta-v2",
     "modernbert", "ibert", "xlnet", "llama", "mistral", "gemma", "gpt2", "opt", "bloom", "falcon", "mpt", "bart", "t5",

@@ -229,6 +229,7 @@ def test_the_best_blind_answer_is_the_commonest_set() -> None:
     assert "per_class" not in found
 
 
+@pytest.mark.slow
 def test_sets_are_learnt_and_told(run: Path) -> None:
     import pyarrow.parquet
 

@@ -29,6 +29,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
 Said = Callable[..., tuple[int, str, str]]
 
 
+@pytest.mark.slow
 def test_listing_answers_at_once_and_imports_nothing_slow() -> None:
     check = (
         "import sys; from pefttools import cli; code = cli.run(['list']);"
@@ -72,6 +73,7 @@ def test_another_strategy_brings_its_own_learning_rate(said: Said) -> None:
     assert values["origins"]["train.learning_rate"] == "default of lora, instead of the recipe's 2e-05"
 
 
+@pytest.mark.slow
 def test_a_run_by_hand(said: Said, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     code, answer, _ = said("train", recipe_file, "--out", out, "--json", "train.epochs=6")
@@ -239,6 +241,7 @@ def test_bad_data(mistake: str, said: Said, recipe_file: Path, tmp_path: Path, m
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_an_output_folder_that_is_not_empty(said: Said, recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     for command in (["train", recipe_file], ["export", finished_run, "--to", "merged"]):

@@ -104,6 +104,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "strategy", "settings", "expected", "part"), CASES)
 def test_counts(model: str, strategy: str, settings: dict[str, Any], expected: int, part: str) -> None:
     chosen = strategies.get(strategy)(**settings)

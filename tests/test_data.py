@@ -37,6 +37,7 @@ def formats(folder: Path, rows: list[dict[str, str]]) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_rows_and_the_same_score(recipe_file: Path, tmp_path: Path) -> None:
     rows = make_rows(200, seed=3)
     results = []
@@ -115,6 +116,7 @@ def test_batches_fit_their_budget(lengths: list[int], max_rows: int, max_tokens:
         assert len(batch) == 1 or len(batch) * width <= max_tokens
 
 
+@pytest.mark.slow
 def test_rows_are_tokenised_once(
     recipe_file: Path, tmp_path: Path, bases: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

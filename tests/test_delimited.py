@@ -203,6 +203,7 @@ def test_windows_own_western_encoding(tmp_path: Path) -> None:
     assert "byte 0xe9 at position 19 is not utf-8 (line 3)" in refusal(mixed)
 
 
+@pytest.mark.slow
 def test_training_on_a_spreadsheets_csv(recipe_file: Path, tmp_path: Path) -> None:
     rows = make_rows(120, seed=4)
     usual = write_csv(tmp_path / "a.csv", rows)

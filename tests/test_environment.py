@@ -74,6 +74,7 @@ def test_an_out_where_nothing_can_be_made_is_refused_first(
     assert capsys.readouterr().err.startswith("error: --out: nothing can be written to /proc (")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
 def test_every_output_encoding_takes_what_is_printed(encoding: str) -> None:
     found = command(["list", "strategies"], PYTHONIOENCODING=encoding)
@@ -84,6 +85,7 @@ def test_every_output_encoding_takes_what_is_printed(encoding: str) -> None:
     assert "θ = UVᵀ" in json.loads(found.stdout.decode(encoding))["strategies"]["low_rank"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "spam-lora"]], ids=" ".join)
 def test_an_output_that_is_full_is_one_message(words: list[str]) -> None:
@@ -163,6 +165,7 @@ def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
     assert all(name.encode() in found.stdout for name in tasks.names())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to a process group")
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0, 4.0])
 def test_an_interrupt_is_one_line_wherever_it_comes(seconds: float, recipe_file: Path, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def mixed_once(penalty: Penalty, weight: Tensor, seed: int) -> Tensor:
         return weight.detach().clone()
 
 
+@pytest.mark.slow
 def test_mixout_is_right_on_average() -> None:
     model = Tiny()
     start = model.inner.weight.detach().clone()

@@ -36,6 +36,7 @@ def answers(model: Any, tokenizer: Any) -> torch.Tensor:
         return model.eval()(**batch(tokenizer)).logits
 
 
+@pytest.mark.slow
 def test_merged_is_a_plain_transformers_model(run: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -55,6 +56,7 @@ def test_merged_is_a_plain_transformers_model(run: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -100,6 +102,7 @@ def one_tensor_off(self: Any, model: Any) -> Any:
     return merged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [scaling_dropped, head_swapped, one_tensor_off])
 def test_a_wrong_merge_is_thrown_away(
     wrong: Callable[..., Any], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -127,6 +130,7 @@ def test_logits_that_are_compared_hide_nothing_behind_rounding(finished_run: Pat
     assert all(0 < (row - other).abs().max() < 1e-5 for row, other in zip(once, changed, strict=True))
 
 
+@pytest.mark.slow
 def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Lora.merge
 
@@ -140,6 +144,7 @@ def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatc
         export(finished_run, "merged", tmp_path / "merged")
 
 
+@pytest.mark.slow
 def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttools.exporters.merged import Merged
 
@@ -155,6 +160,7 @@ def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_base_that_changed_is_refused(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
     import shutil
 
@@ -191,6 +197,7 @@ def test_a_damaged_adapter_is_noticed(finished_run: Path, tmp_path: Path) -> Non
         export(tmp_path / "run", "merged")
 
 
+@pytest.mark.slow
 def test_other_rows_are_noticed_of_a_run_that_kept_none(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train.source={tmp_path / 'rows.jsonl'}", "train.epochs=1")
@@ -200,6 +207,7 @@ def test_other_rows_are_noticed_of_a_run_that_kept_none(recipe_file: Path, rows_
         export(run, "merged")
 
 
+@pytest.mark.slow
 def test_a_bf16_decoder_without_padding(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
     from transformers import LlamaModel
 
@@ -215,6 +223,7 @@ def test_a_bf16_decoder_without_padding(recipe_file: Path, bases: Callable[[str]
         assert export(run, to)["max_logit_error"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
     from pefttools.inference.prediction import predict_rows
 

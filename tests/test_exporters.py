@@ -61,6 +61,7 @@ def test_settings_are_explained_and_survive_yaml(name: str) -> None:
     assert exporters.summaries()[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("text_classification", "bfloat16"), ("token_classification", "float16"), ("causal_lm", "bfloat16"),
@@ -82,6 +83,7 @@ def test_an_answer_that_is_no_number_is_a_gap() -> None:
     assert gap(right, right) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("strategy", ["lora", "bitfit"])
 def test_biases_beside_quantised_weights_keep_their_digits(kind: str, strategy: str, of_task: Any) -> None:
@@ -124,6 +126,7 @@ def test_quantised_gpt2_comes_back_as_gpt2(tmp_path: Path) -> None:
         assert torch.allclose(again(input_ids=ids).logits, before, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["question_answering", "masked_lm"])
 def test_onnx_of_two_outputs_and_of_one_a_token(name: str, of_task: Any, tmp_path: Path) -> None:
     manifest = export(of_task(name), "onnx", tmp_path / "out")
@@ -133,6 +136,7 @@ def test_onnx_of_two_outputs_and_of_one_a_token(name: str, of_task: Any, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_onnx_holds_adapters_that_cannot_merge(of_task: Any, tmp_path: Path) -> None:
     run = of_task("text_classification", "strategy=adapter", "data.labels.fruit=Obst")  # a label that no sample has
     assert export(run, "onnx", tmp_path / "out")["trained"] > 0
@@ -148,6 +152,7 @@ def test_onnx_and_gguf_refuse_what_they_cannot(of_task: Any, tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_lora_as_lora_is_exact_at_its_rank(of_task: Any, tmp_path: Path) -> None:
     manifest = export(of_task("text_classification"), "adapter", tmp_path / "out", settings=["as_lora=8"])
     assert manifest["max_logit_error"] <= 1e-5
@@ -155,6 +160,7 @@ def test_lora_as_lora_is_exact_at_its_rank(of_task: Any, tmp_path: Path) -> None
     assert manifest["as_lora"]["left_out"] == 0
 
 
+@pytest.mark.slow
 def test_a_setting_as_an_option_is_understood(of_task: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["export", str(of_task("text_classification")), "--to", "adapter", "--out", str(tmp_path / "out")]
     assert cli.run([*words, "--as-lora", "8"]) == 0
@@ -165,6 +171,7 @@ def test_a_setting_as_an_option_is_understood(of_task: Any, tmp_path: Path, caps
     assert "unknown option '--otu'; did you mean '--out'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_full_as_lora_loads_by_peft_and_tells_its_error(of_task: Any, bases: Any, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
@@ -180,6 +187,7 @@ def test_full_as_lora_loads_by_peft_and_tells_its_error(of_task: Any, bases: Any
     assert config.r > 1
 
 
+@pytest.mark.slow
 def test_what_cannot_be_a_lora_says_so(of_task: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="bitfit changed no matrix"):
         export(of_task("text_classification", "strategy=bitfit"), "adapter", tmp_path / "out", settings=["as_lora=8"])
@@ -204,6 +212,7 @@ def test_a_change_is_cut_where_least_is_lost() -> None:
         assert share == pytest.approx(float(squares[:rank].sum() / squares.sum()), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
 def test_quantised_bases_merge_by_the_better_route(kind: str, of_task: Any, tmp_path: Path) -> None:
     run = of_task("text_classification", f"base.quantize={kind}")
@@ -217,6 +226,7 @@ def test_quantised_bases_merge_by_the_better_route(kind: str, of_task: Any, tmp_
     assert export(run, "adapter", tmp_path / "adapter")["max_logit_error"] <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 def test_a_wrong_merge_does_not_hide_behind_quantised_arithmetic(
     kind: str, of_task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -273,6 +283,7 @@ def test_the_card_has_what_the_hub_reads(of_task: Any, tmp_path: Path) -> None:
     assert "hf upload" in card.text
 
 
+@pytest.mark.slow
 def test_a_quantised_run_is_planned_with_smaller_weights(of_task: Any) -> None:
     from pefttools.planning.planner import plan
 
@@ -308,6 +319,7 @@ def test_quantised_bases_refuse_what_changes_their_matrices(recipe_file: Path, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_quantised_decoder(of_task: Any, tmp_path: Path) -> None:
     run = of_task("causal_lm", "base.quantize=nf4")
     assert export(run, "merged", tmp_path / "merged")["route"] == "dequantised"

@@ -28,6 +28,7 @@ from pefttools.training import speedups
 TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20))
 def test_halves_are_the_nearest_bf16_and_give_the_number_back(numbers: list[float]) -> None:
     values = torch.tensor(numbers, dtype=torch.float32)
@@ -225,6 +226,7 @@ def test_lora_with_a_frozen_input_asks_for_no_gradient_of_it() -> None:
     assert all(p.grad is not None and p.grad.any() for p in trained(model).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama", "bart"])
 @pytest.mark.parametrize("name", strategies.names())
 def test_every_strategy_steps_in_bf16_and_gets_its_frozen_weights_back(

@@ -17,6 +17,7 @@ from pefttools.training import speedups
 SHORT = ("train.epochs=1", "data.train_rows=96")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["lora", "full", "bitfit"])
 def test_checkpointed_blocks_give_the_same_losses(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     common = (f"strategy={strategy}", "base.dropout=0.1", *SHORT)
@@ -26,6 +27,7 @@ def test_checkpointed_blocks_give_the_same_losses(strategy: str, recipe_file: Pa
     assert other["digest"] == result["digest"]  # how it is computed is not what is learnt
 
 
+@pytest.mark.slow
 def test_checkpointing_is_taken_back(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     within = speedups._checkpointing
@@ -39,6 +41,7 @@ def test_checkpointing_is_taken_back(recipe_file: Path, tmp_path: Path, monkeypa
     assert [model.is_activation_checkpointing for model in seen] == [False, False]  # the step tried first, the run
 
 
+@pytest.mark.slow
 def test_compiled_steps_give_the_same_losses_and_names(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

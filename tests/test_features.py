@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import losses, make_rows, make_tokenizer, train_tiny, without_clock
+from conftest import losses, make_rows, make_tokenizer, train_in_two, train_tiny, without_clock
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.bert.modeling_bert import BertLayer, BertPooler
 
@@ -96,6 +94,7 @@ def assert_same_losses(one: Path, other: Path, tolerance: float = 1e-5) -> None:
         assert max(abs(a - b) for a, b in zip(values(one), values(other), strict=True)) <= tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_losses_are_those_of_a_run_without(architecture: str, recipe_of: Callable[..., Path], tmp_path: Path) -> None:
     recipe = recipe_of(architecture)
@@ -109,6 +108,7 @@ def test_losses_are_those_of_a_run_without(architecture: str, recipe_of: Callabl
         assert result["test"]["loss"] == pytest.approx(without["test"]["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_a_language_model(architecture: str, recipe_of: Callable[..., Path], tmp_path: Path) -> None:
     recipe = recipe_of(architecture, task={"name": "causal_lm", "max_length": 32})
@@ -118,11 +118,13 @@ def test_a_language_model(architecture: str, recipe_of: Callable[..., Path], tmp
     assert_same_losses(run, plain)
 
 
+@pytest.mark.slow
 def test_packed_rows_are_not_kept(recipe_of: Callable[..., Path], tmp_path: Path) -> None:
     recipe = recipe_of("llama", task={"name": "causal_lm", "max_length": 32, "packing": True})
     assert train_tiny(recipe, tmp_path / "run", *LORA)[1]["train"]["feature_cache"] is None
 
 
+@pytest.mark.slow
 def test_bf16(bert: Path, tmp_path: Path) -> None:
     common = [*LAST, "train.precision=bf16"]
     plain = train_tiny(bert, tmp_path / "off", *common, "train.feature_cache=off")[0]
@@ -131,6 +133,7 @@ def test_bf16(bert: Path, tmp_path: Path) -> None:
     assert_same_losses(run, plain, 0.02)
 
 
+@pytest.mark.slow
 def test_another_seed_rate_and_strategy_compute_nothing_anew(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ def test_another_seed_rate_and_strategy_compute_nothing_anew(
     assert computed == ["train", "validation"] * 3
 
 
+@pytest.mark.slow
 def test_a_single_pass_is_not_worth_it(bert: Path, tmp_path: Path) -> None:
     _, once = train_tiny(bert, tmp_path / "once", *LAST, "train.epochs=1")
     assert once["train"]["feature_cache"] is None
@@ -175,6 +179,7 @@ def test_a_single_pass_is_not_worth_it(bert: Path, tmp_path: Path) -> None:
     assert looking["train"]["feature_cache"]["rows"] == ["validation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["memory", "disk"])
 def test_where_they_are_kept(kept: str, bert: Path, tmp_path: Path) -> None:
     plain = train_tiny(bert, tmp_path / "off", *LAST, "train.feature_cache=off")[0]
@@ -185,11 +190,13 @@ def test_where_they_are_kept(kept: str, bert: Path, tmp_path: Path) -> None:
     assert_same_losses(run, plain)
 
 
+@pytest.mark.slow
 def test_what_memory_has_no_room_for_is_mapped(bert: Path, tmp_path: Path) -> None:
     _, result = train_tiny(bert, tmp_path / "run", *LAST, "train.feature_cache_bytes=1000")
     assert result["train"]["feature_cache"]["where"] == "disk"
 
 
+@pytest.mark.slow
 def test_without_room_it_is_computed_in_every_epoch_and_told(bert: Path, tmp_path: Path) -> None:
     from pefttools.recipe import recipes
     from pefttools.training import driver
@@ -204,6 +211,7 @@ def test_without_room_it_is_computed_in_every_epoch_and_told(bert: Path, tmp_pat
     assert losses(tmp_path / "run") == losses(plain)
 
 
+@pytest.mark.slow
 def test_memory_alone_keeps_what_is_read_again(bert: Path, tmp_path: Path) -> None:
     once = ("train.feature_cache=memory", "train.evaluate_every=2")
     facts = train_tiny(bert, tmp_path / "run", *HEAD, *once)[1]["train"]["feature_cache"]
@@ -211,6 +219,7 @@ def test_memory_alone_keeps_what_is_read_again(bert: Path, tmp_path: Path) -> No
     assert train_tiny(bert, tmp_path / "short", *HEAD, *once, "train.epochs=1")[1]["train"]["feature_cache"] is None
 
 
+@pytest.mark.slow
 def test_what_feeds_the_blocks_is_not_computed_in_steps(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +238,7 @@ def test_what_feeds_the_blocks_is_not_computed_in_steps(
     assert learning.count(False) > 1
 
 
+@pytest.mark.slow
 def test_what_was_not_read_for_longest_goes_first(bert: Path, tmp_path: Path) -> None:
     train_tiny(bert, tmp_path / "first", *LAST)
     size = train_tiny(bert, tmp_path / "size", *HEAD, "train.feature_cache=memory")[1]["train"]["feature_cache"][
@@ -243,6 +253,7 @@ def test_what_was_not_read_for_longest_goes_first(bert: Path, tmp_path: Path) ->
     assert not set(left) & set(old)
 
 
+@pytest.mark.slow
 def test_the_note_says_what_is_kept(bert: Path, tmp_path: Path) -> None:
     from pefttools.recipe import recipes
     from pefttools.training import driver
@@ -271,6 +282,7 @@ def test_which_inputs_are_fixed(task: str, settings: dict[str, Any], fixed: bool
     assert tasks.get(task)(**settings).fixed_inputs == fixed
 
 
+@pytest.mark.slow
 def test_masks_drawn_anew_are_not_kept(recipe_of: Callable[..., Path], tmp_path: Path) -> None:
     recipe = recipe_of("bert", task={"name": "masked_lm", "max_length": 32})
     run, result = train_tiny(recipe, tmp_path / "run", *LORA, "train.feature_cache=memory")
@@ -278,6 +290,7 @@ def test_masks_drawn_anew_are_not_kept(recipe_of: Callable[..., Path], tmp_path:
     assert len(losses(run)) == result["train"]["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [[], ["train.feature_cache=off"]])
 def test_a_run_holds_it_so(overrides: list[str], bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
@@ -293,6 +306,7 @@ def test_a_run_holds_it_so(overrides: list[str], bert: Path, tmp_path: Path, mon
     assert set(seen) == {(False, False, True)}
 
 
+@pytest.mark.slow
 def test_a_model_that_reads_padding_keeps_nothing(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mean(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.activation(self.dense(hidden_states.mean(1)))
@@ -305,6 +319,7 @@ def test_a_model_that_reads_padding_keeps_nothing(bert: Path, tmp_path: Path, mo
     assert losses(run) == losses(plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["auto", "memory"])
 def test_died_and_resumed_is_never_interrupted(
     kept: str, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -328,6 +343,7 @@ def test_died_and_resumed_is_never_interrupted(
     assert without_clock(resumed) == without_clock(expected)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_as_it_began(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One epoch computes nothing beforehand; that another run has done so since changes nothing."""
     plain = loop.Loop.step
@@ -346,15 +362,11 @@ def test_a_resumed_run_goes_on_as_it_began(bert: Path, tmp_path: Path, monkeypat
     assert resumed["train"]["feature_cache"] is None
 
 
+@pytest.mark.slow
 def test_two_processes_read_the_same_file(bert: Path, tmp_path: Path) -> None:
     common = [*LAST, "base.dropout=0", "train.epochs=2"]
     one = train_tiny(bert, tmp_path / "one", *common, "train.feature_cache=off")[0]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pefttools"]
-    command = [*launch, "train", str(bert), *common, "--out", str(tmp_path / "two")]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert answer.returncode == 0, answer.stderr
+    train_in_two(bert, tmp_path / "two", *common)
     result = Run(tmp_path / "two").result()
     assert result["train"]["processes"] == 2
     assert result["train"]["feature_cache"]["blocks"] == 1
@@ -362,6 +374,7 @@ def test_two_processes_read_the_same_file(bert: Path, tmp_path: Path) -> None:
     assert_same_losses(one, tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_on_the_command_line(bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["train", str(bert), "strategy=top_layers", "--out", str(tmp_path / "run"), "--json"]) == 0
     captured = capsys.readouterr()
@@ -374,6 +387,7 @@ def test_on_the_command_line(bert: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["train"]["feature_cache"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [HEAD, LORA, [*HEAD, "train.feature_cache_bytes=9"], ["strategy=full"]])
 def test_the_plan_counts_them(overrides: list[str], bert: Path, tmp_path: Path) -> None:
     from pefttools.planning import planner
@@ -385,6 +399,7 @@ def test_the_plan_counts_them(overrides: list[str], bert: Path, tmp_path: Path) 
     assert planned["peak"] == sum(size for part, size in planned.items() if part != "peak")
 
 
+@pytest.mark.slow
 def test_a_disk_that_refuses_is_told(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttools.errors import UserError
 

@@ -24,6 +24,7 @@ def recipe_of(place: Path, base: Path, number: int = 12) -> Path:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("overrides", [("strategy=adalora",), ("strategy=lora", "strategy.init=eva")])
 def test_runs_of_one_step_and_starts_from_the_data(
@@ -35,6 +36,7 @@ def test_runs_of_one_step_and_starts_from_the_data(
     assert result["test"] is not None or result["validation"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_adalora_prunes_to_its_rank_in_few_steps(epochs: int, bases: Callable[[str], Path], tmp_path: Path) -> None:
     file = recipe_of(tmp_path, bases("bert"))
@@ -44,6 +46,7 @@ def test_adalora_prunes_to_its_rank_in_few_steps(epochs: int, bases: Callable[[s
     assert sum(ranks) <= 8 * len(ranks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "overrides", "cure"),
     [

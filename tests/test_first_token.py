@@ -95,6 +95,7 @@ def test_rows_of_one_token_show_nothing() -> None:
     assert first_token.last_block(built("bert"), {"input_ids": INPUTS["input_ids"][:, :1]}) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [name for name in strategies.names() if strategies.get(name)().trains])
 def test_a_run_has_the_losses_of_one_without(
     strategy: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

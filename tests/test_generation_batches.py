@@ -23,6 +23,8 @@ from pefttools.exporters.merged import Merged
 from pefttools.inference.prediction import predict_rows
 from pefttools.tasks import tasks
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
 SAME = 1e-4
 """How far logits may differ that should be the same, in parts of the largest; single precision rounds at every step."""

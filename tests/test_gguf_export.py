@@ -18,6 +18,8 @@ from pefttools.inference.prediction import predict_rows
 from pefttools.inference.predictor import recipe_of
 from pefttools.sources import fetch
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:

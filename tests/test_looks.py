@@ -42,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) -> Callabl
     return run
 
 
+@pytest.mark.slow
 def test_moved_of_full_is_the_difference_of_weights(runs: Callable[..., Path]) -> None:
     run = runs("full", "strategy=full", "train.learning_rate=0.001")
     found = moved(load(run))
@@ -55,6 +56,7 @@ def test_moved_of_full_is_the_difference_of_weights(runs: Callable[..., Path]) -
     assert found["relative"] > 0
 
 
+@pytest.mark.slow
 def test_lora_moves_no_more_directions_than_its_rank(runs: Callable[..., Path]) -> None:
     found = moved(load(runs("lora", "strategy.rank=2")))
     assert all(norm > 0 for norm in found["blocks"])
@@ -62,11 +64,13 @@ def test_lora_moves_no_more_directions_than_its_rank(runs: Callable[..., Path]) 
     assert 1 <= found["effective_rank"] <= 2 + 1e-6
 
 
+@pytest.mark.slow
 def test_what_trains_the_head_alone_moved_nothing(runs: Callable[..., Path]) -> None:
     found = moved(load(runs("head", "strategy=top_layers")))
     assert (found["blocks"], found["elsewhere"], found["effective_rank"]) == ([0.0, 0.0], 0.0, None)
 
 
+@pytest.mark.slow
 def test_an_adapter_moves_none_of_the_bases_weights(runs: Callable[..., Path]) -> None:
     found = moved(load(runs("adapter", "strategy=adapter", "strategy.bottleneck=4")))
     assert (found["relative"], found["merged"]) == (0.0, False)
@@ -84,22 +88,26 @@ def retention(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], P
     return train_tiny(recipe, folder / "run")[0]
 
 
+@pytest.mark.slow
 def test_what_leaves_the_body_alone_forgets_nothing(runs: Callable[..., Path], retention: Path) -> None:
     found = forgetting(load(runs("head", "strategy=top_layers")), retention)
     assert found["after"] == pytest.approx(found["before"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_forgets(runs: Callable[..., Path], retention: Path) -> None:
     found = forgetting(load(runs("rough", "strategy=full", "train.learning_rate=0.01")), retention)
     assert found["after"] > found["before"] + 0.01
 
 
+@pytest.mark.slow
 def test_adapters_and_lora_are_under_the_words_too(runs: Callable[..., Path], retention: Path) -> None:
     for name, words in (("lora", ["strategy.rank=2"]), ("adapter", ["strategy=adapter", "strategy.bottleneck=4"])):
         found = forgetting(load(runs(name, *words)), retention)
         assert found["after"] != found["before"]
 
 
+@pytest.mark.slow
 def test_virtual_tokens_are_told(runs: Callable[..., Path], retention: Path) -> None:
     run = runs("prompt", "strategy=prompt", "strategy.tokens=4", "train.epochs=1")
     assert "virtual tokens" in forgetting(load(run), retention)["reason"]
@@ -114,6 +122,7 @@ def test_pseudo_values_of_accuracy_are_the_blocks_own() -> None:
     assert values == pytest.approx([1, 1, 0, 1, 0])
 
 
+@pytest.mark.slow
 def test_pseudo_values_of_f1_average_to_nearly_f1() -> None:
     draw = random.Random(0)
     task: Any = TextClassification(labels=("a", "b"))

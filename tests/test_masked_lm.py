@@ -84,6 +84,7 @@ def test_rows_join_their_windows():
     assert task.is_better(2.0, 3.0)
 
 
+@pytest.mark.slow
 def test_learns(counter, tokenizer):
     model, losses = counter
     assert losses[0] > 3.5
@@ -213,6 +214,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
 # whole runs
 
 
+@pytest.mark.slow
 def test_a_run_that_died_and_was_resumed_masks_as_if_nothing_had_happened(bases, tmp_path, monkeypatch):
     from pefttools.training import loop
 

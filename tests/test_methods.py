@@ -70,6 +70,7 @@ def test_rank_by_energy_is_the_smallest(share: float) -> None:
     assert values[: rank - 1].sum() < share * values.sum()
 
 
+@pytest.mark.slow
 def test_rank_by_budget_keeps_to_it(fresh: Callable[[], Base]) -> None:
     whole = sum(fresh().model.get_submodule(p).weight.numel() for p in module_paths.linears(fresh().model))  # type: ignore
     for budget, limit in ((0.5, whole // 2), (5000.0, 5000)):
@@ -208,6 +209,7 @@ def test_eva_starts_from_the_inputs(fresh: Callable[[], Base]) -> None:
     assert ((top @ a.T).norm(dim=1) > 0.8).all()
 
 
+@pytest.mark.slow
 def test_adalora_prunes_to_its_target_and_keeps_its_term(recipe_file: Path, tmp_path: Path) -> None:
     overrides = ["strategy=adalora", "strategy.init_rank=6", "strategy.target_rank=2", "strategy.every=5"]
     _, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
@@ -282,6 +284,7 @@ def test_longer_texts_are_cut_for_virtual_tokens(fresh: Callable[[], Base]) -> N
     assert base.tokenizer.model_max_length == 54
 
 
+@pytest.mark.slow
 def test_a_loaded_prefix_leaves_room_too(recipe_file: Path, tmp_path: Path) -> None:
     overrides = ["strategy=prefix", "task.max_length=64", "train.epochs=0.1"]
     run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides)
@@ -350,6 +353,7 @@ def test_a_damaged_loftq_adapter_is_refused(fresh: Callable[[], Base], tmp_path:
         strategy.load(fresh(), tmp_path)
 
 
+@pytest.mark.slow
 def test_texts_are_cut_to_what_the_strategy_leaves(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +382,7 @@ def test_modules_named_as_head_stay_pretrained(bases: Callable[[str], Path]) -> 
     assert any("classifier" in name for name in new)
 
 
+@pytest.mark.slow
 def test_a_penalty_file_is_found_from_anywhere(
     recipe_file: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_a_missing_pooler_is_head(bases: Callable[[str], Path], tmp_path: Path) 
     assert TASK.load(BaseSettings(source=str(tmp_path))).head == ("classifier", "bert.pooler")
 
 
+@pytest.mark.slow
 def test_a_head_of_two_layers_is_one_module(bases: Callable[[str], Path]) -> None:
     assert TASK.load(BaseSettings(source=str(bases("roberta")))).head == ("classifier",)
 

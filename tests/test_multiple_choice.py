@@ -196,6 +196,7 @@ def test_the_best_blind_answer_is_the_commonest_place() -> None:
     assert TASK.majority_baseline(train, [{"label": 1}, {"label": 2}, {"label": 1}, {"label": 0}]) == {"accuracy": 0.5}
 
 
+@pytest.mark.slow
 def test_it_is_learnt_and_told(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["accuracy"] > 0.95

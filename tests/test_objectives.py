@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import losses, make_rows, train_tiny, without_clock, write_recipe, write_rows
+from conftest import losses, make_rows, train_in_two, train_tiny, without_clock, write_recipe, write_rows
 from test_train import assert_same_weights
 from torch import nn
 from torch.nn import functional
@@ -44,6 +41,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(PLANTED), prepend=os.pathsep)
 
 
+@pytest.mark.slow
 def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
     plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     again, result = train_tiny(recipe_file, tmp_path / "again", *SHORT, "objectives=[]")
@@ -55,6 +53,7 @@ def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
     assert (other["objectives"], other["digest"] != result["digest"]) == (["label_smoothing"], True)
 
 
+@pytest.mark.slow
 def test_no_smoothing_is_none(recipe_file: Path, tmp_path: Path) -> None:
     plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     zero, _ = train_tiny(recipe_file, tmp_path / "zero", *SHORT, "objectives.label_smoothing.smoothing=0")
@@ -75,6 +74,7 @@ def test_smoothing_is_that_of_torch() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in tasks.names() if tasks.get(name).example().has_target_logits])
 def test_smoothing_trains_every_task_with_classes(name: str, bases: Callable[[str], Path], tmp_path: Path) -> None:
     cls = tasks.get(name)
@@ -88,7 +88,9 @@ def test_smoothing_trains_every_task_with_classes(name: str, bases: Callable[[st
 
 
 @pytest.mark.parametrize("objective", sorted({*objectives.names(), "twice", "nudged"}))
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(family, marks=[] if family == "bert" else pytest.mark.slow) for family in FAMILIES]
+)
 @pytest.mark.parametrize("name", strategies.names())
 @pytest.mark.usefixtures("planted")
 def test_gradients_are_those_of_the_loss(
@@ -150,6 +152,7 @@ def test_gradients_are_those_of_the_loss(
     assert min(errors) < 1e-3, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acting", ["[twice]", "[nudged]", "[label_smoothing, twice, sam]", "[sam, nudged]"])
 @pytest.mark.usefixtures("planted")
 def test_however_a_step_is_computed(acting: str, recipe_file: Path, tmp_path: Path) -> None:
@@ -160,6 +163,7 @@ def test_however_a_step_is_computed(acting: str, recipe_file: Path, tmp_path: Pa
     assert losses(parts) == pytest.approx(losses(whole), abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttools.training import loop
@@ -183,16 +187,12 @@ def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, monkeypatch
     assert without_clock(resumed) == without_clock(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
     common = ["objectives=[twice, nudged, sam]", *SHORT, "train.batch_size=14"]
     one = train_tiny(recipe_file, tmp_path / "one", *common)[0]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pefttools"]
-    command = [*launch, "train", str(recipe_file), *common, "--out", str(tmp_path / "two")]
-    answer = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
-    assert answer.returncode == 0, answer.stderr
+    train_in_two(recipe_file, tmp_path / "two", *common)
     assert Run(tmp_path / "two").result()["train"]["processes"] == 2
     assert losses(tmp_path / "two") == pytest.approx(losses(one), abs=2e-5)
 
@@ -226,6 +226,7 @@ def test_sam_takes_the_gradient_where_the_loss_is_highest() -> None:
     torch.testing.assert_close(model.weight.detach(), start - 0.1 * second)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("planted")
 def test_shortcuts_are_off_where_they_must_be(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -271,6 +272,7 @@ def test_objectives_that_exclude_each_other_are_refused(recipe_file: Path, monke
         recipes.load(str(recipe_file), ["objectives=[label_smoothing, sam]"])
 
 
+@pytest.mark.slow
 def test_they_are_listed_and_planned(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["list", "objectives", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["objectives"].keys() >= {"label_smoothing", "sam"}
@@ -281,6 +283,7 @@ def test_they_are_listed_and_planned(recipe_file: Path, capsys: pytest.CaptureFi
     assert peaks[1] >= peaks[0] > 0
 
 
+@pytest.mark.slow
 def test_it_learns_with_them(recipe_file: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", make_rows(300))
     _, result = train_tiny(recipe_file, tmp_path / "run", f"data.train={rows}", "objectives=[label_smoothing, sam]")

@@ -60,6 +60,7 @@ def loaded(recipe_file: Path, *overrides: str) -> recipes.Resolved:
     return recipes.load(str(recipe_file), overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", CHOICES, ids=named)
 def test_it_learns_and_resumes_bit_for_bit(
     optimizer: Optimizer, trained: Trained, monkeypatch: pytest.MonkeyPatch
@@ -101,6 +102,7 @@ def test_a_run_keeps_it_and_its_memory_is_planned(optimizer: Optimizer, recipe_f
     assert made.bytes["optimizer"] <= 9 * made.params["trainable"]
 
 
+@pytest.mark.slow
 def test_what_the_state_takes(recipe_file: Path) -> None:
     """Bytes a trained parameter: two averages in fp32, one, one in bytes, rows and columns only."""
 
@@ -119,6 +121,7 @@ def test_what_the_state_takes(recipe_file: Path) -> None:
     assert sizes["sgd"] == 0
 
 
+@pytest.mark.slow
 def test_muon_takes_the_matrices_of_the_blocks_alone(recipe_file: Path, trained: Trained) -> None:
     run = trained("run", "strategy=full", "train.optimizer=muon", "train.epochs=1", "train.keep_checkpoints=true")
     (state,) = (run / "checkpoints").glob("step-*/state.pt")
@@ -261,6 +264,7 @@ class Mine(Optimizer):
 '''
 
 
+@pytest.mark.slow
 def test_a_plugin_is_found(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

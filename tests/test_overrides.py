@@ -183,6 +183,7 @@ def test_my_own_recipe_keeps_what_it_says_of_my_file(mine: Path, tmp_path: Path)
     assert other["data"]["columns"] == before["data"]["columns"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_mapping_and_learns_its_classes_again(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_macro_f1_is_over_the_classes_of_the_references() -> None:
     assert one["f1"] == one["f1_directed"] == pytest.approx((1 + 2 / 3) / 2)
 
 
+@pytest.mark.slow
 def test_a_run_tells_its_rows_first(recipe_file: Path, tmp_path: Path) -> None:
     """And its result holds what was skipped, with row numbers."""
     rows = [{**row, "source": "web"} for row in make_rows(90)]
@@ -118,6 +119,7 @@ def test_a_run_tells_its_rows_first(recipe_file: Path, tmp_path: Path) -> None:
     assert resumed == result
 
 
+@pytest.mark.slow
 def test_a_sum_of_runs_is_scored_on_their_own_rows(recipe_file: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "rows.csv", make_rows(90))
     words = (f"data.train={file}", "train.epochs=0.5")

@@ -30,6 +30,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, bases: Any) -> tuple[Path, Pat
     return train_tiny(recipe, folder / "run")[0], file
 
 
+@pytest.mark.slow
 def test_predictions_name_their_rows(own: tuple[Path, Path]) -> None:
     """The id is the row's number in its file, counted from 1, and its text stands beside it."""
     import pyarrow.parquet
@@ -51,6 +52,7 @@ def test_predictions_name_their_rows(own: tuple[Path, Path]) -> None:
     assert (run / "rows.parquet").stat().st_size < 10_000
 
 
+@pytest.mark.slow
 def test_a_file_that_grew_or_moved_changes_no_score(own: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = own
     result = Run(run).result()["test"]
@@ -84,6 +86,7 @@ def test_a_file_that_grew_or_moved_changes_no_score(own: tuple[Path, Path], tmp_
         file.write_text(before, "utf-8")
 
 
+@pytest.mark.slow
 def test_rows_that_were_trained_on_are_told(own: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = own
     hashes = Run(run).row_hashes()

@@ -49,6 +49,7 @@ def planned(recipe_file: Path) -> Callable[..., Plan]:
     return lambda *overrides: plan(recipes.load(str(recipe_file), overrides).recipe)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
 @pytest.mark.parametrize("name", MADE)
 def test_counts_without_weights_are_those_of_the_model(name: str, family: str, bases: Callable[[str], Path]) -> None:
@@ -142,6 +143,7 @@ def test_counts_from_a_configuration_alone(config: Any, total: int) -> None:
     assert counts["total"] == counts["trainable"] == total
 
 
+@pytest.mark.slow
 def test_no_weight_is_loaded(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     """The model has no data, and only the few biases above the blocks are read from the checkpoint."""
     read, devices = [], set()
@@ -164,17 +166,20 @@ def test_no_weight_is_loaded(planned: Callable[..., Plan], monkeypatch: pytest.M
     assert made.bytes["allocator"] == 0
 
 
+@pytest.mark.slow
 def test_what_a_projection_loses_is_told(planned: Callable[..., Plan]) -> None:
     few, more = planned("strategy=low_rank", "strategy.rank=4"), planned("strategy=low_rank", "strategy.rank=16")
     assert 0 < more.facts["reconstruction_error"] < few.facts["reconstruction_error"] < 1
     assert planned("strategy=adalora").facts == planned("strategy=lora").facts == {}
 
 
+@pytest.mark.slow
 def test_ranks_by_energy_are_had_from_the_weights(planned: Callable[..., Plan]) -> None:
     params = planned("strategy=low_rank", "strategy.energy=0.5").params
     assert 0 < params["adapter"] < params["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["full", "lora", "frozen"])
 def test_parts_add_up(strategy: str, planned: Callable[..., Plan]) -> None:
     made = planned(f"strategy={strategy}")
@@ -186,6 +191,7 @@ def test_parts_add_up(strategy: str, planned: Callable[..., Plan]) -> None:
     assert size["weights"] >= 4 * made.params["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["full", "peft"])
 def test_adamw_keeps_two_moments(strategy: str, planned: Callable[..., Plan], bases: Callable[[str], Path]) -> None:
     """`peft` is LoHa there, which draws whether an adapter takes part at all: it does."""
@@ -194,11 +200,13 @@ def test_adamw_keeps_two_moments(strategy: str, planned: Callable[..., Plan], ba
     assert made.bytes["optimizer"] == 8 * made.params["trainable"] + 4 * tensors  # and each tensor's step
 
 
+@pytest.mark.slow
 def test_a_method_of_its_own_optimizer(planned: Callable[..., Plan]) -> None:
     full, galore = planned("strategy=full", "train.optimizer=sgd"), planned("strategy=galore")
     assert full.bytes["optimizer"] == 0 < galore.bytes["optimizer"] < 8 * galore.params["trainable"]
 
 
+@pytest.mark.slow
 def test_more_never_plans_less(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "heap_peak_bytes", lambda *events: 0)  # the heap's holes come as they come
 
@@ -230,11 +238,13 @@ def test_the_heap_holds_at_least_what_is_alive() -> None:
     assert held == 0 or held >= 11 * 2**20
 
 
+@pytest.mark.slow
 def test_the_pretrained_weights_a_penalty_keeps_are_planned(planned: Callable[..., Plan]) -> None:
     plain, kept = planned("strategy=full"), planned("strategy=full", "regularizers=l2_sp")
     assert kept.bytes["weights"] > 1.5 * plain.bytes["weights"]
 
 
+@pytest.mark.slow
 def test_the_command_line(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", str(recipe_file), "--json", "strategy.rank=4"]) == 0
     values = json.loads(capsys.readouterr().out)

@@ -185,6 +185,7 @@ def test_every_kind_has_a_plugin_here() -> None:
     assert set(FILES) == set(CONTRACTS) == set(plugin_kinds())
 
 
+@pytest.mark.slow
 def test_plugins_are_listed(folder: Path) -> None:
     listing = json.loads(python(folder, "-m", "pefttools", "list", "--json"))
     listed = FILES.keys() & listing.keys()
@@ -193,6 +194,7 @@ def test_plugins_are_listed(folder: Path) -> None:
         assert FILES[kind].startswith(('"""mine: ' if kind != "tasks" else '"""') + listing[kind]["mine"])
 
 
+@pytest.mark.slow
 def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path: Path) -> None:
     result, recipe = json.loads((run / "result.json").read_text()), yaml.safe_load((run / "recipe.yaml").read_text())
     assert (result["strategy"], result["task"]) == ("mine", "mine")
@@ -208,6 +210,7 @@ def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path:
     assert [json.loads(line)["prediction"] in ("colour", "fruit", "tool") for line in said] == [True] * 5
 
 
+@pytest.mark.slow
 def test_an_exporter_of_mine_is_proven_and_has_a_card(folder: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["-m", "pefttools", "export", str(run), "note=hello", "--to", "mine", "--out", str(out)]
@@ -219,6 +222,7 @@ def test_an_exporter_of_mine_is_proven_and_has_a_card(folder: Path, run: Path, t
     assert "AutoModelForSequenceClassification.from_pretrained(FOLDER)" in card
 
 
+@pytest.mark.slow
 def test_the_contract_tests_run_over_plugins(folder: Path) -> None:
     words = ["-m", "pytest", *CONTRACTS.values(), "-k", "mine", "-v", "-n0", "-o", "addopts=", "-p", "no:cacheprovider"]
     said = python(folder, *words)

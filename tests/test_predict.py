@@ -76,6 +76,7 @@ def test_texts_that_are_too_long_are_cut_where_they_stand(second: list[str] | No
     assert said["cut"] == [False, True, second is not None]
 
 
+@pytest.mark.slow
 def test_fp32_answers_as_the_run_was_scored(finished_run: Path) -> None:
     recipe = Run.open(finished_run).recipe()
     rows = load_splits(recipe.data, recipe.task).test
@@ -86,6 +87,7 @@ def test_fp32_answers_as_the_run_was_scored(finished_run: Path) -> None:
         assert list(one["probabilities"].values()) == pytest.approx(known["probabilities"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_bf16_says_the_same_in_the_same_order(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = list(predict_rows(finished_run, ASKED, precision="fp32"))
     monkeypatch.setattr(prediction, "CHUNK", 70)
@@ -153,6 +155,7 @@ def test_no_more_rows_are_held_than_a_chunk(finished_run: Path, monkeypatch: pyt
     assert pulled == 16
 
 
+@pytest.mark.slow
 def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path) -> None:
     good = [{"text": f"word{i % 40} apple", "label": "fruit"} for i in range(30_000)]
     broken = tmp_path / "rows.jsonl"
@@ -191,6 +194,7 @@ def test_lines_end_where_they_should(
     assert read(FileSettings(source=str(tmp_path / name), **more), "data.train", SILENT) == expected
 
 
+@pytest.mark.slow
 def test_json_lines_come_in_blocks(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ASKED))

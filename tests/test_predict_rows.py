@@ -80,6 +80,7 @@ def mapped_run(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], 
     return train_tiny(recipe, folder / "run")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_row_is_an_error_in_its_place(kind: str, finished_run: Path, tmp_path: Path, said: Said) -> None:
     line, message = BAD[kind]
@@ -111,6 +112,7 @@ def test_no_answer_at_all_is_a_mistake(finished_run: Path, tmp_path: Path, said:
     assert not (tmp_path / "preds.csv").exists()
 
 
+@pytest.mark.slow
 def test_standard_input_may_hold_anything(finished_run: Path) -> None:
     lines = b'\xef\xbb\xbf{"text": "word1 drill", "id": 1}\n\n{"text": "caf\xe9"}\n{\n{"text": "word2 pear"}\n'
     command = [sys.executable, "-m", "pefttools", "predict", str(finished_run), "-"]
@@ -122,6 +124,7 @@ def test_standard_input_may_hold_anything(finished_run: Path) -> None:
     assert "standard input line 4: not JSON" in answers[2]["error"]
 
 
+@pytest.mark.slow
 def test_columns_are_those_of_training(mapped_run: Path, tmp_path: Path, said: Said) -> None:
     rows = [{"text": "word1 saw", "Subject": "word1 pear", "nr": 10**12}, {"Subject": "word2 drill", "nr": 2}]
     for file in (write_rows(tmp_path / "a.jsonl", rows), table(tmp_path / "a.parquet", rows)):
@@ -149,6 +152,7 @@ def test_columns_that_do_not_fit(mapped_run: Path, tmp_path: Path, said: Said) -
     )
 
 
+@pytest.mark.slow
 def test_an_index_that_pandas_wrote(finished_run: Path, tmp_path: Path, said: Said) -> None:
     rows = [{"text": "word1 pear", "n": 1}, {"text": "word2 drill", "n": 2}]
     for name in ("a.csv", "a.tsv", "a.parquet"):
@@ -157,6 +161,7 @@ def test_an_index_that_pandas_wrote(finished_run: Path, tmp_path: Path, said: Sa
         assert [(a["prediction"], int(a["n"])) for a in answers] == [("fruit", 1), ("tool", 2)]
 
 
+@pytest.mark.slow
 def test_other_columns_are_carried(mapped_run: Path, tmp_path: Path, said: Said) -> None:
     rows = [
         {"Subject": "word1 pear", "nr": 1, "Team": "fruit", "prediction": "old", "when": {"day": 3}},
@@ -182,6 +187,7 @@ def test_other_columns_are_carried(mapped_run: Path, tmp_path: Path, said: Said)
     assert "put --keep last" in said(mapped_run, "--keep", file)[2]
 
 
+@pytest.mark.slow
 def test_rows_that_are_cut_are_counted_or_refused(mapped_run: Path, tmp_path: Path, said: Said) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [{"Subject": "word1 pear"}, {"Subject": "word1 " * 30 + "pear"}])
     code, answers, err = said(mapped_run, file)
@@ -200,6 +206,7 @@ def test_rows_that_are_cut_are_counted_or_refused(mapped_run: Path, tmp_path: Pa
     assert answers[1] == {"row": 2, "error": "row 2 is longer than 8 tokens, and task.truncation is refuse"}
 
 
+@pytest.mark.slow
 def test_runs_answer_together_with_errors_of_their_own(
     finished_run: Path, mapped_run: Path, tmp_path: Path, said: Said
 ) -> None:
@@ -221,6 +228,7 @@ def test_runs_answer_together_with_errors_of_their_own(
     assert frame["answers.other.error"].tolist() == ["", "row 2 has no text", ""]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_predictions_are_written_by_the_ending(
     ending: str, finished_run: Path, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch
@@ -299,6 +307,7 @@ def test_values_that_json_has_no_form_for() -> None:
     assert prediction_files.json_line({"t": "né"}) == '{"t": "né"}'
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_early_is_no_error(finished_run: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": "word1 pear " * 9}] * 2000)
     command = f"{sys.executable} -m pefttools predict {finished_run} {rows} | head -n 1"

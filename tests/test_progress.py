@@ -20,6 +20,7 @@ from pefttools.reporter import Bar, Reporter
 from pefttools.training.driver import train
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_a_run_once_with_the_recipe_as_hyperparameters(recipe_file: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.metadata import parse_session_start_info_plugin_data
@@ -33,6 +34,7 @@ def test_tensorboard_shows_a_run_once_with_the_recipe_as_hyperparameters(recipe_
     assert values["train.trackers"].string_value == "tensorboard"
 
 
+@pytest.mark.slow
 def test_the_bar_moves_at_every_step_and_shows_the_last_validation_score(recipe_file: Path, tmp_path: Path) -> None:
     moves: list[float] = []
     shown: dict[str, float] = {}

@@ -221,6 +221,7 @@ def test_the_tasks_metrics() -> None:
     assert (values["f1"], values["no_answer_accuracy"]) == (0.5, 0.0)
 
 
+@pytest.mark.slow
 def test_a_run_learns_to_find_an_answer(tmp_path: Path, bases: Callable[[str], Path]) -> None:
     """From a file to predictions: the answer is the tool among 30 words, looked for in overlapping windows."""
     from pefttools.inference.prediction import predict_rows

@@ -192,6 +192,7 @@ def test_the_last_layer_saves_as_the_plain_one_that_answers_the_same(bias: bool)
     torch.testing.assert_close(again(values), layer(values))
 
 
+@pytest.mark.slow
 def test_prices_are_learnt_and_answered_in_their_own_unit(run: Path) -> None:
     test = json.loads((run / "result.json").read_text())["test"]
     assert test["pearson"] > 0.9
@@ -201,6 +202,7 @@ def test_prices_are_learnt_and_answered_in_their_own_unit(run: Path) -> None:
     assert (config.num_labels, config.problem_type) == (1, "regression")
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_the_same_prices(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -221,6 +223,7 @@ def test_a_stranger_gets_the_same_prices(run: Path, bases: Callable[[str], Path]
     assert 290_000 < ours.min() < 320_000 < ours.mean() < 360_000
 
 
+@pytest.mark.slow
 def test_years_are_proven_and_full_fine_tuning_saves_them(recipe_file: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 

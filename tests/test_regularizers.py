@@ -29,6 +29,7 @@ def regularizer(request: pytest.FixtureRequest) -> Regularizer:
     return cls(**{name: {FileSettings: "rows.jsonl"}[kind] for name, kind in required.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WRAPPINGS)
 def test_gradient_is_that_of_finite_differences(
     regularizer: Regularizer, how: str, wrapped: Callable[[str], Wrapped]
@@ -105,6 +106,7 @@ def test_first_line_names_the_file(regularizer: Regularizer) -> None:
     assert regularizers.summaries()[regularizer.name] in doc
 
 
+@pytest.mark.slow
 def test_no_torch_to_read_a_recipe() -> None:
     code = (
         "import sys; from pefttools.regularizers import regularizers as r;"

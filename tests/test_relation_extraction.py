@@ -253,6 +253,7 @@ def test_a_class_that_looks_like_other_is_told() -> None:
     assert RelationExtraction(labels=("a", "b")).remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callable[[str], Path]) -> None:
     """From a file to a plain transformers folder that knows the markers."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

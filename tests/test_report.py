@@ -155,6 +155,7 @@ def test_costs_rows_and_problems_can_be_chosen(browser: Any) -> None:
     assert browser.find_element("css selector", "nav button[aria-pressed=true]").text == "two"
 
 
+@pytest.mark.slow
 def test_it_fits_a_phone(browser: Any) -> None:
     browser.set_window_size(500, 900)  # no narrower in a window without one
     width = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")

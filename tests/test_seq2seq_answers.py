@@ -47,6 +47,7 @@ def copier(tokenizer) -> Any:
 # training and generation
 
 
+@pytest.mark.slow
 def test_peft_trains_it(tokenizer):
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
@@ -70,6 +71,7 @@ def test_peft_trains_it(tokenizer):
         assert [index for index, _ in sorted(task.generate(model, rows[:2], tokenizer))] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 4])
 def test_learns_to_copy_and_stops_by_itself(copier, tokenizer, beams):
     rows = copies(340)[300:]
@@ -181,6 +183,7 @@ def trained(tmp_path_factory, tokenizer) -> tuple[Any, dict[str, Any]]:
     return train_tiny(recipe, folder / "run")
 
 
+@pytest.mark.slow
 def test_trains_from_a_recipe_and_answers(trained):
     run, result = trained
     before, test = result["before"], result["test"]

@@ -39,6 +39,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_file_and_a_folder_of_a_wheel(index: Path) -> None:
     file = fetch("pypi:some-rows==1.2/some_rows/data/a.csv")
     assert file.read_text() == "text,label\nx,1\n"
@@ -48,6 +49,7 @@ def test_a_file_and_a_folder_of_a_wheel(index: Path) -> None:
     assert fetch("pypi:some_rows==1.2/some_rows/data/deep/b.txt").read_text() == "b"  # from the cached wheel
 
 
+@pytest.mark.slow
 def test_downloading_shows_its_progress(index: Path) -> None:
     seen: list[str] = []
 

@@ -62,6 +62,7 @@ def test_both_sides_train_the_same(case: str, speed: Any, folder: Path) -> None:
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.slow
 def test_the_contenders_measure_alike(speed: Any, folder: Path) -> None:
     cases, ours, trainer = speed("cases"), speed("ours"), speed("trainer")
     recipe = cases.recipe_of(cases.Order("lora", "trainer", 0, str(folder), 64, smoke=True))
@@ -74,6 +75,7 @@ def test_the_contenders_measure_alike(speed: Any, folder: Path) -> None:
         assert 0 <= answer["score"] <= 1
 
 
+@pytest.mark.slow
 def test_the_clock_leaves_scoring_out(speed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = speed("clock")
     now = iter(range(100))
@@ -90,6 +92,7 @@ def test_the_clock_leaves_scoring_out(speed: Any, monkeypatch: pytest.MonkeyPatc
     assert made.wall_seconds == 9 - (2 - 1) - (4 - 3) - (8 - 7)
 
 
+@pytest.mark.slow
 def test_work_is_counted_by_hand(speed: Any, folder: Path) -> None:
     cases, work = speed("cases"), speed("work")
     a_block = 4 * 32 * 32 + 2 * 32 * 64
@@ -184,6 +187,7 @@ def test_fits_find_what_was_put_in(speed: Any) -> None:
     assert "| rows | seconds a step | 1.00 | 1.000 | " in fits.report([sweep], {"rows": 32}, "here")
 
 
+@pytest.mark.slow
 def test_the_picture(speed: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     fits, picture = speed("fits"), speed("picture")

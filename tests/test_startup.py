@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 COMMAND = "import sys; from pefttools.cli import run; code = run(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
 COMPILER = {"bitsandbytes", "torch._inductor.compile_fx"}
 TRAINING = {"datasets", "pandas", "sklearn", "evaluate", "tensorboard"}

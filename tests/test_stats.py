@@ -25,6 +25,7 @@ def simulated(draw: np.random.Generator, effects: dict[str, float], seed_sd: flo
     return tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed_sd", [0.0, 0.02])
 def test_intervals_of_differences_cover(seed_sd: float) -> None:
     draw, effect, covered, number = np.random.default_rng(5), 0.06, 0, 400
@@ -55,6 +56,7 @@ def test_the_interval_is_students() -> None:
     assert (low, high) == pytest.approx((2 - 4.302652729911275 / math.sqrt(3), 2 + 4.302652729911275 / math.sqrt(3)))
 
 
+@pytest.mark.slow
 def test_twins_share_a_tier_and_a_loser_falls_below() -> None:
     """Twins differ by luck alone, so a corrected test parts them in about 5 of 100 suites."""
     draw, together, number = np.random.default_rng(3), 0, 100
@@ -75,6 +77,7 @@ def test_the_same_answers_are_never_told_apart() -> None:
     assert not pair.differs
 
 
+@pytest.mark.slow
 def test_false_alarms_over_all_pairs_are_rare() -> None:
     draw = np.random.default_rng(4)
     alarms = 0
@@ -103,6 +106,7 @@ def test_lower_is_better_turns_tiers_round() -> None:
     assert stats.tiers({"low": 1.0, "high": 2.0}, differ) == {"high": 1, "low": 2}
 
 
+@pytest.mark.slow
 def test_the_smallest_difference_would_have_been_found_4_times_of_5() -> None:
     draw = np.random.default_rng(6)
     tables = [simulated(draw, {"a": 0.0, "b": 0.0}, 0.0) for _ in range(10)]

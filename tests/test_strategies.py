@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import json
 import subprocess
@@ -17,7 +18,7 @@ import torch
 import yaml
 from conftest import make_rows
 
-from pefttools.bases.loading import Base, BaseSettings
+from pefttools.bases.loading import Base, BaseSettings, prepare_libraries
 from pefttools.errors import UserError
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.registry import plugin_kinds
@@ -28,7 +29,7 @@ from pefttools.tasks.text_classification import TextClassification
 from pefttools.training import optimizer_setup
 
 TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
-FAMILIES = ("bert", "llama", "bart")
+FAMILIES = ("bert", *(pytest.param(family, marks=pytest.mark.slow) for family in ("llama", "bart")))
 VARIANTS = [(name, variant) for name in strategies.names() for variant in ("", *strategies.get(name).variants)]
 
 
@@ -40,20 +41,54 @@ def strategy(request: pytest.FixtureRequest) -> Strategy:
     return cls(**cls.variants[variant]) if variant else cls()
 
 
+@pytest.fixture(scope="module")
+def load(bases: Callable[[str], Path]) -> Callable[[str, int], Base]:
+    """Family and seed -> a base of one's own, copied from one that was read from disk with that seed."""
+    read: dict[tuple[str, int], tuple[Base, torch.Tensor]] = {}
+
+    def copied(family: str, seed: int) -> Base:
+        if (family, seed) not in read:
+            torch.manual_seed(seed)
+            base = TASK.load(BaseSettings(source=str(bases(family)), dropout=0.0))
+            read[family, seed] = base, torch.get_rng_state()
+        prepare_libraries()  # every load does, and a test's warnings begin anew
+        base, state = read[family, seed]
+        torch.set_rng_state(state)
+        return copy.deepcopy(base)
+
+    return copied
+
+
+@pytest.fixture(scope="module")
+def refusals(load: Callable[[str, int], Base]) -> Callable[[Strategy, str], str | None]:
+    """Strategy and family -> why it does not fit; the support matrix (tests/test_support.py) holds which do."""
+    found: dict[tuple[str, str], str | None] = {}
+
+    def refusal(strategy: Strategy, family: str) -> str | None:
+        key = (repr(strategy.as_dict()), family)
+        if key not in found:
+            try:
+                strategy.wrap(load(family, 0))
+                found[key] = None
+            except UserError as error:
+                found[key] = str(error)
+        return found[key]
+
+    return refusal
+
+
 @pytest.fixture(params=FAMILIES)
-def fresh(request: pytest.FixtureRequest, bases: Callable[[str], Path], strategy: Strategy) -> Callable[..., Base]:
-    """Loads a base this strategy fits; the support matrix (tests/test_support.py) holds which those are."""
-    folder = bases(request.param)
-
-    def load(seed: int = 0) -> Base:
-        torch.manual_seed(seed)
-        return TASK.load(BaseSettings(source=str(folder), dropout=0.0))
-
-    try:
-        strategy.wrap(load())
-    except UserError as error:
-        pytest.skip(str(error))
-    return load
+def fresh(
+    request: pytest.FixtureRequest,
+    load: Callable[[str, int], Base],
+    refusals: Callable[[Strategy, str], str | None],
+    strategy: Strategy,
+) -> Callable[..., Base]:
+    """Loads a base this strategy fits."""
+    family = request.param
+    if refusal := refusals(strategy, family):
+        pytest.skip(refusal)
+    return lambda seed=0: load(family, seed)
 
 
 def logits(model: Any, base: Base) -> torch.Tensor:
@@ -121,7 +156,7 @@ def test_what_is_trained_moves_and_nothing_else(strategy: Strategy, fresh: Calla
 
 def test_loss_falls(strategy: Strategy, fresh: Callable[..., Base]) -> None:
     base = fresh()
-    said = learn(wrapped(strategy, base), base, strategy, 30)
+    said = learn(wrapped(strategy, base), base, strategy, 12)
     assert not strategy.trains or said[-1] < said[0]
 
 
@@ -154,6 +189,7 @@ def load_all(folder: Path, base_folder: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 def test_save_and_load_in_a_new_process_are_bit_equal(bases: Callable[[str], Path], tmp_path: Path) -> None:
     for name, variant in VARIANTS:
         cls = strategies.get(name)

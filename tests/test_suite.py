@@ -19,6 +19,7 @@ def written(folder: Path, **values: Any) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", suite.names())
 def test_shipped_suites_hold_recipes_that_load(name: str) -> None:
     for cell in suite.load(name).cells():

@@ -22,6 +22,7 @@ from pefttools.tasks.text_classification import TextClassification
 TASK = TextClassification.example()
 
 
+@pytest.mark.slow
 def test_the_kept_matrix_is_what_is_measured() -> None:
     measured, kept = json.loads(json.dumps(matrix.matrix(TASK.name))), matrix.kept()
     assert matrix.kept()["versions"].keys() == measured["versions"].keys()
@@ -33,6 +34,7 @@ def test_the_kept_matrix_is_what_is_measured() -> None:
     assert not problems
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in tasks.names() if name != TASK.name])
 def test_other_tasks_are_what_is_measured_on_one_architecture(name: str) -> None:
     kept = matrix.kept()["tasks"][name]
@@ -176,6 +178,7 @@ def test_json_has_the_whole_matrix(capsys: pytest.CaptureFixture[str]) -> None:
     assert listing["strategies"] == strategies.summaries()
 
 
+@pytest.mark.slow
 def test_listing_strategies_imports_no_torch() -> None:
     check = "import sys; from pefttools import cli; sys.exit(cli.run(['list', 'strategies']) or 'torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", check], env={**os.environ}, capture_output=True, check=True)

@@ -158,6 +158,7 @@ def test_classes_keep_their_names(tmp_path: Path) -> None:
         rows_of(tmp_path / "c.parquet")
 
 
+@pytest.mark.slow
 def test_a_run_knows_the_names(recipe_file: Path, tmp_path: Path) -> None:
     named_classes().save_to_disk(tmp_path / "saved")
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train={tmp_path / 'saved'}", "train.epochs=1")
@@ -256,6 +257,7 @@ def test_a_folder_of_one_table(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "texts", format="lines") == [{"text": "x"}, {"text": "y"}]
 
 
+@pytest.mark.slow
 def test_a_list_of_files_trains_like_one(recipe_file: Path, tmp_path: Path) -> None:
     files = parts(tmp_path / "parts")
     whole = write_csv(tmp_path / "all.csv", ROWS)

@@ -30,6 +30,7 @@ def tiny_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any]) -> P
     return write_recipe(folder / "recipe.yaml", base, rows, data=data, task={"max_length": 32, **task}, train=train)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.names())
 def test_every_task_trains_answers_and_exports(
     name: str, bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -84,6 +85,7 @@ def test_long_rows_can_be_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_unknown_alphabet_is_told(
     bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +97,7 @@ def test_an_unknown_alphabet_is_told(
     assert "of the train tokens are unknown to the tokenizer" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_unusable_rows_are_counted(
     bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

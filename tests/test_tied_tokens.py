@@ -14,6 +14,8 @@ from conftest import train_tiny, write_recipe, write_rows
 
 from pefttools.exporters.driver import export
 
+pytestmark = pytest.mark.slow
+
 TOKENS = [5, 6, 7]
 SPELLINGS = {
     "a list": "strategy={name: peft, type: LORA, settings: {r: 4, trainable_token_indices: [5, 6, 7]}}",

@@ -40,6 +40,7 @@ def deltas(run: Path) -> dict[str, torch.Tensor]:
     return {name: m.get_delta_weight("default") for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), ("strategy.rslora=true",)])
 def test_changes_of_lora_are_summed_exactly(runs: Any, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     one, other = runs(0, *overrides), runs(1, *overrides)
@@ -52,6 +53,7 @@ def test_changes_of_lora_are_summed_exactly(runs: Any, tmp_path: Path, overrides
     assert result["params"]["adapter"] == 2 * json.loads((one / "result.json").read_text())["params"]["adapter"]
 
 
+@pytest.mark.slow
 def test_changes_of_other_ranks_and_scales_are_summed_exactly(runs: Any, tmp_path: Path) -> None:
     one, other = runs(0), runs(1, "strategy.rank=4", "strategy.alpha=4", "strategy.rslora=true")
     merge([one, other], [0.7, -0.2], tmp_path / "merged")
@@ -62,6 +64,7 @@ def test_changes_of_other_ranks_and_scales_are_summed_exactly(runs: Any, tmp_pat
         merge([one, other], [0.5, 0.5], tmp_path / "soup", "parameters")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["bitfit", "ia3"])
 def test_parameters_are_summed_by_name(runs: Any, tmp_path: Path, strategy: str) -> None:
     one, other = runs(0, f"strategy={strategy}"), runs(1, f"strategy={strategy}")
@@ -72,6 +75,7 @@ def test_parameters_are_summed_by_name(runs: Any, tmp_path: Path, strategy: str)
             assert torch.allclose(value, (states[0][name] + states[1][name]) / 2, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_merged_run_is_a_run(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [
         "merge",
@@ -94,6 +98,7 @@ def test_a_merged_run_is_a_run(runs: Any, tmp_path: Path, capsys: pytest.Capture
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_merge_say_why(runs: Any, tmp_path: Path) -> None:
     for paths, weights, said in (
         ([runs(0)], [1.0], "takes two runs or more"),
@@ -110,6 +115,7 @@ def test_runs_that_cannot_merge_say_why(runs: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
     paths, rows = [runs(0), runs(1), runs(0, "strategy=adapter")], make_rows(30, seed=5)
     folders = [path.rename(path.with_name(f"{path.name}-{i}")) for i, path in enumerate(paths)]
@@ -129,6 +135,7 @@ def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
             folder.rename(path)
 
 
+@pytest.mark.slow
 def test_runs_on_other_bases_do_not_answer_together(
     runs: Any, bases: Callable[[str], Path], tmp_path: Path, recipe_file: Path
 ) -> None:
@@ -137,6 +144,7 @@ def test_runs_on_other_bases_do_not_answer_together(
         load_predictors([runs(0), other], "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "to"), [("lora", "merged"), ("lora", "adapter"), ("adapter", "adapter"), ("full", "adapter")]
 )

@@ -268,6 +268,7 @@ def bmes_file(path: Path, number: int, seed: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_tagger_from_a_file_to_spans(recipe_file: Path, tmp_path: Path) -> None:
     from pefttools.inference.prediction import predict_rows
     from pefttools.inference.scoring import evaluate_run

@@ -36,7 +36,9 @@ def assert_same_weights(one: Path, other: Path, tolerance: float = 0.0) -> None:
 LEARNING = [name for name in strategies.names() if strategies.get(name).trains]
 
 
-@pytest.mark.parametrize("strategy", LEARNING)
+@pytest.mark.parametrize(
+    "strategy", [pytest.param(name, marks=[] if name == "lora" else pytest.mark.slow) for name in LEARNING]
+)
 def test_it_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     run, result = train_tiny(recipe_file, tmp_path / "run", f"strategy={strategy}", "train.epochs=4")
     assert result["before"]["accuracy"] < 0.6
@@ -52,6 +54,7 @@ def test_it_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_trained_is_a_run_too(recipe_file: Path, tmp_path: Path) -> None:
     run, result = train_tiny(recipe_file, tmp_path / "run", "strategy=frozen")
     assert result["params"]["trainable"] == result["train"]["steps"] == 0
@@ -83,6 +86,7 @@ def test_the_run_folder(finished_run: Path) -> None:
     assert result["params"]["adapter"] == 2 * 8 * (10 * 32 + 2 * 64)  # L·r·(10d+2f): six linears a block
 
 
+@pytest.mark.slow
 def test_same_recipe_and_seed_same_result(recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
     again, result = train_tiny(recipe_file, tmp_path / "again")
     assert without_clock(result) == without_clock(Run(finished_run).result())
@@ -92,12 +96,14 @@ def test_same_recipe_and_seed_same_result(recipe_file: Path, finished_run: Path,
     assert losses(other) != losses(finished_run)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_itself_from_its_own_recipe(finished_run: Path, tmp_path: Path) -> None:
     again, result = train_tiny(finished_run / "recipe.yaml", tmp_path / "again")
     assert losses(again) == losses(finished_run)
     assert result["digest"] == Run(finished_run).result()["digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", LEARNING)
 def test_loss_independent_of_micro_batch_size(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     common = [f"strategy={strategy}", "train.batch_size=32", "train.epochs=1", "train.learning_rate=1e-3"]
@@ -110,6 +116,7 @@ def test_loss_independent_of_micro_batch_size(strategy: str, recipe_file: Path, 
         assert max(abs(a - b) for a, b in zip(losses(runs[0]), losses(other), strict=True)) <= 1e-5
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
     common = ["train.epochs=1", "train.batch_size=14"]  # 430 rows: the last step has 10
     one = train_tiny(recipe_file, tmp_path / "one", *common)[0]
@@ -126,11 +133,13 @@ def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
     assert first["data"] == second["data"]
 
 
+@pytest.mark.slow
 def test_the_shortest_run(recipe_file: Path, tmp_path: Path) -> None:
     _, result = train_tiny(recipe_file, tmp_path / "run", "train.batch_size=300", "train.epochs=1")
     assert result["train"]["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_tensor_without_gradient_stops_the_run(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +160,7 @@ def test_a_tensor_without_gradient_stops_the_run(
             train_tiny(recipe_file, tmp_path / "run", *overrides)
 
 
+@pytest.mark.slow
 def test_patience_stops_and_the_best_is_kept(recipe_file: Path, tmp_path: Path) -> None:
     overrides = ["train.epochs=30", "train.patience=2", "train.learning_rate=0.02", "train.schedule=constant"]
     run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
@@ -163,6 +173,7 @@ def test_patience_stops_and_the_best_is_kept(recipe_file: Path, tmp_path: Path) 
     assert abs(result["validation"]["loss"] - best["loss"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_bf16_learns_and_reports_fp32(recipe_file: Path, tmp_path: Path) -> None:
     _, result = train_tiny(recipe_file, tmp_path / "run", "train.precision=bf16")
     assert result["train"]["precision"] == "bf16"
@@ -170,6 +181,7 @@ def test_bf16_learns_and_reports_fp32(recipe_file: Path, tmp_path: Path) -> None
     assert all(t.dtype == torch.float32 for t in weights(tmp_path / "run").values())
 
 
+@pytest.mark.slow
 def test_trackers_by_name(recipe_file: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -225,6 +237,7 @@ def test_layers_learn_at_their_own_rate(bases: Any) -> None:
     assert rates["bert.embeddings.word_embeddings.weight"] == 2.5e-4
 
 
+@pytest.mark.slow
 def test_a_penalty_is_logged_and_felt(recipe_file: Path, tmp_path: Path) -> None:
     free = train_tiny(recipe_file, tmp_path / "free", "strategy=full", "train.epochs=1")[0]
     overrides = ["strategy=full", "train.epochs=1", "regularizers=[l2_sp,frobenius]", "regularizers.l2_sp.alpha=10"]

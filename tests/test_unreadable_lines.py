@@ -39,6 +39,7 @@ def files(tmp_path: Path) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows", "reasons"),
     [
@@ -99,6 +100,7 @@ def test_an_unreadable_line_is_an_error_in_its_place(
     assert "3 of 63 rows could not be answered" in " ".join(captured.err.split())
 
 
+@pytest.mark.slow
 def test_predict_reads_whatever_training_reads(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

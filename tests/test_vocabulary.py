@@ -69,6 +69,7 @@ def rows_with_new_words(number: int) -> list[dict[str, str]]:
     return [{**row, "text": f"{row['text']} {words[row['label']]}"} for row in make_rows(number, labels=TASK.labels)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "exporter"), [("bert", "adapter"), ("gpt2", "merged")])
 def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_path: Path) -> None:
     base = larger(tmp_path / "base", kind)

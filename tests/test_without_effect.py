@@ -26,6 +26,7 @@ def test_values_that_other_sections_leave_without_effect(name: str, overrides: l
     assert sentence not in " ".join(recipes.load(name).notes)
 
 
+@pytest.mark.slow
 def test_what_does_nothing_is_reported_before_training(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,8 @@ from conftest import KEYS, WORDS, losses, make_rows, train_tiny, write_csv, writ
 from pefttools import cli
 from pefttools.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 Rows = list[dict[str, Any]]
 
 
