@@ -261,5 +261,5 @@ def test_a_tensor_too_few_is_refused(bases: Callable[[str], Path]) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
     model = strategies.get("full")().wrap(base)
     tensors = dict(list(trained(model).items())[1:])
-    with pytest.raises(UserError, match="not those this model trains"):
+    with pytest.raises(UserError, match="do not match the trained parameters of this model"):
         restore(model, tensors, "here")  # type: ignore[arg-type]

@@ -201,7 +201,7 @@ def test_the_split_of_a_saved_set(tmp_path: Path) -> None:
     assert len(rows_of(tmp_path / "saved", heard, "data.validation")) == 9
     assert [note.partition(": ")[2] for note in heard.notes] == [
         "read its split 'train', not dev",
-        "its split 'dev' was read, and not train",
+        "read its split 'dev', not train",
     ]
     with pytest.raises(UserError, match="has no split 'test'; set `split` to one of train, dev"):
         rows_of(tmp_path / "saved", key="data.test")
