@@ -200,6 +200,10 @@ def train_tiny(recipe_file: Path, out: Path, *overrides: str, resume: bool = Fal
     return out, train(recipes.load(str(recipe_file), overrides).recipe, out, resume=resume)
 
 
+def _train(recipe_file: Path, out: Path, *overrides: str) -> None:
+    train_tiny(recipe_file, out, *overrides)
+
+
 def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
     """Train in two processes, told what torchrun tells them, but forked with the libraries imported."""
     from pefttools import subprocesses
@@ -212,7 +216,7 @@ def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}.items():
                 patch.setenv(name, value)
-            processes.append(subprocesses.started(train_tiny, recipe_file, out, *overrides))
+            processes.append(subprocesses.started(_train, recipe_file, out, *overrides))
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]

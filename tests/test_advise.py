@@ -148,12 +148,14 @@ def test_the_recommendation_is_a_recipe_and_its_run(advised: tuple[int, Path]) -
     assert json.loads((out / "recommended" / "result.json").read_text())["digest"] == chosen.digest
 
 
+@pytest.mark.slow
 def test_finalists_are_chosen_without_test_rows(advised: tuple[int, Path]) -> None:
     records = [json.loads(file.read_text()) for file in (advised[1] / "trials").glob("[!.]*.json")]
     assert len(records) >= 4
     assert all(record["test"] is None for record in records)
 
 
+@pytest.mark.slow
 def test_who_loses_is_told_why(advised: tuple[int, Path]) -> None:
     values = json.loads((advised[1] / "advice.json").read_text())
     told = {row["label"].partition(",")[0] for row in values["finalists"]} | set(values["ruled_out"])
@@ -168,6 +170,7 @@ def test_a_budget_for_less_than_one_trial_is_told(
     assert "--budget: 1 s is too little" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_advice_on_another_question_is_not_mixed(
     advised: tuple[int, Path], bases: Callable[[str], Path], rows_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,6 +63,7 @@ def test_the_card_is_of_the_users_data_and_its_code_runs_without_us(
     assert said.stdout.strip() == str(expected) == "['tool', 'colour']"
 
 
+@pytest.mark.slow
 def test_peft_loads_an_adapter_of_a_hub_base_by_its_class(
     run: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -79,6 +80,7 @@ def test_peft_loads_an_adapter_of_a_hub_base_by_its_class(
     assert about["num_labels"] == model.config.num_labels == 3
 
 
+@pytest.mark.slow
 def test_files_have_the_umasks_mode_and_pefts_empty_card_is_gone(run: Path, tmp_path: Path) -> None:
     export(run, "merged", tmp_path / "out")
     umask = os.umask(0o022)

@@ -120,6 +120,7 @@ def test_an_artifact_answers_messages_in_plain_transformers(
     assert in_a_batch(tmp_path / "out", model, ["ab1", "bbabab2"]) == alone
 
 
+@pytest.mark.slow
 def test_the_bases_habits_do_not_come_along(trained: Callable[..., Path], tmp_path: Path) -> None:
     export(trained("chatTrue", chat_template=OWN), "merged", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
@@ -135,6 +136,7 @@ def test_drawn_answers_are_drawn_in_the_artifact_too(trained: Callable[..., Path
     assert (written["do_sample"], written["temperature"], written["top_k"]) == (True, 0.7, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["template", "end"])
 def test_an_artifact_that_lost_its_template_or_its_end_is_thrown_away(
     lost: str, trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -183,6 +183,7 @@ def test_rows_to_score_and_digests_stay(recipe_file: Path, tmp_path: Path) -> No
     assert len({*digests}) == 4
 
 
+@pytest.mark.slow
 def test_rows_are_encoded_planned_and_told(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = ("strategy=top_layers", "strategy.layers=0", "train.epochs=2")  # its features are kept, so rows are counted
     recipe = recipes.load(str(recipe_file), [SHORT[1], BOTH, *head]).recipe

@@ -100,6 +100,7 @@ def test_a_file_that_is_no_base(name: str, expected: str, recipe_file: Path, tmp
     assert expected in train_on(str(folder / name), recipe_file, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_ours_leads_to_its_run(
     finished_run: Path, recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -110,6 +110,7 @@ def test_twins_share_a_tier_and_the_loser_is_below(finished: Path) -> None:
     assert rows["lora"]["scores"] == rows["again"]["scores"]
 
 
+@pytest.mark.slow
 def test_a_failed_trial_is_a_row_with_its_reason(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     row = problem["methods"][-1]
@@ -118,6 +119,7 @@ def test_a_failed_trial_is_a_row_with_its_reason(finished: Path) -> None:
     assert "| broken | failed: RuntimeError: it was made to" in (finished / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_learning_rate_is_validations_choice(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     row = next(row for row in problem["methods"] if row["method"] == "lora")
@@ -126,6 +128,7 @@ def test_the_learning_rate_is_validations_choice(finished: Path) -> None:
     assert row["learning_rate"] in [point["learning_rate"] for point in row["curve"] if point["score"] == best]
 
 
+@pytest.mark.slow
 def test_what_is_measured(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     row = next(row for row in problem["methods"] if row["method"] == "lora")
@@ -247,6 +250,7 @@ def test_a_strategy_that_cannot_do_the_task_is_told_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_results_of_another_version_are_refused(told: Told, suite_file: Path, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "trials").mkdir(parents=True)
@@ -258,6 +262,7 @@ def test_results_of_another_version_are_refused(told: Told, suite_file: Path, fi
     assert "not a record that this version can read" in told(suite_file, "axes.strategies=[lora]", "--out", out)
 
 
+@pytest.mark.slow
 def test_another_suites_folder_is_refused(told: Told, suite_file: Path, finished: Path) -> None:
     assert "another suite (mine)" in told(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
 

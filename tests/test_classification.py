@@ -249,6 +249,7 @@ def test_sets_are_learnt_and_told(run: Path) -> None:
     assert (both["prediction"], none["prediction"]) == (["fruit", "tool"], [])
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_the_same_sets(run: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 

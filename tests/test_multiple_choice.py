@@ -206,6 +206,7 @@ def test_it_is_learnt_and_told(run: Path) -> None:
     assert max(said["probabilities"], key=said["probabilities"].get) == "C"
 
 
+@pytest.mark.slow
 def test_a_stranger_gets_the_same_answers(run: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForMultipleChoice
 

@@ -89,7 +89,11 @@ def test_it_learns_and_resumes_bit_for_bit(
     assert without_clock(Run(died).result()) == without_clock(Run(whole).result())
 
 
-@pytest.mark.parametrize("optimizer", CHOICES, ids=named)
+@pytest.mark.parametrize(
+    "optimizer",
+    [pytest.param(one, marks=pytest.mark.slow if one.model_fields_set else []) for one in CHOICES],
+    ids=named,
+)
 def test_a_run_keeps_it_and_its_memory_is_planned(optimizer: Optimizer, recipe_file: Path, tmp_path: Path) -> None:
     full = [*chosen(optimizer), "strategy=full"]
     resolved = loaded(recipe_file, *full)

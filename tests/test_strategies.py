@@ -154,6 +154,7 @@ def test_what_is_trained_moves_and_nothing_else(strategy: Strategy, fresh: Calla
         assert any(f".{path}." in f".{name}" for name in names), f"the head's {path} is not trained"
 
 
+@pytest.mark.slow
 def test_loss_falls(strategy: Strategy, fresh: Callable[..., Base]) -> None:
     base = fresh()
     said = learn(wrapped(strategy, base), base, strategy, 12)

@@ -120,6 +120,7 @@ def test_a_run_is_no_base(finished_run: Path, recipe_file: Path, capsys: pytest.
     assert f"pefttools export {finished_run} --to merged" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_encoder_cannot_write(
     bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

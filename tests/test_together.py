@@ -163,6 +163,7 @@ def test_artifacts_answer_like_the_run(
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_predict_says_what_it_takes(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         ([], "takes RUN FILE"),
