@@ -288,5 +288,5 @@ def test_numbers_from_a_head_that_gives_classes_or_a_number(classifier: Callable
     model.save_pretrained(folder)
     trained(tmp_path / "number", folder, "strategy=frozen", rows=rows, task=task)
     merged = load(tmp_path / "number" / "run")
-    answer = merged.task.plain(merged.model).classifier.bias.item()  # type: ignore[arg-type,union-attr]
+    answer = merged.task.to_transformers(merged.model).classifier.bias.item()  # type: ignore[arg-type,union-attr]
     assert answer == pytest.approx(7.0, rel=1e-4)

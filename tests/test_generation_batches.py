@@ -50,7 +50,7 @@ def test_a_text_is_answered_the_same_alone_and_in_a_batch(kind: str, pad: int, t
     model: Any = base.model
     steps: list[torch.Tensor] = []
     model.get_output_embeddings().register_forward_hook(lambda *given: steps.append(given[2][:, -1]))
-    rows = [task.question({"source" if two_sided else "prompt": text}) for text in TEXTS]
+    rows = [task.read_unlabeled({"source" if two_sided else "prompt": text}) for text in TEXTS]
     answered = list(task.generate(model, rows, base.tokenizer))
     together = torch.stack(steps, 1)
     said, place = dict(answered), {row: i for i, (row, _) in enumerate(answered)}
