@@ -71,7 +71,7 @@ class Registry(Generic[C]):
         """Whether the file seems to define a class derived from ours.
 
         In a plug-in that is any derived class: it may extend a shipped choice, or name its base by a module, and the
-        import decides. Ours are told by their base's name, `Strategy` or a `PeftStrategy` between.
+        import decides. A shipped file counts if its class names `Strategy` or `PeftStrategy` as a base.
         """
         is_plugin = _is_plugin(file)
         if is_plugin and _syntax_error(file):

@@ -134,12 +134,10 @@ def test_gradients_are_those_of_the_loss(
 
     def loss() -> torch.Tensor:
         def run(batch: Any, embeddings: Any = None) -> Any:
-            from contextlib import nullcontext
-
             from pefttools.nn.input_embeddings import substituted
 
             ids = batch["input_ids"]
-            with nullcontext() if embeddings is None else substituted(model, ids, embeddings):
+            with substituted(model, ids, embeddings):
                 return model(**task.inputs_of(batch))
 
         return acting.loss(run, batch)

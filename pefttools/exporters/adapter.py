@@ -50,7 +50,9 @@ class Adapter(Exporter):
             return
         refuse_unmergeable("adapter as_lora", recipe)
         if recipe.base.quantize:
-            raise UserError("as_lora: the run's base is quantised; what is trained beside it is an adapter as it is")
+            raise UserError(
+                "as_lora: the run's base is quantised, and its trained weights are an adapter already; leave it out"
+            )
         if recipe.task.new_tokens:
             raise UserError(f"as_lora: peft's format cannot hold what {recipe.task.name} adds; use --to merged")
 

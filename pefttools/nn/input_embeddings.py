@@ -31,8 +31,14 @@ def of(model: nn.Module, ids: Tensor) -> Tensor:
 
 
 @contextmanager
-def substituted(model: nn.Module, ids: Tensor, embeddings: Tensor) -> Iterator[None]:
-    """Inside, the input embedding returns `embeddings` for `ids`; for other ids (a decoder's) it does as always."""
+def substituted(model: nn.Module, ids: Tensor, embeddings: Tensor | None) -> Iterator[None]:
+    """Inside, the input embedding returns `embeddings` for `ids`; for other ids (a decoder's) it does as always.
+
+    Without `embeddings` nothing changes.
+    """
+    if embeddings is None:
+        yield
+        return
     used: list[bool] = []
 
     def put_in_place(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:

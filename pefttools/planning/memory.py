@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -213,7 +212,7 @@ def _step(
     device = next(iter(batch.values())).device.type
 
     def run(batch: Tensors, embeddings: Tensor | None = None) -> Any:
-        with nullcontext() if embeddings is None else substituted(model, batch["input_ids"], embeddings):
+        with substituted(model, batch["input_ids"], embeddings):
             return forward(model, recipe.task.inputs_of(batch), device, bf16)
 
     def norm() -> Tensor:

@@ -30,7 +30,7 @@ def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, rep
         [rows_of, str(accelerator.device)],
     ]
     code = [*code_files(task), *sorted(Path(metrics.__file__).parent.glob("*.py"))]
-    file = entry("untouched", depends_on, code)
+    file = entry("baseline", depends_on, code)
     alone = accelerator.num_processes == 1
     if alone and file.is_file():
         return json.loads(file.read_text("utf-8"))

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 def train(
     recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT, score_test: bool = True
 ) -> dict[str, Any]:
-    """Train and answer `result.json`.
+    """Train a recipe; returns what `result.json` holds.
 
     Args:
         out: the run folder; new or empty, unless `resume`.
-        resume: go on with the run that is there, or answer its result when it is finished.
-        score_test: whether test rows are scored at the end; where not, what is told of them is told of validation rows.
+        resume: continue the run in the folder, or return its result if it is finished.
+        score_test: whether to score the test rows at the end; if not, the result reports the validation rows instead.
 
     Raises:
         UserError: the recipe, its data or its base cannot work; nothing was written.

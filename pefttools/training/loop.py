@@ -261,8 +261,7 @@ class Loop:
                 if self.features:
                     assert embeddings is None, "an objective that changes embeddings has reuses_features = False"
                     stack.enter_context(self.features.substituted(rows, batch))
-                if embeddings is not None:
-                    stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
+                stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
                 return self.model(**self.task.inputs_of(batch))
 
         return run

@@ -84,9 +84,10 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: b
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and a polite kill become a wish to stop; a second Ctrl-C stops at once.
+    """Inside, Ctrl-C and SIGTERM ask the loop to stop after its step; a second Ctrl-C stops at once.
 
-    One that came before and was caught by a library (Python drops what is raised while it collects garbage) counts.
+    Yields whether a stop was asked for. An earlier interrupt that a library caught counts, too: Python drops exceptions
+    that are raised while it collects garbage.
     """
     seen = list(signals.came)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ class FirstStep:
         before = self.objectives.state()
 
         def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
-            with nullcontext() if embeddings is None else substituted(self.model, batch["input_ids"], embeddings):
+            with substituted(self.model, batch["input_ids"], embeddings):
                 return forward(self.model, task.inputs_of(batch), self.device, bf16)
 
         self.model.train()
