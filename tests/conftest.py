@@ -8,6 +8,7 @@ import os
 import random
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,23 @@ def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0]
+
+
+@contextmanager
+def power_cut(step: int) -> Iterator[None]:
+    """Inside, a run dies when so many steps are done; the error ends here."""
+    from pefttools.training import loop
+
+    plain = loop.Loop.step
+
+    def dies(self: Any) -> None:
+        if self.progress.step == step:
+            raise RuntimeError("power cut")
+        plain(self)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
+        patch.setattr(loop.Loop, "step", dies)
+        yield
 
 
 def losses(run: Path) -> list[float]:

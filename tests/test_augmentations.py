@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Listener, losses, make_rows, train_tiny, without_clock, write_recipe, write_rows
+from conftest import Listener, losses, make_rows, power_cut, train_tiny, without_clock, write_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from test_train import assert_same_weights
@@ -206,24 +206,12 @@ def test_rows_are_encoded_planned_and_told(recipe_file: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_died(
-    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from pefttools.training import loop
+def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     common = [BOTH, "base.dropout=0.1", *SHORT]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
-    plain = loop.Loop.step
-
-    def dies(self: Any) -> None:
-        if self.progress.step == 7:
-            raise RuntimeError("power cut")
-        plain(self)
-
-    monkeypatch.setattr(loop.Loop, "step", dies)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(7):
         train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
-    monkeypatch.setattr(loop.Loop, "step", plain)
     more = ["augmentations.random_swap.copies=2", "--out", str(tmp_path / "died"), "--resume"]
     assert cli.run(["train", str(recipe_file), *common, *more]) == 2
     assert "run of another recipe" in " ".join(capsys.readouterr().err.split())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import losses, make_rows, make_tokenizer, train_in_two, train_tiny, without_clock
+from conftest import losses, make_rows, make_tokenizer, power_cut, train_in_two, train_tiny, without_clock
 from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.models.bert.modeling_bert import BertLayer, BertPooler
 
@@ -326,17 +326,8 @@ def test_died_and_resumed_is_never_interrupted(
 ) -> None:
     overrides = [*LAST, f"train.feature_cache={kept}", "train.evaluate_every=0.5"]
     whole, expected = train_tiny(bert, tmp_path / "whole", *overrides)
-    plain = loop.Loop.step
-
-    def dies(self: Any) -> None:
-        if self.progress.step == 5:
-            raise RuntimeError("power cut")
-        plain(self)
-
-    monkeypatch.setattr(loop.Loop, "step", dies)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(5):
         train_tiny(bert, tmp_path / "died", *overrides, "train.checkpoint_seconds=0")
-    monkeypatch.undo()
     monkeypatch.setenv("PEFTTOOLS_CACHE", str(tmp_path / "cache"))
     died, resumed = train_tiny(bert, tmp_path / "died", *overrides, resume=True)
     assert losses(died) == losses(whole)
@@ -344,19 +335,10 @@ def test_died_and_resumed_is_never_interrupted(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_as_it_began(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_goes_on_as_it_began(bert: Path, tmp_path: Path) -> None:
     """One epoch computes nothing beforehand; that another run has done so since changes nothing."""
-    plain = loop.Loop.step
-
-    def dies(self: Any) -> None:
-        if self.progress.step == 2:
-            raise RuntimeError("power cut")
-        plain(self)
-
-    monkeypatch.setattr(loop.Loop, "step", dies)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(2):
         train_tiny(bert, tmp_path / "died", *LAST, "train.epochs=1", "train.checkpoint_seconds=0")
-    monkeypatch.setattr(loop.Loop, "step", plain)
     train_tiny(bert, tmp_path / "other", *LAST)
     _, resumed = train_tiny(bert, tmp_path / "died", *LAST, "train.epochs=1", resume=True)
     assert resumed["train"]["feature_cache"] is None

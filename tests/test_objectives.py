@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import losses, make_rows, train_in_two, train_tiny, without_clock, write_recipe, write_rows
+from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, without_clock, write_recipe, write_rows
 from test_train import assert_same_weights
 from torch import nn
 from torch.nn import functional
@@ -172,22 +172,12 @@ def test_however_a_step_is_computed(acting: str, recipe_file: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
-def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pefttools.training import loop
+def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path) -> None:
 
     common = ["objectives=[label_smoothing, twice, nudged, sam]", "base.dropout=0.1", *SHORT, "train.batch_size=8"]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
-    plain = loop.Loop.step
-
-    def dies(self: Any) -> None:
-        if self.progress.step == 7:
-            raise RuntimeError("power cut")
-        plain(self)
-
-    monkeypatch.setattr(loop.Loop, "step", dies)
-    with pytest.raises(RuntimeError, match="power cut"):
+    with power_cut(7):
         train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
-    monkeypatch.setattr(loop.Loop, "step", plain)
     died, resumed = train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
     assert losses(died) == losses(whole)
     assert_same_weights(whole, died)
