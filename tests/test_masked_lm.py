@@ -215,7 +215,7 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_that_died_and_was_resumed_masks_as_if_nothing_had_happened(bases, tmp_path, monkeypatch):
+def test_a_run_that_died_and_was_resumed_masks_as_if_nothing_had_happened(bases, tmp_path):
 
     texts = [{"text": f"{row['text']} {i}"} for i, row in enumerate(counting(60))]
     sections = {

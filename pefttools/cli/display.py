@@ -9,11 +9,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pefttools.cli import narrow_tables
+from pefttools.cli import narrow_tables, support_table
 from pefttools.cli.progress import FIRST
 from pefttools.errors import EnvironmentFault
 from pefttools.inference.prediction_files import json_line
@@ -147,63 +146,7 @@ def names(listing: Mapping[str, Mapping[str, str]]) -> None:
 def support(summaries: Mapping[str, str], matrix: Mapping[str, Any]) -> None:
     """Strategies, then a table per task of what each one fits; the reasons for misfits stand below it."""
     names({"strategies": summaries})
-    for task, strategies in matrix["tasks"].items():
-        rows = {(name, variant): row for name, found in strategies.items() for variant, row in found.items()}
-        never = {a: {row["fits"][a] for row in rows.values()} for a in matrix["architectures"]}
-        groups: dict[str, list[str]] = {}
-        for architecture, group in matrix["architectures"].items():
-            if len(never[architecture]) > 1 or True in never[architecture]:
-                groups.setdefault(group, []).append(architecture)
-        table = Table(
-            title=f"what fits, for {task}",
-            title_justify="left",
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-            show_edge=False,
-        )
-        for column in ("strategy", "merges", "exact\nstart", "nf4\nbase", *groups):
-            header, width = column.replace("encoder-", "encoder-\n"), 10 if column in groups else None
-            table.add_column(header, no_wrap=column in ("strategy", "merges"), min_width=width, overflow="fold")
-        notes: dict[str, int] = {}
-        for (name, variant), row in rows.items():
-            table.add_row(
-                name if variant == "default" else f"  {variant}",
-                _mark(row["merges"]),
-                _mark(row["exact_start"]),
-                _which(row["nf4"], notes),
-                *(_which({a: row["fits"][a] for a in members}, notes) for members in groups.values()),
-            )
-        _table(table)
-        _out("\n".join(f"{group}: {', '.join(members)}" for group, members in groups.items()))
-        for architecture in sorted(never.keys() - {a for members in groups.values() for a in members}):
-            _out(f"{architecture}: {min(map(str, never[architecture]))}")
-        _out("\n".join(f"({number}) {reason}" for reason, number in notes.items()))
-    kinds = {kind: row["fits"] for kind, row in matrix["peft_types"].items()}
-    _out("\nstrategy=peft strategy.type=TYPE, on a BERT at peft's default settings:")
-    _out(f"  fit: {', '.join(kind for kind, fits in kinds.items() if fits is True)}")
-    _out("\n".join(f"  {kind}: {fits}" for kind, fits in kinds.items() if fits is not True))
-
-
-def _mark(holds: bool) -> str:
-    return _yes() if holds else "no"
-
-
-def _which(fits: Mapping[str, bool | str], notes: dict[str, int]) -> str:
-    """✓ where all fit, else those that do not, with the number of the reason; a new reason gets the next number."""
-    reasons: dict[str, list[str]] = {}
-    for architecture, answer in fits.items():
-        if isinstance(answer, str):
-            reasons.setdefault(answer, []).append(architecture)
-    lines = []
-    for reason, members in reasons.items():
-        number = notes.setdefault(reason, len(notes) + 1)
-        lines.append(f"not {', '.join(members)} ({number})" if len(members) < len(fits) else f"none ({number})")
-    return "\n".join(lines) or _yes()
-
-
-def _yes() -> str:
-    return "✓" if _can_show("✓") else "yes"
+    parts(support_table.shown(matrix, "✓" if _can_show("✓") else "yes"))
 
 
 def explained(lines: Sequence[tuple[str, str, str]]) -> None:
