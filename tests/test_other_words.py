@@ -11,7 +11,7 @@ from pefttools.errors import UserError
 from pefttools.optimizers import optimizers
 from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.strategies import strategies
 from pefttools.synonyms import METHODS, WORDS
 from pefttools.tasks import tasks

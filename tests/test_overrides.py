@@ -11,9 +11,14 @@ import yaml
 from conftest import make_rows, train_tiny, write_rows
 
 from pefttools import cli
+from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.errors import UserError
+from pefttools.optimizers import optimizers
 from pefttools.recipe import recipes
 from pefttools.recipe.overrides import get
+from pefttools.regularizers import regularizers
+from pefttools.strategies import strategies
+from pefttools.tasks import tasks
 
 
 def loaded(file: Path | str, *overrides: str) -> dict[str, Any]:
@@ -139,11 +144,11 @@ def test_a_shipped_recipes_amounts_and_words_go_with_its_rows() -> None:
 )
 def test_words_of_every_kind_of_task_go(name: str, keys: list[str], tmp_path: Path) -> None:
     plain = loaded(name)
-    cls = recipes.tasks.get(plain["task"]["name"])
+    cls = tasks.get(plain["task"]["name"])
     for key in keys:
         setting = key.rpartition(".")[2]
-        defaults = cls if key.startswith("task.") else recipes.DataSettings
-        fields = recipes.FileSettings.model_fields if "train." in key else defaults.model_fields
+        defaults = cls if key.startswith("task.") else DataSettings
+        fields = FileSettings.model_fields if "train." in key else defaults.model_fields
         default = json.loads(json.dumps(fields[setting].default))
         assert get(plain, key) != default
         assert get(loaded(name, "data.train=my.csv"), key) == default
@@ -241,7 +246,7 @@ def test_a_files_setting_without_effect_is_reported(mine: Path) -> None:
     assert any("data.validation_share=0.2 has no effect" in note for note in resolved.notes)
 
 
-@pytest.mark.parametrize("registry", [recipes.tasks, recipes.strategies, recipes.regularizers, recipes.optimizers])
+@pytest.mark.parametrize("registry", [tasks, strategies, regularizers, optimizers])
 def test_conditions_name_settings_and_hold_at_the_defaults(registry: Any) -> None:
     for name in registry.names():
         cls = registry.get(name)

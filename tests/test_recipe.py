@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pefttools.bases.loading import BaseSettings
+from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.recipe import recipes
 from pefttools.recipe.train_settings import TrainSettings
@@ -99,7 +101,7 @@ def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
         recipes.load(str(tmp_path / "bad.yaml"))
 
 
-@pytest.mark.parametrize("cls", [TrainSettings, recipes.BaseSettings, recipes.DataSettings])
+@pytest.mark.parametrize("cls", [TrainSettings, BaseSettings, DataSettings])
 def test_every_setting_is_explained(cls: type[Settings]) -> None:
     for name, field in cls.model_fields.items():
         assert explain_field(field), f"{cls.__name__}.{name} has no docstring under it"

@@ -10,7 +10,7 @@ import chats
 import smoke
 
 from pefttools.recipe import recipes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 
 ENCODER, DECODER = "question-type-lora", "dialogue-smollm2-lora"
 TRAINING = ("trainer", "trainer_tuned", "pefttools")

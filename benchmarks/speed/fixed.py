@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from work import seconds
 
 from pefttools.bases.loading import load_tokenizer, locate
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS
 

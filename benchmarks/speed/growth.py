@@ -36,7 +36,7 @@ from clock import Clock
 from pefttools import atomic
 from pefttools.bases.loading import load_tokenizer, locate, prepare_libraries
 from pefttools.recipe import recipes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS, WARM_UP = 8, 2

@@ -8,7 +8,7 @@ from typing import Any
 
 from clock import Clock
 
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.training.driver import train
 
 

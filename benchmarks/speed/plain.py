@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from pefttools.bases.loading import Base
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import Strategy
 from pefttools.tasks.base import Task
 

@@ -20,7 +20,7 @@ from torch import nn
 from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode, encode_once
 from pefttools.data.splitting import load_splits
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS, Task
 from pefttools.training.evaluation import Evaluator

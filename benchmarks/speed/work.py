@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from pefttools.nn import module_paths
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.tasks.base import Task
 
 SIDE, REPEATS = 1024, 9

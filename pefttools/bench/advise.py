@@ -29,7 +29,7 @@ from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.inference.scoring import evaluate_run
 from pefttools.recipe import recipes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training.run import MARK, write_recipe
 

@@ -18,7 +18,7 @@ from pefttools.bench.trial import Order
 from pefttools.data.splitting import load_splits
 from pefttools.errors import Interrupted, UserError
 from pefttools.recipe import recipes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import Reporter
 from pefttools.training import class_order
 

@@ -16,7 +16,7 @@ from pefttools.training.penalties import Penalties
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
     from pefttools.tasks.base import Task
 
 

@@ -23,7 +23,8 @@ from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
 from pefttools.errors import UserError, unknown
 from pefttools.recipe import recipes, shipped, typed_yaml
 from pefttools.recipe.overrides import overlay, pairs, parsed
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.parsing import TYPES
+from pefttools.recipe.recipe import Recipe
 from pefttools.settings import Settings, check
 
 SPAN = 4.0
@@ -234,10 +235,10 @@ def _types(values: Mapping[str, Any]) -> dict[str, Any]:
 def _dotted(start: Any) -> typed_yaml.Dotted:
     """The type of overrides that are laid over a recipe."""
     try:
-        values = recipes.read_yaml(recipes.find(str(start)))
+        values = typed_yaml.read_file(recipes.find(str(start)))
     except UserError:  # it is refused with the suite
         values = {}
-    return typed_yaml.Dotted(recipes.TYPES, values)
+    return typed_yaml.Dotted(TYPES, values)
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Suite:
@@ -255,13 +256,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
         )  # fmt: skip
     own = [word for word in overrides if word.partition("=")[0].partition(".")[0] in Suite.model_fields]
     of_suite, problems = pairs(own)
-    of_file = recipes.read_yaml(path, Suite.model_fields)
-    of_file = recipes.read_yaml(path, Suite.model_fields, _types(of_file))
+    of_file = typed_yaml.read_file(path, Suite.model_fields)
+    of_file = typed_yaml.read_file(path, Suite.model_fields, _types(of_file))
     laid = overlay({"name": path.stem, **of_file}, of_suite, Suite)
     values, problems = laid.values, [*problems, *laid.problems]
     of_recipe = [word for word in overrides if word not in own]
     given, wrong = pairs(of_recipe)  # as they were written: the recipe reads them by its settings' types
-    wrong += parsed(of_recipe, recipes.TYPES)[1] if not wrong else []
+    wrong += parsed(of_recipe, TYPES)[1] if not wrong else []
     problems += [*wrong, *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in given)]
     values["set"] = {**(values.get("set") or {}), **given}
     suite, found = check(Suite, values, "")

@@ -20,7 +20,7 @@ from pefttools.bases import loading, quantized, vocabulary
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import save_peft
 from pefttools.training.run import Trained, load
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.settings import Choice
 from pefttools.training.run import Trained
 

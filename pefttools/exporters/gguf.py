@@ -24,7 +24,7 @@ from pefttools.errors import UserError
 from pefttools.exporters import llama_cpp
 from pefttools.exporters.base import Loaded
 from pefttools.exporters.merging import MergingExporter
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.sources import fetch
 
 if TYPE_CHECKING:

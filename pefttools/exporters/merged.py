@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pefttools.exporters.base import Dtype, Loaded
 from pefttools.exporters.merging import MergingExporter
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import Trained
 
 if TYPE_CHECKING:

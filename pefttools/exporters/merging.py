@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.errors import UserError
 from pefttools.exporters import verify
 from pefttools.exporters.base import EXACT, Exporter
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import On, Trained, load
 
 if TYPE_CHECKING:

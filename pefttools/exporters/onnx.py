@@ -19,7 +19,7 @@ from pydantic import Field
 from pefttools.errors import UserError
 from pefttools.exporters.base import METRIC, Exporter, Loaded
 from pefttools.exporters.merging import merged
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import Trained
 
 if TYPE_CHECKING:

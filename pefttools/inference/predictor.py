@@ -14,7 +14,7 @@ from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
 from pefttools.inference.optimize import Precision, optimize_for_inference, optimized
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import folded, is_quantised

@@ -12,7 +12,7 @@ from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order
 from pefttools.training.evaluation import Evaluator

@@ -20,7 +20,7 @@ from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from pefttools.data.splitting import Row
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
 
 STDIN = ("-", "/dev/stdin")
 OVERRIDES = re.compile(r"data\.(columns\.\w+|train\.(?!source=|sha256=|last_rows=)\w+)=")

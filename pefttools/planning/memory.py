@@ -25,7 +25,7 @@ from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives.base import Batch as Tensors
 from pefttools.objectives.base import Composed, Context, Forward, Loss, composed, need_plain_autograd
 from pefttools.planning.heap import Event, heap_peak_bytes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.penalties import Penalties

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
     from pefttools.strategies.base import Strategy
     from pefttools.tasks.base import Task
 

@@ -7,112 +7,25 @@ where each value came from, and `Resolved.notes` what was dropped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import Field
-
-from pefttools.augmentations import augmentations
-from pefttools.augmentations.base import Augmentation, unfit_augmentations
-from pefttools.bases.loading import BaseSettings
-from pefttools.data.settings import DataSettings, FileSettings
+from pefttools.augmentations.base import unfit_augmentations
+from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError, unknown
-from pefttools.objectives import objectives
-from pefttools.objectives.base import Objective, misfits
-from pefttools.optimizers import optimizers
+from pefttools.objectives.base import misfits
 from pefttools.recipe import moved_settings, renamed_settings, replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
-from pefttools.recipe.train_settings import TrainSettings, parse_optimizer
-from pefttools.registry import Registry
-from pefttools.regularizers import regularizers
-from pefttools.regularizers.base import Regularizer
-from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST, Settings, check
+from pefttools.recipe.parsing import TYPES, validated
+from pefttools.recipe.recipe import Recipe
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.sources import is_remote
-from pefttools.strategies import strategies
-from pefttools.strategies.base import Strategy
-from pefttools.synonyms import unknown_key
-from pefttools.tasks import tasks
-from pefttools.tasks.base import Task
 
 RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
 """The first line of a recipe that a run wrote, with what it learnt from its rows."""
-
-
-NAMED: Mapping[str, Registry[Any]] = {
-    "regularizers": regularizers, "objectives": objectives, "augmentations": augmentations
-}  # fmt: skip
-"""Sections of any number of choices, each under its name -> their registry."""
-
-
-class Header(Settings):
-    """The settings of a recipe outside its sections."""
-
-    name: str
-    """The recipe's name, shown in output."""
-    description: str = Field(default="", json_schema_extra=NOT_IN_DIGEST)
-    """One line that describes what the recipe does."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of all randomness, including the initial values of a new head."""
-
-
-class Recipe(Header):
-    """Everything a run depends on."""
-
-    base: BaseSettings
-    data: DataSettings
-    task: Task
-    strategy: Strategy
-    regularizers: dict[str, Regularizer] = {}
-    """Penalties by name, each with its settings. All of them are added to the loss."""
-    objectives: dict[str, Objective] = {}
-    """What a step minimizes besides the task's loss, by name, each with its settings. Objectives act in this order."""
-    augmentations: dict[str, Augmentation] = {}
-    """Augmentations add rewritten copies to the training rows, by name and in this order, each with its settings."""
-    train: TrainSettings
-
-    def as_dict(self) -> dict[str, Any]:
-        """What `recipe.yaml` holds."""
-        plain = self.model_dump(mode="json", exclude={"task", "strategy", *NAMED})
-        chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict()}
-        for section in NAMED:
-            chosen[section] = {name: one.model_dump(mode="json") for name, one in getattr(self, section).items()}
-        return {name: {**plain, **chosen}[name] for name in type(self).model_fields}
-
-    @property
-    def digest(self) -> str:
-        """sha256 of every value that changes what is learnt; the recipe's name is not one."""
-        values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
-        for section in ("task", "strategy", "train"):
-            fields = type(getattr(self, section)).model_fields
-            marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
-            values[section] = {k: v for k, v in values[section].items() if k not in marked}
-        values["train"] = moved_settings.as_before(values["train"])
-        values["task"] = renamed_settings.task_as_before(values["task"])
-        for name, field in DataSettings.model_fields.items():
-            if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
-                del values["data"][name]
-        if values["base"]["quantize"] is None:  # younger than many a digest, and nothing is what there was before it
-            del values["base"]["quantize"]
-        for name in ("train", "validation", "test"):
-            if values["data"][name]:
-                values["data"][name] = FileSettings.as_read_before(values["data"][name], name)
-        for penalty in values["regularizers"].values():
-            if isinstance(penalty.get("data"), dict):
-                penalty["data"] = FileSettings.as_read_before(penalty["data"], "train")
-        if values["base"]["trained_head"] == "auto":
-            del values["base"]["trained_head"]
-        for section in ("objectives", "augmentations"):
-            if values[section]:
-                values[section] = list(values[section].items())  # their order matters
-            else:
-                del values[section]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -151,7 +64,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
         UserError: everything that is wrong with it, each with its path and the nearest match.
     """
     path = find(name)
-    values = {"name": path.stem, **read_yaml(path, Recipe.model_fields, TYPES)}
+    values = {"name": path.stem, **typed_yaml.read_file(path, Recipe.model_fields, TYPES)}
     is_run = path.read_text("utf-8").startswith(RUN_MARK)
     return from_values(values, overrides, is_run, is_shipped=path in shipped.files("recipes").values())
 
@@ -181,105 +94,18 @@ def from_values(
         laid.values["name"] = f"{rows}-{method.get('name') if isinstance(method, Mapping) else method}"
     elif "name" not in texts:
         laid = replaced_data.renamed(laid, before)
-    recipe, problems = _validated(laid.values)
+    recipe, problems = validated(laid.values)
     if recipe is None or laid.problems or wrong:
         raise UserError(*wrong, *laid.problems, *problems)
     resolved = _filled(recipe, laid)
     return replace(resolved, notes=(*old_keys, *resolved.notes))
 
 
-def read_yaml(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[str, Any]:
-    """The mapping in a YAML file, of values of this type.
-
-    Raises:
-        UserError: it holds none, naming the keys it may have.
-    """
-    try:
-        values = typed_yaml.load(path.read_text("utf-8"), kind)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: must be a mapping of sections. Known: {', '.join(known)}")
-    return values
-
-
 def _with_rows(source: Any) -> list[dict[str, Any]]:
     """The values of the shipped recipes whose training rows come from this source."""
     files = [f for name in names() if isinstance(source, str) and source in (f := find(name)).read_text("utf-8")]
-    found = [{"name": file.stem, **read_yaml(file, Recipe.model_fields, TYPES)} for file in files]
+    found = [{"name": file.stem, **typed_yaml.read_file(file, Recipe.model_fields, TYPES)} for file in files]
     return [values for values in found if replaced_data.source(values) == source]
-
-
-def _class(registry: Registry[Any]) -> Callable[[str], Any]:
-    return lambda name: registry.get(name) if name in registry.files() else None
-
-
-TYPES: Mapping[str, Any] = {
-    **{name: field.annotation for name, field in Recipe.model_fields.items()},
-    "task": typed_yaml.Chosen(_class(tasks)),
-    "strategy": typed_yaml.Chosen(_class(strategies)),
-    **{section: typed_yaml.Named(_class(registry)) for section, registry in NAMED.items()},
-    "train": {
-        **{name: field.annotation for name, field in TrainSettings.model_fields.items()},
-        "optimizer": typed_yaml.Chosen(_class(optimizers)),
-    },
-}
-"""The types of a recipe's values, by which its file and its overrides are read."""
-
-
-def _validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
-    sections: dict[str, Any] = {}
-    problems = [
-        f"{key}: {unknown_key(key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields
-    ]
-    for name, registry in (("task", tasks), ("strategy", strategies)):
-        if name not in values:
-            problems.append(f"{name}: is required. Known: {', '.join(registry.names())}")
-            continue
-        sections[name], found = registry.parse(values[name], name)
-        problems += found
-    train, found = _with_optimizer(values.get("train") or {})
-    problems += found
-    for name, registry in NAMED.items():
-        sections[name], found = _named(values.get(name), name, registry)
-        problems += found
-    for name, cls in (("base", BaseSettings), ("data", DataSettings), ("train", TrainSettings)):
-        if name not in values and name != "train":
-            problems.append(f"{name}: is required")
-            continue
-        sections[name], found = check(cls, train if name == "train" else values[name] or {}, name)
-        problems += found
-    top = {k: v for k, v in values.items() if k in Header.model_fields}
-    if problems:
-        _, more = check(Header, top, "")
-        return None, [*problems, *more]
-    return check(Recipe, {**top, **sections}, "")
-
-
-def _with_optimizer(train: Any) -> tuple[Any, list[str]]:
-    """The section `train` with its optimizer as a choice; without it where it has problems, and those."""
-    if not isinstance(train, Mapping) or "optimizer" not in train:
-        return train, []
-    optimizer, problems = parse_optimizer(train["optimizer"])
-    rest = {key: value for key, value in train.items() if key != "optimizer"}
-    return (rest if optimizer is None else {**rest, "optimizer": optimizer}), problems
-
-
-def _named(value: Any, section: str, registry: Registry[Any]) -> tuple[dict[str, Any], list[str]]:
-    """From a name, a list of names, or names with settings to the choices, or the problems."""
-    named = {value: None} if isinstance(value, str) else value or {}
-    if isinstance(named, (list, tuple)):
-        named = dict.fromkeys(map(str, named))
-    if not isinstance(named, Mapping):
-        return {}, [f"{section}: takes names, or names with settings; got {value!r}"]
-    made, problems = {}, []
-    for name, settings in named.items():
-        if not isinstance(settings or {}, Mapping):
-            problems.append(f"{section}.{name}: takes a mapping of settings; got {settings!r}")
-            continue
-        made[name], found = registry.parse({**(settings or {}), "name": name}, f"{section}.{name}")
-        problems += found
-    return made, problems
 
 
 def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:

@@ -8,12 +8,14 @@ class or a file name each is the word that is written. An override that fills a 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 
+from pefttools.errors import UserError
 from pefttools.settings import Settings
 
 NULL = ("null", "Null", "NULL", "~", "")
@@ -175,3 +177,18 @@ def _of_item(kind: Any, index: int) -> Any:
 def _name_in(values: Any) -> Any:
     """The name of a section's choice, in full or in short."""
     return values.get("name") if isinstance(values, Mapping) else values
+
+
+def read_file(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[str, Any]:
+    """The mapping in a YAML file, of values of this type.
+
+    Raises:
+        UserError: it holds none, naming the keys it may have.
+    """
+    try:
+        values = load(path.read_text("utf-8"), kind)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must be a mapping of sections. Known: {', '.join(known)}")
+    return values

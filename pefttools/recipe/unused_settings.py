@@ -10,7 +10,7 @@ from pefttools.settings import Choice
 from pefttools.strategies.base import PeftStrategy
 
 if TYPE_CHECKING:
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
 
 OF_CLASSES = ("labels", "bins", "min_class_rows")
 """Settings of `data` that concern a row's `label`."""

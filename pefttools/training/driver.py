@@ -19,7 +19,7 @@ from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
 from pefttools.objectives.base import need_plain_autograd, reuse_features
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, optimizer_setup, results, speedups
 from pefttools.training.baseline import baseline_scores

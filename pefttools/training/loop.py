@@ -23,7 +23,7 @@ from pefttools.errors import Interrupted, UserError
 from pefttools.nn import input_embeddings
 from pefttools.objectives.base import Batch, Composed, Forward
 from pefttools.recipe import schedule
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import Bar, Reporter
 from pefttools.strategies.base import trained

@@ -32,7 +32,7 @@ from pefttools.training.run import MARK, Run, write_recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
 
 How = Literal["changes", "parameters"]
 SUMMED_EXACTLY = {"rank", "alpha", "rslora", "dropout", "lr_ratio", "init"}

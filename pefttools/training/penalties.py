@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pefttools.data.encoding import encode_once
 from pefttools.data.settings import FileSettings
 from pefttools.data.splitting import load_rows
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.regularizers.base import Penalty
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import Strategy, trained

@@ -15,7 +15,7 @@ from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.objectives.base import Composed, Context, composed
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, speedups, wrapping
 from pefttools.training.padding import refuse_padding_readers

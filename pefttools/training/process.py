@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import signals
 from pefttools.errors import UserError
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import Run
 
 if TYPE_CHECKING:

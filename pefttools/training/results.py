@@ -11,7 +11,7 @@ from pefttools import atomic
 
 if TYPE_CHECKING:
     from pefttools.data.rows import Splits
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
     from pefttools.training.checkpoint import Progress
     from pefttools.training.run import Run
 

@@ -25,7 +25,7 @@ from pefttools import atomic
 from pefttools.bases import loading, quantized
 from pefttools.errors import UserError
 from pefttools.recipe import recipes
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir
 from pefttools.strategies.base import CONFIG

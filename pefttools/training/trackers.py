@@ -8,7 +8,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers, on_main_process
 
 from pefttools.errors import UserError, unknown
-from pefttools.recipe.recipes import Recipe
+from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import Run
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pefttools.data.splitting import Row
     from pefttools.nn.first_token import LastBlock
     from pefttools.nn.frozen import Frozen
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
 
 FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 """What torch, transformers and peft raise where a method does not fit a model."""

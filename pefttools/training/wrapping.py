@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pefttools.bases.loading import Base
-    from pefttools.recipe.recipes import Recipe
+    from pefttools.recipe.recipe import Recipe
 
 NEVER_TRAINED = ("ranknum",)
 """Parameters that hold a setting (AdaLoRA's rank); on the meta device peft forgets that they take no gradient."""

@@ -1,0 +1,95 @@
+"""Everything that a run depends on, and the digest of what changes the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from pefttools.augmentations import augmentations
+from pefttools.augmentations.base import Augmentation
+from pefttools.bases.loading import BaseSettings
+from pefttools.data.settings import DataSettings, FileSettings
+from pefttools.objectives import objectives
+from pefttools.objectives.base import Objective
+from pefttools.recipe import moved_settings, renamed_settings
+from pefttools.recipe.train_settings import TrainSettings
+from pefttools.registry import Registry
+from pefttools.regularizers import regularizers
+from pefttools.regularizers.base import Regularizer
+from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST, Settings
+from pefttools.strategies.base import Strategy
+from pefttools.tasks.base import Task
+
+NAMED: Mapping[str, Registry[Any]] = {
+    "regularizers": regularizers, "objectives": objectives, "augmentations": augmentations
+}  # fmt: skip
+"""Sections of any number of choices, each under its name -> their registry."""
+
+
+class Header(Settings):
+    """The settings of a recipe outside its sections."""
+
+    name: str
+    """The recipe's name, shown in output."""
+    description: str = Field(default="", json_schema_extra=NOT_IN_DIGEST)
+    """One line that describes what the recipe does."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of all randomness, including the initial values of a new head."""
+
+
+class Recipe(Header):
+    """Everything a run depends on."""
+
+    base: BaseSettings
+    data: DataSettings
+    task: Task
+    strategy: Strategy
+    regularizers: dict[str, Regularizer] = {}
+    """Penalties by name, each with its settings. All of them are added to the loss."""
+    objectives: dict[str, Objective] = {}
+    """What a step minimizes besides the task's loss, by name, each with its settings. Objectives act in this order."""
+    augmentations: dict[str, Augmentation] = {}
+    """Augmentations add rewritten copies to the training rows, by name and in this order, each with its settings."""
+    train: TrainSettings
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `recipe.yaml` holds."""
+        plain = self.model_dump(mode="json", exclude={"task", "strategy", *NAMED})
+        chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict()}
+        for section in NAMED:
+            chosen[section] = {name: one.model_dump(mode="json") for name, one in getattr(self, section).items()}
+        return {name: {**plain, **chosen}[name] for name in type(self).model_fields}
+
+    @property
+    def digest(self) -> str:
+        """sha256 of every value that changes what is learnt; the recipe's name is not one."""
+        values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
+        for section in ("task", "strategy", "train"):
+            fields = type(getattr(self, section)).model_fields
+            marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
+            values[section] = {k: v for k, v in values[section].items() if k not in marked}
+        values["train"] = moved_settings.as_before(values["train"])
+        values["task"] = renamed_settings.task_as_before(values["task"])
+        for name, field in DataSettings.model_fields.items():
+            if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
+                del values["data"][name]
+        if values["base"]["quantize"] is None:  # younger than many a digest, and nothing is what there was before it
+            del values["base"]["quantize"]
+        for name in ("train", "validation", "test"):
+            if values["data"][name]:
+                values["data"][name] = FileSettings.as_read_before(values["data"][name], name)
+        for penalty in values["regularizers"].values():
+            if isinstance(penalty.get("data"), dict):
+                penalty["data"] = FileSettings.as_read_before(penalty["data"], "train")
+        if values["base"]["trained_head"] == "auto":
+            del values["base"]["trained_head"]
+        for section in ("objectives", "augmentations"):
+            if values[section]:
+                values[section] = list(values[section].items())  # their order matters
+            else:
+                del values[section]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
