@@ -1,4 +1,4 @@
-"""What the tests of regularizers share: a tiny BERT wrapped in every way, and a model small enough to reckon with."""
+"""Shared by tests of regularizers: a tiny BERT wrapped in every way, and a model small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAD = ("classifier",)
 
 
 def mark(model: nn.Module, head: Sequence[str]) -> None:
-    """What models.load does."""
+    """Mark the parameters outside the head as pretrained, as loading a base does."""
     for name, parameter in model.named_parameters():
         if not any(f".{path}." in f".{name}" for path in head):
             parameter.pretrained = True  # type: ignore[attr-defined]
@@ -84,10 +84,10 @@ TRAINS: dict[str, set[Touched]] = {
     "full": {"parameters", "matrices", "pretrained", "pretrained matrices", "changed matrices"},
     **dict.fromkeys(("lora", "rslora", "dora", "adalora"), _FACTORS),
     **dict.fromkeys(("vera", "projection"), _FACTORS - {"factors"}),
-    "ln_tuning": {"parameters", "matrices", "pretrained"},  # the matrices are the head's
+    "ln_tuning": {"parameters", "matrices", "pretrained"},  # the only matrices are those of the head
     "biases": {"parameters", "pretrained"},
 }
-"""What each way of wrapping trains, in the words of `Regularizer.touches`."""
+"""The kinds of parameters that each way of wrapping trains, in the terms of `Regularizer.touches`."""
 
 
 class Wrapped:
@@ -140,7 +140,7 @@ def value_of(penalty: Penalty) -> float:
 
 
 def move(model: nn.Module, by: float = 0.05, seed: int = 3) -> dict[str, Tensor]:
-    """Move everything trained at random; answers the moves."""
+    """Move every trained parameter by a random amount; returns the amounts by name."""
     draw = torch.Generator().manual_seed(seed)
     moves = {n: by * torch.randn(p.shape, generator=draw, dtype=p.dtype) for n, p in trained(model).items()}
     with torch.no_grad():

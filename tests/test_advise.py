@@ -23,12 +23,12 @@ from pefttools.reporter import SILENT
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h", 3600)]
 )
-def test_budgets_are_read(text: str, seconds: float) -> None:
+def test_budget_is_parsed_to_seconds(text: str, seconds: float) -> None:
     assert budget.seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "30", "m", "half an hour", "0s", "-5m", "5 m"])
-def test_other_budgets_are_told(text: str) -> None:
+def test_invalid_budget_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--budget: takes"):
         budget.seconds(text)
 
@@ -49,7 +49,7 @@ def test_a_larger_budget_buys_a_more_thorough_plan() -> None:
     assert (len(last.candidates), last.rates, last.seeds) == (4, 3, 3)
 
 
-def test_rungs_keep_a_third() -> None:
+def test_each_rung_keeps_a_third_of_the_trials() -> None:
     plan = Halving(tuple(candidate(name, 0.1) for name in "abcdef"), 3, 3, 2, 9.0, 10)
     assert plan.rungs == [(1.0, 18), (3.0, 6)]
 
@@ -64,18 +64,18 @@ def test_learning_rates_stay_in_the_strategys_range() -> None:
 
 
 class Fake:
-    """An adviser whose trials take what was thought and end at once, on a clock of its own."""
+    """An adviser with a fake clock, whose trials end at once and take exactly the estimated time."""
 
     def __init__(self, left: float, scores: dict[str, float]) -> None:
         self.clock = SimpleNamespace(left=left)
         self.scores, self.reporter = scores, SILENT
         self.left_out = [candidate(label, step) for label, step in (("slow", 0.4), ("fair", 0.2), ("good", 0.3))]
         self.ruled_out = {c.label: "too slow for this budget" for c in self.left_out}
-        self.looks: list[str] = []
+        self.tried: list[str] = []
 
     def looked(self, config: Config, epochs: float) -> dict[str, Any]:
         label = config.candidate.label
-        self.looks.append(label)
+        self.tried.append(label)
         self.clock.left -= config.candidate.seconds(epochs, 100)
         scored = {"accuracy": self.scores[label], "loss": 1.0}
         return {"status": "done", "metric": "accuracy", "lower_is_better": False, "validation": scored}
@@ -86,7 +86,7 @@ class Fake:
 
 
 @pytest.mark.parametrize(
-    ("left", "looks", "late"),
+    ("left", "tried", "late"),
     [
         (1e6, ["fair", "good", "slow"], ["good", "fair", "slow"]),
         (370, ["fair", "good", "slow"], ["good"]),
@@ -94,15 +94,15 @@ class Fake:
         (100, [], []),
     ],
 )
-def test_time_that_is_left_goes_to_those_left_out(left: float, looks: list[str], late: list[str]) -> None:
+def test_remaining_time_tries_candidates_that_were_left_out(left: float, tried: list[str], late: list[str]) -> None:
     plan = Halving((candidate("first", 0.1),), 3, 1, 1, 5.0, 100)
     fake: Any = Fake(left, {"slow": 0.7, "fair": 0.8, "good": 0.9})
     first = Config(plan.candidates[0], 1e-3)
     found = challenged(fake, plan, {first: [{}]})
-    assert fake.looks == looks
+    assert fake.tried == tried
     assert [config.candidate.label for config in found] == ["first", *late]
     assert set(fake.ruled_out) == {"slow", "fair", "good"} - set(late)
-    assert all(fake.ruled_out[label] == "too slow for this budget" for label in fake.ruled_out if label not in looks)
+    assert all(fake.ruled_out[label] == "too slow for this budget" for label in fake.ruled_out if label not in tried)
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +156,13 @@ def test_finalists_are_chosen_without_test_rows(advised: tuple[int, Path]) -> No
 
 
 @pytest.mark.slow
-def test_who_loses_is_told_why(advised: tuple[int, Path]) -> None:
+def test_every_strategy_is_a_finalist_or_ruled_out(advised: tuple[int, Path]) -> None:
     values = json.loads((advised[1] / "advice.json").read_text())
-    told = {row["label"].partition(",")[0] for row in values["finalists"]} | set(values["ruled_out"])
-    assert {"lora", "head"} <= told
+    accounted_for = {row["label"].partition(",")[0] for row in values["finalists"]} | set(values["ruled_out"])
+    assert {"lora", "head"} <= accounted_for
 
 
-def test_a_budget_for_less_than_one_trial_is_told(
+def test_budget_below_one_trial_is_refused(
     bases: Callable[[str], Path], rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--base", str(bases("bert")), "--task", "text_classification", "--data", str(rows_file)]
@@ -171,7 +171,7 @@ def test_a_budget_for_less_than_one_trial_is_told(
 
 
 @pytest.mark.slow
-def test_advice_on_another_question_is_not_mixed(
+def test_folder_with_advice_for_other_settings_is_refused(
     advised: tuple[int, Path], bases: Callable[[str], Path], rows_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--base", str(bases("bert")), "--task", "text_classification", "--data", str(rows_file)]

@@ -1,4 +1,4 @@
-"""Words on their sub-words: which of them are told, spans of tokens and of texts, and the loss over words."""
+"""Alignment of words with sub-word tokens: labels, spans in tokens and in texts, and the loss over words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pefttools.errors import UserError
 from pefttools.tasks.token_classification import TokenClassification
 
 
-def test_words_are_told_by_their_first_pieces() -> None:
+def test_word_is_labeled_at_its_first_sub_word() -> None:
     task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
     rows = [
         make_row("Angela Merkel in Rome", "B-PER I-PER O B-LOC"),
@@ -33,17 +33,17 @@ def test_words_are_told_by_their_first_pieces() -> None:
     assert encoded["cut"] == [False, False]
 
 
-def test_words_that_are_cut_off() -> None:
+def test_truncated_words_have_no_position() -> None:
     task = TokenClassification(labels=("O", "B-PER", "I-PER"), read_as="bio", max_length=5)
     encoded = task.encode([make_row("angela angela in", "B-PER I-PER O"), make_row("in", "O")], word_pieces())
     assert encoded["input_ids"] == [[2, 5, 6, 5, 3], [2, 10, 3]]
     assert encoded["places"] == [[1, 3, -1], [1]]
     assert encoded["labels"] == [[-100, 1, -100, 2, -100], [-100, 0, -100]]
     assert (encoded["num_targets"], encoded["cut"]) == ([2, 1], [True, False])
-    said = [{"labels": [0, 1, 1, 2, 0], "probabilities": [0.9, 0.8, 0.5, 0.6, 0.9]}]
-    answer = task.aggregate({"tokens": ["angela", "angela", "in"]}, [{"places": [1, 3, -1]}], said)
-    assert answer["prediction"] == ["B-PER", "I-PER", "O"]
-    assert answer["spans"] == [
+    predictions = [{"labels": [0, 1, 1, 2, 0], "probabilities": [0.9, 0.8, 0.5, 0.6, 0.9]}]
+    aggregated = task.aggregate({"tokens": ["angela", "angela", "in"]}, [{"places": [1, 3, -1]}], predictions)
+    assert aggregated["prediction"] == ["B-PER", "I-PER", "O"]
+    assert aggregated["spans"] == [
         {"type": "PER", "start": 0, "end": 13, "text": "angela angela", "score": pytest.approx(0.7)}
     ]
     last = TokenClassification(labels=("O", "B-PER", "I-PER"), read_as="bio", sub_word="last")
@@ -80,16 +80,16 @@ def test_a_tokenizer_without_word_ids_is_refused() -> None:
 
 
 def outputs_for(labels: list[list[int]], num_labels: int, virtual: int = 0) -> Any:
-    """Logits that say these labels, with probability e³ / (e³ + num_labels - 1), after some virtual tokens."""
+    """Logits whose argmax are these labels, with probability e³ / (e³ + num_labels - 1), after some virtual tokens."""
     logits = torch.zeros(len(labels), virtual + len(labels[0]), num_labels)
-    for row, said in enumerate(labels):
-        for place, label in enumerate(said):
+    for row, row_labels in enumerate(labels):
+        for place, label in enumerate(row_labels):
             logits[row, virtual + place, label] = 3.0
     return SimpleNamespace(logits=logits)
 
 
 @pytest.mark.parametrize("virtual", [0, 3])
-def test_spans_of_tokens_and_of_texts(virtual: int) -> None:
+def test_spans_have_character_offsets_in_tokens_and_texts(virtual: int) -> None:
     task = TokenClassification(labels=("O", "B-LOC", "I-LOC"), read_as="bio")
     probability = float(torch.tensor([3.0, 0.0, 0.0]).softmax(0)[0])
     rows = [
@@ -101,18 +101,18 @@ def test_spans_of_tokens_and_of_texts(virtual: int) -> None:
     columns = task.encode(rows, word_pieces())
     wanted = [[0, 1, 0, 1, 2, 0, 1, 2, 0], [0, 1, 2], [0, 0, 1, 2, 0], [0]]
     width = max(map(len, columns["input_ids"]))
-    said = [[0] * width for _ in rows]
-    for labels, places, tags in zip(said, columns["places"], wanted, strict=True):
+    padded = [[0] * width for _ in rows]
+    for labels, places, tags in zip(padded, columns["places"], wanted, strict=True):
         for place, tag in zip(places, tags, strict=True):
             labels[place] = tag
     batch = task.collate(columns, word_pieces(), 1)
     assert "labels" not in batch
-    answers = task.predict(outputs_for(said, 3, virtual), batch)
+    predictions = task.predict(outputs_for(padded, 3, virtual), batch)
     joined = [
-        task.aggregate(row, [{"places": places}], [answer])
-        for row, places, answer in zip(rows, columns["places"], answers, strict=True)
+        task.aggregate(row, [{"places": places}], [prediction])
+        for row, places, prediction in zip(rows, columns["places"], predictions, strict=True)
     ]
-    found = [[(s["start"], s["end"], s["text"]) for s in answer["spans"]] for answer in joined]
+    found = [[(s["start"], s["end"], s["text"]) for s in aggregated["spans"]] for aggregated in joined]
     assert found == [
         [(4, 8, "Rome"), (12, 20, "New York"), (22, 24, "北京")],
         [(3, 11, "New York")],
@@ -125,21 +125,21 @@ def test_spans_of_tokens_and_of_texts(virtual: int) -> None:
                                      "score": pytest.approx(probability)}  # fmt: skip
 
 
-def test_what_a_model_says_is_well_formed() -> None:
+def test_aggregated_bio_tags_are_well_formed() -> None:
     task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
-    said = [{"labels": [2, 4, 0, 2, 3], "probabilities": [1.0] * 5}]
-    answer = task.aggregate({"tokens": list("abcde")}, [{"places": [0, 1, 2, 3, 4]}], said)
-    assert answer["prediction"] == ["B-LOC", "B-PER", "O", "B-LOC", "B-PER"]
+    predictions = [{"labels": [2, 4, 0, 2, 3], "probabilities": [1.0] * 5}]
+    aggregated = task.aggregate({"tokens": list("abcde")}, [{"places": [0, 1, 2, 3, 4]}], predictions)
+    assert aggregated["prediction"] == ["B-LOC", "B-PER", "O", "B-LOC", "B-PER"]
     plain = TokenClassification(labels=("NN", "VB"), read_as="none")
     assert plain.aggregate(
         {"tokens": ["a", "b"]}, [{"places": [1, -1]}], [{"labels": [0, 1], "probabilities": [1.0] * 2}]
     ) == {
-        "prediction": ["VB", "NN"]  # of a word that is not seen the most frequent
+        "prediction": ["VB", "NN"]  # a truncated word gets the most frequent label
     }
 
 
 @pytest.mark.parametrize("virtual", [0, 2])
-def test_the_loss_is_summed_over_words(virtual: int) -> None:
+def test_loss_is_the_sum_over_words(virtual: int) -> None:
     task = TokenClassification(labels=("O", "B-PER", "I-PER"), read_as="bio")
     rows = [make_row("angela merkel in", "B-PER I-PER O"), make_row("in", "O")]
     columns = task.encode(rows, word_pieces())

@@ -1,4 +1,4 @@
-"""What is beside an artifact's weights: a card of the user's own data, code that loads it, modes, the base by name."""
+"""Files next to an artifact's weights: the model card and its code, file modes, and the reference to the base."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["merged", "adapter"])
-def test_the_card_is_of_the_users_data_and_its_code_runs_without_us(
+def test_model_card_names_the_users_data_and_its_code_runs_without_pefttools(
     to: str, run: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     export(run, to, tmp_path / "out")
@@ -51,29 +51,31 @@ def test_the_card_is_of_the_users_data_and_its_code_runs_without_us(
     assert "GSM8K" not in card
     assert str(run.parent) not in card
     assert str(bases("bert")) not in card
-    assert "truncation=True, max_length=32, padding=True" in card  # as it was trained, not what the base could read
+    assert (
+        "truncation=True, max_length=32, padding=True" in card
+    )  # the max_length of training, not the limit of the base
     code = "\n".join(re.findall(r"```python\n(.*?)```", card, re.DOTALL))
     code = code.replace("THIS_FOLDER", str(tmp_path / "out")).replace("FOLDER_OF_THE_BASE", str(bases("bert")))
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ALONE.format(code=code)],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
+    assert process.returncode == 0, process.stderr
     expected = [row["prediction"] for row in predict_rows(run, [{"text": "word1 saw"}, {"text": "a red word2"}])]
-    assert said.stdout.strip() == str(expected) == "['tool', 'colour']"
+    assert process.stdout.strip() == str(expected) == "['tool', 'colour']"
 
 
 @pytest.mark.slow
 def test_peft_loads_an_adapter_of_a_hub_base_by_its_class(
     run: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Of `AutoPeftModelFor…` the base's configuration knows no classes: their number goes with the call."""
+    """The base's configuration has no classes, so `num_labels` is passed to `AutoPeftModelFor…`."""
     from peft import AutoPeftModelForSequenceClassification
 
     export(run, "adapter", tmp_path / "out")
     file = tmp_path / "out" / "adapter_config.json"
     config = json.loads(file.read_text())
-    assert config["base_model_name_or_path"] is None  # a folder is no other machine's
+    assert config["base_model_name_or_path"] is None  # a local folder means nothing on another machine
     file.write_text(json.dumps({**config, "base_model_name_or_path": str(bases("bert"))}))
     about = json.loads((tmp_path / "out" / "manifest.json").read_text())["config"]
     model = AutoPeftModelForSequenceClassification.from_pretrained(str(tmp_path / "out"), num_labels=3)
@@ -81,7 +83,7 @@ def test_peft_loads_an_adapter_of_a_hub_base_by_its_class(
 
 
 @pytest.mark.slow
-def test_files_have_the_umasks_mode_and_pefts_empty_card_is_gone(run: Path, tmp_path: Path) -> None:
+def test_file_modes_follow_the_umask_and_pefts_empty_card_is_removed(run: Path, tmp_path: Path) -> None:
     export(run, "merged", tmp_path / "out")
     umask = os.umask(0o022)
     os.umask(umask)
@@ -94,7 +96,7 @@ def test_files_have_the_umasks_mode_and_pefts_empty_card_is_gone(run: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_is_exported_from_its_own_rows_when_its_file_is_gone(run: Path, tmp_path: Path) -> None:
+def test_export_scores_the_rows_of_the_run_when_the_data_file_changed_or_is_gone(run: Path, tmp_path: Path) -> None:
     file = run.parent / "customers of mine.csv"
     before = file.read_bytes()
     try:

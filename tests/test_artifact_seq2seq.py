@@ -1,4 +1,4 @@
-"""Exports of encoder-decoders: prefix, languages and beams come along, and plain transformers writes the same."""
+"""Exports of encoder-decoders keep prefix, languages and beams; plain transformers generates the same text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that copies, a prefix before every text, on a base with habits of its own."""
+    """A run that learns to copy, with a prefix, on a base whose generation config sets `length_penalty`."""
     folder = tmp_path_factory.mktemp("seq2seq")
     make_model().save_pretrained(folder / "base")
     file = folder / "base" / "generation_config.json"
@@ -40,7 +40,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("to", ["merged", "adapter"])
-def test_an_encoder_decoder_answers_alike_in_plain_transformers(to: str, run: Path, tmp_path: Path) -> None:
+def test_exported_encoder_decoder_generates_the_same_text_in_plain_transformers(
+    to: str, run: Path, tmp_path: Path
+) -> None:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     manifest = export(run, to, tmp_path / "out")
@@ -55,7 +57,7 @@ def test_an_encoder_decoder_answers_alike_in_plain_transformers(to: str, run: Pa
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "out")
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
     with torch.inference_mode():
-        given = tokenizer("word9 word1 word2 word3", return_tensors="pt")
-        line = model.generate(input_ids=given["input_ids"], attention_mask=given["attention_mask"])
-    (said,) = predict_rows(run, [{"source": "word1 word2 word3"}], precision="fp32")
-    assert tokenizer.decode(line[0], skip_special_tokens=True).strip() == said["prediction"].strip()
+        inputs = tokenizer("word9 word1 word2 word3", return_tensors="pt")
+        line = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    (expected,) = predict_rows(run, [{"source": "word1 word2 word3"}], precision="fp32")
+    assert tokenizer.decode(line[0], skip_special_tokens=True).strip() == expected["prediction"].strip()

@@ -1,6 +1,6 @@
-"""What artifacts carry to write text: the chat template, the tokens that end an answer, and how answers are written.
+"""What artifacts contain for generation: the chat template, the stop tokens and the generation settings.
 
-Every artifact answers in plain transformers, from messages, what `predict` answers, and stops where it stops.
+From the same messages, every artifact generates in plain transformers what `predict` generates, and stops there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OWN = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-"""A template of a recipe; its end token is not the tokenizer's."""
+"""A chat template set by the recipe; its end token is not that of the tokenizer."""
 PAIRS = [("ab", "cd"), ("ba", "dcd"), ("abab", "cc"), ("bb", "d")]
 
 
@@ -37,9 +37,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     tokenizer.chat_template = None
     tokenizer.add_special_tokens({"eos_token": "<|endoftext|>", "extra_special_tokens": ["<|im_end|>"]})
     make_model("llama", vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).save_pretrained(folder / "base")
-    habits = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_length": 5, "repetition_penalty": 1.3}
+    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "max_length": 5, "repetition_penalty": 1.3}
     file = folder / "base" / "generation_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **habits}))
+    file.write_text(json.dumps({**json.loads(file.read_text()), **sampling}))
     tokenizer.save_pretrained(folder / "base")
     rows = [{"prompt": f"{a}{i}", "completion": b} for i, (a, b) in enumerate(PAIRS * 12)]
     rows = [{"messages": [{"role": "user", "content": r["prompt"]}, {"role": "assistant", "content": r["completion"]}]}
@@ -48,11 +48,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def run(name: str, /, rows: Path = data, **task: Any) -> Path:
         if name not in made:
-            given = {"name": "causal_lm", "max_length": 96, "max_new_tokens": 12, **task}
-            given = {key: value for key, value in given.items() if value is not None}
+            values = {"name": "causal_lm", "max_length": 96, "max_new_tokens": 12, **task}
+            values = {key: value for key, value in values.items() if value is not None}
             train = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02}
             recipe = write_recipe(
-                folder / f"{name}.yaml", folder / "base", rows, task=given, train=train, data={"validation_share": 0.25}
+                folder / f"{name}.yaml",
+                folder / "base",
+                rows,
+                task=values,
+                train=train,
+                data={"validation_share": 0.25},
             )
             made[name] = train_tiny(recipe, folder / name)[0]
         return made[name]
@@ -61,13 +66,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def plain(folder: Path, model: Any, question: str) -> tuple[str, bool]:
-    """What plain transformers writes about a question, and whether it stopped."""
+    """The text that plain transformers generates for a question, and whether a stop token ended it."""
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     settings = GenerationConfig.from_pretrained(folder)
-    asked = [{"role": "user", "content": question}]
-    inputs = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    messages = [{"role": "user", "content": question}]
+    inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     with torch.inference_mode():
         (line,) = model.generate(**inputs, generation_config=settings)
     new = line[inputs["input_ids"].shape[1] :].tolist()
@@ -76,13 +81,13 @@ def plain(folder: Path, model: Any, question: str) -> tuple[str, bool]:
 
 
 def in_a_batch(folder: Path, model: Any, questions: list[str]) -> list[str]:
-    """What plain transformers writes about questions of unlike length at once."""
+    """The texts that plain transformers generates for questions of different lengths in one batch."""
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = [[{"role": "user", "content": question}] for question in questions]
-    given = {"add_generation_prompt": True, "padding": True, "return_tensors": "pt", "return_dict": True}
-    inputs = tokenizer.apply_chat_template(asked, **given)
+    messages = [[{"role": "user", "content": question}] for question in questions]
+    values = {"add_generation_prompt": True, "padding": True, "return_tensors": "pt", "return_dict": True}
+    inputs = tokenizer.apply_chat_template(messages, **values)
     with torch.inference_mode():
         lines = model.generate(**inputs, generation_config=GenerationConfig.from_pretrained(folder))
     return tokenizer.batch_decode(lines[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
@@ -101,18 +106,18 @@ def loaded(run: Path, folder: Path, to: str) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["merged", "adapter"])
 @pytest.mark.parametrize("template", [None, OWN])
-def test_an_artifact_answers_messages_in_plain_transformers(
+def test_artifact_generates_the_same_text_from_messages_in_plain_transformers(
     template: str | None, to: str, trained: Callable[..., Path], tmp_path: Path
 ) -> None:
     run = trained(f"chat{bool(template)}", chat_template=template)
     manifest = export(run, to, tmp_path / "out")
     assert manifest["answers_in_text"] == writing.ROWS
     model = loaded(run, tmp_path / "out", to)
-    for question, said in zip(
+    for question, expected in zip(
         ("ab1", "bb2"), predict_rows(run, [{"prompt": "ab1"}, {"prompt": "bb2"}], precision="fp32"), strict=True
     ):
         text, stopped = plain(tmp_path / "out", model, question)
-        assert (text.strip(), stopped) == (said["prediction"].strip(), said["finish"] == "stop")
+        assert (text.strip(), stopped) == (expected["prediction"].strip(), expected["finish"] == "stop")
         assert stopped
     (again,) = predict_rows(tmp_path / "out", [{"prompt": "ab1"}], precision="fp32")
     assert again["finish"] == "stop"
@@ -121,16 +126,16 @@ def test_an_artifact_answers_messages_in_plain_transformers(
 
 
 @pytest.mark.slow
-def test_the_bases_habits_do_not_come_along(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_generation_settings_of_the_base_are_not_exported(trained: Callable[..., Path], tmp_path: Path) -> None:
     export(trained("chatTrue", chat_template=OWN), "merged", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (written["do_sample"], written["max_new_tokens"], written["repetition_penalty"]) == (False, 12, 1.0)
     assert "max_length" not in written
-    assert len(written["eos_token_id"]) == 2  # the tokenizer's own end and the template's
+    assert len(written["eos_token_id"]) == 2  # the end token of the tokenizer and that of the template
 
 
 @pytest.mark.slow
-def test_drawn_answers_are_drawn_in_the_artifact_too(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_sampling_settings_are_exported(trained: Callable[..., Path], tmp_path: Path) -> None:
     export(trained("drawn", temperature=0.7), "merged", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
     assert (written["do_sample"], written["temperature"], written["top_k"]) == (True, 0.7, 0)
@@ -138,7 +143,7 @@ def test_drawn_answers_are_drawn_in_the_artifact_too(trained: Callable[..., Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["template", "end"])
-def test_an_artifact_that_lost_its_template_or_its_end_is_thrown_away(
+def test_artifact_without_its_template_or_stop_token_is_refused(
     lost: str, trained: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = trained("chatTrue", chat_template=OWN)
@@ -152,31 +157,31 @@ def test_an_artifact_that_lost_its_template_or_its_end_is_thrown_away(
             return own
 
         monkeypatch.setattr(writing, "tokenizer_of", without)
-        said = "plain transformers answers"
+        expected = "plain transformers answers"
     else:
         settings = writing.settings_of
 
-        def endless(*given: Any) -> Any:
-            found: Any = settings(*given)
+        def endless(*values: Any) -> Any:
+            found: Any = settings(*values)
             found.eos_token_id = found.eos_token_id[1:]  # the tokenizer's own
             return found
 
         monkeypatch.setattr(writing, "settings_of", endless)
-        said = "ends by length after 12 tokens; the trained model '.*', by stop"
-    with pytest.raises(UserError, match=said):
+        expected = "ends by length after 12 tokens; the trained model '.*', by stop"
+    with pytest.raises(UserError, match=expected):
         export(run, "merged", tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_rounded_artifacts_are_held_to_rounded_answers(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_artifact_in_bfloat16_is_compared_with_bfloat16_text(trained: Callable[..., Path], tmp_path: Path) -> None:
     manifest = export(trained("chatTrue", chat_template=OWN), "merged", tmp_path / "out", settings=["dtype=bfloat16"])
     assert manifest["answers_in_text"] == writing.ROWS
 
 
 @pytest.mark.slow
-def test_text_that_goes_on_and_prompts_of_classes(trained: Callable[..., Path], tmp_path: Path) -> None:
-    """Plain text has no chat template; a prompt of classes in a chat has one."""
+def test_chat_template_is_exported_for_chat_prompts_only(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """Plain text needs no chat template; a classification prompt in a chat does."""
     from transformers import AutoTokenizer
 
     rows = write_rows(
@@ -185,8 +190,8 @@ def test_text_that_goes_on_and_prompts_of_classes(trained: Callable[..., Path], 
     going_on = trained("text", rows=rows)
     assert export(going_on, "merged", tmp_path / "text")["answers_in_text"] > 0
     assert AutoTokenizer.from_pretrained(tmp_path / "text").chat_template is None
-    asked = {"name": "prompted_classification", "prompt": "{text}?", "chat": True, "shots": 1}
-    classes = trained("classes", rows=rows, **asked, max_new_tokens=None)
+    task = {"name": "prompted_classification", "prompt": "{text}?", "chat": True, "shots": 1}
+    classes = trained("classes", rows=rows, **task, max_new_tokens=None)
     for to in ("merged", "adapter"):
         assert export(classes, to, tmp_path / to)["answers_in_text"] > 0
         assert AutoTokenizer.from_pretrained(tmp_path / to).chat_template

@@ -1,4 +1,4 @@
-"""Augmentations: copies of training rows alone, each drawn from its own row; the shipped ones keep words and spaces."""
+"""Augmentations copy training rows only, each copy from one row; those of this package keep words and spaces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_tiny(recipe_file: Path, out: Path, *overrides: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
+def test_empty_augmentations_change_nothing(recipe_file: Path, tmp_path: Path) -> None:
     plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     again, result = train_tiny(recipe_file, tmp_path / "again", *SHORT, "augmentations=[]")
     assert losses(plain) == losses(again)
@@ -56,7 +56,7 @@ def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", augmentations.names())
-def test_it_trains_and_learns(name: str, recipe_file: Path, tmp_path: Path) -> None:
+def test_training_with_an_augmentation_learns(name: str, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = run_tiny(recipe_file, out, f"augmentations={name}", "train.epochs=2")
     rows, added = result["data"]["rows"]["train"], result["data"]["augmented"]
@@ -70,7 +70,7 @@ def test_it_trains_and_learns(name: str, recipe_file: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", augmentations.names())
 @given(text=TEXTS, seed=st.integers(0, 9))
-def test_a_text_is_rewritten_the_same_way_and_never_to_nothing(name: str, text: str, seed: int) -> None:
+def test_rewriting_is_deterministic_and_never_empty(name: str, text: str, seed: int) -> None:
     one = augmentations.get(name)()
     found = one.rewrite(text, random.Random(seed))
     assert found == one.rewrite(text, random.Random(seed))
@@ -78,7 +78,7 @@ def test_a_text_is_rewritten_the_same_way_and_never_to_nothing(name: str, text: 
 
 
 @given(text=TEXTS, seed=st.integers(0, 9), share=st.floats(0.01, 0.99), number=st.integers(1, 9))
-def test_words_are_those_of_the_text(text: str, seed: int, share: float, number: int) -> None:
+def test_rewritten_words_come_from_the_text(text: str, seed: int, share: float, number: int) -> None:
     units, gaps = _units.split(text)
     assert _units.join(units, gaps) == text
     deleted = RandomDeletion(probability=share).rewrite(text, random.Random(seed))
@@ -86,8 +86,8 @@ def test_words_are_those_of_the_text(text: str, seed: int, share: float, number:
         left = _units.split(deleted)[0]
         assert 0 < len(left) < len(units)
         assert not Counter(left) - Counter(units)
-        places = iter(units)
-        assert all(word in places for word in left)  # in their order
+        positions = iter(units)
+        assert all(word in positions for word in left)  # in their order
     swapped = RandomSwap(num_swaps=number).rewrite(text, random.Random(seed))
     if swapped is not None:
         assert swapped != text
@@ -103,7 +103,7 @@ def test_chinese_is_rewritten_by_characters() -> None:
     assert all(" " not in text and not Counter(text) - Counter(CHINESE) for text in deleted if text)
 
 
-def test_spaces_of_what_stays_are_kept() -> None:
+def test_spaces_around_unchanged_words_are_kept() -> None:
     text = "  a,\tb  c\nd "
     for seed in range(50):
         found = RandomSwap().rewrite(text, random.Random(seed))
@@ -118,12 +118,12 @@ def test_spaces_of_what_stays_are_kept() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "word", "word word"])
-def test_what_cannot_change_is_left_out(text: str) -> None:
+def test_text_that_cannot_change_gets_no_copy(text: str) -> None:
     chosen = {"random_swap": RandomSwap(copies=5)}
     assert copies(chosen, [{"text": text, "label": "a"}], TASK, 0) == {"random_swap": []}
 
 
-def test_copies_of_a_row_differ_and_depend_on_nothing_else() -> None:
+def test_copies_of_a_row_are_distinct_and_independent_of_other_rows() -> None:
     rows = [{"text": row["text"], "label": row["label"]} for row in make_rows(40)]
     chosen = {"random_deletion": RandomDeletion(copies=3, probability=0.3), "random_swap": RandomSwap(copies=3)}
     found = copies(chosen, rows, TASK, 0)
@@ -139,7 +139,7 @@ def test_copies_of_a_row_differ_and_depend_on_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", REWRITABLE)
-def test_only_what_may_change_does(name: str) -> None:
+def test_only_rewritable_fields_change(name: str) -> None:
     cls = tasks.get(name)
     task = cls.model_validate(cls.sample_settings)
     rows = [task.read(dict(row)) for row in cls.samples]
@@ -151,7 +151,9 @@ def test_only_what_may_change_does(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REWRITABLE)
-def test_every_task_that_takes_them_trains(name: str, bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_every_rewritable_task_trains_with_an_augmentation(
+    name: str, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
     cls = tasks.get(name)
     family = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(cls.auto_class, "bert")
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples] * 4)
@@ -165,7 +167,7 @@ def test_every_task_that_takes_them_trains(name: str, bases: Callable[[str], Pat
 
 
 @pytest.mark.slow
-def test_rows_to_score_and_digests_stay(recipe_file: Path, tmp_path: Path) -> None:
+def test_augmentation_leaves_evaluation_rows_unchanged(recipe_file: Path, tmp_path: Path) -> None:
     plain, without = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     run, result = train_tiny(recipe_file, tmp_path / "run", *SHORT, BOTH)
     assert result["data"].pop("augmented") > 0 == without["data"].pop("augmented")
@@ -184,16 +186,20 @@ def test_rows_to_score_and_digests_stay(recipe_file: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_rows_are_encoded_planned_and_told(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = ("strategy=top_layers", "strategy.layers=0", "train.epochs=2")  # its features are kept, so rows are counted
+def test_added_rows_are_encoded_planned_and_reported(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = (
+        "strategy=top_layers",
+        "strategy.layers=0",
+        "train.epochs=2",
+    )  # its features are cached, so the plan counts rows
     recipe = recipes.load(str(recipe_file), [SHORT[1], BOTH, *head]).recipe
     listener = Listener()
     ready = prepare(recipe, listener)
     number = sum(map(len, ready.added.values()))
     assert len(ready.encoded["train"]) == 200 + number
     assert len(ready.encoded["validation"]) == len(ready.splits.validation)
-    [told] = [note for note in listener.notes if "were added" in note]
-    assert told.startswith(f"{number} rows were added to the 200 rows to train on: random_deletion ")
+    [note] = [note for note in listener.notes if "were added" in note]
+    assert note.startswith(f"{number} rows were added to the 200 rows to train on: random_deletion ")
     splits = load_splits(recipe.data, recipe.task)
     assert ready.splits.digest == splits.digest
     counted: list[int] = []
@@ -206,8 +212,9 @@ def test_rows_are_encoded_planned_and_told(recipe_file: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
-def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-
+def test_resumed_run_equals_an_uninterrupted_one_and_refuses_other_augmentations(
+    recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     common = [BOTH, "base.dropout=0.1", *SHORT]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
     with power_cut(7):
@@ -215,7 +222,7 @@ def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, capsys: pyt
     more = ["augmentations.random_swap.copies=2", "--out", str(tmp_path / "died"), "--resume"]
     assert cli.run(["train", str(recipe_file), *common, *more]) == 2
     assert "run of another recipe" in " ".join(capsys.readouterr().err.split())
-    with pytest.MonkeyPatch.context() as patch:  # a plug-in that was changed in between
+    with pytest.MonkeyPatch.context() as patch:  # a plug-in that changed before the run was resumed
         patch.setattr(RandomSwap, "rewrite", lambda self, text, draw: f"{text} {text}")
         with pytest.raises(UserError, match="--resume: augmented rows was"):
             train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
@@ -238,7 +245,7 @@ def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path, capsys: pyt
         ),
     ],
 )
-def test_mistakes_are_one_message(
+def test_invalid_augmentations_are_refused(
     overrides: list[str], message: str, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", str(recipe_file), *overrides, "--out", str(tmp_path / "run")]) == 2
@@ -247,7 +254,7 @@ def test_mistakes_are_one_message(
 
 
 @pytest.mark.slow
-def test_one_that_adds_nothing_is_told(recipe_file: Path, tmp_path: Path) -> None:
+def test_augmentation_that_adds_no_row_warns(recipe_file: Path, tmp_path: Path) -> None:
     rows = [{**row, "text": row["text"].replace(" ", "-")} for row in make_rows(60)]
     file = write_rows(tmp_path / "rows.jsonl", rows)
     listener = Listener()
@@ -255,7 +262,9 @@ def test_one_that_adds_nothing_is_told(recipe_file: Path, tmp_path: Path) -> Non
     assert any("augmentations.random_swap: adds no row" in warning for warning in listener.warnings)
 
 
-def test_they_are_listed_and_known_by_strategies(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_augmentations_are_listed_planned_and_accepted_by_every_trained_strategy(
+    recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["list", "augmentations", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["augmentations"].keys() >= {"random_deletion", "random_swap"}
     assert cli.run(["plan", str(recipe_file), BOTH, "--json"]) == 0

@@ -1,4 +1,4 @@
-"""A base that is none: one sentence says what was found, and what to name instead."""
+"""A path that is not a base is refused in one sentence, with what was found and what to name instead."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ FOLDERS: dict[str, tuple[dict[str, str], str]] = {
 }  # fmt: skip
 
 
-def train_on(base: str, recipe_file: Path, folder: Path) -> str:
-    """What is said of a base, which is one line, by `plan` and by `train`; nothing is written."""
+def error_of(base: str, recipe_file: Path, folder: Path) -> str:
+    """The one-line error about a base, from `plan` and from `train`; nothing is written."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(UserError) as caught:
         train_tiny(recipe_file, folder / "run", f"base={base}")
@@ -75,13 +75,13 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
-def test_a_folder_that_is_no_base(
+def test_folder_that_is_not_a_base_is_refused(
     kind: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     files, expected = FOLDERS[kind]
     write(tmp_path / "odd", files)
-    found = train_on("odd", recipe_file, tmp_path).replace(f"{tmp_path}/", "")
+    found = error_of("odd", recipe_file, tmp_path).replace(f"{tmp_path}/", "")
     assert found.startswith("base: odd ")
     assert re.search(expected, found)
 
@@ -95,24 +95,24 @@ def test_a_folder_that_is_no_base(
         ("model.zip", "is an archive; unpack it"),
     ],
 )
-def test_a_file_that_is_no_base(name: str, expected: str, recipe_file: Path, tmp_path: Path) -> None:
+def test_file_that_is_not_a_base_is_refused(name: str, expected: str, recipe_file: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "odd", {"config.json": CONFIG, name: ""})
-    assert expected in train_on(str(folder / name), recipe_file, tmp_path)
+    assert expected in error_of(str(folder / name), recipe_file, tmp_path)
 
 
 @pytest.mark.slow
-def test_an_adapter_of_ours_leads_to_its_run(
+def test_adapter_of_a_run_as_base_names_its_run(
     finished_run: Path, recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    found = train_on(str(finished_run / "adapter"), recipe_file, tmp_path)
+    found = error_of(str(finished_run / "adapter"), recipe_file, tmp_path)
     assert f"it belongs to the run {finished_run}: write it as a plain model with `pefttools export" in found
     folder = write(tmp_path / "odd", {"recipe.yaml": ""})
     shutil.copyfile(finished_run / "adapter" / "adapter_config.json", folder / "adapter_config.json")
-    assert "`pefttools export RUN --to merged`" in train_on(str(folder), recipe_file, tmp_path)
+    assert "`pefttools export RUN --to merged`" in error_of(str(folder), recipe_file, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_configuration_alone_is_a_base_from_scratch(
+def test_configuration_without_weights_trains_from_scratch(
     recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     shutil.copytree(bases("bert"), tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
@@ -131,12 +131,12 @@ def test_a_configuration_alone_is_a_base_from_scratch(
         ("https://huggingface.co/datasets/stanfordnlp/imdb/tree/v1/data", "stanfordnlp/imdb@v1"),
     ],
 )
-def test_a_name_of_the_hub_leads_to_hf(source: str, name: str, recipe_file: Path, tmp_path: Path) -> None:
-    assert train_on(source, recipe_file, tmp_path).endswith(f"a repository of the hub is named hf:{name}")
+def test_hub_name_without_prefix_suggests_hf(source: str, name: str, recipe_file: Path, tmp_path: Path) -> None:
+    assert error_of(source, recipe_file, tmp_path).endswith(f"a repository of the hub is named hf:{name}")
 
 
 @pytest.mark.parametrize("source", ["rows.csv", "here/rows", "C:\\models\\bert", "../owner/model"])
-def test_what_is_a_path_does_not(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_path_does_not_suggest_hf(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(UserError, match=r"there is no such file or folder$"):

@@ -1,4 +1,4 @@
-"""A text's answer is its own: alone or in a batch, whatever it spells, however long it is, on every architecture."""
+"""Predictions for a text do not depend on its batch, for special tokens, long texts and every architecture."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ TEXTS = (
     "word6 strange </s>",
     " ".join(["word7 blue"] * 100),
 )
-"""Short and long, with tokens of control in the middle and at the end, and with a word that no tokenizer knows."""
+"""Short and long texts, some with special tokens in the middle or at the end, one with an unknown word."""
 CLASSIFY = tasks.get("text_classification").example()
 OTHERS = [name for name in tasks.names() if tasks.get(name).own_head and name != CLASSIFY.name]
-"""Tasks of encoders."""
+"""Tasks with a head of their own, besides text classification."""
 SAME = 1e-5
-"""How far logits may differ that should be the same, in parts of the largest; single precision rounds."""
+"""Tolerance between logits that should be equal, relative to the largest; float32 rounds."""
 UPPER = {
     "bert": 48, "roberta": 47, "xlm-roberta": 47, "camembert": 47, "data2vec-text": 47, "ibert": 47, "mpnet": 46,
     "longformer": 47, "esm": 47, "luke": 47, "gpt2": 48, "opt": 48, "biogpt": 48, "ctrl": 48, "mpt": 48, "bart": 48,
     "mbart": 48, "xlm": 48, "t5": positions.ENDLESS, "bloom": positions.ENDLESS, "xlnet": positions.ENDLESS,
 }  # fmt: skip
-"""How many tokens a model whose configuration says 48 has positions for."""
+"""The longest input, in tokens, of a model whose configuration allows 48 positions."""
 
 
 def rows_of(task: Task) -> list[Row]:
@@ -71,10 +71,10 @@ def supports(task: Task, kind: str) -> bool:
 
 
 def gap(base: Base, task: Task, rows: list[Row]) -> float:
-    """How far the logits of rows alone are from those in one batch, in parts of the largest."""
-    logits, said = verify.answers(base.model, task, rows, base.tokenizer)
+    """The largest difference between logits of rows alone and in one batch, relative to the largest logit."""
+    logits, predictions = verify.answers(base.model, task, rows, base.tokenizer)
     alone = [row for one in rows for row in verify.answers(base.model, task, [one], base.tokenizer)[0]]
-    assert len(said) == len(rows)
+    assert len(predictions) == len(rows)
     return verify.gap(logits, alone) / max(float(row.abs().max()) for row in logits)
 
 
@@ -87,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [k for k in tiny_bases.KINDS if supports(CLASSIFY, k) and k != "fnet"])
-def test_a_text_answers_the_same_alone_and_in_a_batch(kind: str, folder: Callable[[str], Path]) -> None:
+def test_logits_independent_of_batch(kind: str, folder: Callable[[str], Path]) -> None:
     base = CLASSIFY.load(BaseSettings(source=str(folder(kind))))
     assert gap(base, CLASSIFY, rows_of(CLASSIFY)) < SAME
     assert base.tokenizer.model_max_length == UPPER.get(kind, base.tokenizer.model_max_length)
@@ -96,7 +96,7 @@ def test_a_text_answers_the_same_alone_and_in_a_batch(kind: str, folder: Callabl
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("kind", ["roberta", "longformer", "deberta-v2", "xlnet", "llama", "gpt_neox", "bart", "t5"])
-def test_other_tasks_answer_the_same_alone_and_in_a_batch(name: str, kind: str, folder: Callable[[str], Path]) -> None:
+def test_logits_of_other_tasks_independent_of_batch(name: str, kind: str, folder: Callable[[str], Path]) -> None:
     task = example(name)
     if supports(task, kind):
         assert gap(task.load(BaseSettings(source=str(folder(kind)))), task, rows_of(task)) < SAME
@@ -126,7 +126,7 @@ def with_the_end_appended(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(**frames, special_tokens=[("</s>", 3)])
 
 
-ODD = {
+ODD_PADDING = {
     "minus one, and none": (-1, without_padding),
     "a word, and none": (8, without_padding),
     "none, and no end": (None, without_padding_and_end),
@@ -135,13 +135,15 @@ ODD = {
     "the end after every text": (0, with_the_end_appended),
     "beyond the table": (64, without_padding),
 }
-"""The configuration's padding token, and what is done to the tokenizer."""
+"""The configuration's padding token, and how the tokenizer is changed."""
 
 
-@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("odd", ODD_PADDING)
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "bloom", "mpt"])
-def test_padding_that_configuration_and_tokenizer_disagree_on(odd: str, kind: str, tmp_path: Path) -> None:
-    pad, edit = ODD[odd]
+def test_logits_independent_of_batch_when_config_and_tokenizer_disagree_on_padding(
+    odd: str, kind: str, tmp_path: Path
+) -> None:
+    pad, edit = ODD_PADDING[odd]
     tiny_bases.write(tmp_path, kind, edit)
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     config.pad_token_id = pad
@@ -155,8 +157,10 @@ def test_padding_that_configuration_and_tokenizer_disagree_on(odd: str, kind: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "edit", "pad"), [("llama", without_padding, -1), ("xlnet", None, 0), ("t5", None, 0)])
-def test_training_predictions_and_export_agree_in_every_batch(kind: str, edit: Any, pad: int, tmp_path: Path) -> None:
-    """With plain transformers, rows alone and in a batch, as `predict` answers them."""
+def test_exported_model_gives_the_probabilities_of_predict_in_every_batch(
+    kind: str, edit: Any, pad: int, tmp_path: Path
+) -> None:
+    """Plain transformers computes them, for rows alone and in one batch."""
     base = tiny_bases.write(tmp_path / "base", kind, edit)
     config = transformers.AutoConfig.from_pretrained(base)
     config.pad_token_id = pad
@@ -164,7 +168,7 @@ def test_training_predictions_and_export_agree_in_every_batch(kind: str, edit: A
     rows = write_rows(tmp_path / "rows.jsonl", [{**row, "text": f"{row['text']} </s>"} for row in make_rows(60)])
     task = {"name": "text_classification", "max_length": 32}
     run, _ = train_tiny(write_recipe(tmp_path / "r.yaml", base, rows, task=task, train={"epochs": 1}), tmp_path / "run")
-    said = list(predict_rows(run, ({"text": text} for text in TEXTS), precision="fp32"))
+    predictions = list(predict_rows(run, ({"text": text} for text in TEXTS), precision="fp32"))
     folder = Path(driver.export(run, "merged")["folder"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -173,7 +177,7 @@ def test_training_predictions_and_export_agree_in_every_batch(kind: str, edit: A
         with torch.no_grad():
             found = model(**batch).logits.softmax(-1).tolist()
         for text, values in zip(texts, found, strict=True):
-            assert values == pytest.approx([*said[TEXTS.index(text)]["probabilities"].values()], abs=1e-5)
+            assert values == pytest.approx([*predictions[TEXTS.index(text)]["probabilities"].values()], abs=1e-5)
 
 
 def test_a_model_that_reads_padding_is_refused_before_anything_is_written(

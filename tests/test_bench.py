@@ -1,4 +1,4 @@
-"""`pefttools bench` as a user runs it, on a tiny base: planted twins and losers, kills, workers, and every mistake."""
+"""`pefttools bench` on a tiny base: equal and worse methods, killed processes, several workers, invalid input."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, suite_file: Path, plugins
 def start(
     suite_file: Path, out: Path, plugins: Path, *overrides: str, stdout: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """`pefttools bench` in a process group of its own: a plug-in stays with the process that saw it."""
+    """`pefttools bench` in a process group of its own, because a process keeps the plug-ins that it loaded."""
     command = [sys.executable, "-m", "pefttools", "bench", str(suite_file), *overrides, "--out", str(out)]
     environment = {**os.environ, "PEFTTOOLS_PLUGINS": str(plugins)}
     return subprocess.Popen(command, env=environment, stdout=stdout, start_new_session=True)
@@ -90,8 +90,8 @@ def summary(out: Path) -> dict[str, Any]:
     return json.loads((out / "summary.json").read_text())
 
 
-def learnt(out: Path) -> dict[str, Any]:
-    """What trials learnt, without clocks."""
+def trial_results(out: Path) -> dict[str, Any]:
+    """The results of all trials, without timings."""
     found = {}
     for file in (out / "trials").glob("*.json"):
         record = trial.read(file)
@@ -101,7 +101,7 @@ def learnt(out: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_twins_share_a_tier_and_the_loser_is_below(finished: Path) -> None:
+def test_equal_methods_share_a_tier_above_a_worse_one(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     rows = {row["method"]: row for row in problem["methods"]}
     assert rows["lora"]["tier"] == rows["again"]["tier"] == 1
@@ -120,7 +120,7 @@ def test_a_failed_trial_is_a_row_with_its_reason(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_learning_rate_is_validations_choice(finished: Path) -> None:
+def test_learning_rate_is_chosen_on_validation(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     row = next(row for row in problem["methods"] if row["method"] == "lora")
     assert len(row["curve"]) == 2
@@ -129,7 +129,7 @@ def test_the_learning_rate_is_validations_choice(finished: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_measured(finished: Path) -> None:
+def test_summary_reports_cost_and_weight_change(finished: Path) -> None:
     (problem,) = summary(finished)["problems"]
     row = next(row for row in problem["methods"] if row["method"] == "lora")
     assert row["params"]["trainable"] == row["params"]["adapter"] + row["params"]["head"]
@@ -148,20 +148,20 @@ def test_what_is_measured(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: Path) -> None:
-    held = {file: file.stat().st_mtime_ns for file in (*finished.glob("trials/*.json"), finished / "study.db")}
+    modified = {file: file.stat().st_mtime_ns for file in (*finished.glob("trials/*.json"), finished / "study.db")}
     before = (finished / "summary.json").read_text()
     process = start(suite_file, finished, plugins, stdout=subprocess.PIPE)
-    said = process.communicate()[0].decode()
+    output = process.communicate()[0].decode()
     assert process.returncode == 0
     assert (finished / "summary.json").read_text() == before
-    assert {file: file.stat().st_mtime_ns for file in held} == held
-    assert "has the best mean; those that may be as good train no fewer parameters: " in said
+    assert {file: file.stat().st_mtime_ns for file in modified} == modified
+    assert "has the best mean; those that may be as good train no fewer parameters: " in output
     words = ["pefttools", "bench", str(suite_file), "--out", str(finished)]
     assert f"`{shlex.join(words)}`: " in (finished / "table.md").read_text()
 
 
 @pytest.mark.slow
-def test_a_killed_suite_ends_with_the_same_results(
+def test_killed_suite_resumes_to_the_same_results(
     finished: Path, suite_file: Path, plugins: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -174,7 +174,7 @@ def test_a_killed_suite_ends_with_the_same_results(
     process.wait()
     there = len(list(out.glob("trials/[!.]*.json")))
     assert start(suite_file, out, plugins, some).wait() == 0
-    whole, found = learnt(finished), learnt(out)
+    whole, found = trial_results(finished), trial_results(out)
     assert 0 < there < len(found)
     assert {record["status"] for record in found.values()} == {"done", "failed"}
     assert found == {digest: whole[digest] for digest in found}
@@ -204,7 +204,7 @@ def test_two_workers_run_no_trial_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_claim_of_a_process_that_is_gone_is_free_again(tmp_path: Path) -> None:
+def test_claim_of_a_dead_process_can_be_taken_over(tmp_path: Path) -> None:
     url = sqlite(tmp_path / "study.db")
     code = f"from pefttools.bench.ledger import Ledger; assert Ledger({url!r}).claim('cell', 'a', None, 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -212,7 +212,7 @@ def test_a_claim_of_a_process_that_is_gone_is_free_again(tmp_path: Path) -> None
     assert Ledger(url).claim("cell", "a", None, 0) is None  # this process lives
 
 
-def test_what_was_released_can_be_claimed(tmp_path: Path) -> None:
+def test_released_claim_can_be_claimed_again(tmp_path: Path) -> None:
     ledger = Ledger(sqlite(tmp_path / "study.db"))
     claim = ledger.claim("cell", "a", None, 0)
     assert claim
@@ -220,12 +220,12 @@ def test_what_was_released_can_be_claimed(tmp_path: Path) -> None:
     assert ledger.claim("cell", "a", None, 0)
 
 
-Told = Callable[..., str]
+BenchError = Callable[..., str]
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str]) -> Told:
-    """What is said to a mistake."""
+def bench_error(capsys: pytest.CaptureFixture[str]) -> BenchError:
+    """Runs `pefttools bench` on invalid input and returns its error."""
 
     def run(*arguments: object) -> str:
         assert cli.run(["bench", *map(str, arguments)]) == 2
@@ -235,41 +235,43 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
 
 
 @pytest.mark.parametrize("url", ["sqlite:////no/such/folder/study.db", "nothing://here", "no url"])
-def test_a_storage_that_cannot_be_reached(told: Told, suite_file: Path, tmp_path: Path, url: str) -> None:
-    said = told(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--storage", url)
-    assert f"--storage: {url} cannot be reached" in said
+def test_unreachable_storage_is_refused(bench_error: BenchError, suite_file: Path, tmp_path: Path, url: str) -> None:
+    output = bench_error(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--storage", url)
+    assert f"--storage: {url} cannot be reached" in output
 
 
-def test_a_strategy_that_cannot_do_the_task_is_told_before_anything_runs(
-    told: Told, suite_file: Path, tmp_path: Path
+def test_strategy_that_cannot_do_the_task_is_refused_before_anything_runs(
+    bench_error: BenchError, suite_file: Path, tmp_path: Path
 ) -> None:
     axes = "axes.strategies={lora: null, two: {name: top_layers, layers: 9}, poly: {name: peft, type: POLY}}"
-    said = told(suite_file, axes, "--out", tmp_path / "out")
-    assert "two: strategy.layers: 9 is more than the 2 blocks" in said
-    assert "poly:" in said
+    output = bench_error(suite_file, axes, "--out", tmp_path / "out")
+    assert "two: strategy.layers: 9 is more than the 2 blocks" in output
+    assert "poly:" in output
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_results_of_another_version_are_refused(told: Told, suite_file: Path, finished: Path, tmp_path: Path) -> None:
+def test_results_of_another_version_are_refused(
+    bench_error: BenchError, suite_file: Path, finished: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     (out / "trials").mkdir(parents=True)
     record = json.loads(next(finished.glob("trials/[!.]*.json")).read_text())
     record["versions"]["torch"] = "1.0"
     (out / "trials" / "other.json").write_text(json.dumps(record))
-    assert "holds results of torch 1.0" in told(suite_file, "axes.strategies=[lora]", "--out", out)
+    assert "holds results of torch 1.0" in bench_error(suite_file, "axes.strategies=[lora]", "--out", out)
     (out / "trials" / "other.json").write_text(json.dumps({**record, "format": 0}))
-    assert "not a record that this version can read" in told(suite_file, "axes.strategies=[lora]", "--out", out)
+    assert "not a record that this version can read" in bench_error(suite_file, "axes.strategies=[lora]", "--out", out)
 
 
 @pytest.mark.slow
-def test_another_suites_folder_is_refused(told: Told, suite_file: Path, finished: Path) -> None:
-    assert "another suite (mine)" in told(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
+def test_another_suites_folder_is_refused(bench_error: BenchError, suite_file: Path, finished: Path) -> None:
+    assert "another suite (mine)" in bench_error(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
 
 
-def test_collecting_nothing_is_told(told: Told, suite_file: Path, tmp_path: Path) -> None:
-    said = told(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--collect")
-    assert "holds no trials" in said
+def test_collecting_without_trials_is_refused(bench_error: BenchError, suite_file: Path, tmp_path: Path) -> None:
+    output = bench_error(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--collect")
+    assert "holds no trials" in output
 
 
 def test_the_plan_names_every_trials_command(

@@ -1,4 +1,4 @@
-"""Language models: labels, answers that end by themselves, and bad rows."""
+"""Causal language models: labels, loss, rows and settings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def splits_of(rows: list[dict[str, Any]]) -> Splits:
     return Splits(rows, rows[:1], [])
 
 
-def test_labels_are_the_answers_tokens() -> None:
+def test_labels_are_the_completion_tokens() -> None:
     tokenizer, task = make_tokenizer(), CausalLM(chat=True)
     columns = encoded(task, [{"prompt": "ab", "completion": "cd"}], tokenizer)
     ((ids, labels),) = zip(columns["input_ids"], columns["labels"], strict=True)
@@ -78,7 +78,7 @@ def test_labels_are_the_answers_tokens() -> None:
     assert every["num_targets"] == [len(ids) - 1]
 
 
-def test_shown_marks_what_is_learnt() -> None:
+def test_shown_marks_the_target_tokens() -> None:
     tokenizer, task = make_tokenizer(), CausalLM(chat=True)
     columns = encoded(task, [{"messages": TWO_TURNS}], tokenizer)
     assert task.shown({name: column[0] for name, column in columns.items()}, tokenizer) == (
@@ -95,7 +95,7 @@ def test_shown_marks_what_is_learnt() -> None:
         ("question", "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n⟦12345<|im_end|>⟧\n"),
     ],
 )
-def test_a_chat_that_is_too_long_loses_what_it_is_told_to(cut: Any, left: str) -> None:
+def test_chat_beyond_max_length_is_truncated_at_the_chosen_place(cut: Any, left: str) -> None:
     tokenizer = make_tokenizer()
     row = {"prompt": "abcdefgh", "completion": "12345"}
     whole = len(encoded(CausalLM(), [row], tokenizer)["input_ids"][0])
@@ -106,7 +106,7 @@ def test_a_chat_that_is_too_long_loses_what_it_is_told_to(cut: Any, left: str) -
     assert task.shown({name: column[0] for name, column in columns.items()}, tokenizer) == left
 
 
-def test_plain_text_is_learnt_whole_in_windows() -> None:
+def test_long_text_is_split_into_windows_without_losing_targets() -> None:
     tokenizer, task = make_tokenizer(), CausalLM(max_length=8, chat=False)
     rows = [{"text": "abcdefghijklmnopq"}, {"text": "xy"}]
     columns = encoded(task, rows, tokenizer)
@@ -127,24 +127,24 @@ def test_loss_and_predictions_are_those_of_transformers() -> None:
     columns = encoded(task, ROWS, tokenizer)
     batch = task.collate(columns, tokenizer, 8)
     outputs = model(**task.inputs_of(batch))
-    said = task.predict(outputs, batch)
+    predictions = task.predict(outputs, batch)
     mean = model(**task.inputs_of(batch), labels=batch["labels"]).loss.item()
     total = sum(columns["num_targets"])
     assert task.loss(outputs, batch).item() == pytest.approx(mean * total, rel=1e-5)
-    assert [p["num_targets"] for p in said] == columns["num_targets"] == [2, 3, 12, 2]
-    assert sum(p["nll"] for p in said) == pytest.approx(mean * total, rel=1e-5)
-    assert task.metrics(said, [row["completion"] for row in ROWS]) == {
+    assert [p["num_targets"] for p in predictions] == columns["num_targets"] == [2, 3, 12, 2]
+    assert sum(p["nll"] for p in predictions) == pytest.approx(mean * total, rel=1e-5)
+    assert task.metrics(predictions, [row["completion"] for row in ROWS]) == {
         "perplexity": pytest.approx(math.exp(mean), rel=1e-5)
     }
 
 
-def test_windows_of_a_text_add_up() -> None:
+def test_losses_of_the_windows_of_a_text_add_up() -> None:
     task = CausalLM(chat=False)
-    said = task.aggregate({}, [{}, {}], [{"nll": 2.0, "num_targets": 3}, {"nll": 1.0, "num_targets": 1}])
-    assert said == {"nll": 3.0, "num_targets": 4}
+    predictions = task.aggregate({}, [{}, {}], [{"nll": 2.0, "num_targets": 3}, {"nll": 1.0, "num_targets": 1}])
+    assert predictions == {"nll": 3.0, "num_targets": 4}
 
 
-def test_virtual_tokens_are_no_targets() -> None:
+def test_virtual_tokens_are_not_targets() -> None:
     from peft import PromptTuningConfig, get_peft_model
 
     model = get_peft_model(make_model("llama"), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)).eval()
@@ -157,8 +157,8 @@ def test_virtual_tokens_are_no_targets() -> None:
 
 @pytest.mark.parametrize("method", ["none", "lora", "prefix", "prompt"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_batches_generate_what_single_rows_do(family: str, method: str) -> None:
-    """Greedily, token by token without cache or padding, is the reference."""
+def test_generation_independent_of_batch(family: str, method: str) -> None:
+    """The reference is greedy decoding, token by token, without cache or padding."""
     import peft
 
     model: Any = make_model(family)
@@ -175,7 +175,7 @@ def test_batches_generate_what_single_rows_do(family: str, method: str) -> None:
         model = peft.get_peft_model(model, config).eval()
     tokenizer, task = make_tokenizer(), CausalLM(chat=True, max_new_tokens=5)
     rows = [task.read(row) for row in ROWS]
-    said = dict(task.generate(model, rows, tokenizer))
+    predictions = dict(task.generate(model, rows, tokenizer))
     for number, ids in enumerate(task.prompts(rows, tokenizer)):
         written: list[int] = []
         while len(written) < 5 and written[-1:] != [2]:
@@ -184,11 +184,11 @@ def test_batches_generate_what_single_rows_do(family: str, method: str) -> None:
                 logits = model(input_ids=line, attention_mask=torch.ones_like(line)).logits
             written.append(int(logits[0, -1].argmax()))
         expected = tokenizer.decode(written, skip_special_tokens=True)
-        assert said[number] == {"prediction": expected, "finish": "stop" if 2 in written else "length"}
+        assert predictions[number] == {"prediction": expected, "finish": "stop" if 2 in written else "length"}
 
 
 @pytest.mark.slow
-def test_a_model_that_has_learnt_answers_and_stops() -> None:
+def test_overfitted_model_generates_the_completions_and_stops() -> None:
     model, tokenizer = make_model("llama"), make_tokenizer()
     task = CausalLM(chat=True, packing=True, max_length=256, max_new_tokens=20, answer_pattern="([0-9]+)")
     rows = [task.read(row) for row in ROWS]
@@ -199,13 +199,13 @@ def test_a_model_that_has_learnt_answers_and_stops() -> None:
         optimizer.step()
         optimizer.zero_grad()
     batch = task.collate(columns, tokenizer, 8)
-    said = task.predict(model(**task.inputs_of(batch)), batch)
-    model.generation_config.eos_token_id = None  # a base from GGUF may not say it; the tokenizer does
+    predictions = task.predict(model(**task.inputs_of(batch)), batch)
+    model.generation_config.eos_token_id = None  # a base from GGUF may lack it; the tokenizer has it
     texts = dict(task.generate(model, rows, tokenizer))
     assert [texts[i] for i in range(4)] == [{"prediction": row["completion"], "finish": "stop"} for row in rows]
-    told = task.metrics([{**p, **texts[i]} for i, p in enumerate(said)], [task.reference(row) for row in rows])
-    assert told.pop("perplexity") < 1.1
-    assert told == {"rouge_l": 1.0, "exact_match": 1.0, "stopped": 1.0}
+    scores = task.metrics([{**p, **texts[i]} for i, p in enumerate(predictions)], [task.reference(row) for row in rows])
+    assert scores.pop("perplexity") < 1.1
+    assert scores == {"rouge_l": 1.0, "exact_match": 1.0, "stopped": 1.0}
 
 
 def test_generation_keeps_the_mode_and_the_random_state() -> None:
@@ -219,19 +219,19 @@ def test_generation_keeps_the_mode_and_the_random_state() -> None:
     assert model.training
 
 
-def test_generation_makes_room_for_the_answer() -> None:
+def test_long_prompt_is_truncated_to_leave_room_for_new_tokens() -> None:
     model, tokenizer = make_model("llama"), make_tokenizer()
     tokenizer.model_max_length = 20
     decoding = _generation.Decoding(max_new_tokens=12)
     long, short = ([*range(5, 35)], [*range(27, 35)])
-    said = dict(_generation.generate(model, [long, short], tokenizer, decoding))
-    assert said[0] == said[1]  # the long prompt has lost its beginning
+    predictions = dict(_generation.generate(model, [long, short], tokenizer, decoding))
+    assert predictions[0] == predictions[1]  # the long prompt is truncated at its start
     with pytest.raises(UserError, match=r"task.max_new_tokens: 20 leaves no room for a prompt: the model takes 20"):
         list(_generation.generate(model, [short], tokenizer, _generation.Decoding(max_new_tokens=20)))
 
 
-def test_templates_own_end_ends_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where turns end with another token than the text does, both end an answer."""
+def test_end_token_of_the_chat_template_stops_generation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If turns end with another token than texts do, both tokens stop generation."""
     tokenizer = make_tokenizer(CHATML.replace("<|im_end|>", "<pad>"))
     task, asked = CausalLM(chat=True), []
     rows = [task.read(row) for row in ROWS]
@@ -259,7 +259,7 @@ def test_rows_are_read_by_their_columns() -> None:
         task.read({"messages": TWO_TURNS[:1]})
 
 
-def test_rows_to_predict_on_need_no_answer() -> None:
+def test_rows_to_predict_need_no_completion() -> None:
     task = CausalLM(chat=True, system="Be brief.")
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
     for row in (
@@ -273,7 +273,7 @@ def test_rows_to_predict_on_need_no_answer() -> None:
     assert task.with_values(chat=False).read({"text": "a"}) == {"text": "a", "prompt": "a"}
 
 
-def test_fit_tells_chats_from_text_and_refuses_rows_without_answers() -> None:
+def test_fit_detects_chat_or_text_and_refuses_rows_without_completion() -> None:
     task = CausalLM()
     chats, texts = [task.read(row) for row in ROWS], [task.read({"text": "plain"})]
     assert task.fit(splits_of(chats)).chat is True
@@ -289,19 +289,19 @@ def test_fit_tells_chats_from_text_and_refuses_rows_without_answers() -> None:
         task.refuse_strange("data.test", unanswered)
 
 
-def test_remarks_warn_of_ends_that_are_never_learnt() -> None:
+def test_remarks_warn_when_no_end_of_text_is_trained() -> None:
     task = CausalLM(chat=True)
     splits = splits_of([task.read(row) for row in ROWS])
     assert task.remarks(splits, make_tokenizer()) == []
     bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
-    (said,) = task.with_values(chat_template=bare).remarks(splits, make_tokenizer())
-    assert said.startswith("no end of text is learnt: the chat template writes no special token after an answer")
-    said = task.with_values(max_length=20).remarks(splits, make_tokenizer())
-    assert said[0].startswith("no end of text is learnt: no row is short enough")
-    assert said[1].startswith("4 of 4 rows are cut before their answer begins and teach nothing")
+    (remark,) = task.with_values(chat_template=bare).remarks(splits, make_tokenizer())
+    assert remark.startswith("no end of text is learnt: the chat template writes no special token after an answer")
+    remarks = task.with_values(max_length=20).remarks(splits, make_tokenizer())
+    assert remarks[0].startswith("no end of text is learnt: no row is short enough")
+    assert remarks[1].startswith("4 of 4 rows are cut before their answer begins and teach nothing")
 
 
-def test_rows_that_teach_nothing_are_refused() -> None:
+def test_rows_without_targets_are_refused() -> None:
     task = CausalLM(chat=True, max_length=20)
     base = Base(make_model("llama"), make_tokenizer(), (), None, "made", "0" * 64, Path())
     with pytest.raises(UserError, match=r"data.train: within 20 tokens none of its 4 rows has anything to learn"):
@@ -309,7 +309,7 @@ def test_rows_that_teach_nothing_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (
             {"answer_pattern": "#### .+"},
@@ -320,10 +320,10 @@ def test_rows_that_teach_nothing_are_refused() -> None:
         ({"cut": "middle"}, "task.cut: 'middle' is not allowed. Allowed: end, start, question"),
     ],
 )
-def test_settings_that_cannot_work_are_told(values: dict[str, Any], told: str) -> None:
+def test_invalid_settings_are_refused(values: dict[str, Any], message: str) -> None:
     task, problems = check(CausalLM, values, "task")
     assert task is None
-    assert problems[0].startswith(told)
+    assert problems[0].startswith(message)
 
 
 def test_template_file_becomes_part_of_the_recipe(tmp_path: Any) -> None:
@@ -334,8 +334,8 @@ def test_template_file_becomes_part_of_the_recipe(tmp_path: Any) -> None:
 
 def test_exact_match_compares_what_the_pattern_finds() -> None:
     task = CausalLM(answer_pattern="#### (.+)", scores=("chrf",), chat=True)
-    said = ["2+2=4\n#### 3\n#### 4 ", "5", "#### 7", "x"]
-    predictions = [{"prediction": text, "finish": "stop"} for text in said]
-    told = task.metrics([*predictions, {"nll": 1.0, "num_targets": 1}], ["#### 4", "#### 5", "#### 7", "y", "z"])
-    assert told["exact_match"] == 0.5
-    assert {*told} == {"perplexity", "chrf", "exact_match", "stopped"}
+    texts = ["2+2=4\n#### 3\n#### 4 ", "5", "#### 7", "x"]
+    predictions = [{"prediction": text, "finish": "stop"} for text in texts]
+    scores = task.metrics([*predictions, {"nll": 1.0, "num_targets": 1}], ["#### 4", "#### 5", "#### 7", "y", "z"])
+    assert scores["exact_match"] == 0.5
+    assert {*scores} == {"perplexity", "chrf", "exact_match", "stopped"}

@@ -1,4 +1,4 @@
-"""Chats: every form read alike, what is wrong told, and exactly the answers marked, in characters and in tokens."""
+"""Chats: every format is read, invalid chats are refused, and exactly the answers are targets."""
 
 from __future__ import annotations
 
@@ -51,29 +51,29 @@ def make_tokenizer(template: str | None = CHATML, begins: bool = False) -> Any:
     return tokenizer
 
 
-def learnt(messages: list[chat.Message], tokenizer: Any, template: str | None = None) -> list[str]:
-    """The texts that are learnt, one a stretch of tokens."""
+def target_texts(messages: list[chat.Message], tokenizer: Any, template: str | None = None) -> list[str]:
+    """The text of every run of target tokens."""
     marked = chat_template.marked(messages, tokenizer, template)
     ((ids, offsets),) = chat_tokens.tokens([marked.text], tokenizer)
     chosen, _ = chat_tokens.supervised(marked, ids, offsets, frozenset(tokenizer.all_special_ids))
     stretches: list[list[int]] = [[]]
-    for token, is_learnt in zip(ids, chosen, strict=True):
-        if is_learnt:
+    for token, is_target in zip(ids, chosen, strict=True):
+        if is_target:
             stretches[-1].append(token)
         elif stretches[-1]:
             stretches.append([])
     return [tokenizer.decode(stretch) for stretch in stretches if stretch]
 
 
-def test_every_form_is_read_alike() -> None:
-    asked, said = "Add 1 and 2.", "3"
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+def test_every_chat_format_gives_the_same_messages() -> None:
+    question, answer = "Add 1 and 2.", "3"
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     for values in (
         {"messages": turns},
-        {"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]},
-        {"instruction": asked, "input": "", "output": said},
-        {"instruction": asked, "input": None, "output": said, "text": "Below is an instruction …"},
-        {"prompt": asked, "completion": said},
+        {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]},
+        {"instruction": question, "input": "", "output": answer},
+        {"instruction": question, "input": None, "output": answer, "text": "Below is an instruction …"},
+        {"prompt": question, "completion": answer},
         {"prompt": turns[:1], "completion": turns[1:]},
     ):
         assert chat.read_chat(values) == turns
@@ -95,7 +95,7 @@ def test_system_of_the_row_comes_before_that_of_the_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"messages": [{"role": "narrator", "content": "x"}]}, "turn 1 has the role 'narrator'; known are 'system'"),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "no value in turn 2"),
@@ -105,14 +105,14 @@ def test_system_of_the_row_comes_before_that_of_the_setting() -> None:
         ({"prompt": True, "completion": "x"}, "has a prompt that is not text: True"),
     ],
 )
-def test_what_is_no_chat_is_told(values: dict[str, Any], told: str) -> None:
+def test_invalid_chat_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"^has ") as caught:
         chat.read_chat(values)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert not isinstance(caught.value, LeftOut)
 
 
-def test_chats_without_an_answer_are_left_out_unless_they_are_to_be_answered() -> None:
+def test_chats_without_an_answer_are_left_out_except_for_prediction() -> None:
     with pytest.raises(LeftOut, match="a chat without an answer"):
         chat.read_chat({"messages": [*TWO_TURNS[:1], *TWO_TURNS[:1]]})
     with pytest.raises(LeftOut, match="a chat that begins with no user turn"):
@@ -122,11 +122,11 @@ def test_chats_without_an_answer_are_left_out_unless_they_are_to_be_answered() -
 
 
 @pytest.mark.parametrize(("template", "end"), [(CHATML, "<|im_end|>"), (None, "<|im_end|>"), (BRACKETS, "<|im_end|>")])
-def test_answers_and_their_ends_are_learnt_and_nothing_else(template: str | None, end: str) -> None:
+def test_targets_are_the_answers_and_their_end_tokens(template: str | None, end: str) -> None:
     space = " " if template == BRACKETS else ""
     expected = [f"{space}In a box.{end}", f"{space}很好\n\n你呢 🙂{end}"]
-    assert learnt(TWO_TURNS, make_tokenizer(template)) == expected
-    assert learnt(TWO_TURNS, make_tokenizer(None), template) == expected
+    assert target_texts(TWO_TURNS, make_tokenizer(template)) == expected
+    assert target_texts(TWO_TURNS, make_tokenizer(None), template) == expected
     assert not chat_template.marked(TWO_TURNS, make_tokenizer(template), None).rewritten
 
 
@@ -137,21 +137,21 @@ def test_plain_template_of_a_tokenizer_without_one() -> None:
     )
 
 
-def test_template_that_rewrites_earlier_turns_teaches_the_last_one() -> None:
+def test_template_that_rewrites_earlier_turns_has_targets_in_the_last_only() -> None:
     turns = [dict(turn) for turn in TWO_TURNS]
     turns[1]["content"] = "<think>hm</think>In a box."
     marked = chat_template.marked(turns, make_tokenizer(FORGETFUL), None)
     assert marked.rewritten
-    assert learnt(turns, make_tokenizer(FORGETFUL)) == ["很好\n\n你呢 🙂<|im_end|>"]
+    assert target_texts(turns, make_tokenizer(FORGETFUL)) == ["很好\n\n你呢 🙂<|im_end|>"]
 
 
-def test_template_without_an_end_teaches_what_it_writes() -> None:
+def test_targets_of_a_template_without_end_token_are_the_rendered_answers() -> None:
     bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     bare += "{{ 'assistant: ' if add_generation_prompt else '' }}"
-    assert learnt(TWO_TURNS, make_tokenizer(), bare) == ["In a box.\n", "很好\n\n你呢 🙂\n"]
+    assert target_texts(TWO_TURNS, make_tokenizer(), bare) == ["In a box.\n", "很好\n\n你呢 🙂\n"]
 
 
-def test_template_that_refuses_a_chat_is_told() -> None:
+def test_error_of_the_template_is_reported() -> None:
     picky = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
     with pytest.raises(UserError, match=r"task.chat_template: does not take a chat of turns system, user: no system"):
         chat_template.rendered([{"role": "system", "content": "x"}, TWO_TURNS[0]], make_tokenizer(), picky)
@@ -159,17 +159,17 @@ def test_template_that_refuses_a_chat_is_told() -> None:
         chat_template.marked(TWO_TURNS[:2], make_tokenizer(), "{{ messages[0]['content'] }}")
 
 
-def test_beginning_of_text_comes_once() -> None:
+def test_bos_token_is_added_once() -> None:
     tokenizer = make_tokenizer(begins=True)
     rows = [ids for ids, _ in chat_tokens.tokens(["a", "<|im_start|>a"], tokenizer)]
     assert rows[0] == rows[1] == tokenizer("a")["input_ids"]
     assert [ids for ids, _ in chat_tokens.tokens(["a"], make_tokenizer())] == [rows[0][1:]]
-    assert learnt(TWO_TURNS, tokenizer, None) == ["In a box.<|im_end|>", "很好\n\n你呢 🙂<|im_end|>"]
+    assert target_texts(TWO_TURNS, tokenizer, None) == ["In a box.<|im_end|>", "很好\n\n你呢 🙂<|im_end|>"]
 
 
 @pytest.mark.parametrize("begins", [False, True])
 @pytest.mark.parametrize(("own", "template"), [(CHATML, None), (None, None), (CHATML, BRACKETS)])
-def test_generation_settings_write_the_token_ids_of_training(
+def test_exported_chat_template_gives_the_prompt_tokens_of_training(
     own: str | None, template: str | None, begins: bool
 ) -> None:
     from pefttools.tasks.causal_lm import CausalLM
@@ -179,14 +179,14 @@ def test_generation_settings_write_the_token_ids_of_training(
     settings = task.generation_settings(tokenizer)
     assert settings.stop_token_ids == (2,)
     other = make_tokenizer(settings.chat_template, begins)
-    asked = {"messages": TWO_TURNS[:1]}
-    ids = other.apply_chat_template(asked["messages"], add_generation_prompt=True)["input_ids"]
-    assert [ids] == task.prompts([task.read_unlabeled(asked)], tokenizer)
+    row = {"messages": TWO_TURNS[:1]}
+    ids = other.apply_chat_template(row["messages"], add_generation_prompt=True)["input_ids"]
+    assert [ids] == task.prompts([task.read_unlabeled(row)], tokenizer)
     assert task.with_values(chat_template=None).generation_settings(other).chat_template == settings.chat_template
     assert CausalLM(chat=False).generation_settings(tokenizer) == (None, (2,))
 
 
-def test_first_fit() -> None:
+def test_first_fit_packing() -> None:
     assert packing.first_fit([3, 9, 4, 2, 6, 12], 10) == [[5], [1], [4, 2], [0, 3]]
     assert packing.first_fit([], 10) == []
 

@@ -1,4 +1,4 @@
-"""Files of chats as people bring them, from the command line: what is learnt of them, what is reported or refused."""
+"""Chat files in the formats that users have, from the command line: targets, reported and refused parts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TOOLS_TEXT = (
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny llama over bytes, with a ChatML template that knows texts only."""
+    """A tiny llama over bytes, with a ChatML template that has no form for tools."""
     folder = tmp_path_factory.mktemp("chat-base")
     tokenizer = make_tokenizer(CHATML)
     tokenizer.model_max_length = 1024
@@ -47,7 +47,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shown(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[str], str]]:
-    """Rows -> exit code, training rows as they are learnt in a shorter form of ChatML, and messages."""
+    """Rows -> exit code, training rows in a shorter form of ChatML with targets in ⟦⟧, and messages."""
 
     def show(rows: Any, *overrides: str, suffix: str = "jsonl", like: Any = None) -> tuple[int, list[str], str]:
         file = tmp_path / f"rows.{suffix}"
@@ -80,7 +80,7 @@ def shown(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cal
 
 
 def turns(*texts: tuple[str, str], role: str = "role", content: str = "content") -> list[dict[str, str]]:
-    return [{role: who, content: said} for who, said in texts]
+    return [{role: who, content: text} for who, text in texts]
 
 
 FORMS: dict[str, tuple[dict[str, Any], str]] = {
@@ -143,7 +143,7 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
         {"messages": CALLED, "tools": [{"type": "function", "function": TOOL}]},
         f'system: {TOOLS_TEXT}<e>{TURN}⟦{CALL_TEXT}<e>⟧tool: {{"sky": "grey"}}<e>assistant: ⟦1.<e>⟧',
     ),
-    "tools beside a system message": (
+    "tools and a system message": (
         {"messages": [{"role": "system", "content": "S"}, ASK, SAY], "tools": [TOOL]},
         f"system: S\n\n{TOOLS_TEXT}<e>{TURN}⟦1.<e>⟧",
     ),
@@ -169,7 +169,7 @@ FORMS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_a_chat_is_learnt_as_it_is(name: str, shown: Callable[..., Any]) -> None:
+def test_targets_of_every_chat_format(name: str, shown: Callable[..., Any]) -> None:
     row, expected = FORMS[name]
     for more in ((), ("task.packing=true",)):
         code, samples, err = shown([row], *more)
@@ -179,7 +179,7 @@ def test_every_form_of_a_chat_is_learnt_as_it_is(name: str, shown: Callable[...,
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_chats_in_columns_of_tables(suffix: str, shown: Callable[..., Any]) -> None:
+def test_chats_are_read_from_columns_of_csv_and_parquet(suffix: str, shown: Callable[..., Any]) -> None:
     as_text = json.dumps if suffix == "csv" else list
     rows = [
         {"messages": as_text(CALLED), "tools": json.dumps([TOOL])},
@@ -212,7 +212,7 @@ def test_turns_after_the_last_answer_and_unknown_keys_are_reported(shown: Callab
     assert "the chat template does not write the `name` of turns (1 of the first 3 rows)" in err
 
 
-def test_bad_answers_are_never_learnt(shown: Callable[..., Any]) -> None:
+def test_answers_labeled_bad_are_not_trained_on(shown: Callable[..., Any]) -> None:
     for key in ("label", "kto_tag"):
         rows = [{"prompt": "Say 1", "completion": "1.", key: True}, {"prompt": "Say 1", "completion": "no", key: False}]
         code, samples, err = shown(rows)
@@ -224,14 +224,14 @@ def test_bad_answers_are_never_learnt(shown: Callable[..., Any]) -> None:
 
 PREFERENCES: dict[str, dict[str, Any]] = {
     "conversations": {"conversations": [{"from": "human", "value": "Say 1"}]}
-    | {name: {"from": "gpt", "value": said} for name, said in (("chosen", "1."), ("rejected", "no"))},
+    | {name: {"from": "gpt", "value": text} for name, text in (("chosen", "1."), ("rejected", "no"))},
     "prompt": {"prompt": "Say 1", "chosen": "1.", "rejected": "no"},
     "whole chats": {"chosen": [ASK, SAY], "rejected": [ASK, {**SAY, "content": "no"}]},
 }
 
 
 @pytest.mark.parametrize("name", PREFERENCES)
-def test_files_of_preferences_are_refused_for_what_they_are(name: str, shown: Callable[..., Any]) -> None:
+def test_preference_data_is_refused_with_the_setting_to_use(name: str, shown: Callable[..., Any]) -> None:
     code, _, err = shown([PREFERENCES[name]] * 3)
     assert code == 2
     assert err.count("is a file of preferences: every row has a `chosen` and a `rejected` answer") == 1
@@ -261,7 +261,9 @@ def test_files_of_preferences_are_refused_for_what_they_are(name: str, shown: Ca
         ({"messages": [ASK]}, "1 rows: a chat without an answer"),
     ],
 )
-def test_what_cannot_be_learnt_is_refused(row: dict[str, Any], message: str, shown: Callable[..., Any]) -> None:
+def test_rows_that_cannot_be_trained_on_are_refused(
+    row: dict[str, Any], message: str, shown: Callable[..., Any]
+) -> None:
     code, _, err = shown([row])
     assert code == 2
     assert message in err
@@ -286,6 +288,6 @@ def test_a_tool_chat_among_sixty_others_trains_and_predicts(
     asked = tmp_path / "asked.jsonl"
     write_rows(asked, [{"messages": CALLED[:3], "tools": [TOOL]}, rows[0]])
     assert cli.run(["predict", str(tmp_path / "run"), str(asked)]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer["finish"] in ("stop", "length") for answer in answers] == [True, True]
-    assert "unread" not in answers[0]
+    predictions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [prediction["finish"] in ("stop", "length") for prediction in predictions] == [True, True]
+    assert "unread" not in predictions[0]

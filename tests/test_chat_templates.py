@@ -1,4 +1,4 @@
-"""What templates make of tools, calls, weights and spaces: kept in the template's own form, or written plainly."""
+"""Chat templates and tools, calls, weights and spaces: in the template's own form, or as plain text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_chat import CHATML, learnt, make_tokenizer
+from test_chat import CHATML, make_tokenizer, target_texts
 from test_chat_files import ASK, CALL_TEXT, CALLED, SAY, TOOL, TOOLS_TEXT
 
 from pefttools.data import chat, chat_parts, chat_template
@@ -38,8 +38,8 @@ TOOLS = [{"type": "function", "function": TOOL}]
 ROW: dict[str, Any] = {"messages": CALLED, "tools": [TOOL]}
 
 
-def written(row: dict[str, Any], tokenizer: Any, **settings: Any) -> str:
-    """A row as it is learnt."""
+def rendered(row: dict[str, Any], tokenizer: Any, **settings: Any) -> str:
+    """A row as it is trained on, with targets in ⟦⟧."""
     task = CausalLM(chat=True, max_length=2000, **settings)
     columns = task.encode([task.read(row)], tokenizer)
     return task.shown({name: column[0] for name, column in columns.items()}, tokenizer).replace("<|im_end|>", "<e>")
@@ -59,55 +59,55 @@ def long_tokenizer(template: str | None) -> Any:
         (NINE, '{"town": "Łódź"}'),
     ],
 )
-def test_templates_with_a_form_for_tools_write_it(template: str, arguments: str) -> None:
-    text = written(ROW, long_tokenizer(template)).replace("<|im_start|>", "")
+def test_template_with_tools_renders_tools_and_calls(template: str, arguments: str) -> None:
+    text = rendered(ROW, long_tokenizer(template)).replace("<|im_start|>", "")
     assert text == (
         f"TOOLS {json.dumps(TOOLS)}<e>user:Say 1<e>assistant:⟦CALL sky{arguments}<e>⟧"
         'tool:{"sky": "grey"}<e>assistant:⟦1.<e>⟧'
     )
 
 
-def test_the_tool_template_of_several_is_taken() -> None:
+def test_tool_use_template_is_chosen_for_chats_with_tools() -> None:
     tokenizer = long_tokenizer(None)
     tokenizer.chat_template = {"default": CHATML, "tool_use": TOOL_USE}
-    assert written(ROW, tokenizer).startswith("TOOLS [")
-    assert written({"messages": [ASK, SAY]}, tokenizer).startswith("<|im_start|>user\nSay 1<e>")
+    assert rendered(ROW, tokenizer).startswith("TOOLS [")
+    assert rendered({"messages": [ASK, SAY]}, tokenizer).startswith("<|im_start|>user\nSay 1<e>")
 
 
-def test_a_template_that_wants_turns_by_turns() -> None:
+def test_turns_are_merged_for_a_template_that_requires_alternation() -> None:
     tokenizer = long_tokenizer(STRICT)
     row = {"messages": [ASK, {**ASK, "content": "Now."}, SAY, SAY]}
-    assert written(row, tokenizer).replace("<|im_start|>", "") == "user:Say 1\n\nNow.<e>assistant:⟦1.\n\n1.<e>⟧"
-    assert written({"messages": [ASK, CALLED[1], *CALLED[2:]]}, tokenizer).replace("<|im_start|>", "") == (
+    assert rendered(row, tokenizer).replace("<|im_start|>", "") == "user:Say 1\n\nNow.<e>assistant:⟦1.\n\n1.<e>⟧"
+    assert rendered({"messages": [ASK, CALLED[1], *CALLED[2:]]}, tokenizer).replace("<|im_start|>", "") == (
         f"user:Say 1<e>assistant:⟦{CALL_TEXT}<e>⟧"
         'user:<tool_response>\n{"sky": "grey"}\n</tool_response><e>assistant:⟦1.<e>⟧'
     )
     with pytest.raises(UserError, match="does not take a chat of turns user, assistant, assistant: roles must"):
-        written({"messages": [ASK, {**SAY, "weight": 0}, SAY]}, tokenizer)
+        rendered({"messages": [ASK, {**SAY, "weight": 0}, SAY]}, tokenizer)
     with pytest.raises(
         UserError, match="does not take a chat of turns user, assistant, tool, assistant: roles must alternate"
     ):
-        written(ROW, tokenizer)
+        rendered(ROW, tokenizer)
 
 
-def test_turns_that_a_template_loses_are_refused() -> None:
+def test_template_that_drops_a_turn_is_refused() -> None:
     silent = CHATML.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
     with pytest.raises(UserError, match=r"task.chat_template: does not write this system turn: 'Be brief.'"):
-        written({"messages": [ASK, SAY]}, long_tokenizer(silent), system="Be brief.")
+        rendered({"messages": [ASK, SAY]}, long_tokenizer(silent), system="Be brief.")
 
 
 def test_a_template_that_trims_answers_is_reported() -> None:
     tokenizer, task = long_tokenizer(STRICT), CausalLM(chat=True)
     rows = [task.read({"prompt": "f", "completion": "    return\n"})]
-    assert learnt(rows[0]["messages"], tokenizer) == ["return<|im_end|>"]
+    assert target_texts(rows[0]["messages"], tokenizer) == ["return<|im_end|>"]
     (remark,) = chat_template.remarks(rows, tokenizer, None, [])
     assert remark.startswith("the chat template removes the space around answers")
     assert chat_template.remarks(rows, long_tokenizer(CHATML), None, []) == []
 
 
 @pytest.mark.parametrize("own", [CHATML, None, TOOL_USE, STRICT])
-def test_transformers_alone_writes_chats_with_tools_as_training_did(own: str | None) -> None:
-    """From the template that artifacts carry."""
+def test_exported_template_gives_the_prompt_tokens_of_training_with_tools(own: str | None) -> None:
+    """With the template that artifacts contain."""
     row = {"messages": CALLED[:3], **({} if own == STRICT else {"tools": [TOOL]})}
     tokenizer = long_tokenizer(own)
     parts: Any = tuple(sorted(chat_parts.parts_of(CALLED, row.get("tools"))))
@@ -124,13 +124,13 @@ def test_transformers_alone_writes_chats_with_tools_as_training_did(own: str | N
     assert task.generation_settings(other) == task.generation_settings(tokenizer)
 
 
-def test_weights_hold_whatever_is_learnt() -> None:
+def test_turns_of_weight_zero_are_never_targets() -> None:
     tokenizer = long_tokenizer(CHATML)
     row = {"messages": [ASK, {**SAY, "content": "WRONG", "weight": 0}, ASK, SAY]}
     user, turn = "<|im_start|>user\nSay 1<e>\n", "<|im_start|>assistant\n"
-    assert written(row, tokenizer) == f"{user}{turn}WRONG<e>\n{user}{turn}⟦1.<e>⟧\n"
-    assert written(row, tokenizer, train_on="all").count("WRONG<e>") == 1
-    assert "⟧WRONG<e>" in written(row, tokenizer, train_on="all")
+    assert rendered(row, tokenizer) == f"{user}{turn}WRONG<e>\n{user}{turn}⟦1.<e>⟧\n"
+    assert rendered(row, tokenizer, train_on="all").count("WRONG<e>") == 1
+    assert "⟧WRONG<e>" in rendered(row, tokenizer, train_on="all")
 
 
 def test_packed_labels_are_those_of_single_rows() -> None:
@@ -141,10 +141,10 @@ def test_packed_labels_are_those_of_single_rows() -> None:
     assert len(packed["input_ids"]) == 1
 
     def pairs(batch: Any) -> list[list[tuple[int, int]]]:
-        """Tokens with labels, row by row, each from where its positions begin anew."""
+        """Pairs of token and label of every packed row; a row starts where `position_ids` is 0."""
         ids, labels = batch["input_ids"].flatten().tolist(), batch["labels"].flatten().tolist()
-        places = batch["position_ids"].flatten().tolist()
-        starts = [i for i, place in enumerate(places) if place == 0]
+        positions = batch["position_ids"].flatten().tolist()
+        starts = [i for i, position in enumerate(positions) if position == 0]
         edges = zip(starts, [*starts[1:], len(ids)], strict=True)
         return sorted(list(zip(ids[a:b], labels[a:b], strict=True)) for a, b in edges)
 
@@ -155,8 +155,8 @@ def test_packed_labels_are_those_of_single_rows() -> None:
     assert answers == [f"{CALL_TEXT}<|im_end|>1.<|im_end|>", "1.<|im_end|>", "  x\n<|im_end|>"]
 
 
-def test_a_line_break_and_the_indentation_after_it_are_no_one_token() -> None:
-    """Where a tokenizer would make them one, the prompt and the answer are still those of generation."""
+def test_prompt_and_answer_are_tokenized_separately() -> None:
+    """The prompt equals that of generation even if the tokenizer would merge its end with the answer."""
     from tokenizers import Tokenizer
 
     tokenizer = long_tokenizer(CHATML)
@@ -176,7 +176,7 @@ def test_a_line_break_and_the_indentation_after_it_are_no_one_token() -> None:
     assert "assistant\n⟦  z<|im_end|>⟧" in shown
 
 
-def test_generated_spaces_stay_and_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generated_spaces_are_kept_and_ignored_by_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttools.tasks import _generation
 
     spaced = CHATML.replace("+ m['content'] +", "+ (' ' if m['role'] == 'assistant' else '') + m['content'] +")
@@ -184,9 +184,9 @@ def test_generated_spaces_stay_and_are_not_compared(monkeypatch: pytest.MonkeyPa
     made = [(0, _generation.Generated("     return\n", "stop", 4))]
     monkeypatch.setattr(_generation, "generate", lambda *_: iter(made))
     rows: Any = [task.read({"prompt": "f", "completion": "    return\n"})]
-    ((_, said),) = task.generate(None, rows, tokenizer)  # type: ignore[arg-type]
-    assert said["prediction"] == "    return\n" == task.reference(rows[0])
-    assert task.metrics([said], ["return"])["exact_match"] == 1.0
+    ((_, prediction),) = task.generate(None, rows, tokenizer)  # type: ignore[arg-type]
+    assert prediction["prediction"] == "    return\n" == task.reference(rows[0])
+    assert task.metrics([prediction], ["return"])["exact_match"] == 1.0
     pair: Any = {"predictions": [{"prediction": " a b c d\n", "finish": "stop"}], "references": ["a b c d"]}
     assert Seq2Seq(bleu_tokenizer="13a").metrics(*pair.values())["bleu"] == pytest.approx(1.0)
 
@@ -206,7 +206,9 @@ SPACED = "\n  two  words \n"
         (MultipleChoice(), {"text": SPACED, "choices": ["x ", " y"], "label": "y"}, ("text",)),
     ],
 )
-def test_texts_are_read_as_they_are(task: Any, values: dict[str, Any], fields: tuple[str, ...]) -> None:
+def test_reading_keeps_spaces_and_refuses_blank_text(
+    task: Any, values: dict[str, Any], fields: tuple[str, ...]
+) -> None:
     row = task.read(values)
     assert {row[field] for field in fields} == {SPACED}
     if "choices" in row:
@@ -223,8 +225,7 @@ def test_answers_are_found_in_a_context_that_begins_with_spaces() -> None:
     assert row["answers"] == [{"text": "words", "answer_start": SPACED.index("words")}]
 
 
-def test_a_chat_is_read_the_same_again() -> None:
-    """Messages as they are kept in a row, given once more."""
+def test_reading_a_chat_is_idempotent() -> None:
     messages = chat.read_chat(ROW)
     assert messages is not None
     assert chat.read_chat({"messages": messages}) == messages

@@ -28,11 +28,11 @@ KINDS = (
     "modernbert", "ibert", "xlnet", "llama", "mistral", "gemma", "gpt2", "opt", "bloom", "falcon", "mpt", "bart", "t5",
 )  # fmt: skip
 NAMES = ("fruit", "tool", "colour")
-"""The order in which `conftest.pretrain` teaches the classes; sorted they are another."""
+"""The order of classes in the head that `conftest.pretrain` trains; it is not the sorted order."""
 
 
-class Heard:
-    """A reporter that keeps its warnings and notes."""
+class LineReporter:
+    """A reporter that collects warnings and notes in one list."""
 
     def __init__(self) -> None:
         from pefttools.reporter import SILENT
@@ -52,7 +52,7 @@ class Heard:
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Names of outputs -> a BERT whose head knows the rows' classes in the order of NAMES, saved under those names."""
+    """Names of outputs -> a BERT with a head trained on the classes in the order of NAMES, saved with those names."""
     tokenizer = make_tokenizer(("input_ids", "token_type_ids", "attention_mask"))
     sizes = {**tiny_bases.ENCODERS["bert"], "vocab_size": len(tokenizer)}
     torch.manual_seed(1)
@@ -78,20 +78,21 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return save
 
 
-def trained(place: Path, base: Path, *overrides: str, **sections: Any) -> tuple[dict[str, Any], Heard]:
-    """The result of a run with a learning rate of nothing, and what was reported."""
+def trained(place: Path, base: Path, *overrides: str, **sections: Any) -> tuple[dict[str, Any], LineReporter]:
+    """The result of a run with a learning rate near 0, and its reporter."""
     rows = sections.pop("rows", None) or make_rows(60)
     task = sections.pop("task", {"name": "text_classification", "max_length": 32})
     file = write_recipe(
         place / "recipe.yaml", base, write_rows(place / "rows.jsonl", rows), task=task,
         train={"epochs": 1, "batch_size": 64, "learning_rate": 1e-9},
     )  # fmt: skip
-    heard = Heard()
-    return train(recipes.load(str(file), overrides).recipe, place / "run", reporter=heard), heard  # type: ignore[arg-type]
+    reporter = LineReporter()
+    recipe = recipes.load(str(file), overrides).recipe
+    return train(recipe, place / "run", reporter=reporter), reporter  # type: ignore[arg-type]
 
 
-def is_kept(place: Path, base: Path) -> bool:
-    """Whether the run's head is the checkpoint's, in the checkpoint's order."""
+def head_is_unchanged(place: Path, base: Path) -> bool:
+    """Whether the weights of the run's head are those of the checkpoint, in the same order."""
     stored = transformers.AutoModelForSequenceClassification.from_pretrained(base).classifier.weight
     weights = [p for name, p in load(place / "run").model.named_parameters() if name.endswith("default.weight")]
     return torch.allclose(weights[-1], stored, atol=1e-5)
@@ -102,15 +103,15 @@ def labels(place: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_head_of_any_architecture_answers_as_its_checkpoint(kind: str, tmp_path: Path) -> None:
-    """The run's predictions are the names that plain transformers gives."""
+def test_trained_head_is_loaded_unchanged_on_every_architecture(kind: str, tmp_path: Path) -> None:
+    """Its weights and its class names are those of the checkpoint."""
     folder = tiny_bases.write(tmp_path / "base", kind)
     names = {0: "tool", 1: "fruit", 2: "colour"}
     torch.manual_seed(1)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, id2label=names, num_labels=3)
     with torch.no_grad():
         for parameter in tiny_models.jittered(model).parameters():
-            parameter.mul_(3)  # answers that differ from row to row
+            parameter.mul_(3)  # predictions that differ from row to row
     model.eval().save_pretrained(folder)
     rows = make_rows(24)
     trained(tmp_path, folder, "strategy=frozen", "data.test_share=0.4", rows=rows)
@@ -119,25 +120,25 @@ def test_a_head_of_any_architecture_answers_as_its_checkpoint(kind: str, tmp_pat
     head = {path: run.model.get_submodule(path).state_dict() for path in run.base.head}
     assert head
     for path, tensors in head.items():
-        kept = model.get_submodule(path).state_dict()
-        assert all(torch.equal(tensor, kept[name]) for name, tensor in tensors.items()), path
+        stored = model.get_submodule(path).state_dict()
+        assert all(torch.equal(tensor, stored[name]) for name, tensor in tensors.items()), path
     assert run.model.config.id2label == names  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "message"),
     [
         (NAMES, "the classes are in the order"),
         (("Fruit", "TOOL", "colour"), "the classes are in the order"),
     ],
 )
 @pytest.mark.parametrize("strategy", ["lora", "full"])
-def test_the_checkpoints_order_is_taken(
-    names: Sequence[str], told: str, strategy: str, classifier: Callable[..., Path], tmp_path: Path
+def test_class_order_of_the_checkpoint_is_used(
+    names: Sequence[str], message: str, strategy: str, classifier: Callable[..., Path], tmp_path: Path
 ) -> None:
-    result, heard = trained(tmp_path, classifier(names), f"strategy={strategy}")
+    result, reporter = trained(tmp_path, classifier(names), f"strategy={strategy}")
     assert labels(tmp_path) == NAMES
-    assert [told in line for line in heard.about_heads] == [True]
+    assert [message in line for line in reporter.about_heads] == [True]
     assert result["before"]["accuracy"] == result["test"]["accuracy"] == 1.0
     assert evaluate_run(tmp_path / "run")["accuracy"] == 1.0
     again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
@@ -145,46 +146,46 @@ def test_the_checkpoints_order_is_taken(
     assert again.digest == result["digest"]
 
 
-def test_labels_in_an_order_of_the_users_own_get_their_rows_of_the_head(
-    classifier: Callable[..., Path], tmp_path: Path
-) -> None:
-    result, heard = trained(tmp_path, classifier(NAMES), "task.labels=[tool, colour, fruit]")
+def test_rows_of_the_head_follow_the_order_of_task_labels(classifier: Callable[..., Path], tmp_path: Path) -> None:
+    result, reporter = trained(tmp_path, classifier(NAMES), "task.labels=[tool, colour, fruit]")
     assert labels(tmp_path) == ("tool", "colour", "fruit")
     assert result["before"]["accuracy"] == 1.0
-    assert not heard.about_heads
+    assert not reporter.about_heads
 
 
 @pytest.mark.parametrize("names", [("LABEL_0", "LABEL_1", "LABEL_2"), ("x", "y", "z")])
-def test_other_names_are_a_new_head_unless_it_is_kept_by_name(
+def test_other_class_names_get_a_new_head_unless_trained_head_is_keep(
     names: Sequence[str], classifier: Callable[..., Path], tmp_path: Path
 ) -> None:
     base = classifier(names)
     (tmp_path / "new").mkdir()
-    _, heard = trained(tmp_path / "new", base)
-    assert not is_kept(tmp_path / "new", base)
-    (line,) = heard.about_heads
+    _, reporter = trained(tmp_path / "new", base)
+    assert not head_is_unchanged(tmp_path / "new", base)
+    (line,) = reporter.about_heads
     assert "a new head is trained" in line
     assert "base.trained_head=keep" in line
     if names[0] == "LABEL_0":
         with pytest.raises(UserError, match="name the classes in this order in"):
             trained(tmp_path, base, "base.trained_head=keep")
-    result, heard = trained(tmp_path, base, "base.trained_head=keep", f"task.labels={json.dumps(NAMES)}")
+    result, reporter = trained(tmp_path, base, "base.trained_head=keep", f"task.labels={json.dumps(NAMES)}")
     assert result["before"]["accuracy"] == 1.0
-    assert is_kept(tmp_path, base)
-    assert not heard.about_heads
+    assert head_is_unchanged(tmp_path, base)
+    assert not reporter.about_heads
     again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
 
 
-def test_a_new_head_is_trained_where_one_is_wanted(classifier: Callable[..., Path], tmp_path: Path) -> None:
+def test_trained_head_new_replaces_the_head(classifier: Callable[..., Path], tmp_path: Path) -> None:
     base = classifier(NAMES)
-    _, heard = trained(tmp_path, base, "base.trained_head=new")
-    assert not is_kept(tmp_path, base)
+    _, reporter = trained(tmp_path, base, "base.trained_head=new")
+    assert not head_is_unchanged(tmp_path, base)
     assert labels(tmp_path) == tuple(sorted(NAMES))
-    assert not heard.about_heads
+    assert not reporter.about_heads
 
 
-def test_numbers_are_the_outputs_of_a_head_without_names(classifier: Callable[..., Path], tmp_path: Path) -> None:
+def test_integer_labels_are_the_outputs_of_a_head_without_class_names(
+    classifier: Callable[..., Path], tmp_path: Path
+) -> None:
     rows = [{**row, "label": NAMES.index(row["label"])} for row in make_rows(60)]
     result, _ = trained(tmp_path, classifier(("LABEL_0", "LABEL_1", "LABEL_2")), rows=rows)
     assert labels(tmp_path) == ("0", "1", "2")
@@ -193,30 +194,32 @@ def test_numbers_are_the_outputs_of_a_head_without_names(classifier: Callable[..
 
 def test_classes_without_rows_are_kept(classifier: Callable[..., Path], tmp_path: Path) -> None:
     base = classifier((*NAMES, "shape", "size"), more=2)
-    result, heard = trained(tmp_path, base)
+    result, reporter = trained(tmp_path, base)
     assert labels(tmp_path) == (*NAMES, "shape", "size")
     assert result["before"]["accuracy"] == result["test"]["accuracy"] == 1.0
-    (line,) = heard.about_heads
+    (line,) = reporter.about_heads
     assert "also tells apart 'shape', 'size'" in line
     again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
     assert planner.plan(again).params == result["params"]
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
 
 
-def test_going_on_from_a_merged_export_of_a_run(classifier: Callable[..., Path], tmp_path: Path) -> None:
+def test_training_continues_from_a_merged_export(classifier: Callable[..., Path], tmp_path: Path) -> None:
     from pefttools.exporters.driver import export
 
     trained(tmp_path, classifier(NAMES))
     export(tmp_path / "run", "merged", tmp_path / "merged")
     (tmp_path / "next").mkdir()
     rows = [row for row in make_rows(60) if row["label"] != "tool"]
-    result, heard = trained(tmp_path / "next", tmp_path / "merged", rows=rows)
+    result, reporter = trained(tmp_path / "next", tmp_path / "merged", rows=rows)
     assert labels(tmp_path / "next") == NAMES
     assert result["before"]["accuracy"] == 1.0
-    assert "also tells apart 'tool'" in heard.about_heads[0]
+    assert "also tells apart 'tool'" in reporter.about_heads[0]
 
 
-def test_several_labels_a_row_and_relations(classifier: Callable[..., Path], tmp_path: Path) -> None:
+def test_trained_head_is_used_for_multi_label_and_relation_extraction(
+    classifier: Callable[..., Path], tmp_path: Path
+) -> None:
     (tmp_path / "several").mkdir()
     rows = [{**row, "label": [row["label"]]} for row in make_rows(60)]
     task = {"name": "text_classification", "max_length": 32, "multi_label": True}
@@ -256,17 +259,19 @@ TAGGED = [
         (("O", "[CLS]", "B-PER", "I-PER"), [], ("O", "B-PER", "I-PER")),
     ],
 )
-def test_tags_are_matched_too(names: Sequence[str], types: list[str], expected: Sequence[str], tmp_path: Path) -> None:
+def test_trained_head_is_matched_by_tag(
+    names: Sequence[str], types: list[str], expected: Sequence[str], tmp_path: Path
+) -> None:
     folder = tagger(tmp_path / "base", names)
     task = {"name": "token_classification", "max_length": 32, "types": types}
     trained(tmp_path, folder, "strategy=frozen", rows=TAGGED, task=task)
     assert labels(tmp_path) == tuple(expected)
-    kept = transformers.AutoModelForTokenClassification.from_pretrained(folder).classifier
+    stored = transformers.AutoModelForTokenClassification.from_pretrained(folder).classifier
     rows = [[name.casefold() for name in names].index(name.casefold()) for name in expected]
-    assert torch.equal(load(tmp_path / "run").model.classifier.weight, kept.weight[rows])  # type: ignore[union-attr]
+    assert torch.equal(load(tmp_path / "run").model.classifier.weight, stored.weight[rows])  # type: ignore[union-attr]
 
 
-def test_a_head_of_another_task_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_head_of_another_task_is_not_used(tmp_path: Path) -> None:
     """A tagger's `classifier` has the name and the shape of a text classifier's."""
     folder = tagger(tmp_path / "base", NAMES)
     stored = transformers.AutoModelForTokenClassification.from_pretrained(folder).classifier.weight
@@ -274,13 +279,15 @@ def test_a_head_of_another_task_is_not_taken_for_ours(tmp_path: Path) -> None:
     assert not torch.equal(load(tmp_path / "run").model.classifier.weight, stored)  # type: ignore[union-attr]
 
 
-def test_numbers_from_a_head_that_gives_classes_or_a_number(classifier: Callable[..., Path], tmp_path: Path) -> None:
+def test_regression_replaces_a_classification_head_and_uses_a_single_output(
+    classifier: Callable[..., Path], tmp_path: Path
+) -> None:
     rows = [{**row, "label": i % 5} for i, row in enumerate(make_rows(60))]
     task = {"name": "regression", "max_length": 32}
     for place in ("classes", "number"):
         (tmp_path / place).mkdir()
-    _, heard = trained(tmp_path / "classes", classifier(NAMES), rows=rows, task=task)
-    assert "has 3 outputs ('fruit', 'tool', 'colour'), and regression takes one" in heard.about_heads[0]
+    _, reporter = trained(tmp_path / "classes", classifier(NAMES), rows=rows, task=task)
+    assert "has 3 outputs ('fruit', 'tool', 'colour'), and regression takes one" in reporter.about_heads[0]
     folder = tiny_bases.write(tmp_path / "base", "bert")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
     with torch.no_grad():
@@ -288,5 +295,5 @@ def test_numbers_from_a_head_that_gives_classes_or_a_number(classifier: Callable
     model.save_pretrained(folder)
     trained(tmp_path / "number", folder, "strategy=frozen", rows=rows, task=task)
     merged = load(tmp_path / "number" / "run")
-    answer = merged.task.to_transformers(merged.model).classifier.bias.item()  # type: ignore[arg-type,union-attr]
-    assert answer == pytest.approx(7.0, rel=1e-4)
+    bias = merged.task.to_transformers(merged.model).classifier.bias.item()  # type: ignore[arg-type,union-attr]
+    assert bias == pytest.approx(7.0, rel=1e-4)

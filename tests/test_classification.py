@@ -1,4 +1,4 @@
-"""Several labels a row: read from any format, learnt, scored as scikit-learn does; and labels that are none."""
+"""Text classification with several labels a row: file formats, training, metrics; and invalid labels."""
 
 from __future__ import annotations
 
@@ -51,29 +51,32 @@ def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_scores_of_sets_are_those_of_scikit_learn(seed: int) -> None:
+def test_multi_label_metrics_equal_scikit_learn(seed: int) -> None:
     draw = random.Random(seed)
     right = [[draw.randint(0, 1) for _ in range(4)] + [0] for _ in range(40)]  # the last class never comes up
-    said = [[value if draw.random() < 0.7 else 1 - value for value in row[:4]] + [0] for row in right]
-    found = combined("multi_label").compute(predictions=said, references=right)
+    predictions = [[value if draw.random() < 0.7 else 1 - value for value in row[:4]] + [0] for row in right]
+    found = combined("multi_label").compute(predictions=predictions, references=right)
     assert found is not None
-    assert found["accuracy"] == metrics.accuracy_score(right, said)
-    macro = metrics.f1_score(right, said, labels=range(4), average="macro", zero_division=0)  # type: ignore[arg-type]
+    assert found["accuracy"] == metrics.accuracy_score(right, predictions)
+    macro = metrics.f1_score(right, predictions, labels=range(4), average="macro", zero_division=0)  # type: ignore[arg-type]
     assert found["f1"] == pytest.approx(macro, rel=1e-12)
-    assert found["f1_micro"] == pytest.approx(metrics.f1_score(right, said, average="micro"), rel=1e-12)
-    report: Any = metrics.classification_report(right, said, output_dict=True, zero_division=0)  # type: ignore[arg-type]
+    assert found["f1_micro"] == pytest.approx(metrics.f1_score(right, predictions, average="micro"), rel=1e-12)
+    report: Any = metrics.classification_report(right, predictions, output_dict=True, zero_division=0)  # type: ignore[arg-type]
     for name, scores in found["per_class"].items():
         assert scores == pytest.approx({n.replace("-score", ""): value for n, value in report[name].items()}, rel=1e-12)
 
 
-def test_one_row_by_hand() -> None:
-    said, right = [{"prediction": ["a"]}, {"prediction": []}, {"prediction": ["b", "c"]}], [["a", "b"], [], ["b", "c"]]
-    found = FITTED.metrics(said, right)
+def test_multi_label_metrics_of_three_rows_by_hand() -> None:
+    predictions, right = (
+        [{"prediction": ["a"]}, {"prediction": []}, {"prediction": ["b", "c"]}],
+        [["a", "b"], [], ["b", "c"]],
+    )
+    found = FITTED.metrics(predictions, right)
     assert (found["accuracy"], found["f1"], found["f1_micro"]) == pytest.approx((2 / 3, (1 + 2 / 3 + 1) / 3, 6 / 7))
     assert found["per_class"]["b"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
 
 
-def test_accuracy_and_f1_of_single_labels_stay_what_they_were() -> None:
+def test_accuracy_and_f1_of_single_labels() -> None:
     task = TextClassification(labels=("a", "b", "c"))
     found = task.metrics([{"prediction": name} for name in "abba"], list("abca"))
     assert (found["accuracy"], found["f1"]) == pytest.approx((0.75, (1 + 2 / 3 + 0) / 3))
@@ -96,7 +99,7 @@ def test_accuracy_and_f1_of_single_labels_stay_what_they_were() -> None:
         (float("nan"), []),
     ],
 )
-def test_labels_of_a_row_however_they_are_written(value: Any, labels: list[str]) -> None:
+def test_labels_are_read_from_every_notation(value: Any, labels: list[str]) -> None:
     assert SEVERAL.read({"text": "x", "label": value})["label"] == labels
 
 
@@ -107,7 +110,7 @@ def test_the_separator_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("several", "value", "told"),
+    ("several", "value", "message"),
     [
         (False, ["a", "b"], r"has a list as label, \['a', 'b'\]; set task.multi_label=true"),
         (False, {"name": "a"}, "has a label that is not a single text: {'name': 'a'}"),
@@ -121,12 +124,12 @@ def test_the_separator_is_a_setting() -> None:
         (True, [["a", "b"]], r"has a list among its labels: \['a', 'b'\]"),
     ],
 )
-def test_labels_that_are_none_are_told(several: bool, value: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_labels_are_refused(several: bool, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         TextClassification(multi_label=several).read({"text": "x", "label": value})
 
 
-def test_every_format_gives_the_same_sets(tmp_path: Path) -> None:
+def test_every_file_format_gives_the_same_label_sets(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -153,7 +156,7 @@ def test_renamed_and_rare_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "rows", "told"),
+    ("task", "rows", "message"),
     [
         (SEVERAL, [(["a"], ["a"], ["a"])], r"data.train: has one class only \('a'\)"),
         (SEVERAL, [([], [], [])], "data.train: has no labels; give rows of at least two classes"),
@@ -166,9 +169,9 @@ def test_renamed_and_rare_labels(tmp_path: Path) -> None:
         (TextClassification(), [("a", "a")], r"data.train: has one class only \('a'\)"),
     ],
 )
-def test_data_that_cannot_serve_is_refused(task: TextClassification, rows: list[Any], told: str) -> None:
+def test_data_without_usable_classes_is_refused(task: TextClassification, rows: list[Any], message: str) -> None:
     train, validation = ([{"text": "x", "label": label} for label in part] for part in (rows[0], rows[-1]))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         task.fit(split(train, validation))
 
 
@@ -177,7 +180,7 @@ def test_labels_the_model_does_not_know_are_refused() -> None:
         FITTED.refuse_strange("data.test", [{"text": "x", "label": ["a", "q"]}])
 
 
-def test_labels_made_of_others_are_told() -> None:
+def test_labels_that_look_like_several_warn() -> None:
     rows = split([{"text": "x", "label": label} for label in ("a", "b", "a, b", "R|D")])
     assert TextClassification().fit(rows).remarks(rows, make_tokenizer()) == [
         "labels like 'a, b' look like several labels in one text, and are learnt as one class; if rows have several"
@@ -187,10 +190,10 @@ def test_labels_made_of_others_are_told() -> None:
 
 
 @pytest.mark.parametrize("labels", [("a,b", "b"), ("a; b", "b; c"), ("a b", "b c", "c a")])
-def test_several_labels_that_the_separator_does_not_divide_are_told(labels: tuple[str, ...]) -> None:
+def test_labels_that_the_separator_does_not_divide_warn(labels: tuple[str, ...]) -> None:
     rows = split([{"text": "x", "label": [label]} for label in labels])
-    told = TextClassification(multi_label=True).fit(rows).remarks(rows, make_tokenizer())
-    assert told == [
+    remarks = TextClassification(multi_label=True).fit(rows).remarks(rows, make_tokenizer())
+    assert remarks == [
         f"labels like {labels[0]!r} look like several labels in one text, and are learnt as one class;"
         " task.label_separator='|' does not divide them"
     ]
@@ -198,21 +201,21 @@ def test_several_labels_that_the_separator_does_not_divide_are_told(labels: tupl
     assert TextClassification(multi_label=True).fit(divided).remarks(divided, make_tokenizer()) == []
 
 
-def test_every_class_of_every_row_is_a_target() -> None:
+def test_multi_label_loss_and_predictions_by_hand() -> None:
     logits = torch.tensor([[2.0, -1.0, 0.0], [0.5, 0.5, -3.0]])
     batch = {"labels": torch.tensor([[1, 0, 1], [0, 0, 0]])}
     p = logits.sigmoid()
     by_hand = -sum(map(torch.log, (p[0, 0], 1 - p[0, 1], p[0, 2], 1 - p[1, 0], 1 - p[1, 1], 1 - p[1, 2])))
     assert FITTED.loss(SimpleNamespace(logits=logits), batch).item() == pytest.approx(float(by_hand), rel=1e-6)
-    said = FITTED.predict(SimpleNamespace(logits=logits), batch)
-    assert [one["prediction"] for one in said] == [["a", "c"], ["a", "b"]]
-    assert said[0]["probabilities"]["b"] == pytest.approx(0.268941, abs=1e-6)
+    predictions = FITTED.predict(SimpleNamespace(logits=logits), batch)
+    assert [one["prediction"] for one in predictions] == [["a", "c"], ["a", "b"]]
+    assert predictions[0]["probabilities"]["b"] == pytest.approx(0.268941, abs=1e-6)
     sure = FITTED.with_values(threshold=0.7).predict(SimpleNamespace(logits=logits), batch)
     assert [one["prediction"] for one in sure] == [["a"], []]
     assert FITTED.config_values()["problem_type"] == "multi_label_classification"
 
 
-def test_as_many_classes_as_tokens_stay_classes() -> None:
+def test_label_vectors_are_not_padded_like_tokens() -> None:
     rows = [{"text": "word1", "label": ["b"]}, {"text": "word2", "label": []}]
     columns = FITTED.encode(rows, make_tokenizer())
     assert [len(ids) for ids in columns["input_ids"]] == [3, 3]
@@ -222,7 +225,7 @@ def test_as_many_classes_as_tokens_stay_classes() -> None:
     assert (len(full["input_ids"]), full["labels"]) == (20, [0, 1, 0])
 
 
-def test_the_best_blind_answer_is_the_commonest_set() -> None:
+def test_majority_baseline_is_the_most_frequent_set() -> None:
     train = [{"label": ["a", "b"]}, {"label": ["b", "a"]}, {"label": []}]
     found = FITTED.majority_baseline(train, [{"label": ["a", "b"]}, {"label": ["b"]}])
     assert (found["accuracy"], found["f1_micro"]) == pytest.approx((0.5, 6 / 7))
@@ -230,7 +233,7 @@ def test_the_best_blind_answer_is_the_commonest_set() -> None:
 
 
 @pytest.mark.slow
-def test_sets_are_learnt_and_told(run: Path) -> None:
+def test_multi_label_run_learns_and_reports_scores(run: Path) -> None:
     import pyarrow.parquet
 
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -242,15 +245,15 @@ def test_sets_are_learnt_and_told(run: Path) -> None:
     assert result["test"]["f1_micro"] > 0.93
     assert set(result["test"]["per_class"]) == {"colour", "fruit", "tool"}
     assert 0 < result["before"]["majority"]["accuracy"] < 0.5
-    kept = pyarrow.parquet.read_table(run / "predictions.parquet").to_pylist()
-    right = [row["reference"] == row["prediction"] for row in kept]
+    predictions = pyarrow.parquet.read_table(run / "predictions.parquet").to_pylist()
+    right = [row["reference"] == row["prediction"] for row in predictions]
     assert sum(right) / len(right) == result["test"]["accuracy"]
     both, none = predict_rows(run, [{"text": "word1 saw word2 pear"}, {"text": "word3 word4 word5"}])
     assert (both["prediction"], none["prediction"]) == (["fruit", "tool"], [])
 
 
 @pytest.mark.slow
-def test_a_stranger_gets_the_same_sets(run: Path, tmp_path: Path) -> None:
+def test_merged_model_has_the_multi_label_configuration(run: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     trained = pefttools.load(run)

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it answers, and what it says to every mistake."""
+"""The command line: its output, and its error for every invalid input."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from pefttools.training.run import MARK
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def invoke(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Arguments -> exit code, standard output and standard error."""
+
     def run(*arguments: object) -> tuple[int, str, str]:
         code = cli.run([str(a) for a in arguments])
         captured = capsys.readouterr()
@@ -26,29 +28,29 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
     return run
 
 
-Said = Callable[..., tuple[int, str, str]]
+Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.slow
-def test_listing_answers_at_once_and_imports_nothing_slow() -> None:
+def test_list_is_fast_and_imports_nothing_slow() -> None:
     check = (
         "import sys; from pefttools import cli; code = cli.run(['list']);"
         "sys.exit(code or ', '.join({'torch', 'transformers', 'peft', 'pandas', 'pydantic'} & {*sys.modules}) or 0)"
     )
-    seconds, said = [], ""
+    seconds, listing = [], ""
     for _ in range(3):
         before = os.times()
-        answer = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
-        after = os.times()  # the processor's time: the clock's would be that of whatever else runs
+        process = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)
+        after = os.times()  # processor time: wall time would depend on other processes
         seconds.append(sum(after[2:4]) - sum(before[2:4]))
-        assert (answer.returncode, answer.stderr) == (0, "")
-        said = answer.stdout
-    assert "question-type-lora" in said
+        assert (process.returncode, process.stderr) == (0, "")
+        listing = process.stdout
+    assert "question-type-lora" in listing
     assert min(seconds) <= 1.0  # 0.3 on a quiet machine; a busy one takes twice that
 
 
-def test_list_names_everything(said: Said) -> None:
-    code, out, _ = said("list", "--json")
+def test_list_names_everything(invoke: Invoke) -> None:
+    code, out, _ = invoke("list", "--json")
     listing = json.loads(out)
     assert code == 0
     assert {"full", "lora", "top_layers"} <= set(listing["strategies"])
@@ -56,8 +58,8 @@ def test_list_names_everything(said: Said) -> None:
     assert all(summary for kind in listing.values() for summary in kind.values())
 
 
-def test_show_tells_where_values_come_from(said: Said) -> None:
-    code, out, _ = said("show", "question-type-lora", "strategy.rank=16", "--explain")
+def test_show_explain_gives_the_origin_of_values(invoke: Invoke) -> None:
+    code, out, _ = invoke("show", "question-type-lora", "strategy.rank=16", "--explain")
     assert code == 0
     lines = {line.split("#")[0].strip(): line.partition("#")[2].strip() for line in out.splitlines() if "#" in line}
     assert lines["rank: 16"].startswith("override: r, the inner size")
@@ -66,37 +68,37 @@ def test_show_tells_where_values_come_from(said: Said) -> None:
     assert lines["batch_size: 32"].startswith("default:")
 
 
-def test_another_strategy_brings_its_own_learning_rate(said: Said) -> None:
-    _, out, _ = said("show", "sst2-full", "strategy=lora", "--json")
+def test_another_strategy_brings_its_own_learning_rate(invoke: Invoke) -> None:
+    _, out, _ = invoke("show", "sst2-full", "strategy=lora", "--json")
     values = json.loads(out)
     assert values["recipe"]["train"]["learning_rate"] == 1e-3
     assert values["origins"]["train.learning_rate"] == "default of lora, instead of the recipe's 2e-05"
 
 
 @pytest.mark.slow
-def test_a_run_by_hand(said: Said, recipe_file: Path, tmp_path: Path) -> None:
+def test_train_evaluate_predict_and_resume(invoke: Invoke, recipe_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, answer, _ = said("train", recipe_file, "--out", out, "--json", "train.epochs=6")
+    code, stdout, _ = invoke("train", recipe_file, "--out", out, "--json", "train.epochs=6")
     assert code == 0
-    result = json.loads(answer)
+    result = json.loads(stdout)
     assert result["before"]["accuracy"] < 0.6
     assert result["test"]["accuracy"] >= 0.9
     assert result["params"]["trainable"] == result["params"]["adapter"] + result["params"]["head"]
-    code, answer, _ = said("evaluate", out, "--json")
-    assert json.loads(answer)["accuracy"] == result["test"]["accuracy"]
-    assert said("evaluate", out)[1].count("fruit") == 1
-    code, answer, _ = said("predict", out, "--text", "word1 apple word2", "--text", "word3 saw")
-    assert [json.loads(line)["prediction"] for line in answer.splitlines()] == ["fruit", "tool"]
+    code, stdout, _ = invoke("evaluate", out, "--json")
+    assert json.loads(stdout)["accuracy"] == result["test"]["accuracy"]
+    assert invoke("evaluate", out)[1].count("fruit") == 1
+    code, stdout, _ = invoke("predict", out, "--text", "word1 apple word2", "--text", "word3 saw")
+    assert [json.loads(line)["prediction"] for line in stdout.splitlines()] == ["fruit", "tool"]
     rows = write_rows(tmp_path / "ask.jsonl", [{"text": "word1 pear", "id": 7}, {"text": "blue word4"}])
-    code, answer, _ = said("predict", out, rows)
-    answers = [json.loads(line) for line in answer.splitlines()]
-    assert [(a.get("id"), a["prediction"]) for a in answers] == [(7, "fruit"), (None, "colour")]
-    assert abs(sum(answers[0]["probabilities"].values()) - 1) < 1e-5
-    code, answer, err = said("train", recipe_file, "--out", out, "--resume", "train.epochs=6")
+    code, stdout, _ = invoke("predict", out, rows)
+    predictions = [json.loads(line) for line in stdout.splitlines()]
+    assert [(a.get("id"), a["prediction"]) for a in predictions] == [(7, "fruit"), (None, "colour")]
+    assert abs(sum(predictions[0]["probabilities"].values()) - 1) < 1e-5
+    code, stdout, err = invoke("train", recipe_file, "--out", out, "--resume", "train.epochs=6")
     assert (code, "nothing to do" in err) == (0, True)
-    code, _, err = said("train", recipe_file, "--out", out, "train.epochs=6")
+    code, _, err = invoke("train", recipe_file, "--out", out, "train.epochs=6")
     assert (code, "holds a finished run of this recipe; add --resume" in err) == (2, True)
-    code, _, err = said("train", recipe_file, "--out", out, "--resume", "train.epochs=7")
+    code, _, err = invoke("train", recipe_file, "--out", out, "--resume", "train.epochs=7")
     assert (code, "holds a finished run of another recipe" in err) == (2, True)
 
 
@@ -142,14 +144,14 @@ BAD_RECIPES = {
 
 
 @pytest.mark.parametrize("mistake", BAD_RECIPES)
-def test_a_bad_recipe(
-    mistake: str, said: Said, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_invalid_recipe_is_refused(
+    mistake: str, invoke: Invoke, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments, expected = BAD_RECIPES[mistake]
     if mistake not in ("an unknown recipe", "a recipe file that is not there"):
         arguments = [str(recipe_file), *arguments]
-    code, out, err = said("train", *arguments, "--out", tmp_path / "run")
+    code, out, err = invoke("train", *arguments, "--out", tmp_path / "run")
     assert code == 2
     assert out == ""
     for sentence in expected:
@@ -230,22 +232,26 @@ def write_bad_files(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mistake", BAD_DATA)
-def test_bad_data(mistake: str, said: Said, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_data_is_refused(
+    mistake: str, invoke: Invoke, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_bad_files(tmp_path)
     arguments, expected = BAD_DATA[mistake]
     before = sorted(tmp_path.iterdir())
-    code, out, err = said("train", recipe_file, *arguments, "--out", tmp_path / "run")
+    code, out, err = invoke("train", recipe_file, *arguments, "--out", tmp_path / "run")
     assert (code, out) == (2, "")
     assert expected in err.replace(f"{tmp_path}/", "")
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.slow
-def test_an_output_folder_that_is_not_empty(said: Said, recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
+def test_output_folder_that_is_not_empty_is_refused(
+    invoke: Invoke, recipe_file: Path, finished_run: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine.txt").write_text("kept")
     for command in (["train", recipe_file], ["export", finished_run, "--to", "merged"]):
-        code, _, err = said(*command, "--out", tmp_path)
+        code, _, err = invoke(*command, "--out", tmp_path)
         assert (code, err) == (2, f"error: --out: {tmp_path} is not empty\n")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -268,17 +274,22 @@ def test_an_output_folder_that_is_not_empty(said: Said, recipe_file: Path, finis
         (["list", "recipe"], "recipe"),
     ],
 )
-def test_other_mistakes(arguments: list[str], sentence: str, said: Said, finished_run: Path) -> None:
-    code, out, err = said(*(str(finished_run) if a == "RUN" else a for a in arguments))
+def test_invalid_arguments_are_refused(arguments: list[str], sentence: str, invoke: Invoke, finished_run: Path) -> None:
+    code, out, err = invoke(*(str(finished_run) if a == "RUN" else a for a in arguments))
     assert (code, out) == (2, "")
     assert sentence in err
 
 
-def test_an_unfinished_run_says_how_to_finish_it(said: Said, recipe_file: Path, tmp_path: Path) -> None:
+def test_error_about_an_unfinished_run_gives_the_command_to_resume(
+    invoke: Invoke, recipe_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(recipe_file.read_text())
-    code, _, err = said("train", tmp_path / "recipe.yaml", "--out", tmp_path, "--resume")
-    assert (code, err) == (2, f"error: --out: {tmp_path} is not empty\n")  # a recipe of one's own is no run
+    code, _, err = invoke("train", tmp_path / "recipe.yaml", "--out", tmp_path, "--resume")
+    assert (code, err) == (
+        2,
+        f"error: --out: {tmp_path} is not empty\n",
+    )  # a folder with the user's own recipe.yaml is not a run
     (tmp_path / "recipe.yaml").write_text(f"{MARK}\n{recipe_file.read_text()}")
-    code, _, err = said("export", tmp_path, "--to", "merged")
+    code, _, err = invoke("export", tmp_path, "--to", "merged")
     assert code == 2
     assert f"pefttools train {tmp_path / 'recipe.yaml'} --out {tmp_path} --resume" in err

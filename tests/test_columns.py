@@ -1,4 +1,4 @@
-"""Encoded rows read from Arrow: what the `Dataset` answers, for every kind of column."""
+"""`Columns` reads from Arrow the same values as `Dataset`, for every kind of column."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def test_rows_are_those_of_the_dataset(indices: list[int]) -> None:
     rows = concatenate_datasets([Dataset.from_dict(ROWS)] * 3)
     columns = Columns(rows)
     assert set(columns.readers) == DIRECT
-    got = columns[indices]
+    found = columns[indices]
     if not indices:
-        assert not any(got.values())
+        assert not any(found.values())
         return
-    assert got == rows[indices]
-    assert all(type(value) is int for value in got["label"])
+    assert found == rows[indices]
+    assert all(type(value) is int for value in found["label"])
 
 
 @pytest.mark.parametrize("kind", ["sliced", "shuffled", "mapped", "only strings"])
-def test_however_the_rows_came_about(kind: str, tmp_path: Path) -> None:
+def test_rows_equal_the_dataset_after_select_and_map(kind: str, tmp_path: Path) -> None:
     rows = concatenate_datasets([Dataset.from_dict(ROWS)] * 2)
     if kind == "sliced":
         rows = rows.select(range(1, 7))

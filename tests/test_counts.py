@@ -1,6 +1,6 @@
-"""Parameter counts, exact: the closed forms, the model on the meta device and the table of METHODS.md agree.
+"""Exact parameter counts: the closed form of every strategy agrees with the model on the meta device.
 
-The numbers are the papers' formulas worked out for four configurations, two classes; no weights are needed.
+The expected numbers are the papers' formulas for four configurations and two classes; no weights are needed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRAINABLE: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "head only": ("top_layers", {"layers": 0}, (1_538, 592_130, 1_051_650, 770)),
     "last block, pooler and head": ("top_layers", {"layers": 1}, (7_680_002, 7_680_002, 13_647_874, 1_923_074)),
 }
-"""Row -> strategy, settings, everything trained, the head included."""
+"""Name -> strategy, settings, and the number of trained parameters, with the head."""
 
 ADAPTER: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "LayerNorm only": ("layer_norm", {}, (38_400, 38_400, 100_352, 9_984)),
@@ -77,7 +77,7 @@ ADAPTER: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     ),
     "nothing": ("frozen", {}, (0, 0, 0, 0)),
 }  # fmt: skip
-"""Row -> strategy, settings, what is trained beside the head."""
+"""Name -> strategy, settings, and the number of trained parameters, without the head."""
 
 
 def config(model: str) -> Any:
@@ -106,7 +106,9 @@ CASES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "strategy", "settings", "expected", "part"), CASES)
-def test_counts(model: str, strategy: str, settings: dict[str, Any], expected: int, part: str) -> None:
+def test_parameter_counts_equal_the_papers_formulas(
+    model: str, strategy: str, settings: dict[str, Any], expected: int, part: str
+) -> None:
     chosen = strategies.get(strategy)(**settings)
     counts = count_from_config(config(model), TASK, chosen)
     assert counts[part] == expected
@@ -124,11 +126,11 @@ PUBLISHED = {
     "prefix p=200": ("prefix", {"tokens": 200}, 11_468_800),
     "LayerNorm": ("layer_norm", {}, 175_104),
 }
-"""peft's own results on Llama-3.2-3B, but for prompt tuning, which cannot classify by the last token."""
+"""peft's published counts on Llama-3.2-3B, except prompt tuning, which cannot classify by the last token."""
 
 
 @pytest.mark.parametrize("row", PUBLISHED)
-def test_counts_that_peft_published(row: str) -> None:
+def test_adapter_counts_equal_those_published_by_peft(row: str) -> None:
     import transformers
 
     llama = transformers.AutoConfig.for_model(

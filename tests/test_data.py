@@ -1,4 +1,4 @@
-"""Rows: the same from every format, split by a stable hash, cut into batches that fit."""
+"""Rows: equal from every file format, and divided into batches within the token budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TASK = TextClassification()
 
 
 def formats(folder: Path, rows: list[dict[str, str]]) -> dict[str, list[str]]:
-    """The same rows in four files, with odd names in one, and the overrides that say so."""
+    """The same rows in four files, one with renamed columns: file -> overrides that name them."""
     import pyarrow
     import pyarrow.parquet
 
@@ -50,7 +50,7 @@ def test_every_format_gives_the_same_rows_and_the_same_score(recipe_file: Path, 
     assert all(other == results[0] for other in results[1:])
 
 
-def test_labels_of_any_type_are_the_same_words(tmp_path: Path) -> None:
+def test_labels_of_any_type_are_read_as_the_same_text(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -64,7 +64,7 @@ def test_labels_of_any_type_are_the_same_words(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
+def test_null_like_text_stays_text(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "a.csv", [{"text": "NA", "label": "null"}, {"text": 'a "quoted", word', "label": "1"}])
     assert read(FileSettings(source=str(path)), "data.train", SILENT) == [
         {"text": "NA", "label": "null"},
@@ -72,7 +72,7 @@ def test_words_that_look_like_nothing_stay_words(tmp_path: Path) -> None:
     ]
 
 
-def test_other_ways_to_write_rows(tmp_path: Path) -> None:
+def test_rows_are_read_from_lines_folders_and_csv_variants(tmp_path: Path) -> None:
     (tmp_path / "plain.txt").write_text("A:x one\nB:y two\nA:x three\n")
     lines = FileSettings(
         source=str(tmp_path / "plain.txt"), format="lines", pattern=r"(?P<label>\w):\w (?P<text>.+)", last_rows=2
@@ -97,7 +97,7 @@ def test_other_ways_to_write_rows(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=200), st.integers(1, 16), st.integers(0, 5))
-def test_steps_hold_each_row_once(lengths: list[int], batch_size: int, epoch: int) -> None:
+def test_steps_contain_each_row_once(lengths: list[int], batch_size: int, epoch: int) -> None:
     made = steps(lengths, batch_size, 0, epoch)
     assert sorted(row for step in made for row in step) == list(range(len(lengths)))
     assert all(1 <= len(step) <= batch_size for step in made)
@@ -138,7 +138,7 @@ def test_rows_are_tokenised_once(
     assert len(calls) == 6
 
 
-def test_cut_rows_are_counted(bases: Callable[[str], Path]) -> None:
+def test_truncated_rows_are_marked(bases: Callable[[str], Path]) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(bases("bert"))
