@@ -313,9 +313,9 @@ def test_rows_without_targets_are_refused() -> None:
     [
         (
             {"answer_pattern": "#### .+"},
-            "task.answer_pattern: has no group, like (.+), that is compared, got '#### .+'",
+            "task.answer_pattern: has no group to compare, such as (.+), got '#### .+'",
         ),
-        ({"answer_pattern": "(.+"}, "task.answer_pattern: is no regular expression"),
+        ({"answer_pattern": "(.+"}, "task.answer_pattern: is not a regular expression"),
         ({"chat_template": "no-such.jinja"}, "task.chat_template: is neither a Jinja template nor a file"),
         ({"cut": "middle"}, "task.cut: 'middle' is not allowed. Allowed: end, start, question"),
     ],

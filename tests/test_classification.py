@@ -183,7 +183,7 @@ def test_labels_the_model_does_not_know_are_refused() -> None:
 def test_labels_that_look_like_several_warn() -> None:
     rows = split([{"text": "x", "label": label} for label in ("a", "b", "a, b", "R|D")])
     assert TextClassification().fit(rows).remarks(rows, make_tokenizer()) == [
-        "labels like 'a, b' look like several labels in one text, and are learnt as one class; if rows have several"
+        "labels like 'a, b' look like several labels in one text, but count as one class; if rows have several"
         " labels, set task.multi_label=true and task.label_separator"
     ]
     assert FITTED.remarks(rows, make_tokenizer()) == []
@@ -194,8 +194,8 @@ def test_labels_that_the_separator_does_not_divide_warn(labels: tuple[str, ...])
     rows = split([{"text": "x", "label": [label]} for label in labels])
     remarks = TextClassification(multi_label=True).fit(rows).remarks(rows, make_tokenizer())
     assert remarks == [
-        f"labels like {labels[0]!r} look like several labels in one text, and are learnt as one class;"
-        " task.label_separator='|' does not divide them"
+        f"labels like {labels[0]!r} look like several labels in one text, but count as one class;"
+        " task.label_separator='|' does not separate them"
     ]
     divided = split([{"text": "x", "label": label} for label in (["a b", "c"], ["b c"])])
     assert TextClassification(multi_label=True).fit(divided).remarks(divided, make_tokenizer()) == []

@@ -184,7 +184,7 @@ def test_rows():
 def test_settings_that_contradict():
     _, problems = check(MaskedLM, {"replaced_share": 0.9, "random_share": 0.2}, "task")
     assert len(problems) == 1
-    assert problems[0].startswith("task: replaced_share and random_share are more than 1 together, got")
+    assert problems[0].startswith("task: replaced_share and random_share add up to")
     _, problems = check(MaskedLM, {"mask_share": 0, "join_line": True}, "task")
     assert problems == [
         "task.mask_share: input should be greater than 0, got 0",
@@ -199,7 +199,8 @@ def test_remarks(tokenizer):
 
     assert remarks(counting(5, 30)) == []
     assert remarks(counting(5, 3)) == [
-        "texts have 3 tokens on average where 62 fit; task.join_lines=true would fill windows"
+        "texts have 3 tokens on average, but a window takes 62;"
+        " task.join_lines=true fills the windows and trains faster"
     ]
     assert remarks(counting(5, 3), join_lines=True) == remarks(counting(5, 3), max_length=16) == []
 

@@ -88,7 +88,7 @@ def test_columns_of_conll_that_are_no_words() -> None:
 
 @pytest.mark.parametrize("mark", [",", "; ", "|"])
 def test_tags_of_a_sentence_in_one(mark: str) -> None:
-    with pytest.raises(ValueError, match="has tags that are divided at"):
+    with pytest.raises(ValueError, match="has tags that are separated by"):
         TokenClassification().read({"tokens": mark.join(["Ann", "left"]), "tags": [mark.join(["B-PER", "O"])]})
     assert TokenClassification().read({"tokens": ["Ann"], "tags": ["B-PER"]})["tags"] == ["B-PER"]
 

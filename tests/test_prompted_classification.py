@@ -143,7 +143,7 @@ def test_metrics_and_majority() -> None:
 def test_remark_on_verbalisers_of_different_length() -> None:
     splits, tokenizer = Splits(ROWS, ROWS[:1], []), make_tokenizer()
     (said,) = make_task().remarks(splits, tokenizer)
-    assert said.startswith("the verbaliser of 'good' has 5 tokens, that of 'bad' 4: longer ones are less likely")
+    assert said.startswith("the verbaliser of 'good' has 5 tokens, that of 'bad' 4; longer verbalisers are less likely")
     assert make_task(normalize="mean").remarks(splits, tokenizer) == []
 
 
@@ -151,8 +151,8 @@ def test_remark_on_verbalisers_of_different_length() -> None:
     ("values", "told"),
     [
         ({"prompt": "Label:"}, "task.prompt: has no {text}"),
-        ({"prompt": "{text} {title}"}, "task.prompt: has {title}; it takes {text} and {text_pair}"),
-        ({"prompt": "{text"}, "task.prompt: is no format string: expected '}'"),
+        ({"prompt": "{text} {title}"}, "task.prompt: has {title}; only {text} and {text_pair} are known"),
+        ({"prompt": "{text"}, "task.prompt: is not a format string: expected '}'"),
     ],
 )
 def test_prompts_that_cannot_be_filled_are_told(values: dict[str, Any], told: str) -> None:
@@ -165,8 +165,11 @@ def test_prompts_that_cannot_be_filled_are_told(values: dict[str, Any], told: st
     ("values", "told"),
     [
         ({"verbalizers": {"god": " yes"}}, "task.verbalizers: unknown label 'god'; did you mean 'good'?"),
-        ({"verbalizers": {"good": " x", "bad": " x"}}, "task.verbalizers: 'bad', 'good' have the same one, ' x'"),
-        ({"prompt": "{text} {text_pair}"}, "task.prompt: has {text_pair}, and the rows have none"),
+        (
+            {"verbalizers": {"good": " x", "bad": " x"}},
+            "task.verbalizers: 'bad', 'good' have the same verbaliser, ' x'",
+        ),
+        ({"prompt": "{text} {text_pair}"}, "task.prompt: has {text_pair}, but the rows have none"),
         ({"labels": ("good",)}, "data.train: labels that no training row has: 'bad'"),
     ],
 )

@@ -89,7 +89,7 @@ def test_numbers_are_read(value: Any, number: float) -> None:
         ("nan", "has a label that is not finite: 'nan'"),
         (float("inf"), "has a label that is not finite: inf"),
         (10**400, "has a label that is not a number: 1000"),
-        ("-1e16", r"has a label beyond 1e\+15, more than single precision takes: -1e\+16"),
+        ("-1e16", r"has a label beyond ±1e\+15, too large for single precision: -1e\+16"),
         (" ", "has no label"),
         (None, "has no label"),
     ],
@@ -169,7 +169,7 @@ def test_pairs_without_an_order_are_asked_in_both() -> None:
         "row": [0, 0, 1, 1], "labels": [1.5, 1.5, 2.0, 2.0], "num_targets": [1] * 4,
     }  # fmt: skip
     assert task.aggregate(rows[0], [], [{"prediction": 1.0}, {"prediction": 2.0}]) == {"prediction": 1.5}
-    with pytest.raises(UserError, match=r"task.symmetric: takes pairs of texts, and data.train has no text_pair"):
+    with pytest.raises(UserError, match=r"task.symmetric: needs pairs of texts, but data.train has no text_pair"):
         Regression(symmetric=True).fit(splits({"text": "a", "label": 1.0}, {"text": "b", "label": 2.0}))
 
 
@@ -248,8 +248,8 @@ def test_labels_that_single_precision_loses_are_told() -> None:
     tokenizer, rows = make_tokenizer(), splits({"text": "a", "label": 1.0})
     assert near.remarks(rows, tokenizer) == []
     assert far.remarks(rows, tokenizer) == [
-        "the labels are 1.7e+09 give or take 100: single precision cannot tell them apart well;"
-        " subtract what they have in common"
+        "the labels have mean 1.7e+09 and standard deviation 100: single precision cannot resolve their"
+        " differences well; subtract a constant from them"
     ]
 
 

@@ -71,7 +71,7 @@ def test_rows(settings, values, row):
         ({}, {"source": True}, "has a source that is not text: True"),
         ({}, {"source": ["a", 7]}, "has a source that is not text: ['a', 7]"),
         ({}, {"source": []}, "has no source"),
-        ({}, {"target": "x"}, "has no source; data.columns.source names the column that holds it"),
+        ({}, {"target": "x"}, "has no source; name its column in data.columns.source"),
         ({}, {"source": "x", "target": ""}, "has no target"),
         ({}, {"source": "x", "target": None}, "has no target"),
         ({}, {"source": "half \ud83d", "target": "x"}, "has half a character (a lone surrogate) in its source"),
@@ -96,7 +96,7 @@ def test_rows_that_are_refused(settings, values, message):
 
 def test_training_rows_need_targets_and_say_how_bleu_finds_words():
     rows = some_rows()
-    with pytest.raises(UserError, match=r"^data.train: 1 of 3 rows have no target; data.columns.target names"):
+    with pytest.raises(UserError, match=r"^data.train: 1 of 3 rows have no target; name its column in data"):
         Seq2Seq().fit(Splits([*rows[:2], {"source": "x"}], rows[:1], []))
     with pytest.raises(UserError, match=r"^data.test: 1 of 1 rows have no target"):
         Seq2Seq().refuse_strange("data.test", [{"source": "x"}])
@@ -108,7 +108,7 @@ def test_training_rows_need_targets_and_say_how_bleu_finds_words():
 
 def test_settings_that_contradict():
     _, problems = check(Seq2Seq, {"min_new_tokens": 9, "max_target_length": 8}, "task")
-    assert problems == ["task: min_new_tokens is 9, more than the 8 an answer may have, got " + repr({
+    assert problems == ["task: min_new_tokens is 9, above the maximum of 8 tokens, got " + repr({
         "min_new_tokens": 9, "max_target_length": 8})]  # fmt: skip
     _, problems = check(Seq2Seq, {"metric": "rogue"}, "task")
     assert problems == ["task.metric: 'rogue' is not allowed; did you mean 'rouge'? Allowed: bleu, rouge, both"]
@@ -240,12 +240,12 @@ def test_remarks(tokenizer):
     assert Seq2Seq().remarks(splits_of(rows), tokenizer) == []
     unknown = [{"source": "word1", "target": "never heard word1"}]
     assert Seq2Seq().remarks(splits_of(unknown), tokenizer) == [
-        "40.0% of the targets' tokens are unknown to the tokenizer; the model cannot write them"
+        "40.0% of the targets' tokens are unknown to the tokenizer; no answer can contain them"
     ]
     endless = make_tokenizer()
     endless.backend_tokenizer.post_processor = None
     assert Seq2Seq().remarks(splits_of(rows), endless) == [
-        "the tokenizer ends no target with an end token, so answers will not end by themselves"
+        "the tokenizer adds no end token to targets, so answers run to task.max_new_tokens"
     ]
 
 

@@ -140,10 +140,10 @@ def test_tokenizers_that_mark_languages(kind, langs, source, target):
     encoded = task.encode(rows, tokenizer)
     assert tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]) == source
     assert tokenizer.convert_ids_to_tokens(encoded["labels"][0]) == target
-    assert translation.speak(tokenizer, *langs) == tokenizer.convert_tokens_to_ids(langs[1])
+    assert translation.set_languages(tokenizer, *langs) == tokenizer.convert_tokens_to_ids(langs[1])
     assert task.remarks(splits_of(rows), tokenizer) == []
     (remark,) = Seq2Seq().remarks(splits_of(rows), multilingual(kind))
-    assert remark.startswith(f"the base marks {len(translation.languages(tokenizer))} languages with tokens, and")
+    assert remark.startswith(f"the base model marks {len(translation.languages(tokenizer))} languages with tokens;")
     with pytest.raises(
         UserError, match=rf"^task.target_lang: unknown language '.*x'; did you mean '{langs[1]}'"
     ) as caught:

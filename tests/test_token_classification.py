@@ -74,11 +74,11 @@ def test_rows(values: dict[str, Any], row: dict[str, Any]) -> None:
         ({"tags": "O"}, "has no tokens"),
         ({"tokens": ["a"], "tags": None}, "has no tags"),
         ({"tokens": ["a", "b"], "tags": ["O", ""]}, "has an empty tag for 'b'"),
-        ({"tokens": ["a", None], "tags": ["O", "O"]}, r"has tokens that are no list of words: \['a', None\]"),
-        ({"tokens": {"a": 1}, "tags": "O"}, "has tokens that are no list of words"),
+        ({"tokens": ["a", None], "tags": ["O", "O"]}, r"has tokens that are not a list of words: \['a', None\]"),
+        ({"tokens": {"a": 1}, "tags": "O"}, "has tokens that are not a list of words"),
         ({"tokens": ["a\ud800"], "tags": "O"}, "has half a character"),
         ({"text": "a\ud800"}, "has half a character"),
-        ({"text": 4}, "has a text that is no text: 4"),
+        ({"text": 4}, "has a text that is not a string: 4"),
     ],
 )
 def test_rows_that_are_refused(values: dict[str, Any], message: str) -> None:
@@ -133,12 +133,12 @@ def test_plain_tags_and_chosen_types() -> None:
         (
             TASK,
             splits_of(("a b c", "B-X I-X Y")),
-            "data.train: tags that are not of the scheme bio (O, or one of B, I, a hyphen and a type): 'Y'",
+            "data.train: tags outside the scheme bio (O, or one of B, I, a hyphen and a type): 'Y'",
         ),
         (
             TASK,
             splits_of(("a b", "B-X O"), test=(("c", "B-Y"),)),
-            "data.test: entity types that the training rows lack: 'Y'. They have 'X'; task.types can",
+            "data.test: entity types that the training rows lack: 'Y'. They have 'X'; list the types",
         ),
         (
             TASK,
@@ -174,9 +174,9 @@ def test_broken_tags_are_told() -> None:
     told = TASK.fit(splits).remarks(splits, None)  # type: ignore[arg-type]
     assert told == [
         "data.train: 1 of 6 tags break the scheme bio, for example I-X after O (at 'f' in 'd e f');"
-        " an entity was taken to end or begin there",
+        " an entity ends or begins there",
         "data.test: 2 of 3 tags break the scheme bio, for example I-X at the start (at 'g' in 'g');"
-        " an entity was taken to end or begin there",
+        " an entity ends or begins there",
     ]
 
 
@@ -185,7 +185,7 @@ def test_other_data_must_have_known_tags() -> None:
     fitted.refuse_strange("data", [make_row("a b", "I-X O")])
     with pytest.raises(UserError, match="data: entity types that the training rows lack: 'Z'"):
         fitted.refuse_strange("data", [make_row("a", "B-Z")])
-    with pytest.raises(UserError, match="data: tags that are not of the scheme bio"):
+    with pytest.raises(UserError, match="data: tags outside the scheme bio"):
         fitted.refuse_strange("data", [make_row("a", "S-X")])
 
 

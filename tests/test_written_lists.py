@@ -60,7 +60,7 @@ def test_labels_of_several_forms() -> None:
     ],
 )  # fmt: skip
 def test_vectors_are_named_or_refused(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"name no classes; name them in their order by task\.labels"):
+    with pytest.raises(ValueError, match=r"but no class names; list the names in task\.labels"):
         TextClassification(multi_label=True).read({"text": "x", "label": value})
     named = TextClassification(multi_label=True, labels=("toxic", "threat", "insult"))
     assert named.read({"text": "x", "label": [1, 0, 1]})["label"] == ["insult", "toxic"]

@@ -83,7 +83,7 @@ def config_values(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def said(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
+def predictions(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
     """The likeliest class of every row, and the probability of each: predictions of logits (rows, classes)."""
     shares = logits.softmax(-1)
     rows = zip(shares.argmax(-1).tolist(), shares.tolist(), strict=True)

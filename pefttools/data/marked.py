@@ -109,7 +109,7 @@ def for_tokens(text: str) -> str:
     return re.sub(" ((?:<e[12]>)+)", r"\1 ", text)
 
 
-def kept(ids: Sequence[int], fixed: Sequence[int], markers: Sequence[int], limit: int) -> list[int]:
+def positions_around(ids: Sequence[int], fixed: Sequence[int], markers: Sequence[int], limit: int) -> list[int]:
     """Positions of at most `limit` tokens: as much as fits of the entities, then of what lies nearest to them.
 
     All from the first marker to the last where that fits; else both entities; else what is next to the markers.

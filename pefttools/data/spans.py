@@ -45,7 +45,7 @@ def locate(context: str, text: str, start: int | None) -> Answer | None:
     return Answer(bare, min(places, key=lambda place: abs(place - start))) if places else None
 
 
-def given(value: Any) -> Iterator[tuple[str, int | None]]:
+def listed_answers(value: Any) -> Iterator[tuple[str, int | None]]:
     """Text and place of every answer that a field holds; those without text are none.
 
     Takes a list of `{text, answer_start}`, one such mapping of lists, a text, or a list of texts.
@@ -86,7 +86,7 @@ def at_one_place(context: str, value: Any, start: Any) -> list[tuple[str, int | 
     Raises:
         ValueError: the text does not stand at its place, though it does elsewhere; the place is no whole number.
     """
-    texts = list(given(value))
+    texts = list(listed_answers(value))
     start = written_lists.parsed(start) if isinstance(start, str) and start.strip()[:1] == "[" else start
     starts = list(start) if isinstance(start, (list, tuple)) else [start] * len(texts)
     if len(starts) != len(texts):

@@ -42,7 +42,7 @@ def languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     return {token: number for token, number in named if not token.startswith(("<", "["))}  # NLLB has no list of them
 
 
-def speak(tokenizer: Any, source_lang: str | None, target_lang: str | None) -> int | None:
+def set_languages(tokenizer: Any, source_lang: str | None, target_lang: str | None) -> int | None:
     """Tell a tokenizer which languages it reads and writes; the token every answer begins with, where there is one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is learnt: one file a task, each with its fields, head, encoding, loss, decoding and metrics."""
+"""The tasks, one file each: fields of a row, head, encoding, loss, decoding and metrics."""
 
 from pefttools.registry import Registry
 

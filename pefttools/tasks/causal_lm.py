@@ -1,16 +1,17 @@
-"""causal_lm: a language model learns to answer, from instructions, chats of many turns, or goes on with plain text.
+"""causal_lm: a decoder is fine-tuned on instructions, on chats of many turns, or pretrained further on plain text.
 
-A row is a chat in any of these forms, told by its columns (others are named by `data.columns`), or a `text`:
+A row is a chat in one of these forms, recognised by its columns (`data.columns` maps other names), or a `text`:
 
 - `instruction`, `input` (may be empty) and `output`, as in Alpaca
 - `conversations`, a list of `{from: human | gpt | system, value}`, as in ShareGPT
 - `messages`, a list of `{role: user | assistant | system, content}`
 - `prompt` and `completion`: `data.columns: {prompt: question, completion: answer}`
-- `text` alone: pretraining goes on, every token is learnt, and long texts are cut into windows
+- `text` alone: continued pretraining on every token; long texts are cut into windows
 
-A chat is written by the base's own chat template, or by `chat_template`; only answers are learnt, each with the token
-that ends it. Metrics: perplexity of what is learnt, and of the first `generate_rows` rows, answered by generation,
-exact match, ROUGE (BLEU and chrF on request) and `stopped`, the share of answers that ended by themselves.
+Chats are formatted by the base model's chat template, or by `chat_template`. The loss covers the assistant's answers
+only, each with the token that ends it. Metrics: perplexity of the tokens under the loss, and for the first
+`generate_rows` rows, whose answers are generated, exact match, ROUGE (BLEU and chrF on request) and `stopped`, the
+share of generated answers that end with an end token.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
     from pefttools.tasks._generation import Decoding
 
-LOOKED_AT = 500
-"""Training rows that are looked at for remarks."""
+NUM_CHECKED = 500
+"""Training rows that are checked for warnings."""
 
 
 class CausalLM(Task):
-    """Cross-entropy of every learnt token, given those before it."""
+    """Cross-entropy of every target token, given the tokens before it."""
 
     fields: ClassVar[Mapping[str, bool]] = dict.fromkeys(chats.FIELDS, False)
     inputs: ClassVar[tuple[str, ...]] = ("prompt",)
@@ -68,35 +69,40 @@ class CausalLM(Task):
     generates: ClassVar[bool] = True
 
     max_length: int = Field(default=512, ge=4)
-    """Tokens a chat may have, and a window of plain text; longer chats are cut, and counted."""
+    """Maximum tokens of a chat, or of a window of plain text; longer chats are truncated, and their number is
+    reported."""
     cut: chat_tokens.Cut = "end"
-    """What a chat that is too long loses: its end, its start, or the end of its last question (the rest of an article
-    to be summed up), so that the answer stays whole."""
+    """What to remove from a chat that is too long: its end, its start, or the end of the last question (such as the
+    rest of an article to summarise), which leaves the answer whole."""
     chat_template: str | None = None
-    """A file with a Jinja template, or the template itself; the base's own when null, a plain one if it has none."""
+    """A file with a Jinja template, or the template itself; when null, the base model's own, or a simple built-in one
+    if it has none."""
     system: str | None = None
-    """The system message of chats that have none."""
+    """The system message for chats without one."""
     train_on: Literal["answers", "all"] = "answers"
-    """Which tokens of a chat are learnt."""
+    """Which tokens of a chat count in the loss."""
     packing: bool = False
-    """Lay several chats into one row of `max_length` tokens, none of which sees another: less padding."""
+    """Pack several chats into one row of `max_length` tokens, for less padding; no chat attends to another."""
     generate_rows: int = Field(default=64, ge=0)
-    """How many rows, from the first, are answered by generation when a model is scored."""
+    """How many rows, from the first, to generate answers for in an evaluation."""
     max_new_tokens: int = Field(default=128, ge=1)
-    """Tokens an answer may have."""
+    """Maximum tokens of a generated answer."""
     temperature: float = Field(default=0.0, ge=0)
-    """0 takes the likeliest token each time; above, tokens are drawn, from a flatter distribution the higher it is."""
+    """0 takes the likeliest token each time; above 0, tokens are sampled, and higher values flatten the
+    distribution."""
     num_beams: int = Field(default=1, ge=1)
-    """Answers that are followed at once; 1 follows one."""
+    """Beams of the beam search; 1 is greedy decoding."""
     answer_pattern: str | None = None
-    """A regular expression whose first group is compared for exact match, at its last place in a text:
-    `"#### (.+)"`; the whole text when null."""
+    """A regular expression, such as `"#### (.+)"`; exact match compares the first group of its last match in a text.
+    The whole text is compared when null."""
     scores: tuple[str, ...] = ("rouge",)
-    """What generated texts are scored by, besides exact match: rouge, bleu, chrf, or a metric of texts of your own."""
+    """Metrics of generated texts, besides exact match: rouge, bleu, chrf, or your own text metric."""
     chat: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """Whether rows are chats; from the training rows when null. Then a `text` to predict on is a question."""
+    """Whether rows are chats; from the training rows when null. If they are, `predict` treats a `text` as a
+    question."""
     parts: tuple[Part, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
-    """What chats hold besides texts; from the training rows. An exported chat template has a form for each."""
+    """What chats contain besides texts (tools, images …); from the training rows. An exported chat template supports
+    each."""
 
     @field_validator("chat_template")
     @classmethod
@@ -116,9 +122,9 @@ class CausalLM(Task):
     def _pattern_has_a_group(cls, value: str | None) -> str | None:
         try:
             if value is not None and re.compile(value).groups < 1:
-                raise ValueError("has no group, like (.+), that is compared")
+                raise ValueError("has no group to compare, such as (.+)")
         except re.error as error:
-            raise ValueError(f"is no regular expression: {error}") from error
+            raise ValueError(f"is not a regular expression: {error}") from error
         return value
 
     def read(self, values: Mapping[str, Any]) -> Row:
@@ -126,7 +132,7 @@ class CausalLM(Task):
         return chats.read_row(values, self.system, bool(self.chat), unanswered)
 
     def read_unlabeled(self, values: Mapping[str, Any]) -> Row:
-        """A row to predict on: a chat may end on the user's turn."""
+        """A row to predict on; a chat may end with the user's turn."""
         return chats.read_row(values, self.system, bool(self.chat), unanswered=True, predicting=True)
 
     def fit(self, splits: Splits) -> Self:
@@ -134,7 +140,7 @@ class CausalLM(Task):
         if problems := [*problems, *chats.mixed(splits)]:
             raise UserError(*problems)
         for name in self.scores:
-            text_metrics.get(name)  # whether a plug-in is one of texts is known once it is imported
+            text_metrics.get(name)  # raises for a plug-in that is not a text metric; only its import shows that
         parts = {part for row in splits.train for part in parts_of(row.get("messages", ()), row.get("tools"))}
         return self.with_values(chat=chats.is_chat(splits), parts=tuple(sorted(parts)))
 
@@ -143,11 +149,11 @@ class CausalLM(Task):
             raise UserError(*problems)
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        rows = splits.train[:LOOKED_AT]
+        rows = splits.train[:NUM_CHECKED]
         how = self._writing(tokenizer)
         pieces = list(chat_tokens.pieces(rows, tokenizer, how))
-        said = chat_tokens.unlearnt(pieces, self._ends(tokenizer), how.room)
-        return said + (chat_template.remarks(rows, tokenizer, self.chat_template, self.parts) if self.chat else [])
+        warnings = chat_tokens.unlearnt(pieces, self._ends(tokenizer), how.room)
+        return warnings + (chat_template.remarks(rows, tokenizer, self.chat_template, self.parts) if self.chat else [])
 
     def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> chat_template.GenerationSettings:
         if not self.chat:
@@ -156,7 +162,7 @@ class CausalLM(Task):
         return chat_template.GenerationSettings(written, tuple(self._ends(tokenizer)))
 
     def _ends(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-        """The tokens that end what is learnt; none where nothing special does."""
+        """The tokens that end a target; empty if there is no end token."""
         if not self.chat:
             return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]  # type: ignore[list-item]
         return chat_tokens.ends(tokenizer, self.chat_template)
@@ -199,35 +205,36 @@ class CausalLM(Task):
             packing.refuse_one_text(base.model)
         return base
 
-    def _guessed(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of what is learnt, in fp32: shape (targets, vocabulary); what it is; and how many there are a row."""
+    def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of the targets in fp32, shape (targets, vocabulary); the target token ids; and the number of targets
+        per row."""
         packing.refuse_virtual(outputs, batch)
         labels = batch[LABELS][:, 1:]
-        asked = labels != IGNORED
-        return self.logits(outputs, batch)[:, :-1][asked].float(), labels[asked], asked.sum(1)
+        is_target = labels != IGNORED
+        return self.logits(outputs, batch)[:, :-1][is_target].float(), labels[is_target], is_target.sum(1)
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return self._guessed(outputs, batch)[0]
+        return self._targets(outputs, batch)[0]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 
-        logits, targets, _ = self._guessed(outputs, batch)
+        logits, targets, _ = self._targets(outputs, batch)
         return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         import torch
 
-        logits, targets, numbers = self._guessed(outputs, batch)
+        logits, targets, numbers = self._targets(outputs, batch)
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none").split(numbers.tolist())
         return [
             {"nll": part.sum().item(), "num_targets": number}
             for part, number in zip(losses, numbers.tolist(), strict=True)
         ]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         del row, encoded
-        return {name: sum(part[name] for part in said) for name in said[0]}
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
 
     def asked(self, row: Row) -> dict[str, Any]:
         if "messages" not in row:
@@ -235,7 +242,7 @@ class CausalLM(Task):
         return {"messages": chats.question(row["messages"]), "tools": row.get("tools")}
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Token ids up to where each row's answer begins."""
+        """Token ids of each row up to the start of its answer."""
         return [chat_tokens.prompt(row, tokenizer, self._writing(tokenizer)) for row in rows]
 
     def truncated(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
@@ -256,12 +263,12 @@ class CausalLM(Task):
             return
         decoding = self.decoding(tokenizer)
         before, after = chat_tokens.around(tokenizer, self.chat_template) if self.chat else ("", "")
-        for index, said in _generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
-            answer = said.text.removeprefix(before)
-            yield index, {"prediction": answer.removesuffix(after), "finish": said.finish}
+        for index, generated in _generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
+            answer = generated.text.removeprefix(before)
+            yield index, {"prediction": answer.removesuffix(after), "finish": generated.finish}
 
     def num_generated(self, number: int) -> int:
-        return min(number, self.generate_rows) if self.chat else 0  # a text that is whole has nothing to add
+        return min(number, self.generate_rows) if self.chat else 0  # plain texts have no answer to generate
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import _language, combined
@@ -270,18 +277,18 @@ class CausalLM(Task):
         pairs = [(p, r) for p, r in answered if r]
         if not pairs:
             return values
-        texts, wanted = [p["prediction"].strip() for p, _ in pairs], [r.strip() for _, r in pairs]
+        texts, expected = [p["prediction"].strip() for p, _ in pairs], [r.strip() for _, r in pairs]
         if self.scores:
-            found = combined(*self.scores).compute(predictions=texts, references=wanted) or {}
+            found = combined(*self.scores).compute(predictions=texts, references=expected) or {}
             values |= {name: value for name, value in found.items() if name not in ("rouge1", "rouge2")}
-        answers = [_language.matched(said, self.answer_pattern) for said in texts]
-        right = [_language.matched(said, self.answer_pattern) or said for said in wanted]
-        values |= combined("exact_match").compute(predictions=answers, references=right) or {}
+        answers = [_language.matched(text, self.answer_pattern) for text in texts]
+        expected_answers = [_language.matched(text, self.answer_pattern) or text for text in expected]
+        values |= combined("exact_match").compute(predictions=answers, references=expected_answers) or {}
         return {**values, "stopped": _language.stopped(pairs)}
 
     def reference(self, row: Row) -> Any:
         return row.get("completion", row.get("text"))
 
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
-        """An encoded row as text, what is learnt of it between ⟦ and ⟧."""
+        """An encoded row as text, with the target tokens between ⟦ and ⟧."""
         return chat_tokens.shown(encoded["input_ids"], [label != IGNORED for label in encoded[LABELS]], tokenizer)

@@ -1,11 +1,11 @@
-"""Masked language modelling: an encoder goes on with its pretraining on plain text of a domain, before a task.
+"""Masked language modelling: an encoder's pretraining is continued on plain text of a domain, before fine-tuning.
 
-A row is a `text`: a line of a .txt file (empty ones are left out), a file of a folder, or a column. Texts longer than
-`max_length` are cut into windows, so nothing of them is lost. Of every window a share of the tokens is to be guessed
-(Devlin et al. 2019): most of them are replaced by the mask token, some by a random one, and some stay. In training they
-are drawn anew every time, in scoring once and for all by a hash of the text.
+A row is a `text`: a line of a .txt file (empty lines are skipped), a file of a folder, or a column. Texts longer than
+`max_length` are split into windows; nothing is truncated. In every window a share of the tokens becomes targets (Devlin
+et al. 2019): most of them are replaced by the mask token, some by a random token, and some stay unchanged. Training
+draws new targets every time; evaluation draws them by a hash of the text, so they are always the same.
 
-Metrics, over the masked tokens: perplexity and accuracy. `predict` fills the masks of a text: `--text "Paris is the
+Metrics, over the target tokens: perplexity and accuracy. `predict` fills the masks of a text: `--text "Paris is the
 [MASK] of France."`.
 """
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOP = 5
-"""Guesses that are told for a mask."""
+"""Number of predicted tokens for each mask."""
 WORDS = "words"
-"""Column: the number of the word each token belongs to."""
+"""Column with the index of the word that each token belongs to."""
 PLACES = "places"
 
 
 class MaskedLM(Task):
-    """Masked tokens are guessed; the loss is cross-entropy over them."""
+    """Predict masked tokens; the loss is cross-entropy over them."""
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = ("text",)
@@ -56,26 +56,28 @@ class MaskedLM(Task):
     peft_type: ClassVar[str | None] = None
     own_head: ClassVar[bool] = False
     texts_are_data: ClassVar[bool] = False
-    generates: ClassVar[bool] = True  # masks are filled for `predict`; scoring needs none of it
+    generates: ClassVar[bool] = True  # `predict` fills masks; an evaluation generates nothing
     takes_rounding: ClassVar[bool] = False
 
     max_length: int = Field(default=128, ge=8)
-    """Tokens of a window; longer texts are cut into several, and none is lost."""
+    """Maximum tokens of a window; longer texts are split into several windows."""
     join_lines: bool = False
-    """Whether texts to train on are joined into full windows; for files of short lines."""
+    """Join training texts into full windows; for files with short lines."""
     mask_share: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the tokens that are to be guessed; of every window at least one."""
+    """Share of the tokens that become targets; every window has at least one."""
     replaced_share: float = Field(default=0.8, ge=0, le=1)
-    """Share of those that are replaced by the mask token."""
+    """Share of the targets that are replaced by the mask token."""
     random_share: float = Field(default=0.1, ge=0, le=1)
-    """Share of those that are replaced by a random token; the rest stay as they are."""
+    """Share of the targets that are replaced by a random token; the rest stay unchanged."""
     whole_word: bool = False
-    """Whether all pieces of a word are to be guessed together; at most one word of a window is taken in part."""
+    """Make all sub-words of a word targets together; at most one word of a window is masked in part."""
 
     @model_validator(mode="after")
     def _shares_of_one(self) -> Self:
         if self.replaced_share + self.random_share > 1 + 1e-9:
-            raise ValueError("replaced_share and random_share are more than 1 together")
+            raise ValueError(
+                f"replaced_share and random_share add up to {self.replaced_share + self.random_share:g}, more than 1"
+            )
         return self
 
     @property
@@ -94,71 +96,76 @@ class MaskedLM(Task):
         masking.vocabulary(tokenizer)
         if self.whole_word and not tokenizer.is_fast:
             raise UserError(
-                "task.whole_word: the base's tokenizer does not tell which tokens are a word's; set it false"
+                "task.whole_word: the base model's slow tokenizer does not report word boundaries; set it to false"
             )
         tokens = [len(piece.ids) for piece in windows.pieces([row["text"] for row in splits.train[:200]], tokenizer)]
         room = self._room(tokenizer)
         if not self.join_lines and sum(tokens) < len(tokens) * room / 8:
             mean = sum(tokens) / len(tokens)
             return [
-                f"texts have {mean:.0f} tokens on average where {room} fit; task.join_lines=true would fill windows"
+                f"texts have {mean:.0f} tokens on average, but a window takes {room};"
+                " task.join_lines=true fills the windows and trains faster"
             ]
         return []
 
     def _room(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """Tokens of a window without the special ones."""
+        """Number of tokens in a window, without the special tokens."""
         return min(self.max_length, tokenizer.model_max_length) - windows.frame(tokenizer).num_tokens
 
     def _windows(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, with_masks: bool = False
     ) -> list[tuple[int, windows.Piece]]:
-        """(index of the row, window with the special tokens) of every row."""
+        """(index of the row, window with special tokens) for every window of every row."""
         frame, room = windows.frame(tokenizer), self._room(tokenizer)
         texts = windows.pieces([row["text"] for row in rows], tokenizer, with_masks)
         return [(i, part.framed(frame)) for i, piece in enumerate(texts) for part in windows.cut(piece, room)]
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Windows that are masked already, with their labels."""
+        """Masked windows with their labels."""
         import torch
 
         columns: dict[str, list[Any]] = {n: [] for n in ("input_ids", LABELS, "num_targets", "row")}
-        known = masking.vocabulary(tokenizer)
+        vocabulary = masking.vocabulary(tokenizer)
         for row, piece in self._windows(rows, tokenizer):
             seed = hashlib.sha256(f"{piece.ids}".encode()).digest()[:7]
             draw = torch.Generator().manual_seed(int.from_bytes(seed, "big"))
-            ids, labels = masking.masked(piece.ids, known, self._shares, piece.words if self.whole_word else None, draw)
+            ids, labels = masking.masked(
+                piece.ids, vocabulary, self._shares, piece.words if self.whole_word else None, draw
+            )
             values = {"input_ids": ids, LABELS: labels, "num_targets": sum(i != IGNORED for i in labels), "row": row}
             for name, value in values.items():
                 columns[name].append(value)
         return {**columns, "cut": [False] * len(columns["row"])}
 
     def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Windows without masks, and how many tokens will be masked in each."""
+        """Unmasked windows, and the number of targets that `collate_training` draws in each."""
         if self.join_lines:
             frame, texts = windows.frame(tokenizer), windows.pieces([row["text"] for row in rows], tokenizer)
             between = frame.after[-1:]
-            made = [part.framed(frame) for part in windows.join(texts, self._room(tokenizer), between)]
+            pieces = [part.framed(frame) for part in windows.join(texts, self._room(tokenizer), between)]
         else:
-            made = [piece for _, piece in self._windows(rows, tokenizer)]
-        known = masking.vocabulary(tokenizer)
+            pieces = [piece for _, piece in self._windows(rows, tokenizer)]
+        vocabulary = masking.vocabulary(tokenizer)
         columns: dict[str, list[Any]] = {
-            "input_ids": [piece.ids for piece in made],
-            "num_targets": [masking.num_asked(piece.ids, known, self._shares) for piece in made],
-            "cut": [False] * len(made),
+            "input_ids": [piece.ids for piece in pieces],
+            "num_targets": [masking.num_asked(piece.ids, vocabulary, self._shares) for piece in pieces],
+            "cut": [False] * len(pieces),
         }
-        return columns | ({WORDS: [piece.words for piece in made]} if self.whole_word else {})
+        return columns | ({WORDS: [piece.words for piece in pieces]} if self.whole_word else {})
 
     def collate_training(
         self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int
     ) -> dict[str, Tensor]:
         rows = zip(columns["input_ids"], columns.get(WORDS, [None] * len(columns["input_ids"])), strict=True)
-        known = masking.vocabulary(tokenizer)
-        # torch's own random state is in the checkpoints: a resumed run masks as it would have
-        masked, labels = zip(*(masking.masked(ids, known, self._shares, words) for ids, words in rows), strict=True)
+        vocabulary = masking.vocabulary(tokenizer)
+        # torch's random state is stored in checkpoints, so a resumed run draws the same masks
+        masked, labels = zip(
+            *(masking.masked(ids, vocabulary, self._shares, words) for ids, words in rows), strict=True
+        )
         return self.collate({"input_ids": masked, LABELS: labels}, tokenizer, multiple)
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
-        """The same with `places`: where in the batch's flattened tokens the labels are."""
+        """The batch with `places`: positions of the labels in the batch's flattened tokens."""
         import torch
 
         batch = super().collate(columns, tokenizer, multiple)
@@ -169,23 +176,23 @@ class MaskedLM(Task):
             batch[PLACES] = torch.tensor(places, dtype=torch.long)
         return batch
 
-    def _guessed(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The logits of the masked tokens, in fp32: shape (targets, vocabulary), and which tokens they were."""
+    def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the targets in fp32, shape (targets, vocabulary), and the target token ids."""
         places = batch[PLACES]
         return self.logits(outputs, batch).flatten(0, 1)[places].float(), batch[LABELS].flatten()[places]
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return self._guessed(outputs, batch)[0]
+        return self._targets(outputs, batch)[0]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 
-        return torch.nn.functional.cross_entropy(*self._guessed(outputs, batch), reduction="sum")
+        return torch.nn.functional.cross_entropy(*self._targets(outputs, batch), reduction="sum")
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         import torch
 
-        logits, targets = self._guessed(outputs, batch)
+        logits, targets = self._targets(outputs, batch)
         losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
         numbers = (batch[LABELS] != IGNORED).sum(1).tolist()
         parts = zip(losses.split(numbers), (logits.argmax(-1) == targets).split(numbers), numbers, strict=True)
@@ -193,9 +200,9 @@ class MaskedLM(Task):
             {"nll": loss.sum().item(), "num_correct": right.sum().item(), "num_targets": n} for loss, right, n in parts
         ]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         del row, encoded
-        return {name: sum(part[name] for part in said) for name in said[0]}
+        return {name: sum(part[name] for part in parts) for name in parts[0]}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics._language import perplexity
@@ -210,7 +217,7 @@ class MaskedLM(Task):
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:
-        """The likeliest tokens for every mask of every text, and the text with them.
+        """Yield (index, prediction) for every text: the text with filled masks, and the likeliest tokens of every mask.
 
         Raises:
             UserError: a text has no mask.
@@ -223,7 +230,7 @@ class MaskedLM(Task):
         device = next(model.parameters()).device
         parts = [(i, piece.ids) for i, piece in self._windows(rows, tokenizer, with_masks=True) if mask in piece.ids]
         lengths = [len(ids) for _, ids in parts]
-        fills: dict[int, list[list[dict[str, Any]]]] = {}  # of every window
+        fills: dict[int, list[list[dict[str, Any]]]] = {}  # by window
         for indices in batches(range(len(parts)), lengths, 64, eval_budget(device.type), 1):
             batch = self.collate({"input_ids": [parts[i][1] for i in indices]}, tokenizer, 1)
             batch = {name: value.to(device) for name, value in batch.items()}
@@ -247,7 +254,7 @@ class MaskedLM(Task):
 def _named(
     probabilities: Sequence[float], ids: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[dict[str, Any]]:
-    """Guesses for a mask, the likeliest first; a token that goes on with a word keeps its mark (`##ing`)."""
+    """Predicted tokens for a mask, the likeliest first; a token inside a word keeps its prefix (`##ing`)."""
     texts = [tokenizer.convert_ids_to_tokens(i) for i in ids]
     shown = [t if t.startswith("##") else str(tokenizer.decode([i])).strip() for i, t in zip(ids, texts, strict=True)]  # type: ignore[union-attr]
     return [{"token": token, "probability": p} for token, p in zip(shown, probabilities, strict=True)]

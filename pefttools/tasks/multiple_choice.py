@@ -1,10 +1,10 @@
-"""Multiple choice: a question and its choices to the one that is right.
+"""Multiple choice: predict which of several choices answers a question.
 
-A row is `text` (the question, or the beginning of what the choices end), `choices`, and `label`, the right one: its
-number from 0, its letter, or its words. `choices` is a list (in json, parquet and hub files), a mapping of `text` and
-`label` to such lists, or up to five columns `choice_a` … `choice_e`; rows may have different numbers of them. A passage
-that the question is about goes to `context`. Every choice is read with its question by the same model, whose head
-gives it one number; the loss is cross-entropy over them. Metric: accuracy.
+A row is `text` (the question, or the beginning that the choices complete), `choices`, and `label`, the right choice:
+its number from 0, its letter, or its text. `choices` is a list (in json, parquet and hub files), a mapping of `text`
+and `label` to such lists, or up to five columns `choice_a` … `choice_e`; rows may have different numbers of choices. A
+passage that the question refers to goes to `context`. The model reads every choice together with the question, and its
+head gives each choice one logit; the loss is cross-entropy over them. Metric: accuracy.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class MultipleChoice(Task):
     peft_type: ClassVar[str | None] = None
 
     label_is: Literal["auto", "number", "letter", "words"] = "auto"
-    """How rows name the right choice; `auto` takes any of the three, and refuses a row where two of them disagree."""
+    """How rows name the right choice; `auto` accepts all three, and rejects a row where two of them disagree."""
     first_number: int = Field(default=0, ge=0, le=1)
     """The first choice's number, where labels are numbers."""
     num_choices: int | None = Field(default=None, ge=2, json_schema_extra=NOT_IN_DIGEST)
-    """The most choices a row has; from all rows when null."""
+    """Largest number of choices in a row; from all rows when null."""
 
     @classmethod
     def example(cls) -> Self:
@@ -79,34 +79,34 @@ class MultipleChoice(Task):
         return row
 
     def _index(self, label: Any, choices: Sequence[str], names: Sequence[str]) -> int:
-        """Which choice a label means."""
+        """The index of the choice that a label names; raises ValueError if there is none or more than one."""
         if isinstance(label, float) and label.is_integer():
             label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
         if label is None or label != label or not str(label).strip():  # NaN is not itself
             raise ValueError("has no label")
         if isinstance(label, bool) or not isinstance(label, (str, int)):
-            raise ValueError(f"has a label that names no choice: {label!r}")
-        said = str(label).strip()
-        if said in names:
-            return names.index(said)
-        number = int(said) - self.first_number if said.isdecimal() else -1
+            raise ValueError(f"has a label that is neither a number nor a text: {label!r}")
+        label_text = str(label).strip()
+        if label_text in names:
+            return names.index(label_text)
+        number = int(label_text) - self.first_number if label_text.isdecimal() else -1
         readings = {
             "number": {number} & {*range(len(choices))},
-            "letter": {i for i in range(len(choices)) if said.upper() == LETTERS[i]},
-            "words": {i for i, choice in enumerate(choices) if said == choice.strip()},
+            "letter": {i for i in range(len(choices)) if label_text.upper() == LETTERS[i]},
+            "words": {i for i, choice in enumerate(choices) if label_text == choice.strip()},
         }
         found = set().union(*readings.values()) if self.label_is == "auto" else readings[self.label_is]
         if not found:
             last, first = len(choices) - 1, self.first_number
-            known = {"number": f"{first} to {last + first}", "letter": f"A to {LETTERS[last]}", "words": "its words"}
+            known = {"number": f"{first} to {last + first}", "letter": f"A to {LETTERS[last]}", "words": "a text"}
             ways = known.values() if self.label_is == "auto" else [known[self.label_is]]
             raise ValueError(
-                f"has the label {said!r}, which names none of its {len(choices)} choices ({listed(choices)}):"
-                f" takes {', or '.join(ways)}"
+                f"has the label {label_text!r}, which names none of its {len(choices)} choices ({listed(choices)}):"
+                f" write {', or '.join(ways)}"
             )
         if len(found) > 1:
             raise ValueError(
-                f"has the label {said!r}, which may mean {listed([choices[i] for i in sorted(found)])};"
+                f"has the label {label_text!r}, which may mean {listed([choices[i] for i in sorted(found)])};"
                 " set task.label_is to number, letter or words"
             )
         return found.pop()
@@ -162,7 +162,7 @@ class MultipleChoice(Task):
 
     @property
     def fixed_inputs(self) -> bool:
-        return False  # a row is as many sequences as it has choices
+        return False  # a row has one sequence per choice
 
     def longest(self, limit: int) -> int:
         return super().longest(limit) * (self.num_choices or 2)
@@ -194,15 +194,15 @@ class MultipleChoice(Task):
             for best, values, number in rows
         ]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
-        prediction = super().aggregate(row, encoded, said)
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
+        prediction = super().aggregate(row, encoded, parts)
         return {**prediction, "choice": row["choices"][prediction["prediction"]]}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
 
-        said = [p["prediction"] for p in predictions]
-        values = combined("accuracy").compute(predictions=said, references=list(references))
+        answers = [p["prediction"] for p in predictions]
+        values = combined("accuracy").compute(predictions=answers, references=list(references))
         assert values is not None
         return values
 
@@ -214,36 +214,37 @@ class MultipleChoice(Task):
 
 
 def _masked(outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """One number a choice; minus infinity for those a row does not have. Shape (rows, choices)."""
+    """The logits of the choices, −inf for choices that a row does not have; shape (rows, choices)."""
     return outputs.logits.float().masked_fill(~batch[MASK], float("-inf"))
 
 
 def _pair(row: Row, choice: str) -> tuple[str, str]:
-    """What the model reads of one choice: behind a passage, the question and the choice stay together."""
+    """The two texts that the model reads for a choice; with a passage, the question and the choice form the second
+    text."""
     return (row["context"], f"{row['text']} {choice}") if "context" in row else (row["text"], choice)
 
 
 def _choices(values: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """A row's choices, and what they are called where that is given."""
-    given, names = values.get("choices"), []
+    """A row's choices, and their names if the row has any; raises ValueError for choices in no accepted form."""
+    choices, names = values.get("choices"), []
     columns = {name: values[name] for name in COLUMNS if not _is_empty(values.get(name))}
-    if given is not None and columns:
-        raise ValueError(f"has choices, and {next(iter(columns))} too: takes the list or the columns")
-    if given is None:
+    if choices is not None and columns:
+        raise ValueError(f"has both choices and {next(iter(columns))}: give a list or separate columns, not both")
+    if choices is None:
         if gaps := [name for name, last in pairwise(COLUMNS) if last in columns and name not in columns]:
-            raise ValueError(f"has no {gaps[0]}, and a choice behind it")
-        given = list(columns.values())
-    if isinstance(given, Mapping) and isinstance(given.get("text"), list):
-        names = [str(name) for name in given.get("label") or []]
-        given = given["text"]
-    if not isinstance(given, (list, tuple)):
-        raise ValueError(f"has choices that are no list: {given!r}")
-    if names and len(names) != len(given):
-        raise ValueError(f"has {len(given)} choices and {len(names)} names for them")
-    if not 2 <= len(given) <= len(LETTERS):
-        many = "one choice only" if len(given) == 1 else f"{len(given) or 'no'} choices"
-        raise ValueError(f"has {many}: takes 2 to {len(LETTERS)}")
-    plain = (str(one) if isinstance(one, (int, float)) and not isinstance(one, bool) else one for one in given)
+            raise ValueError(f"has no {gaps[0]}, but a later choice")
+        choices = list(columns.values())
+    if isinstance(choices, Mapping) and isinstance(choices.get("text"), list):
+        names = [str(name) for name in choices.get("label") or []]
+        choices = choices["text"]
+    if not isinstance(choices, (list, tuple)):
+        raise ValueError(f"has choices that are not a list: {choices!r}")
+    if names and len(names) != len(choices):
+        raise ValueError(f"has {len(choices)} choices and {len(names)} names for them")
+    if not 2 <= len(choices) <= len(LETTERS):
+        many = "one choice only" if len(choices) == 1 else f"{len(choices) or 'no'} choices"
+        raise ValueError(f"has {many}; a row needs 2 to {len(LETTERS)}")
+    plain = (str(one) if isinstance(one, (int, float)) and not isinstance(one, bool) else one for one in choices)
     return [text(one, f"choice {LETTERS[i]}") for i, one in enumerate(plain)], names
 
 

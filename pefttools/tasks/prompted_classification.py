@@ -1,13 +1,13 @@
-"""prompted_classification: a language model classifies by which label it finds likeliest to follow a prompt.
+"""prompted_classification: a language model predicts the label that is most likely to follow a prompt.
 
-Zero-shot with `strategy: frozen`, few-shot with `shots`, and trained with any other strategy (Gao et al. 2021, LM-BFF).
-A row is `text` (and `text_pair`) and `label`, as for text_classification. A row's `prompt` is filled in, each class's
-`verbalizers` text is set behind it, and log P(verbaliser | prompt), summed over its tokens, is compared; so a row costs
-as many passes as there are classes. `shots` puts training rows with their answers before it; `calibrate` divides by the
-probabilities after a prompt without text (Zhao et al. 2021), which takes away the model's liking for a label.
+Zero-shot with `strategy: frozen`, few-shot with `shots`, trained with any other strategy (Gao et al. 2021, LM-BFF). A
+row is `text` (and `text_pair`) and `label`. The row's fields are filled into `prompt`, each class's text from
+`verbalizers` is appended, and the classes are compared by log P(verbaliser | prompt), summed over its tokens. So a row
+takes one forward pass per class. `shots` puts training rows with their labels before the prompt. `calibrate` divides by
+the probabilities after a prompt without text (Zhao et al. 2021), which removes bias towards a label.
 
-The loss, in training as in scoring, is that of the right class's verbaliser alone. Metrics: accuracy, macro-F1, and
-precision, recall, F1 and support a class.
+The loss, in training and in evaluation, is that of the right class's verbaliser only. Metrics: accuracy, macro-F1, and
+precision, recall, F1 and support per class.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from pefttools.tasks._generation import Decoding
 
 BETWEEN = "\n\n"
-"""What stands between examples."""
+"""Separator between examples."""
 SCORED = "scored"
-"""The column and tensor that say which tokens are a verbaliser's."""
+"""Column and tensor that mark the tokens of a verbaliser."""
 
 
 class PromptedClassification(Task):
-    """One label a row, by the likelihood of its verbaliser."""
+    """One label per row, chosen by the likelihood of its verbaliser."""
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = FIELDS
@@ -65,27 +65,27 @@ class PromptedClassification(Task):
     takes_rounding: ClassVar[bool] = False
 
     max_length: int = Field(default=512, ge=4)
-    """Tokens a prompt with its verbaliser may have; a longer one loses the end of its text."""
+    """Maximum tokens of a prompt with its verbaliser; a longer one loses the end of the row's text."""
     prompt: str = "{text}\nLabel:"
-    """What a row is made into: {text} and {text_pair} are filled in, other braces are written double."""
+    """The prompt, a format string with {text} and {text_pair}; double any other braces."""
     verbalizers: Mapping[str, str] = {}
-    """Label -> the text that stands for it; a label without one is itself, after a space."""
+    """Label -> its verbaliser, the text that stands for it; by default the label itself after a space."""
     shots: int = Field(default=0, ge=0)
-    """Examples of every class that are shown before a row, with their answers: training rows drawn by a hash."""
+    """Number of labelled examples per class to put before each row; they are training rows, drawn by a hash."""
     shot_seed: int = 0
-    """Which examples are drawn."""
+    """Seed of the draw of examples."""
     normalize: Literal["sum", "mean"] = "sum"
-    """Whether log-likelihoods are summed over a verbaliser's tokens or averaged, which is fairer to long ones."""
+    """Sum log-likelihoods over a verbaliser's tokens, or average them, which does not penalise long verbalisers."""
     calibrate: bool = False
-    """Divide each label's probability by the one it has when the text is empty; costs as many short passes again."""
+    """Divide each label's probability by its probability for an empty text; adds one short forward pass per class."""
     chat: bool = False
-    """Ask in the base's chat template: the prompt is the user's turn, the verbaliser begins the answer."""
+    """Use the base model's chat template: the prompt is the user's turn, the verbaliser starts the answer."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether a row is two texts; from the training rows when null."""
     examples: tuple[Mapping[str, str], ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
-    """The examples that were drawn."""
+    """The drawn examples."""
 
     @classmethod
     def example(cls) -> Self:
@@ -97,11 +97,11 @@ class PromptedClassification(Task):
         try:
             names = [name for _, name, _, _ in Formatter().parse(value) if name is not None]
         except ValueError as error:
-            raise ValueError(f"is no format string: {error}; braces that are meant are written double") from error
-        if strange := [name for name in names if name not in FIELDS]:
-            raise ValueError(f"has {{{strange[0]}}}; it takes {{text}} and {{text_pair}}")
+            raise ValueError(f"is not a format string: {error}; double the braces that belong to the text") from error
+        if unknown_names := [name for name in names if name not in FIELDS]:
+            raise ValueError(f"has {{{unknown_names[0]}}}; only {{text}} and {{text_pair}} are known")
         if "text" not in names:
-            raise ValueError("has no {text}")
+            raise ValueError("has no {text}, so that the model would not see the row")
         return value
 
     def read(self, values: Mapping[str, Any]) -> Row:
@@ -116,18 +116,18 @@ class PromptedClassification(Task):
         problems = mixed(splits) + classes.one_only(set(labels)) + classes.new_in_splits(splits, labels)
         problems += [f"task.verbalizers: {unknown('label', k, labels)}" for k in self.verbalizers if k not in labels]
         texts = {label: self._verbalizer(label) for label in labels}
-        if same := [label for label, said in texts.items() if list(texts.values()).count(said) > 1]:
-            problems.append(f"task.verbalizers: {listed(same)} have the same one, {texts[same[0]]!r}")
+        if same := [label for label, one in texts.items() if list(texts.values()).count(one) > 1]:
+            problems.append(f"task.verbalizers: {listed(same)} have the same verbaliser, {texts[same[0]]!r}")
         if is_pair(splits) and "{text_pair}" not in self.prompt:
-            problems.append("task.prompt: the rows are pairs of texts, and it has no {text_pair}")
+            problems.append("task.prompt: has no {text_pair}, but the rows are pairs of texts")
         if not is_pair(splits) and "{text_pair}" in self.prompt:
-            problems.append("task.prompt: has {text_pair}, and the rows have none")
+            problems.append("task.prompt: has {text_pair}, but the rows have none")
         if problems:
             raise UserError(*problems)
         return self.with_values(labels=labels, pair=is_pair(splits), examples=self._drawn(splits.train, labels))
 
     def _drawn(self, rows: Sequence[Row], labels: Sequence[str]) -> list[Row]:
-        """`shots` rows of every class, in the order of their hashes; those drawn before where there are any."""
+        """`shots` rows of every class, in the order of their hashes; the fitted task returns its stored examples."""
         if self.examples or not self.shots:
             return [dict(row) for row in self.examples]
 
@@ -152,33 +152,33 @@ class PromptedClassification(Task):
         if self.normalize == "mean" or sizes[long] == sizes[short]:
             return []
         return [
-            f"the verbaliser of {long!r} has {sizes[long]} tokens, that of {short!r} {sizes[short]}: longer ones are"
-            " less likely; give verbalizers of one length, or set task.normalize=mean"
+            f"the verbaliser of {long!r} has {sizes[long]} tokens, that of {short!r} {sizes[short]}; longer verbalisers"
+            " are less likely: give verbalizers of equal length, or set task.normalize=mean"
         ]
 
     def _sizes(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-        """Label -> tokens of its verbaliser."""
+        """Label -> number of tokens of its verbaliser."""
         texts = [self._verbalizer(label) for label in self.labels]
         ids: Any = tokenizer(texts, add_special_tokens=False)["input_ids"]
         return {label: len(one) for label, one in zip(self.labels, ids, strict=True)}
 
     def _verbalizer(self, label: str) -> str:
-        said = self.verbalizers.get(label, f" {label}")
-        return said.strip() if self.chat else said
+        verbalizer = self.verbalizers.get(label, f" {label}")
+        return verbalizer.strip() if self.chat else verbalizer
 
-    def _asked(self, row: Mapping[str, str]) -> str:
+    def _prompt_text(self, row: Mapping[str, str]) -> str:
         """The examples and the prompt, as text."""
-        shown = "".join(self.prompt.format(**one) + self._answer(one["label"]) + BETWEEN for one in self.examples)
-        return shown + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
+        shots = "".join(self.prompt.format(**r) + self._example_label(r["label"]) + BETWEEN for r in self.examples)
+        return shots + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
 
     def asked(self, row: Row) -> dict[str, Any]:
-        asked = self._asked(row)
-        return {"messages": [{"role": "user", "content": asked}]} if self.chat else {"text": asked}
+        prompt = self._prompt_text(row)
+        return {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"text": prompt}
 
     def _head(self, row: Mapping[str, str], tokenizer: PreTrainedTokenizerBase) -> str:
-        """All that comes before the verbaliser."""
+        """Everything before the verbaliser."""
         if not self.chat:
-            return self._asked(row)
+            return self._prompt_text(row)
         return chat_template.rendered(self.asked(dict(row))["messages"], tokenizer, None, ask=True)
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
@@ -196,10 +196,10 @@ class PromptedClassification(Task):
         ends = chat_tokens.ends(tokenizer, None)
         return chat_template.GenerationSettings(chat_template.standalone(tokenizer, None), tuple(ends))
 
-    def _answer(self, label: str) -> str:
-        """A label as an example writes it."""
-        said = self._verbalizer(label)
-        return f" {said}" if self.chat else said
+    def _example_label(self, label: str) -> str:
+        """The label's text in an example."""
+        verbalizer = self._verbalizer(label)
+        return f" {verbalizer}" if self.chat else verbalizer
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         return self._encoded(rows, tokenizer, training=False)
@@ -208,49 +208,49 @@ class PromptedClassification(Task):
         return self._encoded(rows, tokenizer, training=True)
 
     def _encoded(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, training: bool) -> dict[str, list[Any]]:
-        """A row an encoded row and candidate; in training the right candidate alone."""
+        """One encoded row for each row and class; in training, only for the right class."""
         names = ("input_ids", LABELS, SCORED, "num_targets", "cut", "row", "candidate", "prior")
         columns: dict[str, list[Any]] = {name: [] for name in names}
         empty: list[Row] = [dict.fromkeys(map(str, FIELDS), "")] if self.calibrate and not training else []
         for number, row in enumerate(rows):
             chosen = [row["label"]] if training else list(self.labels)
-            for asked in (row, *empty):
-                for label, (ids, scored, cut) in zip(chosen, self._candidates(asked, chosen, tokenizer), strict=True):
-                    right = asked is row and label == row.get("label")
+            for source in (row, *empty):
+                for label, (ids, scored, cut) in zip(chosen, self._candidates(source, chosen, tokenizer), strict=True):
+                    right = source is row and label == row.get("label")
                     columns["input_ids"].append(ids)
                     columns[LABELS].append(
                         [i if right and one else IGNORED for i, one in zip(ids, scored, strict=True)]
                     )
                     columns[SCORED].append(scored)
                     columns["num_targets"].append(sum(scored) if right else 0)
-                    columns["cut"].append(cut and asked is row and label == chosen[0])  # a row is counted once
+                    columns["cut"].append(cut and source is row and label == chosen[0])  # count a row once
                     columns["row"].append(number)
                     columns["candidate"].append(self.labels.index(label))
-                    columns["prior"].append(asked is not row)
+                    columns["prior"].append(source is not row)
         return columns
 
     def _candidates(
         self, row: Mapping[str, str], labels: Sequence[str], tokenizer: PreTrainedTokenizerBase
     ) -> list[tuple[list[int], list[int], bool]]:
-        """Of every label: token ids, 1 for those of its verbaliser and 0 for others, and whether the text was cut.
+        """For every label: token ids, the mask of its verbaliser's tokens, and whether the text was truncated.
 
-        All lose the same tokens of the text, so that they are compared after the same prompt.
+        All labels lose the same tokens of the text, so that they are compared after the same prompt.
         """
-        head, said = self._head(row, tokenizer), row.get("text", "")
-        ours = " ".join([self.prompt, *map(self._verbalizer, self.labels)])
-        plain = not self.chat and not any(token in ours for token in tokenizer.all_special_tokens)
+        head, row_text = self._head(row, tokenizer), row.get("text", "")
+        own_text = " ".join([self.prompt, *map(self._verbalizer, self.labels)])
+        plain = not self.chat and not any(token in own_text for token in tokenizer.all_special_tokens)
         texts = [head + self._verbalizer(label) for label in labels]
         encoded = list(chat_tokens.tokens(texts, tokenizer, spelled_is_text=plain))
         room = min(self.max_length, tokenizer.model_max_length)
         excess = max(0, max(len(ids) for ids, _ in encoded) - room)
-        begin = head.rfind(said)
+        begin = head.rfind(row_text)
         found = []
         for ids, offsets in encoded:
-            of_text = [i for i, (start, end) in enumerate(offsets) if begin <= start < end <= begin + len(said)]
+            of_text = [i for i, (start, end) in enumerate(offsets) if begin <= start < end <= begin + len(row_text)]
             dropped = {*of_text[-excess:]} if excess else set()
-            kept = [i for i in range(len(ids)) if i not in dropped][-room:]
+            positions = [i for i in range(len(ids)) if i not in dropped][-room:]
             scored = [int(end > len(head)) for _, end in offsets]
-            found.append(([ids[i] for i in kept], [scored[i] for i in kept], excess > 0))
+            found.append(([ids[i] for i in positions], [scored[i] for i in positions], excess > 0))
         return found
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
@@ -258,27 +258,27 @@ class PromptedClassification(Task):
         batch[SCORED] = padded(columns[SCORED], batch["input_ids"].shape[1], 0)
         return batch
 
-    def _likelihoods(self, outputs: Any, batch: Mapping[str, Tensor], asked: Tensor) -> Tensor:
-        """The log-probability of every token that is asked of: shape (tokens,)."""
-        chosen = self.logits(outputs, batch)[:, :-1][asked].float().log_softmax(-1)
-        return chosen.gather(1, batch["input_ids"][:, 1:][asked][:, None])[:, 0]
+    def _likelihoods(self, outputs: Any, batch: Mapping[str, Tensor], scored: Tensor) -> Tensor:
+        """The log-probability of every token that `scored` marks; shape (tokens,)."""
+        chosen = self.logits(outputs, batch)[:, :-1][scored].float().log_softmax(-1)
+        return chosen.gather(1, batch["input_ids"][:, 1:][scored][:, None])[:, 0]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return -self._likelihoods(outputs, batch, batch[LABELS][:, 1:] != IGNORED).sum()
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        asked = batch[SCORED][:, 1:].bool()
-        numbers = asked.sum(1).tolist()
-        parts = self._likelihoods(outputs, batch, asked).split(numbers)
+        scored = batch[SCORED][:, 1:].bool()
+        numbers = scored.sum(1).tolist()
+        parts = self._likelihoods(outputs, batch, scored).split(numbers)
         return [
             {"log_likelihood": part.sum().item(), "num_tokens": number}
             for part, number in zip(parts, numbers, strict=True)
         ]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         del row
         scores = [0.0] * len(self.labels)
-        for one, part in zip(encoded, said, strict=True):
+        for one, part in zip(encoded, parts, strict=True):
             score = part["log_likelihood"] / (max(1, part["num_tokens"]) if self.normalize == "mean" else 1)
             scores[one["candidate"]] += -score if one["prior"] else score
         shares = [math.exp(score - max(scores)) for score in scores]

@@ -1,14 +1,15 @@
-"""Question answering: the stretch of a context that answers a question, or that there is none.
+"""Question answering: predict the span of a context that answers a question, or that there is none.
 
-A row is `question`, `context` and `answers`, a list of `{text, answer_start}` whose places are characters of the
-context (SQuAD's json is read as it is), or an `answer` and its `answer_start`, where it must stand; an empty list or
-answer, or `is_impossible`, says that the context has no answer. An answer of a list that is not at its place is looked
-for in the context; rows whose answers are not in it are left out and counted. Long contexts are read in overlapping
-windows. Learning is from a row's first answer, scoring takes all of them.
+A row is `question`, `context` and `answers`, a list of `{text, answer_start}` with positions in characters of the
+context (SQuAD's json files work unchanged). Or it has one `answer` and its exact position `answer_start`. An empty list
+or answer, or `is_impossible`, means that the context has no answer. An answer of a list that is not at its position is
+searched for in the context; rows whose answers are not in the context are skipped and counted. Long contexts are read
+in overlapping windows. Training uses a row's first answer, evaluation all of them.
 
-In every window the model gives each token a score as the answer's start and end; the softmax is over the context's
-tokens and the first one (CLS), which stands for "not here" (Devlin et al. 2019, section 4.3, whose softmax is over all
-tokens). So the probabilities of windows can be compared. Metrics: exact match and F1 as SQuAD's script counts them.
+In every window the model gives each token a logit as start and as end of the answer. The softmax runs over the
+context's tokens and the first token (CLS), which stands for "not in this window" (Devlin et al. 2019, section 4.3,
+whose softmax runs over all tokens). This makes the probabilities of windows comparable. Metrics: exact match and F1 as
+in SQuAD's script.
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CONTEXT, NOT_HERE = "context", "not_here"
-"""What a batch says beside the model's inputs: which tokens are of the context, and which stands for no answer."""
+"""Tensors of a batch besides the model's inputs: a mask of the context's tokens, and the position that means no
+answer."""
 CANDIDATES = 20
-"""Spans a window puts up."""
+"""Candidate spans of a window."""
 PLACE = ("start", "end", "probability")
 
 
 class QuestionAnswering(Task):
-    """A start and an end a window; the loss is the mean of their cross-entropies."""
+    """One start and one end per window; the loss is the mean of their cross-entropies."""
 
     fields: ClassVar[Mapping[str, bool]] = {
         "question": True, "context": True, "answers": False, "answer": False, "answer_start": False,
@@ -68,26 +70,27 @@ class QuestionAnswering(Task):
     peft_type: ClassVar[str | None] = None  # peft's class for QUESTION_ANS takes token_type_ids and drops them
 
     max_length: int = Field(default=384, ge=16)
-    """Tokens a window has, question and context together; contexts of more are read in several."""
+    """Maximum tokens of a window, question and context together; longer contexts are split into several windows."""
     stride: int = Field(default=128, ge=0)
-    """Tokens of context that windows share with the one before; no more than half of what they have."""
+    """Context tokens that a window shares with the previous one; at most half of its context."""
     max_question_length: int = Field(default=64, ge=1)
-    """Tokens a question may have, no more than half of a window; longer ones are cut, and counted."""
+    """Maximum tokens of a question, at most half of a window; longer questions are truncated and counted."""
     max_answer_length: int = Field(default=30, ge=1)
-    """Tokens an answer may have when the model looks for one."""
+    """Maximum tokens of a predicted answer."""
     num_best: int = Field(default=5, ge=1, le=CANDIDATES)
-    """Answers told a row, the best first."""
+    """Number of answers to report per row, the best first."""
     null_threshold: float = 0.0
-    """By how much the log-probability of no answer must exceed the best answer's for none to be given."""
+    """Predict no answer if its log-probability exceeds that of the best answer by more than this."""
     unanswerable: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """Whether there may be no answer; whether training has such rows when null."""
+    """Whether the model may predict that there is no answer; when null, whether training rows without an answer
+    exist."""
 
     @classmethod
     def example(cls) -> Self:
         return cls(unanswerable=True)
 
     def read(self, values: Mapping[str, Any]) -> Row:
-        context = text_of(values.get("context"), "context")  # its own spaces stay: answers are counted from its start
+        context = text_of(values.get("context"), "context")  # not stripped: positions of answers count from its start
         row: Row = {"context": context, "question": text_of(values.get("question"), "question")}
         row |= {name: str(values[name]) for name in ("id", "title") if values.get(name) is not None}
         if not {"answers", "answer"} & {*values}:
@@ -97,7 +100,7 @@ class QuestionAnswering(Task):
         elif "answer_start" in values:
             answers = spans.at_one_place(context, values.get("answer", values.get("answers")), values["answer_start"])
         else:
-            answers = list(spans.given(values.get("answers", values.get("answer"))))
+            answers = list(spans.listed_answers(values.get("answers", values.get("answer"))))
         found = [a for a in (spans.locate(context, *answer) for answer in answers) if a is not None]
         if answers and not found:
             raise LeftOut("an answer that is not in its context")
@@ -108,7 +111,7 @@ class QuestionAnswering(Task):
         without = [name for name, rows in splits.named().items() if any("answers" not in row for row in rows)]
         if without:
             raise UserError(
-                *(f"data.{name}: rows have no answers; data.columns.answers names the column" for name in without)
+                *(f"data.{name}: rows have no answers; name their column in data.columns.answers" for name in without)
             )
         if not any(row["answers"] for row in splits.train):
             raise UserError("data.train: no question has an answer; there is nothing to learn")
@@ -117,19 +120,19 @@ class QuestionAnswering(Task):
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         if any("answers" not in row for row in rows):
-            raise UserError(f"{key}: rows have no answers; data.columns.answers names the column")
+            raise UserError(f"{key}: rows have no answers; name their column in data.columns.answers")
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del tokenizer
-        told = []
+        messages = []
         for name, rows in splits.named().items():
             number = sum(not row["answers"] for row in rows)
             if number and not self.unanswerable:
-                told.append(
-                    f"{number} of {len(rows)} {name} questions have no answer; training has none such,"
-                    " so the model always gives one (task.unanswerable=true lets it give none)"
+                messages.append(
+                    f"{number} of {len(rows)} {name} questions have no answer, but no training question is"
+                    " like that, so the model always predicts one (task.unanswerable=true lets it predict none)"
                 )
-        return told
+        return messages
 
     def config_values(self) -> dict[str, Any]:
         return {"num_labels": 2}
@@ -173,26 +176,27 @@ class QuestionAnswering(Task):
 
     def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
         longer = super().repeat_to_length(row, length)
-        return {**longer, LABELS: [longer[NOT_HERE]] * 2} if LABELS in row else longer  # it may be no token any more
+        return {**longer, LABELS: [longer[NOT_HERE]] * 2} if LABELS in row else longer  # the target may lie outside
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """Of every token as start and as end: shape (rows, tokens, 2)."""
+        """Logits of every token as start and as end; shape (rows, tokens, 2)."""
         import torch
 
         return without_virtual(torch.stack([outputs.start_logits, outputs.end_logits], dim=-1), batch)
 
     def _log_probabilities(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The same as log-probabilities over the context and `NOT_HERE`."""
+        """The logits as log-probabilities over the context's tokens and `NOT_HERE`."""
         possible = batch[CONTEXT].scatter(1, batch[NOT_HERE][:, None], True)
         logits = self.logits(outputs, batch).float()
         return logits.masked_fill(~possible[..., None], float("-inf")).log_softmax(1)
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        wanted = batch[LABELS][:, None]  # (rows, 1, start and end)
-        return -self._log_probabilities(outputs, batch).gather(1, wanted).mean(-1).sum()
+        targets = batch[LABELS][:, None]  # (rows, 1, start and end)
+        return -self._log_probabilities(outputs, batch).gather(1, targets).mean(-1).sum()
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """Of every window the best spans as (first token, last token, log-probability), and that of none here."""
+        """For every window the best spans as (first token, last token, log-probability), and the log-probability of no
+        answer."""
         from torch.nn import functional
 
         scores = self._log_probabilities(outputs, batch)
@@ -200,7 +204,7 @@ class QuestionAnswering(Task):
         scores = scores.masked_fill(~batch[CONTEXT][..., None], float("-inf"))
         length = min(self.max_answer_length, scores.shape[1])
         ends = functional.pad(scores[..., 1], (0, length - 1), value=float("-inf")).unfold(1, length, 1)
-        both = scores[..., 0, None] + ends  # (rows, first token, tokens behind it)
+        both = scores[..., 0, None] + ends  # (rows, first token, number of further tokens)
         best = both.flatten(1).topk(min(CANDIDATES, both[0].numel()))
         return [
             {
@@ -214,15 +218,15 @@ class QuestionAnswering(Task):
             for places, values, none in zip(best.indices.tolist(), best.values.tolist(), nowhere.tolist(), strict=True)
         ]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
-        """The best spans of all windows, each once, as stretches of the context."""
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
+        """The best distinct spans of all windows, as texts and character positions in the context."""
         best: dict[tuple[int, int], float] = {}
-        for window, one in zip(encoded, said, strict=True):
+        for window, one in zip(encoded, parts, strict=True):
             for first, last, score in one["spans"]:
                 place = _stripped(row["context"], window["starts"][first], window["ends"][last])
                 if place[0] < place[1]:
                     best[place] = max(score, best.get(place, score))
-        nowhere = min(one["nowhere"] for one in said)
+        nowhere = min(one["nowhere"] for one in parts)
         ranked = sorted(best.items(), key=lambda item: (-item[1], item[0]))[: self.num_best]
         all_scores = [score for _, score in ranked] + ([nowhere] if self.unanswerable or not ranked else [])
         total = sum(math.exp(score - max(all_scores)) for score in all_scores)
@@ -232,10 +236,10 @@ class QuestionAnswering(Task):
             for ((start, end), _), p in zip(ranked, share, strict=False)
         ]
         margin = nowhere - ranked[0][1] if self.unanswerable and ranked else None
-        told = {"null_margin": margin} if self.unanswerable else {}
+        null_margin = {"null_margin": margin} if self.unanswerable else {}
         if ranked and (margin is None or margin <= self.null_threshold):
-            return {"prediction": nbest[0]["text"], **{k: nbest[0][k] for k in PLACE}, **told, "nbest": nbest}
-        return {"prediction": "", "start": None, "end": None, "probability": share[-1], **told, "nbest": nbest}
+            return {"prediction": nbest[0]["text"], **{k: nbest[0][k] for k in PLACE}, **null_margin, "nbest": nbest}
+        return {"prediction": "", "start": None, "end": None, "probability": share[-1], **null_margin, "nbest": nbest}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
@@ -251,7 +255,7 @@ class QuestionAnswering(Task):
 
 
 def _truth(value: Any) -> bool:
-    """Whether a field says yes; raises ValueError where it says neither."""
+    """The boolean value of a field; raises ValueError if it is neither true nor false."""
     word = str(value).strip().lower()
     if word in ("", "none", "false", "no", "0", "0.0", "nan"):
         return False
@@ -261,18 +265,18 @@ def _truth(value: Any) -> bool:
 
 
 def _position(ids: Sequence[int], token: Any) -> int:
-    """Where CLS is; the first token where there is none."""
+    """The position of CLS; 0 if there is none."""
     return ids.index(token) if token in ids else 0
 
 
 def _place(answers: Sequence[Mapping[str, Any]], starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int] | None:
-    """The tokens of a row's first answer in a window, if it is there."""
+    """First and last token of a row's first answer in a window; None if it is not in the window."""
     return (
         spans.tokens_of(spans.Answer(answers[0]["text"], answers[0]["answer_start"]), starts, ends) if answers else None
     )
 
 
 def _stripped(context: str, start: int, end: int) -> tuple[int, int]:
-    """A stretch without the spaces that some tokenizers count to a word."""
+    """The span without surrounding spaces, which some tokenizers include in a word."""
     text = context[start:end]
     return start + len(text) - len(text.lstrip()), start + len(text.rstrip())

@@ -1,8 +1,8 @@
-"""Regression: a text or a pair of texts to a number, such as how alike two sentences are.
+"""Regression: predict a number for a text or a pair of texts, such as how similar two sentences are.
 
-A row is `text` (and `text_pair`) and `label`, a number in any unit. The loss is the squared error in units of the
-training labels' standard deviation, so that a learning rate fits any scale; the model answers in the labels' own unit,
-also when it is exported. Metrics: Pearson's and Spearman's correlation, mean squared and mean absolute error.
+A row is `text` (and `text_pair`) and `label`, a number in any unit. The loss is the squared error, divided by the
+variance of the training labels, so that learning rates work at any scale. The model predicts in the labels' own unit,
+also after an export. Metrics: Pearson's and Spearman's correlation, mean squared and mean absolute error.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 LARGEST = 1e15
-"""The size of labels whose squares are safe in single precision."""
+"""Largest absolute label; its square does not overflow in single precision."""
 FAR = 1e4
-"""How many times its spread a mean is from 0 where single precision begins to lose the labels."""
+"""Ratio of the labels' mean to their standard deviation above which single precision loses differences of labels."""
 
 
 class Regression(Task):
-    """One number a row; the loss is the squared error."""
+    """One number per row; the loss is the squared error."""
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = FIELDS
@@ -51,11 +51,11 @@ class Regression(Task):
     peft_type: ClassVar[str | None] = "SEQ_CLS"
 
     symmetric: bool = False
-    """Whether the order of a pair's texts means nothing: it is trained on in both, and the answer is their mean."""
+    """The order of a pair's texts does not matter: train on both orders, and predict their mean."""
     label_mean: float | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """What the model answers from the start; the mean of the training labels when null."""
+    """What the model predicts before training; the mean of the training labels when null."""
     label_scale: float | None = Field(default=None, gt=0, json_schema_extra=NOT_IN_DIGEST)
-    """The unit that errors are measured in; the standard deviation of the training labels when null."""
+    """The unit of errors in the loss; the standard deviation of the training labels when null."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Whether a row is two texts; from the training rows when null."""
 
@@ -68,20 +68,20 @@ class Regression(Task):
         if "label" in values:
             row["label"] = number(values["label"], "label")
             if not abs(row["label"]) <= LARGEST:
-                raise ValueError(f"has a label beyond {LARGEST:g}, more than single precision takes: {row['label']:g}")
+                raise ValueError(f"has a label beyond ±{LARGEST:g}, too large for single precision: {row['label']:g}")
         return row
 
     def fit(self, splits: Splits) -> Self:
         problems = mixed(splits)
         if any(isinstance(row["label"], str) for row in splits.train):
-            raise UserError("data.bins: makes classes of numbers, and the task regression takes the numbers themselves")
+            raise UserError("data.bins: makes classes of numbers, but the task regression needs the numbers; remove it")
         labels = [row["label"] for row in splits.train]
         mean = statistics.fmean(labels)
         scale = math.sqrt(statistics.fmean((label - mean) ** 2 for label in labels))
         if min(labels) == max(labels):
             problems.append(f"data.train: every row has the label {labels[0]:g}; there is nothing to learn")
         if self.symmetric and not is_pair(splits):
-            problems.append("task.symmetric: takes pairs of texts, and data.train has no text_pair")
+            problems.append("task.symmetric: needs pairs of texts, but data.train has no text_pair")
         if problems:
             raise UserError(*problems)
         mean = mean if self.label_mean is None else self.label_mean
@@ -93,8 +93,8 @@ class Regression(Task):
         if abs(mean) <= FAR * scale:
             return []
         return [
-            f"the labels are {mean:g} give or take {scale:g}: single precision cannot tell them apart well;"
-            " subtract what they have in common"
+            f"the labels have mean {mean:g} and standard deviation {scale:g}: single precision cannot resolve their"
+            " differences well; subtract a constant from them"
         ]
 
     @property
@@ -110,13 +110,11 @@ class Regression(Task):
         base = super().load(settings, reporter, empty)
         found = score.layer(base.model, base.head)
         if found is None:
-            raise UserError(
-                f"base: the head of {base.source} does not end in one linear layer; it cannot learn numbers"
-            )
+            raise UserError(f"base: the head of {base.source} does not end in one linear layer, which regression needs")
         path, layer = found
         trained = class_heads.start(base, settings, self.auto_class)
         mean, scale = self._unit()
-        scale = math.hypot(mean, scale) if layer.bias is None else scale  # such a layer must learn the mean, too
+        scale = math.hypot(mean, scale) if layer.bias is None else scale  # the weights must learn the mean, too
         base.model.set_submodule(path, score.ScaledLinear.of(layer, mean, scale, trained))
         return base
 
@@ -124,15 +122,15 @@ class Regression(Task):
         return self.label_mean or 0.0, self.label_scale or 1.0
 
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        asked = [order for row in rows for order in (row, _turned(row))] if self.symmetric else rows
-        columns = encode_texts(asked, tokenizer, self.max_length, bool(self.pair))
+        ordered = [order for row in rows for order in (row, _swapped(row))] if self.symmetric else rows
+        columns = encode_texts(ordered, tokenizer, self.max_length, bool(self.pair))
         if rows and all("label" in row for row in rows):
-            columns[LABELS] = [float(row["label"]) for row in asked]
-        times = len(asked) // max(1, len(rows))
-        return {**columns, "num_targets": [1] * len(asked), "row": [i // times for i in range(len(asked))]}
+            columns[LABELS] = [float(row["label"]) for row in ordered]
+        num_orders = len(ordered) // max(1, len(rows))
+        return {**columns, "num_targets": [1] * len(ordered), "row": [i // num_orders for i in range(len(ordered))]}
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The answers as shares of the labels' size, which is what they are exact to."""
+        """The predictions divided by the labels' magnitude, to which rounding errors are proportional."""
         mean, scale = self._unit()
         return super().logits(outputs, batch) / (abs(mean) + scale)
 
@@ -144,9 +142,9 @@ class Regression(Task):
         del batch
         return [{"prediction": value} for value in outputs.logits[:, 0].float().tolist()]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         del row, encoded
-        return {"prediction": statistics.fmean(p["prediction"] for p in said)}
+        return {"prediction": statistics.fmean(p["prediction"] for p in parts)}
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
@@ -165,6 +163,6 @@ class Regression(Task):
         return row.get("label")
 
 
-def _turned(row: Row) -> Row:
-    """A pair in its other order."""
+def _swapped(row: Row) -> Row:
+    """The pair with its two texts swapped."""
     return {**row, "text": row["text_pair"], "text_pair": row["text"]}

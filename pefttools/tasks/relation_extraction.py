@@ -1,11 +1,11 @@
-"""Relation extraction: which relation a text says there is between two entities marked in it.
+"""Relation extraction: predict the relation between two marked entities of a text.
 
 A row is `text` with both entities between markers, `The <e1>child</e1> was bound into the <e2>cradle</e2>.`, and
-`label`; or a text without markers and where the entities are in it, `e1_start`, `e1_end`, `e2_start` and `e2_end`,
-counted in characters, the end not included. Other spellings of the markers are a setting. The markers become tokens of
-their own, whose embeddings are trained and saved with the head under every strategy (Baldini Soares et al. 2019 mark
-entities so). Metrics: macro-F1 without `other` as SemEval-2010 task 8 defines it, micro-F1, accuracy, and the numbers a
-class.
+`label`. Instead of markers, a row may give the entities' positions: `e1_start`, `e1_end`, `e2_start` and `e2_end` in
+characters, ends exclusive. `markers` sets other spellings of the markers. The markers become new tokens, whose
+embeddings are trained and saved with the head under every strategy (as in Baldini Soares et al. 2019). Metrics:
+macro-F1 without `other` as SemEval-2010 task 8 defines it, micro-F1, accuracy, and precision, recall, F1 and support
+per class.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOTHING = {"other", "none", "no_relation", "no relation", "norelation", "na", "n/a", "null", "nil", "无关系", "无"}
-"""How sets call the class that says there is no relation."""
+"""Names that data sets use for the class "no relation"."""
 
 
 class RelationExtraction(Task):
-    """One relation a row; the loss is cross-entropy."""
+    """One relation per row; the loss is cross-entropy."""
 
     fields: ClassVar[Mapping[str, bool]] = {
         "text": True, **dict.fromkeys(marked.OFFSETS, False), "label": True, "id": False
@@ -52,19 +52,20 @@ class RelationExtraction(Task):
     new_tokens: ClassVar[tuple[str, ...]] = marked.MARKERS
 
     max_length: int = Field(default=256, ge=16)
-    """Tokens a row may have; of longer ones what is nearest to the entities stays, always with the markers."""
+    """Maximum tokens of a row; a longer text loses the tokens farthest from the entities, never the markers."""
     markers: tuple[str, str, str, str] = marked.MARKERS
-    """What stands before and behind the first entity, and the second, in the files."""
+    """The files' markers before and after the first entity, then before and after the second."""
     other: str | None = "Other"
-    """The label that says there is no relation: left out of F1. Null if there is none."""
+    """The label for "no relation", which F1 leaves out; null if there is none."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
-    """The classes in the order of the model's outputs; when empty those of the training rows, in both directions."""
+    """The classes in the order of the model's outputs; when empty, those of the training rows, each in both
+    directions."""
 
     @field_validator("markers")
     @classmethod
     def _markers_differ(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if any(i != j and one.strip() in other for i, one in enumerate(value) for j, other in enumerate(value)):
-            raise ValueError("takes four markers, none of them empty or part of another")
+            raise ValueError("needs four markers, none of them empty or part of another")
         return value
 
     @classmethod
@@ -74,10 +75,11 @@ class RelationExtraction(Task):
     def read(self, values: Mapping[str, Any]) -> Row:
         text = of_fields.text(values.get("text"), "text")
         offsets = [values.get(name) for name in marked.OFFSETS]
-        given = [value is not None and str(value).strip() != "" for value in offsets]
-        if any(given) and not all(given):
-            raise ValueError(f"has no {marked.OFFSETS[given.index(False)]}")
-        row: Row = {"text": marked.from_offsets(text, offsets) if all(given) else marked.canonical(text, self.markers)}
+        present = [value is not None and str(value).strip() != "" for value in offsets]
+        if any(present) and not all(present):
+            raise ValueError(f"has no {marked.OFFSETS[present.index(False)]}")
+        text = marked.from_offsets(text, offsets) if all(present) else marked.canonical(text, self.markers)
+        row: Row = {"text": text}
         if "label" in values:
             row["label"] = classes.label(values["label"])
         if values.get("id") is not None:
@@ -87,7 +89,7 @@ class RelationExtraction(Task):
     def fit(self, splits: Splits) -> Self:
         found = classes.names(splits.train)
         known = found | classes.names(splits.spare)
-        known |= {turned for turned in map(marked.turned, known) if turned}  # a direction may be too rare to be seen
+        known |= {turned for turned in map(marked.turned, known) if turned}  # training may lack one direction
         labels = self.labels or tuple(sorted(known, key=of_fields.natural))
         problems = classes.one_only(found) + classes.idle(labels, known) + classes.new_in_splits(splits, labels)
         if problems:
@@ -101,7 +103,7 @@ class RelationExtraction(Task):
             return []
         return [
             f"no row has the label task.other={self.other!r}, so every class counts in F1;"
-            f" set task.other={alike[0]!r} if that is the one that says there is no relation"
+            f' set task.other={alike[0]!r} if that label means "no relation"'
         ]
 
     @property
@@ -127,11 +129,12 @@ class RelationExtraction(Task):
         cut = [len(ids) > limit for ids in columns["input_ids"]]
         for i in (i for i, long in enumerate(cut) if long):
             try:
-                stay = marked.kept(columns["input_ids"][i], encoded["special_tokens_mask"][i], markers, limit)
+                special = encoded["special_tokens_mask"][i]
+                positions = marked.positions_around(columns["input_ids"][i], special, markers, limit)
             except ValueError as error:
                 raise UserError(f"task.max_length: {error}") from error
             for values in columns.values():
-                values[i] = [values[i][position] for position in stay]
+                values[i] = [values[i][position] for position in positions]
         if rows and all("label" in row for row in rows):
             columns[LABELS] = classes.indices((row["label"] for row in rows), self.labels)
         return {**columns, "num_targets": [1] * len(rows), "cut": cut}
@@ -147,17 +150,17 @@ class RelationExtraction(Task):
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         del batch
-        return classes.said(outputs.logits.float(), self.labels)
+        return classes.predictions(outputs.logits.float(), self.labels)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics.relation_f1 import RelationF1
 
-        said = [p["prediction"] for p in predictions]
+        predicted = [p["prediction"] for p in predictions]
         values = RelationF1(keep_in_memory=True).compute(
-            predictions=said, references=list(references), other=self.other
+            predictions=predicted, references=list(references), other=self.other
         )
         assert values is not None
-        return {**values, **classes.scores(said, references, self.labels, ("accuracy", "per_class"))}
+        return {**values, **classes.scores(predicted, references, self.labels, ("accuracy", "per_class"))}
 
     def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         return self.scores_of([classes.most_frequent(row["label"] for row in train)] * len(rows), rows)

@@ -1,14 +1,14 @@
-"""Translation and summarisation: a text into another by an encoder-decoder (T5, BART, Marian, mBART, NLLB).
+"""Translation and summarisation: an encoder-decoder (T5, BART, Marian, mBART, NLLB) turns one text into another.
 
-A row is a `source` and a `target` (`data.columns: {source: article, target: highlights}`), or, as on the hub, a
-`translation` of both by language, with `source_lang` and `target_lang` saying which is which. Lists of sentences and
-objects of sections are joined into one text. The loss is cross-entropy over the target's tokens. Metrics: perplexity
-of the targets, and of the first `generate_rows` rows, answered by beam search, BLEU and chrF (sacrebleu), ROUGE
-(rouge-score), and `stopped`, the share of answers that ended by themselves.
+A row is a `source` and a `target` (`data.columns: {source: article, target: highlights}`). It may also be a
+`translation`, a mapping of languages to texts as on the hub; then `source_lang` and `target_lang` select the two. Lists
+of sentences and objects of sections are joined into one text. The loss is cross-entropy over the target's tokens.
+Metrics: perplexity of the targets, and for the first `generate_rows` rows, whose answers come from beam search, BLEU
+and chrF (sacrebleu), ROUGE (rouge-score), and `stopped`, the share of answers that end with an end token.
 
-A base that was pretrained with an instruction needs it again: `prefix` is `"translate English to German: "` or
-`"summarize: "` for T5, `">>fra<< "` for a Marian of several languages. Bases that mark languages with tokens (mBART,
-M2M-100, NLLB) take `source_lang` and `target_lang` in their own codes.
+A base model that was pretrained with an instruction needs it again: `prefix` is `"translate English to German: "` or
+`"summarize: "` for T5, `">>fra<< "` for a Marian model of several languages. Base models that mark languages with
+tokens (mBART, M2M-100, NLLB) expect their own codes in `source_lang` and `target_lang`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from pefttools.bases.loading import Base
     from pefttools.tasks._generation import Decoding
 
-LOOKED_AT = 1000
-"""Training rows that are looked at for remarks and for the script of the targets."""
+NUM_CHECKED = 1000
+"""Training rows that are checked for warnings and for the script of the targets."""
 MUCH_UNKNOWN = 0.01
-"""Share of unknown tokens in the targets that is worth a warning."""
+"""Share of unknown tokens in the targets from which on to warn."""
 
 
 class Seq2Seq(Task):
-    """A target text a row; the loss is cross-entropy over its tokens."""
+    """One target text per row; the loss is cross-entropy over its tokens."""
 
     fields: ClassVar[Mapping[str, bool]] = {
         "source": False, "text": False, "target": False, "translation": False, "id": False,
@@ -74,58 +74,59 @@ class Seq2Seq(Task):
     generates: ClassVar[bool] = True
 
     max_length: int = Field(default=256, ge=4)
-    """Tokens a source may have, the prefix included; longer ones are cut, and counted."""
+    """Maximum tokens of a source, the prefix included; longer sources are truncated and counted."""
     max_target_length: int = Field(default=128, ge=2)
-    """Tokens a target may have; longer ones are cut, and counted."""
+    """Maximum tokens of a target; longer targets are truncated and counted."""
     prefix: str = ""
-    """What is put before every source; its spaces count."""
+    """Text to put before every source; its spaces count."""
     source_lang: str | None = None
-    """The language of the sources: a code of the tokenizer's, a key of `translation`, or both."""
+    """The language of the sources: a code of the tokenizer, a key of `translation`, or both."""
     target_lang: str | None = None
-    """The language of the targets."""
+    """The language of the targets, like `source_lang`."""
     metric: Literal["bleu", "rouge", "both"] = "both"
-    """What generated texts are scored by: `bleu` stands for BLEU and chrF, `rouge` for ROUGE-1, -2 and -L."""
+    """Metrics of generated texts: `bleu` for BLEU and chrF, `rouge` for ROUGE-1, -2 and -L."""
     bleu_tokenizer: Literal["auto", "13a", "zh", "char", "intl"] = Field(
         default="auto", json_schema_extra=NOT_IN_DIGEST
     )
-    """How BLEU finds words; `auto` is `zh` for Chinese targets, `char` for others without spaces, and else `13a`."""
+    """How BLEU splits words; `auto` is `zh` for Chinese targets, `char` for others without spaces, and `13a`
+    otherwise."""
     generate_rows: int = Field(default=64, ge=0)
-    """How many rows, from the first, are answered by generation when a model is scored."""
+    """How many rows, from the first, to generate answers for in an evaluation."""
     num_beams: int = Field(default=4, ge=1)
-    """Answers that are followed at once; 1 takes the likeliest token each time."""
+    """Beams of the beam search; 1 is greedy decoding."""
     max_new_tokens: int | None = Field(default=None, ge=1)
-    """Tokens an answer may have; `max_target_length` when null."""
+    """Maximum tokens of a generated answer; `max_target_length` when null."""
     min_new_tokens: int = Field(default=0, ge=0)
-    """Tokens an answer must have before it may end."""
+    """Minimum tokens of a generated answer."""
     length_penalty: float = 1.0
-    """Above 0 beams that are longer win more often, the more the higher; below 0 shorter ones."""
+    """Above 0, the beam search prefers longer answers; below 0, shorter ones."""
     no_repeat_ngram_size: int = Field(default=0, ge=0)
-    """No sequence of so many tokens comes twice in an answer; 0 allows it."""
+    """Length in tokens of sequences that may not repeat in an answer; 0 allows all repeats."""
 
     @model_validator(mode="after")
     def _an_answer_has_room(self) -> Self:
         if self.min_new_tokens > self.num_new_tokens:
             raise ValueError(
-                f"min_new_tokens is {self.min_new_tokens}, more than the {self.num_new_tokens} an answer may have"
+                f"min_new_tokens is {self.min_new_tokens}, above the maximum of {self.num_new_tokens} tokens"
             )
         return self
 
     @property
     def num_new_tokens(self) -> int:
-        """Tokens an answer may have."""
+        """Maximum tokens of a generated answer."""
         return self.max_new_tokens or self.max_target_length
 
     def read(self, values: Mapping[str, Any]) -> Row:
-        given = dict(values)
-        if given.get("translation") is not None:
-            given = {**translation.sides(given["translation"], self.source_lang, self.target_lang), **given}
-        if not {"source", "text"} & {*given}:
-            raise ValueError("has no source; data.columns.source names the column that holds it")
-        row: Row = {"source": text(translation.joined(given.get("source", given.get("text"))), "source")}
-        if "target" in given:
-            row["target"] = text(translation.joined(given["target"]), "target")
-        if given.get("id") is not None:
-            row["id"] = str(given["id"])
+        present = dict(values)
+        if present.get("translation") is not None:
+            present = {**translation.sides(present["translation"], self.source_lang, self.target_lang), **present}
+        if not {"source", "text"} & {*present}:
+            raise ValueError("has no source; name its column in data.columns.source")
+        row: Row = {"source": text(translation.joined(present.get("source", present.get("text"))), "source")}
+        if "target" in present:
+            row["target"] = text(translation.joined(present["target"]), "target")
+        if present.get("id") is not None:
+            row["id"] = str(present["id"])
         return row
 
     def fit(self, splits: Splits) -> Self:
@@ -135,37 +136,39 @@ class Seq2Seq(Task):
             raise UserError(*problems)
         if self.bleu_tokenizer != "auto":
             return self
-        return self.with_values(bleu_tokenizer=bleu_tokenizer(row["target"] for row in splits.train[:LOOKED_AT]))
+        return self.with_values(bleu_tokenizer=bleu_tokenizer(row["target"] for row in splits.train[:NUM_CHECKED]))
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
         if problems := _without_target(key, rows):
             raise UserError(*problems)
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        said = []
+        warnings = []
         if (codes := translation.languages(tokenizer)) and not (self.source_lang and self.target_lang):
-            said.append(
-                f"the base marks {len(codes)} languages with tokens, and task.source_lang and task.target_lang are not"
-                f" both set: it reads and writes {self.source_lang or getattr(tokenizer, 'src_lang', None)}"
+            warnings.append(
+                f"the base model marks {len(codes)} languages with tokens; set task.source_lang and task.target_lang,"
+                f" or it treats texts as {self.source_lang or getattr(tokenizer, 'src_lang', None)}"
             )
-        self._speak(tokenizer)
-        texts = {"text_target": [row["target"] for row in splits.train[:LOOKED_AT]]}
+        self._set_languages(tokenizer)
+        texts = {"text_target": [row["target"] for row in splits.train[:NUM_CHECKED]]}
         targets, _ = translation.shortened(tokenizer, texts, tokenizer.model_max_length)
         if not any(end in targets[0] for end in (tokenizer.eos_token_id, tokenizer.sep_token_id)):
-            said.append("the tokenizer ends no target with an end token, so answers will not end by themselves")
+            warnings.append("the tokenizer adds no end token to targets, so answers run to task.max_new_tokens")
         tokens = [token for ids in targets for token in ids]
         if (share := tokens.count(tokenizer.unk_token_id) / max(1, len(tokens))) >= MUCH_UNKNOWN:  # type: ignore[arg-type]
-            said.append(f"{share:.1%} of the targets' tokens are unknown to the tokenizer; the model cannot write them")
-        return said
+            warnings.append(
+                f"{share:.1%} of the targets' tokens are unknown to the tokenizer; no answer can contain them"
+            )
+        return warnings
 
-    def _speak(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
-        return translation.speak(tokenizer, self.source_lang, self.target_lang)
+    def _set_languages(self, tokenizer: PreTrainedTokenizerBase) -> int | None:
+        return translation.set_languages(tokenizer, self.source_lang, self.target_lang)
 
     def _source_ids(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[list[int]], list[bool]]:
         """Token ids of the sources, and whether each was cut."""
-        self._speak(tokenizer)
+        self._set_languages(tokenizer)
         limit = min(self.max_length, tokenizer.model_max_length)
         return translation.shortened(tokenizer, {"text": [self.prefix + row["source"] for row in rows]}, limit)
 
@@ -185,24 +188,24 @@ class Seq2Seq(Task):
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
         batch = super().collate({n: c for n, c in columns.items() if n != LABELS}, tokenizer, multiple)
-        if LABELS in columns:  # as long as their target, not as their source
+        if LABELS in columns:  # labels have their own width
             width = -(-max(map(len, columns[LABELS])) // multiple) * multiple
             batch[LABELS] = padded(columns[LABELS], width, IGNORED)
         return batch
 
     def adapt(self, base: Base) -> None:
-        if self.prefix and any(token in self.prefix for token in base.tokenizer.all_special_tokens):  # they are meant
+        if self.prefix and any(token in self.prefix for token in base.tokenizer.all_special_tokens):
             vocabulary.keep(base.tokenizer, "split_special_tokens", False)
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return outputs.logits[:, -batch[LABELS].shape[1] :]  # virtual tokens come before a target as well
+        return outputs.logits[:, -batch[LABELS].shape[1] :]  # virtual tokens also come before the targets
 
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         targets = batch[LABELS] != IGNORED
         return [row[mask] for row, mask in zip(self.logits(outputs, batch), targets, strict=True)]
 
     def _losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The loss of every target token, 0 in the padding: shape (rows, tokens)."""
+        """The loss of every target token, 0 for padding; shape (rows, tokens)."""
         import torch
 
         logits, labels = self.logits(outputs, batch).float(), batch[LABELS]
@@ -225,14 +228,14 @@ class Seq2Seq(Task):
         return {"text": self.prefix + row["source"]}
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Token ids of what the encoder reads of each row."""
+        """Token ids of each row for the encoder."""
         return self._source_ids(rows, tokenizer)[0]
 
     def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
         from pefttools.tasks._generation import Decoding
 
-        first = self._speak(tokenizer)
-        room = min(self.num_new_tokens, tokenizer.model_max_length)  # a decoder has no more positions either
+        first = self._set_languages(tokenizer)
+        room = min(self.num_new_tokens, tokenizer.model_max_length)  # the limit of positions holds for the decoder, too
         return Decoding(
             max_new_tokens=room,
             num_beams=self.num_beams,
@@ -250,8 +253,8 @@ class Seq2Seq(Task):
         from pefttools.tasks import _generation
 
         decoding = self.decoding(tokenizer)
-        for index, said in _generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
-            yield index, {"prediction": said.text, "finish": said.finish}
+        for index, generated in _generation.generate(model, self.prompts(rows, tokenizer), tokenizer, decoding):
+            yield index, {"prediction": generated.text, "finish": generated.finish}
 
     def num_generated(self, number: int) -> int:
         return min(number, self.generate_rows)
@@ -290,7 +293,7 @@ class Seq2Seq(Task):
 
 
 def _without_target(key: str, rows: Sequence[Row]) -> list[str]:
-    """The problem, if there is one."""
+    """One problem if rows have no target, else none."""
     if not (missing := sum("target" not in row for row in rows)):
         return []
-    return [f"{key}: {missing} of {len(rows)} rows have no target; data.columns.target names the column that holds it"]
+    return [f"{key}: {missing} of {len(rows)} rows have no target; name its column in data.columns.target"]

@@ -1,9 +1,9 @@
-"""Text classification: a text or a pair of texts to one of any number of classes, or to several of them.
+"""Text classification: predict one class, or several, for a text or a pair of texts.
 
-A row is `text` (and `text_pair`) and `label`. With `multi_label` a row may have any number of labels, none too: a list
+A row is `text` (and `text_pair`) and `label`. With `multi_label` a row may have any number of labels, or none: a list
 in json, parquet and hub files, one text with a separator in others (`fruit|tool`). The classes come from the training
-rows and are stored in the model's configuration. Metrics: accuracy (with several labels: of whole sets), macro-F1 (with
-several labels micro-F1 too), and precision, recall, F1 and support a class.
+rows and are stored in the model's configuration. Metrics: accuracy (with `multi_label`: share of rows whose set of
+labels is exactly right), macro-F1 (with `multi_label` micro-F1, too), and precision, recall, F1 and support per class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class TextClassification(Task):
-    """One label a row, with cross-entropy; or any number, with the binary cross-entropy of every class."""
+    """One label per row with cross-entropy, or any number of labels with binary cross-entropy of every class."""
 
     fields: ClassVar[Mapping[str, bool]] = {"text": True, "text_pair": False, "label": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = FIELDS
@@ -52,9 +52,9 @@ class TextClassification(Task):
     multi_label: bool = False
     """Whether a row has any number of labels."""
     label_separator: str = Field(default="|", min_length=1)
-    """With `multi_label`: what stands between the labels of a row that has them as one text."""
+    """With `multi_label`: the separator of labels that are written as one text."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """With `multi_label`: the probability from which on a label is said."""
+    """With `multi_label`: the probability from which on a label is predicted."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes in the order of the model's outputs; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
@@ -72,12 +72,12 @@ class TextClassification(Task):
 
     def _several(self, value: Any) -> list[str]:
         if isinstance(value, str):
-            value = self._written(value)
+            value = self._parsed(value)
         if isinstance(value, Mapping):
             return self._of_mapping(value)
         if isinstance(value, str):
             found = [part for part in value.split(self.label_separator) if part.strip()]
-        elif value is None or value != value:  # a row without labels; NaN is not itself
+        elif value is None or value != value:  # no labels; only NaN differs from itself
             found = []
         else:
             found = value if isinstance(value, (list, tuple)) else [value]
@@ -88,8 +88,8 @@ class TextClassification(Task):
         return sorted({classes.label(one) for one in found}, key=natural)
 
     @staticmethod
-    def _written(value: str) -> Any:
-        """A list, a mapping or a vector that was written into a text; any other text as it is."""
+    def _parsed(value: str) -> Any:
+        """The list, mapping or vector that a text spells; any other text unchanged."""
         written = written_lists.parsed(value)
         if isinstance(written, (list, Mapping)):
             return written
@@ -101,23 +101,24 @@ class TextClassification(Task):
 
     @staticmethod
     def _of_mapping(value: Mapping[Any, Any]) -> list[str]:
-        """The classes that a mapping of classes to 0 or 1 has a 1 for."""
-        if strange := [one for one in value.values() if one is not None and str(one) not in written_lists.ZERO_OR_ONE]:
-            raise ValueError(f"has labels of which {strange[0]!r} is neither 0 nor 1: {dict(value)!r}")
+        """The classes with value 1 in a mapping of classes to 0 or 1."""
+        if invalid := [one for one in value.values() if one is not None and str(one) not in written_lists.ZERO_OR_ONE]:
+            raise ValueError(f"has labels of which {invalid[0]!r} is neither 0 nor 1: {dict(value)!r}")
         names = [name for name, one in value.items() if one is not None and written_lists.is_one(one)]
         return sorted({classes.label(name) for name in names}, key=natural)
 
     def _is_named_vector(self, found: Sequence[Any]) -> bool:
-        """Whether labels are as many numbers 0 or 1 as `labels` names classes, none of which is called so."""
-        said = {str(one) for one in found}
-        return len(found) == len(self.labels) > 1 and said <= written_lists.ZERO_OR_ONE and not said & {*self.labels}
+        """Whether the labels are a vector of 0 and 1, one per class in `labels`, and not classes named 0 or 1."""
+        values = {str(one) for one in found}
+        is_vector = len(found) == len(self.labels) > 1 and values <= written_lists.ZERO_OR_ONE
+        return is_vector and not values & {*self.labels}
 
     def _of_vector(self, values: Sequence[Any]) -> list[str]:
-        """The classes with a 1 in a row's vector."""
+        """The classes with value 1 in a row's vector."""
         if len(values) != len(self.labels):
             raise ValueError(
-                f"has {len(values)} numbers 0 or 1 as labels, {list(values)!r}, which name no classes; name them"
-                " in their order by task.labels, or write every row's classes"
+                f"has {len(values)} numbers 0 or 1 as labels, {list(values)!r}, but no class names; list the"
+                " names in task.labels in this order, or write every row's classes by name"
             )
         chosen = zip(self.labels, values, strict=True)
         return sorted((name for name, one in chosen if written_lists.is_one(one)), key=natural)
@@ -134,7 +135,7 @@ class TextClassification(Task):
         problems = [*classes.one_only(found), *classes.idle(labels, known), *mixed(splits)]
         problems += classes.new_in_splits(splits, labels)
         if self.multi_label and len(found) > 1 and all(len(row["label"]) == len(found) for row in splits.train):
-            problems.append("data.train: every row has all of its labels; there is nothing to tell apart")
+            problems.append("data.train: every row has all labels; there is nothing to learn")
         if not self.multi_label and len(splits.train) < len(labels):
             problems.append(
                 f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one"
@@ -150,11 +151,11 @@ class TextClassification(Task):
             return []
         if self.multi_label:
             return [
-                f"labels like {joint[0]!r} look like several labels in one text, and are learnt as one class;"
-                f" task.label_separator={self.label_separator!r} does not divide them"
+                f"labels like {joint[0]!r} look like several labels in one text, but count as one class;"
+                f" task.label_separator={self.label_separator!r} does not separate them"
             ]
         return [
-            f"labels like {joint[0]!r} look like several labels in one text, and are learnt as one class; if rows have"
+            f"labels like {joint[0]!r} look like several labels in one text, but count as one class; if rows have"
             " several labels, set task.multi_label=true and task.label_separator"
         ]
 
@@ -183,7 +184,7 @@ class TextClassification(Task):
         return {**columns, "num_targets": [len(self.labels) if self.multi_label else 1] * len(rows)}
 
     def _indicators(self, sets: Iterable[Iterable[str]]) -> list[list[int]]:
-        """1 for every class that a set has, 0 for the others."""
+        """One vector per set: 1 for every class in it, 0 for the others."""
         return [[int(name in names) for name in self.labels] for names in map(set, sets)]
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
@@ -191,7 +192,7 @@ class TextClassification(Task):
 
         inputs = {name: values for name, values in columns.items() if name != LABELS}
         batch = super().collate(inputs, tokenizer, multiple)
-        if LABELS in columns:  # as many classes as tokens would be taken for one label a token
+        if LABELS in columns:  # with as many classes as tokens, the base class would treat these as labels of tokens
             batch[LABELS] = torch.tensor(columns[LABELS])
         return batch
 
@@ -218,7 +219,7 @@ class TextClassification(Task):
         del batch
         logits = outputs.logits.float()
         if not self.multi_label:
-            return classes.said(logits, self.labels)
+            return classes.predictions(logits, self.labels)
         rows = [dict(zip(self.labels, row, strict=True)) for row in logits.sigmoid().tolist()]
         return [
             {"prediction": [name for name, p in row.items() if p >= self.threshold], "probabilities": row}
@@ -226,10 +227,10 @@ class TextClassification(Task):
         ]
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        said = [p["prediction"] for p in predictions]
+        predicted = [p["prediction"] for p in predictions]
         if not self.multi_label:
-            return classes.scores(said, references, self.labels)
-        sets = self._indicators(said), self._indicators(references)
+            return classes.scores(predicted, references, self.labels)
+        sets = self._indicators(predicted), self._indicators(references)
         return classes.scores_of_indices(*sets, self.labels, ("multi_label",))
 
     def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
@@ -239,4 +240,4 @@ class TextClassification(Task):
 
     def reference(self, row: Row) -> Any:
         label = row.get("label")
-        return sorted(set(label), key=natural) if isinstance(label, list) else label  # renaming may have made two one
+        return sorted(set(label), key=natural) if isinstance(label, list) else label  # data.labels may merge some

@@ -1,13 +1,15 @@
-"""Token classification: a tag a word; named entities in BIO, IOB1, BMES or BILOU tags, or plain tags (parts of speech).
+"""Token classification: predict a tag for every word, for named entities in BIO, IOB1, BMES or BILOU tags, or for plain
+tags (parts of speech).
 
 A file has columns `tokens` and `tags`: lists, or strings that are split at white space. A CoNLL file has both, and so
-do two files of lines: `{source: seq.in, parallel_files: {tags: seq.out}}`. A row to predict on may be a plain `text`.
-Whatever the scheme of the file, the model learns and predicts BIO. The tag of a word is learnt at its first sub-word.
-Words that are cut off, and words of which the tokenizer makes nothing, are predicted as O. Metrics: precision, recall
-and F1 of whole entities as seqeval counts them, overall, by type and by tag; of plain tags, accuracy and macro-F1.
+do two parallel files of lines: `{source: seq.in, parallel_files: {tags: seq.out}}`. A row to predict on may be a plain
+`text`. Whatever the scheme of the file, the model learns and predicts BIO. A word's label belongs to its first
+sub-word. Words that are truncated, or that the tokenizer drops, are predicted as O. Metrics: precision, recall and F1
+of whole entities as in seqeval, overall, by type and by tag; for plain tags, accuracy and macro-F1.
 
 A prediction has the BIO tags and `spans`: type, text, score (the mean probability of its tags), and start and end in
-characters of the row's `text`, or without one of its tokens joined by spaces (Chinese and Japanese ones by nothing).
+characters of the row's `text`, or, without one, of its tokens joined by spaces (Chinese and Japanese tokens without
+spaces).
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class TokenClassification(Task):
-    """One tag a word; the loss is cross-entropy over words."""
+    """One tag per word; the loss is cross-entropy over words."""
 
     fields: ClassVar[Mapping[str, bool]] = {"tokens": False, "text": False, "tags": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -53,15 +55,17 @@ class TokenClassification(Task):
     has_class_head: ClassVar[bool] = True
 
     scheme: Literal["auto", "bio", "iob1", "bmes", "bilou", "none"] = "auto"
-    """How the file's tags are written; `none` are plain tags without entities; `auto` looks at the training rows."""
+    """The scheme of the file's tags; `none` means plain tags without entities; `auto` detects it from the training
+    rows."""
     invalid_tags: Literal["repair", "refuse"] = "repair"
-    """What to do with tags that break the scheme: begin a new entity there and count them, or refuse the data."""
+    """What to do with tags that break the scheme: start a new entity there and count them, or reject the data."""
     types: tuple[str, ...] = ()
-    """Entity types to learn, the others being read as O; all of the training rows' when empty."""
+    """Entity types to learn; other types become O. All types of the training rows when empty."""
     sub_word: Literal["first", "last"] = "first"
-    """Which sub-word has its word's tag; `last` suits decoders, whose first has not seen the rest of the word."""
+    """Which sub-word gets its word's tag; `last` suits decoders, where the first sub-word does not see the rest of the
+    word."""
     read_as: tags.Scheme | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """The scheme that `auto` stands for; from the training rows when null."""
+    """The scheme that `auto` detected; from the training rows when null."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The tags in the order of the model's outputs; from the training rows when empty."""
 
@@ -73,7 +77,7 @@ class TokenClassification(Task):
         row: Row = {}
         text = values.get("text")
         if text is not None and not isinstance(text, str):
-            raise ValueError(f"has a text that is no text: {text!r}")
+            raise ValueError(f"has a text that is not a string: {text!r}")
         if (tokens := values.get("tokens")) is not None:
             row["tokens"] = _listed(tokens, "tokens")
         elif text is not None:
@@ -84,8 +88,8 @@ class TokenClassification(Task):
             row["tags"] = tags.with_prefix_first(_listed(values["tags"], "tags"))
             if mark := tags.joined_by(row["tags"]):
                 raise ValueError(
-                    f"has tags that are divided at {mark!r}, {row['tags'][0][:80]!r}; write tokens and tags as"
-                    " lists, or divide them at spaces"
+                    f"has tags that are separated by {mark!r}, {row['tags'][0][:80]!r}; write tokens and tags as"
+                    " lists, or separate them by spaces"
                 )
             if len(row["tags"]) != len(row["tokens"]):
                 raise ValueError(f"has {len(row['tokens'])} tokens and {len(row['tags'])} tags")
@@ -113,7 +117,7 @@ class TokenClassification(Task):
             problems += fitted._problems(f"data.{name}", rows)
         seen = sorted({tag for row in normal for tag in row})
         if len(seen) < 2 and not problems:
-            problems.append(f"data.train: every word has the tag {seen[0]!r}; there is nothing to tell apart")
+            problems.append(f"data.train: every word has the tag {seen[0]!r}; there is nothing to learn")
         if problems:
             raise UserError(*problems)
         return fitted
@@ -125,19 +129,19 @@ class TokenClassification(Task):
 
     def _mistaken_types(self, known: Sequence[Sequence[str]], read_as: tags.Scheme) -> list[str]:
         if self.types and read_as == "none":
-            return ["task.types: the tags have no prefixes (scheme none), and so no entity types"]
+            return ["task.types: the tags have no prefixes (scheme none), so there are no entity types; remove it"]
         types = {tags.parts(tag)[1] for row in known for tag in row} - {""}
         return [
             f"task.types: {unknown('entity type', name, sorted(types))}" for name in self.types if name not in types
         ]
 
     def _problems(self, key: str, rows: Sequence[Row]) -> list[str]:
-        """What is wrong with the tags of some rows, for the fitted task."""
+        """The problems with the tags of some rows, for the fitted task."""
         assert self.read_as is not None
         if odd := tags.strange((tag for row in rows for tag in row["tags"]), self.read_as):
             letters = ", ".join(tags.PREFIXES[self.read_as])
             return [
-                f"{key}: tags that are not of the scheme {self.read_as} (O, or one of {letters}, a hyphen and a type):"
+                f"{key}: tags outside the scheme {self.read_as} (O, or one of {letters}, a hyphen and a type):"
                 f" {listed(odd)}; correct them or set task.scheme"
             ]
         problems = []
@@ -148,14 +152,14 @@ class TokenClassification(Task):
                 lacking, known = (sorted({tags.parts(tag)[1] for tag in some} - {""}) for some in (new, self.labels))
             problems.append(
                 f"{key}: {'tags' if plain else 'entity types'} that the training rows lack: {listed(lacking)}."
-                f" They have {listed(known)}{'' if plain else '; task.types can name those to learn'}"
+                f" They have {listed(known)}{'' if plain else '; list the types to learn in task.types'}"
             )
-        if self.invalid_tags == "refuse" and (said := self._breaches(key, rows)):
-            problems.append(f"{said}; correct them or set task.invalid_tags=repair")
+        if self.invalid_tags == "refuse" and (message := self._breaches(key, rows)):
+            problems.append(f"{message}; correct them or set task.invalid_tags=repair")
         return problems
 
     def _breaches(self, key: str, rows: Sequence[Row]) -> str:
-        """How many tags break the scheme, with an example; empty where none do."""
+        """A message with the number of tags that break the scheme, and an example; empty if none do."""
         assert self.read_as is not None
         found = [(row, breach) for row in rows for breach in tags.to_bio(row["tags"], self.read_as)[1]]
         if not found:
@@ -172,16 +176,16 @@ class TokenClassification(Task):
         del tokenizer
         if self.read_as == "none" and (odd := tags.almost_prefixed(self.labels)):
             return [
-                f"tags such as {odd[0]!r} look like entities of another notation, but are learnt as plain tags, so no"
-                " entities are scored; write B-PER, I-PER and O"
+                f"tags such as {odd[0]!r} look like entities in another notation, but are treated as plain tags, so no"
+                " entities are scored; write them like B-PER, I-PER and O"
             ]
         if self.read_as == "none" and all(tag.removeprefix("-").isdigit() for tag in self.labels):
             return [
                 f"the tags are the numbers {listed(self.labels)}, so no entities are scored; write the tags' names"
                 " (B-PER, I-PER, O) if they are entities"
             ]
-        told = [self._breaches(f"data.{name}", rows) for name, rows in splits.named().items()]
-        return [f"{said}; an entity was taken to end or begin there" for said in told if said]
+        messages = [self._breaches(f"data.{name}", rows) for name, rows in splits.named().items()]
+        return [f"{message}; an entity ends or begins there" for message in messages if message]
 
     def notes(self, splits: Splits) -> list[str]:
         row = splits.train[0]
@@ -220,18 +224,18 @@ class TokenClassification(Task):
         )
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """The best label of every sub-word, and its probability; `aggregate` looks up those of words."""
+        """The best label of every sub-word, and its probability; `aggregate` selects those of words."""
         best = self.logits(outputs, batch).float().softmax(-1).max(-1)
         rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [{"labels": ids, "probabilities": values} for ids, values in rows]
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         places = encoded[0]["places"]
-        found = [self.labels[said[0]["labels"][i]] if i != NOWHERE else self._unseen for i in places]
+        found = [self.labels[parts[0]["labels"][i]] if i != NOWHERE else self._unseen for i in places]
         if self.read_as == "none":
             return {"prediction": found}
         found = tags.to_bio(found, "bio")[0]
-        scores = [said[0]["probabilities"][i] if i != NOWHERE else 0.0 for i in places]
+        scores = [parts[0]["probabilities"][i] if i != NOWHERE else 0.0 for i in places]
         text, offsets = words.join(row["tokens"])
         if "text" in row:
             text, offsets = row["text"], words.places(row["text"], row["tokens"]) or offsets
@@ -244,7 +248,7 @@ class TokenClassification(Task):
 
     @property
     def _unseen(self) -> str:
-        """What is said of a word the model does not see: O, or of plain tags the most frequent."""
+        """The prediction for a word that the model does not see: O; for plain tags, the most frequent tag."""
         return tags.OUTSIDE if tags.OUTSIDE in self.labels else self.labels[0]
 
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
@@ -257,8 +261,8 @@ class TokenClassification(Task):
         from pefttools.metrics import combined
 
         names = ("per_tag",) if self.read_as == "none" else ("entities", "per_tag")
-        said = [p["prediction"] for p in predictions]
-        values = combined(*names).compute(predictions=said, references=list(references))
+        predicted = [p["prediction"] for p in predictions]
+        values = combined(*names).compute(predictions=predicted, references=list(references))
         assert values is not None
         tag_f1 = values.pop("tag_f1")
         return {"f1": tag_f1, **values} if self.read_as == "none" else values
@@ -277,14 +281,14 @@ class TokenClassification(Task):
 
 
 def _listed(value: Any, name: str) -> list[str]:
-    """A list of words, from one or from a text."""
+    """The list of words in a list or a text; raises ValueError if there is none."""
     if value is None:
         raise ValueError(f"has no {name}")
     if isinstance(value, str):
         written = written_lists.parsed(value)
         value = written if isinstance(written, list) else value.split()
     if not isinstance(value, (list, tuple)) or not all(isinstance(v, (str, int)) for v in value):
-        raise ValueError(f"has {name} that are no list of words: {str(value)[:80]}")
+        raise ValueError(f"has {name} that are not a list of words: {str(value)[:80]}")
     found = [str(v) for v in value]
     try:
         "".join(found).encode()
