@@ -21,7 +21,7 @@ from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe.recipe import Recipe
-from pefttools.strategies.base import save_peft
+from pefttools.strategies._peft_strategy import save_peft
 from pefttools.training.run import Trained, load
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pefttools import imports
 from pefttools.bases import targets
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
-from pefttools.strategies.base import named
+from pefttools.strategies._peft_strategy import named
 from pefttools.training.run import Trained
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from pefttools.inference.optimize import Precision, optimize_for_inference, opti
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.strategies.base import folded, is_quantised
+from pefttools.strategies._peft_strategy import folded
+from pefttools.strategies.base import is_quantised
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.run import Run, load
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools.recipe.overrides import short
 from pefttools.settings import Choice
-from pefttools.strategies.base import PeftStrategy
+from pefttools.strategies._peft_strategy import PeftStrategy
 
 if TYPE_CHECKING:
     from pefttools.recipe.recipe import Recipe

@@ -19,7 +19,7 @@ from pefttools.bases.limits import refuse_rank_beyond
 from pefttools.bases.targets import Targets
 from pefttools.nn.orthogonal import orthogonality
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy
+from pefttools.strategies._peft_strategy import PeftStrategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pefttools import imports
 from pefttools.errors import UserError
 from pefttools.settings import Choice
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from transformers import PretrainedConfig, PreTrainedModel
@@ -135,94 +131,6 @@ class Strategy(Choice, ABC):
         model = self.wrap(base)
         restore(model, read(folder), str(folder))
         return model
-
-
-class PeftStrategy(Strategy, ABC):
-    """A method of peft: wrapped, saved, loaded and merged by peft itself."""
-
-    mergeable: ClassVar[bool] = True
-    exact_start: ClassVar[bool] = True
-
-    @abstractmethod
-    def config(self, base: Base) -> PeftConfig:
-        """peft's configuration, with `task_type` and the head as `modules_to_save`."""
-
-    @property
-    def loads_by_peft(self) -> bool:
-        return True
-
-    def make_room(self, base: Base) -> None:
-        """Take what the method needs of the base's positions; called before it is wrapped or loaded."""
-
-    def wrap(self, base: Base) -> nn.Module:
-        imports.import_peft()
-        from peft import get_peft_model
-
-        self.make_room(base)
-        if self.rewrites_base:
-            refuse_quantised(base)
-        with _without_false_alarms(), imports.without_bitsandbytes():
-            return named(get_peft_model(base.model, self.config(base)), base)
-
-    def merge(self, model: Any) -> PreTrainedModel:
-        return folded(model)
-
-    def save(self, model: Any, folder: Path) -> None:
-        save_peft(model, folder)
-
-    def load(self, base: Base, folder: Path) -> nn.Module:
-        imports.import_peft()
-        from peft import PeftModel
-
-        self.make_room(base)
-        with _without_false_alarms(), imports.without_bitsandbytes():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            try:
-                return named(PeftModel.from_pretrained(base.model, str(folder)), base)
-            except (UserWarning, KeyError) as error:
-                raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
-
-
-def named(model: Any, base: Base) -> Any:
-    """A model of peft whose configuration names the base as other machines do: on the hub, or not at all."""
-    kind, _, name = base.source.partition(":")
-    name, _, revision = name.partition("@")
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = name if kind == "hf" else None
-        config.revision = revision or None if kind == "hf" else None
-    return model
-
-
-def save_peft(model: Any, folder: Path) -> None:
-    """Write peft's own folder, without the model card that peft leaves to be filled in and paths of this machine."""
-    nameless = all(config.base_model_name_or_path is None for config in model.peft_config.values())
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    if nameless:  # peft puts the path that the base was loaded from
-        values = json.loads((folder / CONFIG).read_text("utf-8"))
-        (folder / CONFIG).write_text(json.dumps({**values, "base_model_name_or_path": None}, indent=2) + "\n", "utf-8")
-
-
-def folded(model: Any) -> PreTrainedModel:
-    """A model of peft as a plain one; uses it up."""
-    from peft.utils import ModulesToSaveWrapper
-
-    # peft puts some methods' heads back wrongly or not at all: LN tuning's is lost, IA3's must be a single matrix
-    for path in [p for p, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]:
-        model.set_submodule(path, model.get_submodule(path).modules_to_save["default"])
-    return model.merge_and_unload()
-
-
-@contextmanager
-def _without_false_alarms() -> Iterator[None]:
-    """peft warns of layers that its own LN tuning is made for, of memory that EVA could save on a GPU, and of tied
-    tables although its trainable tokens are tied with them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Unsupported layer type.*Norm")
-        warnings.filterwarnings("ignore", message="lora with eva initialization")
-        warnings.filterwarnings("ignore", message=".*no implementation exists to tie the adapters")
-        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-        yield
 
 
 def write(strategy: Strategy, parameters: Mapping[str, Tensor], folder: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field
 from pefttools.bases import targets
 from pefttools.bases.targets import MaybeTargets, Targets
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy
+from pefttools.strategies._peft_strategy import PeftStrategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy
+from pefttools.strategies._peft_strategy import PeftStrategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -23,7 +23,8 @@ from pefttools.bases.limits import refuse_rank_beyond
 from pefttools.bases.targets import Targets
 from pefttools.errors import UserError
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy, read
+from pefttools.strategies._peft_strategy import PeftStrategy
+from pefttools.strategies.base import read
 
 if TYPE_CHECKING:
     from peft import PeftConfig

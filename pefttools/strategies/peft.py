@@ -18,7 +18,8 @@ from pefttools.bases.limits import refuse_last_token, refuse_without_past, take_
 from pefttools.bases.loading import prepare_libraries
 from pefttools.bases.targets import Targets
 from pefttools.errors import UserError, unknown
-from pefttools.strategies.base import PeftStrategy, refuse_quantised
+from pefttools.strategies._peft_strategy import PeftStrategy
+from pefttools.strategies.base import refuse_quantised
 
 if TYPE_CHECKING:
     from peft import PeftConfig

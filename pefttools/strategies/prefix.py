@@ -13,7 +13,7 @@ from pydantic import Field
 
 from pefttools.bases.limits import refuse_without_past, take_positions
 from pefttools.nn.shape import Shape
-from pefttools.strategies.base import PeftStrategy
+from pefttools.strategies._peft_strategy import PeftStrategy
 
 if TYPE_CHECKING:
     from peft import PeftConfig

@@ -14,7 +14,7 @@ from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.encoding import cut_rows
 from pefttools.data.splitting import Row, Splits
 from pefttools.reporter import SILENT, Reporter
-from pefttools.settings import Choice
+from pefttools.tasks._row_contract import Prediction, RowContract
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from pefttools.tasks._generation import Decoding
 
-Prediction = dict[str, Any]
-"""What a model says of one row; at least `prediction`, comparable to the row's reference."""
 Columns = Mapping[str, Sequence[Any]]
 """Encoded rows: column -> one value an encoded row."""
 
@@ -32,28 +30,9 @@ IGNORED = -100
 """A label that is no target."""
 
 
-class Task(Choice, ABC):
+class Task(RowContract, ABC):
     """A task's settings and behaviour. What is learnt from the data (labels) is a setting `fit` fills in."""
 
-    fields: ClassVar[Mapping[str, bool]]
-    """Field -> whether a row must have it."""
-    inputs: ClassVar[tuple[str, ...]]
-    """The fields a model sees; rows with the same ones are duplicates."""
-    targets: ClassVar[tuple[str, ...]] = ("label",)
-    """The fields that hold what is to be said; rows to predict on need none."""
-    rewritable: ClassVar[tuple[str, ...]] = ()
-    """The fields whose words an augmentation may change while the targets stay right; none where targets are places in
-    the text, or the text itself."""
-    samples: ClassVar[Sequence[Mapping[str, Any]]]
-    """Rows as a user's file has them."""
-    sample_settings: ClassVar[Mapping[str, Any]] = {}
-    """What those rows need beside the defaults."""
-    primary: ClassVar[str]
-    """The metric that models are chosen by."""
-    lower_is_better: ClassVar[bool] = False
-    """Of the primary metric (perplexity)."""
-    compared_by_logarithm: ClassVar[bool] = False
-    """Whether the primary metric is the exponential of a mean (perplexity): rounding moves its logarithm evenly."""
     pipeline_tag: ClassVar[str | None] = None
     """The hub's name for the task, for model cards; None where the hub has none."""
     auto_class: ClassVar[str]
@@ -72,8 +51,6 @@ class Task(Choice, ABC):
     """What of a batch the model is given."""
     generates: ClassVar[bool] = False
     """Whether answers are texts that are generated (`generate`)."""
-    of_data: ClassVar[tuple[str, ...]] = ("max_length",)
-    """Settings that a recipe chooses for its rows: amounts, and words that say what the rows are. They go with them."""
     takes_rounding: ClassVar[bool] = True
     """Whether answers stay what they are in bf16; not those that are likelihoods under a vocabulary's logits."""
 
@@ -83,68 +60,19 @@ class Task(Choice, ABC):
     """What to do with rows of more tokens: cut and count them, or refuse the data."""
 
     @classmethod
-    def about(cls) -> dict[str, Any]:
-        """What a user's file must look like: `fields`, those that are `required`, and a `sample` row."""
-        required = [name for name, needed in cls.fields.items() if needed]
-        return {"fields": list(cls.fields), "required": required, "sample": dict(cls.samples[0]), "help": cls.help()}
-
-    @classmethod
-    def help(cls) -> str:
-        """The description at the head of the task's file."""
-        import sys
-
-        return (sys.modules[cls.__module__].__doc__ or "").strip()
-
-    @classmethod
     def example(cls) -> Self:
         """A fitted task, for probing what works with it."""
         return cls()
-
-    @abstractmethod
-    def read(self, values: Mapping[str, Any]) -> Row:
-        """A checked row from a file's values, JSON-serialisable.
-
-        Raises:
-            ValueError: what is wrong with it; the file is refused.
-            LeftOut: why the row cannot be used; it is counted and skipped.
-        """
-
-    def read_unlabeled(self, values: Mapping[str, Any]) -> Row:
-        """A row to predict on: `read` without targets. Raises ValueError."""
-        return self.read(values)
-
-    def fit(self, splits: Splits) -> Self:
-        """This task with what it must know of the data; raises UserError when the data cannot serve it."""
-        del splits
-        return self
-
-    def with_classes(self, names: Sequence[str]) -> Self:
-        """This fitted task with the classes of a trained head, the rows' among them, in the head's order."""
-        return self.with_values(labels=tuple(names))
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """What the user should be warned of in the data; asked once, of the fitted task."""
         del splits, tokenizer
         return []
 
-    def notes(self, splits: Splits) -> list[str]:
-        """How the fitted task reads the data, where a file does not say it itself."""
-        del splits
-        return []
-
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
-        del key, rows
-
     @property
     def reads_plain_text(self) -> bool:
         """Whether a plain tokenizer reads a row's one text as this fitted task does; model cards show that code."""
         return False
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes that a row's `label` is of, of a fitted task; none where its rows have no classes."""
-        return ()
 
     def config_values(self) -> dict[str, Any]:
         """What the model's configuration must say (`num_labels`, `id2label` …)."""
@@ -217,28 +145,6 @@ class Task(Choice, ABC):
         """The chat template and the tokens that end an answer, as training had them, for artifacts to carry."""
         end = tokenizer.eos_token_id
         return GenerationSettings(None, (end,) if isinstance(end, int) and self.generates else ())
-
-    @abstractmethod
-    def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        """Metrics as fractions, under their usual names."""
-
-    @abstractmethod
-    def reference(self, row: Row) -> Any:
-        """What a prediction on this row is compared with; None where the row does not say."""
-
-    def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        """Metrics of the best answer that looks at no input (the majority class); empty where there is none."""
-        del train, rows
-        return {}
-
-    def scores_of(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Any]:
-        """Metrics over all rows of one answer a row; what is by class, tag or type of entity is left out."""
-        values = self.metrics([{"prediction": answer} for answer in answers], [self.reference(row) for row in rows])
-        return {name: value for name, value in values.items() if not isinstance(value, Mapping)}
-
-    def is_better(self, score: float, best: float) -> bool:
-        """Whether a primary metric beats another."""
-        return score < best if self.lower_is_better else score > best
 
     def load(self, settings: loading.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> loading.Base:
         """The base with this task's head; without weights (on the meta device) when `empty`."""
