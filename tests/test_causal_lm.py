@@ -295,16 +295,16 @@ def test_remarks_warn_when_no_end_of_text_is_trained() -> None:
     assert task.remarks(splits, make_tokenizer()) == []
     bare = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
     (remark,) = task.with_values(chat_template=bare).remarks(splits, make_tokenizer())
-    assert remark.startswith("no end of text is learnt: the chat template writes no special token after an answer")
+    assert remark.startswith("the model does not learn to end answers: the chat template writes no special token")
     remarks = task.with_values(max_length=20).remarks(splits, make_tokenizer())
-    assert remarks[0].startswith("no end of text is learnt: no row is short enough")
-    assert remarks[1].startswith("4 of 4 rows are cut before their answer begins and teach nothing")
+    assert remarks[0].startswith("the model does not learn to end answers: in every row")
+    assert remarks[1].startswith("4 of 4 rows are truncated before their answer begins")
 
 
 def test_rows_without_targets_are_refused() -> None:
     task = CausalLM(chat=True, max_length=20)
     base = Base(make_model("llama"), make_tokenizer(), (), None, "made", "0" * 64, Path())
-    with pytest.raises(UserError, match=r"data.train: within 20 tokens none of its 4 rows has anything to learn"):
+    with pytest.raises(UserError, match=r"data.train: none of its 4 rows has a target within the first 20 tokens"):
         encode([task.read(row) for row in ROWS], task, base, "train")
 
 
@@ -316,7 +316,7 @@ def test_rows_without_targets_are_refused() -> None:
             "task.answer_pattern: has no group to compare, such as (.+), got '#### .+'",
         ),
         ({"answer_pattern": "(.+"}, "task.answer_pattern: is not a regular expression"),
-        ({"chat_template": "no-such.jinja"}, "task.chat_template: is neither a Jinja template nor a file"),
+        ({"chat_template": "no-such.jinja"}, "task.chat_template: is neither a Jinja template nor an existing file"),
         ({"cut": "middle"}, "task.cut: 'middle' is not allowed. Allowed: end, start, question"),
     ],
 )

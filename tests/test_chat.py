@@ -97,7 +97,10 @@ def test_system_of_the_row_comes_before_that_of_the_setting() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"messages": [{"role": "narrator", "content": "x"}]}, "turn 1 has the role 'narrator'; known are 'system'"),
+        (
+            {"messages": [{"role": "narrator", "content": "x"}]},
+            "turn 1 has the role 'narrator'; known roles are",
+        ),
         ({"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": " "}]}, "no value in turn 2"),
         ({"messages": "hello"}, "has messages that are not a list of {role, content} or {from, value}: 'hello'"),
         ({"messages": []}, "has messages that are not a list"),
@@ -115,7 +118,7 @@ def test_invalid_chat_is_refused(values: dict[str, Any], message: str) -> None:
 def test_chats_without_an_answer_are_left_out_except_for_prediction() -> None:
     with pytest.raises(LeftOut, match="a chat without an answer"):
         chat.read_chat({"messages": [*TWO_TURNS[:1], *TWO_TURNS[:1]]})
-    with pytest.raises(LeftOut, match="a chat that begins with no user turn"):
+    with pytest.raises(LeftOut, match="a chat that does not begin with a user turn"):
         chat.read_chat({"messages": TWO_TURNS[1:]})
     assert chat.read_chat({"messages": TWO_TURNS[:3]}, unanswered=True) == TWO_TURNS[:3]
     assert chat.question(TWO_TURNS) == chat.question(TWO_TURNS[:3]) == TWO_TURNS[:3]
@@ -153,9 +156,9 @@ def test_targets_of_a_template_without_end_token_are_the_rendered_answers() -> N
 
 def test_error_of_the_template_is_reported() -> None:
     picky = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
-    with pytest.raises(UserError, match=r"task.chat_template: does not take a chat of turns system, user: no system"):
+    with pytest.raises(UserError, match=r"task.chat_template: rejects a chat with the turns system, user: no system"):
         chat_template.rendered([{"role": "system", "content": "x"}, TWO_TURNS[0]], make_tokenizer(), picky)
-    with pytest.raises(UserError, match=r"task.chat_template: does not write this answer: 'In a box.'"):
+    with pytest.raises(UserError, match=r"task.chat_template: does not render this answer: 'In a box.'"):
         chat_template.marked(TWO_TURNS[:2], make_tokenizer(), "{{ messages[0]['content'] }}")
 
 

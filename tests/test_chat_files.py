@@ -175,7 +175,7 @@ def test_targets_of_every_chat_format(name: str, shown: Callable[..., Any]) -> N
         code, samples, err = shown([row], *more)
         assert (code, samples) == (0, [expected]), err
     lost = row.get("tools", "[]") != "[]" or name in ("developer", "reasoning")
-    assert ("has no form for these" in err) == lost
+    assert ("does not support these" in err) == lost
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -206,10 +206,10 @@ def test_turns_after_the_last_answer_and_unknown_keys_are_reported(shown: Callab
     code, samples, err = shown(rows)
     assert (code, samples) == (0, [f"user: Say {i}<e>assistant: ⟦{i}.<e>⟧" for i in (1, 2, 3)])
     assert (
-        "not read: `messages.mood` (2 rows), `prompt` (1 rows), `weight` of turns that are no answers (1 rows),"
-        " turns after the last answer that is learnt (1 rows)" in err
+        "not read: `messages.mood` (2 rows), `prompt` (1 rows), `weight` of turns that are not answers (1 rows),"
+        " turns after the last answer to train on (1 rows)" in err
     )
-    assert "the chat template does not write the `name` of turns (1 of the first 3 rows)" in err
+    assert "the chat template drops the `name` of turns (1 of the first 3 rows)" in err
 
 
 def test_answers_labeled_bad_are_not_trained_on(shown: Callable[..., Any]) -> None:
@@ -248,12 +248,12 @@ def test_preference_data_is_refused_with_the_setting_to_use(name: str, shown: Ca
     [
         (
             {"messages": [ASK, {**SAY, "weight": 0.5}]},
-            "turn 2 of its messages with the weight 0.5; an answer is learnt",
+            "turn 2 of its messages with the weight 0.5; only the weights",
         ),
         ({"messages": [ASK, {**SAY, "train": "maybe"}]}, "turn 2 of its messages with the train 'maybe'"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, SAY]},
-            "turn 1 of its messages with a part of the type 'image_url'; only text is learnt here",
+            "turn 1 of its messages with a part of the type 'image_url'; only text is supported",
         ),
         ({"messages": [ASK, {**SAY, "tool_calls": [{"x": 1}]}]}, "that are not a list of {name, arguments}"),
         ({"messages": [ASK, SAY], "tools": ["x"]}, "has tools that are not a list of {name, description, parameters}"),

@@ -82,17 +82,17 @@ def test_turns_are_merged_for_a_template_that_requires_alternation() -> None:
         f"user:Say 1<e>assistant:⟦{CALL_TEXT}<e>⟧"
         'user:<tool_response>\n{"sky": "grey"}\n</tool_response><e>assistant:⟦1.<e>⟧'
     )
-    with pytest.raises(UserError, match="does not take a chat of turns user, assistant, assistant: roles must"):
+    with pytest.raises(UserError, match="rejects a chat with the turns user, assistant, assistant: roles must"):
         rendered({"messages": [ASK, {**SAY, "weight": 0}, SAY]}, tokenizer)
     with pytest.raises(
-        UserError, match="does not take a chat of turns user, assistant, tool, assistant: roles must alternate"
+        UserError, match="rejects a chat with the turns user, assistant, tool, assistant: roles must alternate"
     ):
         rendered(ROW, tokenizer)
 
 
 def test_template_that_drops_a_turn_is_refused() -> None:
     silent = CHATML.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
-    with pytest.raises(UserError, match=r"task.chat_template: does not write this system turn: 'Be brief.'"):
+    with pytest.raises(UserError, match=r"task.chat_template: does not render this system turn: 'Be brief.'"):
         rendered({"messages": [ASK, SAY]}, long_tokenizer(silent), system="Be brief.")
 
 

@@ -169,7 +169,7 @@ BAD_DATA = {
     "a name twice": (["data.train={source: bare.csv, header: [a, a]}"], "`header` names a column twice"),
     "half a character": (["data.train=half.jsonl"], "half.jsonl: row 1 has half a character"),
     "broken json": (["data.train=broken.jsonl"], "broken.jsonl line 2: not JSON"),
-    "json that is no list": (["data.train=list.json"], "takes a list of objects"),
+    "json that is no list": (["data.train=list.json"], "needs a list of objects"),
     "not parquet": (["data.train=not.parquet"], "not a parquet file"),
     "an unknown ending": (["data.train=rows.xlsx"], "is a workbook of an office program; save its table as csv"),
     "missing columns": (

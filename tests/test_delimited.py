@@ -190,7 +190,7 @@ def test_an_encoding_is_not_guessed(tmp_path: Path, text: str, encoding: str) ->
     path = written(tmp_path / "a.txt", ("a long line of plain words to begin with\n" * 20 + text).encode(encoding))
     assert "is not utf-8 (line 21); set `encoding`" in refusal(path)
     assert rows_of(path, encoding=encoding)[-1] == {"text": text}
-    assert "holds zero bytes" in refusal(written(tmp_path / "b.csv", "text,label\n".encode("utf-16-le")))
+    assert "contains zero bytes" in refusal(written(tmp_path / "b.csv", "text,label\n".encode("utf-16-le")))
 
 
 def test_windows_own_western_encoding(tmp_path: Path) -> None:
@@ -226,9 +226,7 @@ def test_training_on_a_spreadsheets_csv(recipe_file: Path, tmp_path: Path) -> No
 )
 def test_a_file_without_a_line_of_names_asks_for_them(recipe_file: Path, tmp_path: Path, text: str) -> None:
     path = written(tmp_path / "a.csv", text)
-    with pytest.raises(
-        UserError, match=r"looks like a row and not like names of columns; if it is one, set data\.train"
-    ):
+    with pytest.raises(UserError, match=r"looks like a row, not like column names; if it is a row, set data\.train"):
         train_tiny(recipe_file, tmp_path / "run", f"data.train={path}")
     assert not (tmp_path / "run").exists()
     named = ["data.train.header=[label, text]"] if "pos" in text else ["data.train.header=[a, text, label]"]

@@ -68,9 +68,9 @@ def test_a_character_a_line(tmp_path: Path) -> None:
     [
         ("a O\nb c O\n", "line 2 has 3 columns instead of 2: 'b c O'"),
         ("a O\n\nb\n", "line 3 has 1 columns instead of 2: 'b'"),
-        ("a\tO\nb\t\n", "line 2 has nothing in its column 'tags': 'b\\t'"),
-        ("a\tO\n\tO\n", "line 2 has nothing in its column 'tokens'"),
-        ("a O\nb\nc\nd\ne\n", "line 4 has 1 columns instead of 2: 'd' (and 1 lines more)"),
+        ("a\tO\nb\t\n", "line 2 has an empty column 'tags': 'b\\t'"),
+        ("a\tO\n\tO\n", "line 2 has an empty column 'tokens'"),
+        ("a O\nb\nc\nd\ne\n", "line 4 has 1 columns instead of 2: 'd' (and 1 more lines)"),
     ],
 )
 def test_lines_that_are_no_tokens(tmp_path: Path, text: str, message: str) -> None:

@@ -208,7 +208,9 @@ def test_remarks(tokenizer):
 def test_a_tokenizer_without_a_mask_token_is_refused():
     tokenizer = make_tokenizer()
     tokenizer.mask_token = None
-    with pytest.raises(UserError, match=r"^base: its tokenizer has no mask token, so nothing can be masked$"):
+    with pytest.raises(
+        UserError, match=r"^base: its tokenizer has no mask token; masked language modelling needs one$"
+    ):
         MaskedLM().remarks(Splits(counting(2), counting(1), []), tokenizer)
 
 

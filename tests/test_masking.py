@@ -34,7 +34,7 @@ def test_shares_of_what_is_masked():
     for _ in range(rounds):
         said, labels = masking.masked(ids, KNOWN, SHARES, None, draw)
         asked = [i for i, label in enumerate(labels) if label != -100]
-        assert len(asked) == masking.num_asked(ids, KNOWN, SHARES) == 6
+        assert len(asked) == masking.num_targets(ids, KNOWN, SHARES) == 6
         assert all(labels[i] == ids[i] for i in asked)
         assert all(said[i] == ids[i] for i in range(len(ids)) if i not in asked)
         assert not {0, 41, 42} & {*asked}
@@ -58,7 +58,7 @@ def test_random_tokens_are_any_but_special_ones():
 @pytest.mark.parametrize(("number", "asked"), [(0, 0), (1, 1), (3, 1), (9, 1), (10, 2), (17, 3), (100, 15)])
 def test_how_many_are_asked(number, asked):
     ids = [2, *[7] * number, 3]
-    assert masking.num_asked(ids, KNOWN, SHARES) == asked
+    assert masking.num_targets(ids, KNOWN, SHARES) == asked
     labels = masking.masked(ids, KNOWN, SHARES, None)[1]
     assert sum(label != -100 for label in labels) == asked
 
@@ -72,7 +72,7 @@ def test_words_are_masked_whole():
     for seed in range(200):
         labels = masking.masked(ids, KNOWN, shares, words, seeded(seed))[1]
         taken = Counter(word for word, label in zip(words, labels, strict=True) if label != -100)
-        assert taken.total() == masking.num_asked(ids, KNOWN, shares) == 6
+        assert taken.total() == masking.num_targets(ids, KNOWN, shares) == 6
         broken = [word for word, number in taken.items() if number < words.count(word)]
         assert len(broken) <= 1
         partial += len(broken)

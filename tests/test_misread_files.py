@@ -62,7 +62,7 @@ def test_folders_of_tables_are_no_classes(tmp_path: Path) -> None:
         (tmp_path / "rows" / name).mkdir(parents=True)
         (tmp_path / "rows" / name / "part.csv").write_text("text,label\nx,a\ny,b\n")
     source = FileSettings(source=str(tmp_path / "rows"))
-    with pytest.raises(UserError, match=r"its folders hold tables, such as a.part\.csv; name them by a pattern"):
+    with pytest.raises(UserError, match=r"its folders contain tables, such as a.part\.csv; select them by a pattern"):
         list(read(source, "data.train", Listener()))
     pattern = FileSettings(source=f"{tmp_path}/rows/*/*.csv")
     assert len(list(read(pattern, "data.train", Listener()))) == 4

@@ -32,7 +32,7 @@ BAD = {
     "half a character": ('{"text": "\\ud83d", "id": 3}', "row 3 has half a character"),
     "a list": ('{"text": ["word1"], "id": 3}', "row 3 has a text that is not text"),
     "broken JSON": ('{"text": "word1"', "line 3: not JSON"),
-    "no object": ("[1, 2]", "line 3: takes one JSON object a line, got list"),
+    "no object": ("[1, 2]", "line 3: needs one JSON object per line, got list"),
 }
 
 

@@ -79,7 +79,7 @@ def test_other_spellings_and_offsets_give_the_same_row() -> None:
             {"text": "a b", "e1_start": "x", "e1_end": 1, "e2_start": 2, "e2_end": 3},
             "has a e1_start that is not a number",
         ),
-        ({"text": "a b", "e1_start": 1, "e1_end": 1, "e2_start": 2, "e2_end": 3}, "has an e1_end of 1, not behind"),
+        ({"text": "a b", "e1_start": 1, "e1_end": 1, "e2_start": 2, "e2_end": 3}, "has an e1_end of 1, not after"),
         ({"text": "a b", "e1_start": 1, "e1_end": 2, "e2_start": 2, "e2_end": 3}, "has nothing between <e1> and </e1>"),
         (
             {"text": "<e1> b", "e1_start": 0, "e1_end": 1, "e2_start": 2, "e2_end": 3},

@@ -89,13 +89,13 @@ def test_json_is_read_for_what_it_holds(tmp_path: Path, name: str) -> None:
         ("a.json", '[{"a": 1}', "not JSON: Expecting ',' delimiter: line 1 column 10"),
         ("a.json", '{"a": [1, 2], "b": [1]}', "an object of columns that differ in length: 'a' 2, 'b' 1"),
         ("a.json", '[{"a": 1}, 2]', "item 2 of its list is int"),
-        ("a.json", '{"a": {"b": [1]}}', "it holds an object with the keys 'a'"),
+        ("a.json", '{"a": {"b": [1]}}', "found an object with the keys 'a'"),
         ("a.json", '{"columns": ["a"], "data": [[1, 2]]}', "item 1 of its `data`"),
         ("a.json", "[" * 100_000, "not JSON"),
         ("a.jsonl", '{"a": 1}\n{"a"', "line 2: not JSON"),
         ("a.jsonl", '{"a"\n{"a": 1}', "line 1: not JSON"),
-        ("a.jsonl", '{"a": 1}\n\n[1]\n2\n', "line 3: takes one JSON object a line, got list"),
-        ("a.json", "{}", "it holds an object"),
+        ("a.jsonl", '{"a": 1}\n\n[1]\n2\n', "line 3: needs one JSON object per line, got list"),
+        ("a.json", "{}", "found an object"),
     ],
 )
 def test_json_that_holds_no_rows(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -132,7 +132,7 @@ def test_compressed_files(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.csv", content)
         archive.writestr("b.csv", content)
-    with pytest.raises(UserError, match=r"has to hold one file, and this holds 2 \(a\.csv, b\.csv\)"):
+    with pytest.raises(UserError, match=r"must contain one file, but this one contains 2 \(a\.csv, b\.csv\)"):
         rows_of(tmp_path / "two.zip")
     with pytest.raises(UserError, match="workbook"):
         rows_of(written(tmp_path / "a.xlsx", b"PK"))

@@ -1,1 +1,1 @@
-"""Rows -> split, deduplicated, tokenised once, batched by length under a token budget."""
+"""From files to batches: read, check, deduplicate and split rows, tokenise them once, and batch them by length."""

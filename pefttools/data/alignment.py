@@ -1,4 +1,4 @@
-"""Words to sub-words and back: a sentence tokenised word by word, and which sub-word stands for each word."""
+"""Align words with sub-words: tokenise sentences word by word, and choose the sub-word that carries a word's label."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 NOWHERE = -1
-"""The sub-word of a word that has none: it was cut off, or the tokenizer makes nothing of it."""
+"""The sub-word index of a word without tokens: it was truncated, or the tokenizer drops it."""
 PROBE = ("the", "cat")
 
 
 def encode_words(
     sentences: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, last: bool = False
 ) -> dict[str, list[Any]]:
-    """`input_ids`, `token_type_ids` where the tokenizer has them, `places` of the words, and `cut`.
+    """Columns `input_ids`, `token_type_ids` if the tokenizer has them, `places` (sub-word index of each word) and
+    `cut`.
 
     Args:
-        last: whether a word's last sub-word stands for it, not its first.
+        last: take a word's last sub-word, not its first.
 
     Raises:
         UserError: the tokenizer does not report the word of each sub-word.
@@ -44,7 +45,7 @@ def encode_words(
 
 
 def places_of_words(word_ids: Sequence[int | None], number: int, last: bool = False) -> list[int]:
-    """The index of every word's first (or last) sub-word, `NOWHERE` where it has none."""
+    """The index of every word's first (or last) sub-word; `NOWHERE` for a word without one."""
     places = [NOWHERE] * number
     for i, word in enumerate(word_ids):
         if word is not None and (last or places[word] == NOWHERE):
@@ -53,9 +54,9 @@ def places_of_words(word_ids: Sequence[int | None], number: int, last: bool = Fa
 
 
 def spaces_matter(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether words must be given with the space before them to be tokenised as in a running text (GPT-2, RoBERTa).
+    """Whether words need a leading space to be tokenised as in a running text (GPT-2, RoBERTa).
 
-    Others know that a new word begins (BERT, Llama's SentencePiece).
+    Other tokenizers mark the start of a word themselves (BERT, Llama's SentencePiece).
     """
 
     def ids(text: Any, split: bool) -> list[int]:

@@ -1,7 +1,7 @@
-"""Parquet and Arrow files, and the folders that `save_to_disk` of datasets writes, to rows, with names of classes.
+"""Read parquet and Arrow files, and folders written by `save_to_disk` of datasets, as rows with class names.
 
-Parquet is read by row group and Arrow by batch, so that a table of any size can be gone through. What the libraries
-raise at damaged bytes becomes one sentence with the place.
+Parquet is read by row group and Arrow by batch, so tables may be larger than memory. Errors that the libraries raise
+for damaged bytes become one sentence with the position.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
-"""The last bytes of a whole Arrow stream; the library takes a stream without them for a shorter one."""
+"""The last bytes of a complete Arrow stream; the library reads a truncated stream as a shorter one without an error."""
 BATCH = 4096
 
 
@@ -33,17 +33,17 @@ def is_saved(folder: Path) -> bool:
 
 
 def parquet(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row]:
-    """The rows of a parquet file. Raises UserError where it is none, or damaged."""
+    """The rows of a parquet file. Raises UserError if it is damaged or not a parquet file."""
     del reporter
     import pyarrow.parquet
 
-    with _explained(settings.name, "not a parquet file, or a damaged one"):
+    with _as_user_errors(settings.name, "not a parquet file, or a damaged one"):
         file = pyarrow.parquet.ParquetFile(_seekable(path, settings), page_checksum_verification=True)
         groups = file.num_row_groups
     number = 0
     for group in range(groups):
         where = f"its row group {group + 1} of {groups}, which begins at row {number + 1}, is damaged"
-        with _explained(settings.name, where):
+        with _as_user_errors(settings.name, where):
             for rows in _named(file.iter_batches(BATCH, row_groups=[group]), file.schema_arrow, settings):
                 yield from rows
         number += file.metadata.row_group(group).num_rows
@@ -56,11 +56,11 @@ def arrow(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Ro
         return
     import pyarrow
 
-    with _explained(settings.name, "not an Arrow file, or a damaged one"), _mapped(path, settings) as source:
+    with _as_user_errors(settings.name, "not an Arrow file, or a damaged one"), _mapped(path, settings) as source:
         try:
             table: Any = pyarrow.ipc.open_file(source)
         except pyarrow.ArrowInvalid:
-            _refuse_cut(path)
+            _refuse_truncated(path)
             source.seek(0)
             table = pyarrow.ipc.open_stream(source)
             batches: Iterable[Any] = table
@@ -75,19 +75,19 @@ def _saved(folder: Path, settings: FileSettings, reporter: Reporter) -> Iterator
 
     names = folder / "dataset_dict.json"
     if names.is_file():
-        with _explained(settings.name, "its dataset_dict.json is damaged"):
+        with _as_user_errors(settings.name, "its dataset_dict.json is damaged"):
             splits = list(json.loads(names.read_text("utf-8"))["splits"])
         folder = folder / chosen(splits, settings, reporter)
-    with _explained(settings.name, "not a folder of `save_to_disk`, or a damaged one"):
+    with _as_user_errors(settings.name, "not a folder of `save_to_disk`, or a damaged one"):
         for file in sorted(folder.glob("*.arrow")):
-            _refuse_cut(file)
+            _refuse_truncated(file)
         table: Any = load_from_disk(str(folder)).with_format("arrow")
         for rows in _named(table.iter(BATCH), table.features.arrow_schema, settings):
             yield from rows
 
 
 def _named(tables: Iterable[Any], schema: pyarrow.Schema, settings: FileSettings) -> Iterator[list[Row]]:
-    """Tables or batches as lists of rows, class numbers as names."""
+    """Tables or batches as lists of rows, with class numbers replaced by names."""
     if twice := next((name for i, name in enumerate(schema.names) if name in schema.names[:i]), None):
         raise UserError(f"{settings.name}: has two columns with the name {twice!r}; rename one of them")
     namers = class_names.of_metadata(schema.metadata, settings.name)
@@ -122,7 +122,7 @@ def _bytes(path: Path, settings: FileSettings) -> bytes:
         return stream.read()
 
 
-def _refuse_cut(path: Path) -> None:
+def _refuse_truncated(path: Path) -> None:
     if not compression.how(path):
         with path.open("rb") as stream:
             size = stream.seek(0, 2)
@@ -132,8 +132,8 @@ def _refuse_cut(path: Path) -> None:
 
 
 @contextmanager
-def _explained(source: str, what: str) -> Iterator[None]:
-    """Whatever the libraries raise at bytes that make no sense, as one sentence: their classes of errors are many."""
+def _as_user_errors(source: str, what: str) -> Iterator[None]:
+    """Turn any error of the libraries into a UserError of one sentence; damaged bytes raise many classes of errors."""
     try:
         yield
     except UserError as error:

@@ -1,7 +1,7 @@
-"""Which rows make a step, and how a step is cut into batches that fit.
+"""Choose the rows of every step, and split a step into batches that fit into memory.
 
-A step is a fixed set of rows that depends on the seed, the epoch and the lengths alone. How it is cut into
-batches and shared between processes changes nothing but rounding, because the loss is summed over the step.
+A step is a fixed set of rows that depends only on the seed, the epoch and the lengths. Splitting it into batches and
+sharing it between processes changes only rounding, because the loss is summed over the step.
 """
 
 from __future__ import annotations
@@ -15,52 +15,53 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 POOL = 50
-"""How many steps' rows are sorted by length together; the order of the steps is then shuffled."""
+"""Number of steps whose rows are sorted by length together; the order of steps is shuffled afterwards."""
 
 
 def token_budget(device_type: str) -> int:
-    """How many padded tokens a step computes at once: on a CPU, what stays near the cache."""
+    """Padded tokens of a training batch; on a CPU, so few that they stay in the cache."""
     return 2048 if device_type == "cpu" else 16384
 
 
 def eval_budget(device_type: str) -> int:
-    """How many padded tokens to compute at once where nothing is learnt: less of it is worth a batch of its own."""
+    """Padded tokens of a batch without training, where smaller batches pay off."""
     return 1024 if device_type == "cpu" else 16384
 
 
 def pad_multiple(device_type: str) -> int:
     """The multiple that batches without training are padded to.
 
-    On a CPU the padding of short rows costs more than odd shapes do.
+    On a CPU, padding costs more than shapes that are no multiples of 8.
     """
     return 1 if device_type == "cpu" else 8
 
 
 def step_multiple(chosen: int | None, device_type: str) -> int:
-    """The multiple that training steps are padded to: the chosen one, else one that suits the device.
+    """The multiple that training steps are padded to: `chosen`, or a default for the device.
 
-    On a CPU 8 adds more padding than it saves, and of 1 the many shapes leave holes in malloc's heap.
+    On a CPU, a multiple of 8 adds more padding than it saves, and a multiple of 1 leads to many different shapes, which
+    fragment malloc's heap.
     """
     return chosen or (4 if device_type == "cpu" else 8)
 
 
 def steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The rows of every step of one epoch: each row once, rows of like length together."""
+    """The rows of every step of one epoch: each row once, rows of similar length together."""
     draw = random.Random(f"{seed} {epoch}")
     order = list(range(len(lengths)))
     draw.shuffle(order)
-    made = []
+    result = []
     for start in range(0, len(order), POOL * batch_size):
         pool = sorted(order[start : start + POOL * batch_size], key=lambda i: lengths[i])
-        made += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    draw.shuffle(made)
-    return made
+        result += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    draw.shuffle(result)
+    return result
 
 
 def batches(
     rows: Sequence[int], lengths: Sequence[int], max_rows: int, max_tokens: int, multiple: int
 ) -> Iterator[list[int]]:
-    """Cut rows into batches, longest first, of at most `max_rows` rows and `max_tokens` padded tokens.
+    """Yield batches of rows, longest first, with at most `max_rows` rows and `max_tokens` padded tokens.
 
     A row longer than `max_tokens` gets a batch of its own.
     """
@@ -78,7 +79,7 @@ def batches(
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, value: int, left: bool = False) -> Tensor:
-    """The rows, filled up with `value` on the right, or on the left: shape (rows, width)."""
+    """The rows padded with `value` on the right, or on the left; shape (rows, width)."""
     import numpy
     import torch
 

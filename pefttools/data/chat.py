@@ -1,7 +1,7 @@
-"""Chats: values of any common form to rows of messages (see `chat_messages`).
+"""Convert chats of any common form to rows of messages (see `chat_messages`).
 
-`chat_template` writes messages as text, `chat_tokens` says which of the tokens are learnt. What a trained task
-generates with, its template and the tokens that end an answer, is `Task.generation_settings(tokenizer)`.
+`chat_template` formats messages as text, and `chat_tokens` selects the tokens to train on.
+`Task.generation_settings(tokenizer)` returns the chat template and the end tokens that generation needs.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from pefttools.errors import UserError
 
 LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog")
 """Fields that hold a list of turns."""
-ASKED = (("instruction", "output"), ("prompt", "completion"))
-"""Fields that hold a prompt and its answer."""
+PROMPT_AND_ANSWER = (("instruction", "output"), ("prompt", "completion"))
+"""Pairs of fields with a prompt and its answer."""
 TEXTS = ("instruction", "input", "output", "history", "prompt", "completion", "text")
 TOOLS = ("tools", "functions")
 ANSWERED = frozenset({*LISTS, "output", "completion"})
-"""Fields that hold answers: a row with one of them must have its answer."""
+"""Fields that contain answers; a row that has one of these fields must have an answer."""
 PREFERENCES = ("chosen", "rejected")
 MARKS = ("label", "kto_tag")
-"""Fields that say whether the answer is a good one."""
+"""Fields that mark an answer as good or bad."""
 FIELDS = (
     *LISTS, *TEXTS[:-1], "system", *TOOLS, *MARKS, *PREFERENCES, "text", "id",
 )  # fmt: skip
-LAST_TURNS = "turns after the last answer that is learnt"
+LAST_TURNS = "turns after the last answer to train on"
 
 
 def read_row(
@@ -47,12 +47,12 @@ def read_row(
 
     Args:
         asking: whether a `text` alone is a prompt.
-        predicting: whether the row is only answered: then marks of good and bad answers do not matter.
+        predicting: whether the row is for prediction only; then marks of good and bad answers are ignored.
 
-    The other arguments, and what is raised, are those of `read_chat`.
+    The other arguments, and further errors, are those of `read_chat`.
 
     Raises:
-        UserError: the row is one of a file of preferences.
+        UserError: the row belongs to a file of preferences.
     """
     unread: list[str] = []
     if not predicting:
@@ -62,14 +62,14 @@ def read_row(
     if messages is None and "text" not in values:
         raise ValueError(
             "has none of messages, conversations, instruction and output, prompt and completion, or text;"
-            " data.columns names the columns that hold them"
+            " name its columns in data.columns"
         )
     if messages is None and asking:
-        asked = {"prompt": text(values["text"], "text"), "system": values.get("system")}
-        messages = read_chat(asked, system, unanswered=True)
+        prompt_only = {"prompt": text(values["text"], "text"), "system": values.get("system")}
+        messages = read_chat(prompt_only, system, unanswered=True)
     if messages is None:
-        said = text(values["text"], "text")
-        row: Row = {"text": said, "prompt": said}
+        plain = text(values["text"], "text")
+        row: Row = {"text": plain, "prompt": plain}
     else:
         row = _chat_row(messages, read_tools(next((values[name] for name in TOOLS if values.get(name)), None)))
     if values.get("id") is not None:
@@ -78,31 +78,31 @@ def read_row(
 
 
 def _chat_row(messages: list[Message], tools: list[dict[str, Any]]) -> Row:
-    asked = transcript(question(messages))
-    row: Row = {"messages": messages, "prompt": asked}
+    prompt = transcript(question(messages))
+    row: Row = {"messages": messages, "prompt": prompt}
     if tools:
-        row |= {"tools": tools, "prompt": f"tools: {as_json(tools)}\n{asked}"}
+        row |= {"tools": tools, "prompt": f"tools: {as_json(tools)}\n{prompt}"}
     if messages[-1]["role"] == "assistant":
         row["completion"] = answer_text(messages[-1])
     return row
 
 
 def _refuse_preferences(values: Mapping[str, Any], unread: list[str]) -> None:
-    """Raises UserError where a row holds a good and a bad answer, and none of them is read as the one to learn."""
-    given = {name: values[name] for name in PREFERENCES if values.get(name) is not None}
+    """Raises UserError if a row has a chosen and a rejected answer, and the settings select neither."""
+    present = {name: values[name] for name in PREFERENCES if values.get(name) is not None}
     others = [value for name, value in values.items() if name not in PREFERENCES]
-    ignored = [name for name, value in given.items() if not any(value is other for other in others)]
+    ignored = [name for name, value in present.items() if not any(value is other for other in others)]
     unread += [f"`{name}`" for name in ignored]
     if len(ignored) == len(PREFERENCES):
-        field = "messages" if isinstance(given["chosen"], list) and len(given["chosen"]) > 1 else "completion"
+        field = "messages" if isinstance(present["chosen"], list) and len(present["chosen"]) > 1 else "completion"
         raise UserError(
-            "is a file of preferences: every row has a `chosen` and a `rejected` answer, as DPO takes them. causal_lm"
-            f" learns one answer a row; set data.columns.{field}=chosen to learn the chosen ones"
+            "is a file of preferences: every row has a `chosen` and a `rejected` answer, as for DPO. causal_lm"
+            f" trains on one answer per row; set data.columns.{field}=chosen to train on the chosen answers"
         )
 
 
 def _leave_out_bad(values: Mapping[str, Any]) -> None:
-    """Raises LeftOut where an answer is marked as bad, as in files for KTO."""
+    """Raises LeftOut if an answer is marked as bad, as in files for KTO."""
     for name in MARKS:
         value = values.get(name)
         if isinstance(value, bool | int | float | str) and str(value).strip().lower() in ("false", "0", "0.0"):
@@ -110,46 +110,46 @@ def _leave_out_bad(values: Mapping[str, Any]) -> None:
 
 
 def is_chat(splits: Splits) -> bool:
-    """Whether the rows are chats, as the first row to train on is."""
+    """Whether the rows are chats, judged by the first training row."""
     return "messages" in splits.train[0]
 
 
 def mixed(splits: Splits) -> list[str]:
-    """A problem for every split that mixes chats and plain text, or has what the rows to train on have not."""
+    """One problem for every split that mixes chats and plain text, or differs from the training rows."""
     return [
-        f"data.{name}: some rows are chats and some are plain text; train on one after the other"
+        f"data.{name}: some rows are chats and some are plain text; give files of one kind, and train in two runs"
         for name, rows in splits.named().items()
         if any(("messages" in row) != is_chat(splits) for row in rows)
     ]
 
 
 def without_answer(key: str, rows: Sequence[Row]) -> list[str]:
-    """The problem of rows to learn from or to score, if there is one."""
+    """One problem if rows to train on or to evaluate have no answer, else none."""
     if not (missing := sum("messages" in row and "completion" not in row for row in rows)):
         return []
     return [
         f"{key}: {missing} of {len(rows)} rows have no answer to learn from;"
-        " data.columns.output or data.columns.completion names the column that holds it"
+        " name its column in data.columns.output or data.columns.completion"
     ]
 
 
 def read_chat(
     values: Mapping[str, Any], system: str | None = None, unanswered: bool = False, unread: list[str] | None = None
 ) -> list[Message] | None:
-    """The messages of a row, None where it has no chat.
+    """The messages of a row; None if it has no chat.
 
-    Of several forms in one row the first counts: a list of turns (`messages`, `conversations` …), `instruction` with
-    `input`, `history` and `output`, `prompt` with `completion` (texts or lists of turns). A missing `output` or
-    `completion` leaves the answer open. Turns after the last answer to learn teach nothing and are taken off.
+    If a row has several forms, the first of these counts: a list of turns (`messages`, `conversations` …),
+    `instruction` with `input`, `history` and `output`, `prompt` with `completion` (texts or lists of turns). Without
+    `output` or `completion` the chat ends with the prompt. Turns after the last answer to train on are dropped.
 
     Args:
-        system: the system message of chats that have none; the row's own `system` comes first.
-        unanswered: whether a chat may end on a user's turn, as those do that are to be answered.
-        unread: what of the chat was not read is added to it.
+        system: the system message for chats without one; the row's own `system` takes precedence.
+        unanswered: whether a chat may end with a user's turn, as chats to predict on do.
+        unread: parts of the chat that were not read are appended to this list.
 
     Raises:
-        ValueError: something is no message, or has an unknown role or no text.
-        LeftOut: a chat with nothing to learn from.
+        ValueError: an item is not a message, or has an unknown role or no text.
+        LeftOut: the chat has no answer to train on.
     """
     unread = [] if unread is None else unread
     messages = _messages(values, unread)
@@ -161,18 +161,18 @@ def read_chat(
         text(own, "system")
     if own and own.strip():
         if has_system and messages[0]["content"].strip() != own.strip():
-            unread.append("`system` beside a system turn")
+            unread.append("`system` in addition to a system turn")
         system = own
     if system and system.strip() and not has_system:
         messages = [{"role": "system", "content": text(system, "system")}, *messages]
     spoken = [message["role"] for message in messages if message["role"] not in ("system", "developer")]
     if not spoken or spoken[0] != "user":
-        raise LeftOut("a chat that begins with no user turn")
+        raise LeftOut("a chat that does not begin with a user turn")
     return messages if unanswered else _up_to_last_answer(messages, unread)
 
 
 def _up_to_last_answer(messages: list[Message], unread: list[str]) -> list[Message]:
-    """The messages without those that come after all that is learnt. Raises LeftOut where nothing is."""
+    """The messages up to the last answer to train on. Raises LeftOut if there is none."""
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     learnt = [i for i in answers if messages[i].get("weight") != 0]
     if not learnt:
@@ -189,7 +189,7 @@ def _messages(values: Mapping[str, Any], unread: list[str]) -> list[Message] | N
             is_open = not messages or messages[-1]["role"] != "assistant"
             _add_unread(values, {name, "completion"} if is_open else {name}, unread)
             return messages + (_answer(values, "completion", unread) if is_open else [])
-    for question_field, answer in ASKED:
+    for question_field, answer in PROMPT_AND_ANSWER:
         if values.get(question_field) is None:
             continue
         more_fields = {"input"} if question_field == "instruction" else set()
@@ -197,22 +197,22 @@ def _messages(values: Mapping[str, Any], unread: list[str]) -> list[Message] | N
             messages = read_messages(values[question_field], question_field, unread)
         else:
             more = values.get("input") if more_fields else None
-            said = text(values[question_field], question_field)
-            said += f"\n\n{text(more, 'input')}" if more and str(more).strip() else ""
-            messages = [{"role": "user", "content": said}]
+            prompt = text(values[question_field], question_field)
+            prompt += f"\n\n{text(more, 'input')}" if more and str(more).strip() else ""
+            messages = [{"role": "user", "content": prompt}]
         _add_unread(values, {question_field, answer, "history", *more_fields}, unread)
         return [*_history(values, unread), *messages, *_answer(values, answer, unread)]
     return None
 
 
 def _add_unread(values: Mapping[str, Any], read: Collection[str], unread: list[str]) -> None:
-    """Note the fields of other forms that a row has besides those that were read."""
+    """Add the fields of other forms that the row has to `unread`."""
     others = [name for name in (*LISTS, *TEXTS) if name not in read and values.get(name) not in EMPTY]
     unread += [f"`{name}`" for name in others]
 
 
 def _answer(values: Mapping[str, Any], field: str, unread: list[str]) -> list[Message]:
-    """The turns of `output` or `completion`; none where there is no such field."""
+    """The turns of `output` or `completion`; empty without such a field."""
     if field not in values:
         return []
     value = values[field]
@@ -222,16 +222,16 @@ def _answer(values: Mapping[str, Any], field: str, unread: list[str]) -> list[Me
 
 
 def _history(values: Mapping[str, Any], unread: list[str]) -> list[Message]:
-    """Earlier turns: pairs of a question and its answer, as Alpaca has them, or a list of turns."""
+    """Earlier turns, given as pairs of question and answer (as in Alpaca) or as a list of turns."""
     history = from_json(values.get("history"))
     if history is None or history == "" or history == []:
         return []
     if isinstance(history, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
-        turns = [(role, said) for pair in history for role, said in zip(("user", "assistant"), pair, strict=True)]
-        return [{"role": role, "content": text(said, "text in its history")} for role, said in turns]
+        turns = [(role, turn) for pair in history for role, turn in zip(("user", "assistant"), pair, strict=True)]
+        return [{"role": role, "content": text(turn, "text in its history")} for role, turn in turns]
     return read_messages(history, "history", unread)
 
 
 def question(messages: Sequence[Message]) -> list[Message]:
-    """What comes before the last answer; all of it where the last turn is no answer."""
+    """The messages before the final answer; all messages if the last turn is not an answer."""
     return list(messages[:-1] if messages[-1]["role"] == "assistant" else messages)

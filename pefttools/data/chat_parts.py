@@ -1,7 +1,8 @@
-"""What chats hold besides texts, and how it is written where a chat template has no form for it.
+"""Parts of chats besides texts, and their fallback format for chat templates that do not support them.
 
-A template is tried with a word in each part. Parts that it loses are put into the texts by Jinja before it, so that the
-template with it is one text that transformers alone can use:
+Each part is tried by rendering a chat with a test word in it. If the template drops the word, Jinja code in front of
+the template writes the part into the messages' texts. The combined template is one text, which works in plain
+transformers:
 
 - tools: in the system message, one a line between <tools> and </tools>
 - calls: <tool_call>{"name": …, "arguments": …}</tool_call> after the turn's text
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 Part = Literal["tools", "calls", "responses", "reasoning", "developer"]
 Tools = Sequence[dict[str, Any]]
 WORD = "wordthattemplateshavenot"
-"""What a template is tried with."""
+"""The test word for templates."""
 
 
 def _each(expression: str) -> str:
-    """Jinja that puts an expression of `message` in every message's place."""
+    """Jinja code that replaces every message by an expression of `message`."""
     return (
         "{%- set plain = namespace(turns=[]) -%}{%- for message in messages -%}"
         f"{{%- set plain.turns = plain.turns + [{expression}] -%}}"
@@ -38,7 +39,7 @@ def _each(expression: str) -> str:
     )
 
 
-PLAINLY = {
+FALLBACKS = {
     "developer": _each("dict(message, role='system') if message['role'] == 'developer' else message"),
     "reasoning": _each(
         "dict(message, content='<think>\\n' + message['reasoning_content'] + '\\n</think>\\n\\n' +"
@@ -63,21 +64,21 @@ PLAINLY = {
         "{%- set messages = [{'role': 'system', 'content': plain.system}] + plain.turns -%}{%- endif -%}"
     ),
 }
-"""Part -> Jinja that writes it into the messages' texts, in the order in which they are put before a template."""
+"""Part -> Jinja code that writes it into the messages' texts, in the order in which the codes precede a template."""
 _CALL = {"type": "function", "id": "call12345", "function": {"name": WORD, "arguments": {WORD: WORD}}}
 _TOOL = {"name": WORD, "description": "it", "parameters": {"type": "object", "properties": {}, "required": []}}
 _USER: Message = {"role": "user", "content": "well?"}
-_SAID: Message = {"role": "assistant", "content": "yes"}
+_ANSWER: Message = {"role": "assistant", "content": "yes"}
 TRIALS: dict[str, list[Message]] = {
-    "tools": [_USER, _SAID],
+    "tools": [_USER, _ANSWER],
     "calls": [_USER, {"role": "assistant", "content": "", CALLS: [_CALL]}],
     "responses": [
-        _USER, {**_SAID, CALLS: [_CALL | {"function": {"name": "it", "arguments": {}}}]},
-        {"role": "tool", "name": "it", "tool_call_id": "call12345", "content": WORD}, _SAID,
+        _USER, {**_ANSWER, CALLS: [_CALL | {"function": {"name": "it", "arguments": {}}}]},
+        {"role": "tool", "name": "it", "tool_call_id": "call12345", "content": WORD}, _ANSWER,
     ],
-    "reasoning": [_USER, {**_SAID, "reasoning_content": WORD}],
-    "names": [{**_USER, "name": WORD}, _SAID],
-    "neighbors": [_USER, {**_USER, "content": WORD}, _SAID],
+    "reasoning": [_USER, {**_ANSWER, "reasoning_content": WORD}],
+    "names": [{**_USER, "name": WORD}, _ANSWER],
+    "neighbors": [_USER, {**_USER, "content": WORD}, _ANSWER],
 }  # fmt: skip
 
 
@@ -93,16 +94,16 @@ def parts_of(messages: Iterable[Message], tools: Tools | None) -> set[str]:
 
 
 def lacking(parts: Collection[str], template: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Those of some parts that a template has no form for, in the order of `PLAINLY`."""
-    return [part for part in PLAINLY if part in parts and not writes(part, template, tokenizer)]
+    """The parts that a template does not support, in the order of `FALLBACKS`."""
+    return [part for part in FALLBACKS if part in parts and not writes(part, template, tokenizer)]
 
 
 @lru_cache(maxsize=256)
 def writes(part: str, template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a template writes a part of chats, or takes turns of one speaker one after another (`neighbors`)."""
+    """Whether a template renders a part, or accepts consecutive turns of one role (`neighbors`)."""
     from jinja2 import TemplateError
 
-    if part == "developer":  # a template that writes any role as it stands knows of none
+    if part == "developer":  # rendering proves nothing: a template may print unknown roles unchanged
         return "developer" in template
     tools = [{"type": "function", "function": _TOOL}] if part == "tools" else None
     try:
@@ -115,13 +116,13 @@ def apply(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, template: str, tools: Tools | None = None,
     ask: bool = False,
 ) -> str:  # fmt: skip
-    """The messages as a template writes them.
+    """The messages as a template renders them.
 
-    Where it fails, it is tried with the arguments of calls as JSON text (DeepSeek), then with ids of nine letters and
-    digits (Mistral).
+    If that fails and the chat has calls, the template is tried with the calls' arguments as JSON text (DeepSeek), then
+    with ids of nine letters and digits (Mistral).
 
     Raises:
-        TemplateError, TypeError: what the template raised first.
+        TemplateError, TypeError: the first error of the template.
     """
     from jinja2 import TemplateError
 
@@ -129,7 +130,7 @@ def apply(
     failure: Exception | None = None
     for form in (list, _with_json_arguments, _with_short_ids) if has_calls else (list,):
         try:
-            written = tokenizer.apply_chat_template(
+            text = tokenizer.apply_chat_template(
                 [dict(message) for message in form(messages)],
                 tools=list(tools) if tools else None,
                 chat_template=template,
@@ -139,8 +140,8 @@ def apply(
         except (TemplateError, TypeError) as error:
             failure = failure or error
             continue
-        assert isinstance(written, str)
-        return written
+        assert isinstance(text, str)
+        return text
     assert failure is not None
     raise failure
 
@@ -148,35 +149,36 @@ def apply(
 def _with_json_arguments(messages: Sequence[Message]) -> list[Message]:
     def as_text(call: dict[str, Any]) -> dict[str, Any]:
         arguments = call["function"]["arguments"]
-        said = arguments if isinstance(arguments, str) else as_json(arguments)
-        return {**call, "function": {**call["function"], "arguments": said}}
+        text = arguments if isinstance(arguments, str) else as_json(arguments)
+        return {**call, "function": {**call["function"], "arguments": text}}
 
     return [{**m, CALLS: [as_text(call) for call in m[CALLS]]} if m.get(CALLS) else m for m in messages]
 
 
 def _with_short_ids(messages: Sequence[Message]) -> list[Message]:
-    """Messages whose calls have ids of nine letters and digits; responses without one belong to the calls in order."""
+    """The messages with call ids of nine letters and digits; responses without an id get those of the calls, in
+    order."""
     found: list[Message] = []
-    waiting: list[str] = []
+    open_ids: list[str] = []
     for number, message in enumerate(messages):
         if message.get(CALLS):
             names = [call.get("id") or f"{number} {i}" for i, call in enumerate(message[CALLS])]
-            waiting = [hashlib.sha256(str(name).encode()).hexdigest()[:9] for name in names]
-            calls = [{**call, "id": name} for call, name in zip(message[CALLS], waiting, strict=True)]
+            open_ids = [hashlib.sha256(str(name).encode()).hexdigest()[:9] for name in names]
+            calls = [{**call, "id": name} for call, name in zip(message[CALLS], open_ids, strict=True)]
             message = {**message, CALLS: calls}
         elif message["role"] == "tool":
-            given = message.get("tool_call_id")
-            following = waiting.pop(0) if waiting else "0" * 9
+            call_id = message.get("tool_call_id")
+            next_id = open_ids.pop(0) if open_ids else "0" * 9
             message = {
                 **message,
-                "tool_call_id": hashlib.sha256(given.encode()).hexdigest()[:9] if given else following,
+                "tool_call_id": hashlib.sha256(call_id.encode()).hexdigest()[:9] if call_id else next_id,
             }
         found.append(message)
     return found
 
 
 def joined(messages: Sequence[Message], template: str, tokenizer: PreTrainedTokenizerBase) -> list[Message]:
-    """The messages with those of one speaker that follow each other made one, where a template does not take them."""
+    """The messages, with consecutive messages of one role merged if the template does not accept them."""
     same = [a["role"] == b["role"] and a["role"] in ("user", "assistant") for a, b in pairwise(messages)]
     if not any(same) or writes("neighbors", template, tokenizer):
         return list(messages)

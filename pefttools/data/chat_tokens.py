@@ -1,6 +1,6 @@
-"""A chat or plain text as tokens: which of them are learnt, which are lost when it is too long, and how both look.
+"""Tokenise chats and plain texts: select the tokens to train on, and truncate what is too long.
 
-Tokens are found through the offsets a tokenizer gives, so no text is put together from pieces.
+Tokens are located by the tokenizer's offsets, so texts are never assembled from pieces.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 Cut = Literal["end", "start", "question"]
 ANSWERED: list[Message] = [{"role": "user", "content": "well?"}, {"role": "assistant", "content": "yes"}]
-"""A chat that every template takes."""
+"""A chat that every template accepts."""
 
 
 class Writing(NamedTuple):
-    """How rows become tokens."""
+    """Settings for converting rows to tokens."""
 
     template: str | None
-    """Of chats; the tokenizer's own when None."""
+    """The chat template; the tokenizer's own when None."""
     room: int
-    """Tokens that a chat, or a window of plain text, may have."""
+    """Maximum tokens of a chat, or of a window of plain text."""
     cut: Cut
-    """What a chat that is too long loses."""
+    """The part that a chat that is too long loses."""
     learn_all: bool
-    """Whether all of a chat is learnt, not its answers alone."""
+    """Whether to train on all tokens of a chat, not only on its answers."""
 
 
 class Piece(NamedTuple):
     """A chat, or a window of plain text."""
 
     row: int
-    """The index of the row it is of."""
+    """The index of its row."""
     ids: list[int]
     learnt: list[bool]
-    """One a token; never the first, before which nothing comes."""
+    """Per token, whether it is a target; the first token never is, since nothing precedes it."""
     cut: bool
-    """Whether tokens of the chat were lost."""
+    """Whether tokens of the chat were truncated."""
 
 
 def pieces(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, how: Writing) -> Iterator[Piece]:
-    """Rows as tokens: a chat as one piece, plain text, with its end, in windows."""
+    """Yield rows as tokens: a chat as one piece, plain text with an end token in windows."""
     chats = [
         marked(row["messages"], tokenizer, how.template, row.get("tools")) if "messages" in row else None
         for row in rows
@@ -65,62 +65,62 @@ def pieces(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, how: Writing
                 yield Piece(number, window, [i > 0 for i in range(len(window))], cut=False)
             continue
         learnt, _ = supervised(chat, ids, offsets, special)
-        asked = question(rows[number]["messages"])[-1]["content"]
-        left = kept(offsets, how.room, how.cut, chat.text, asked)
+        last_question = question(rows[number]["messages"])[-1]["content"]
+        remaining = _remaining(offsets, how.room, how.cut, chat.text, last_question)
         if how.learn_all:
             learnt = outside(offsets, [(a.begin, a.turn_end) for a in chat.answers if not a.learnt])
-        kinds = [place > 0 and learnt[i] for place, i in enumerate(left)]
-        yield Piece(number, [ids[i] for i in left], kinds, cut=len(left) < len(ids))
+        targets = [place > 0 and learnt[i] for place, i in enumerate(remaining)]
+        yield Piece(number, [ids[i] for i in remaining], targets, cut=len(remaining) < len(ids))
 
 
-def unlearnt(made: Sequence[Piece], ends: Sequence[int], room: int) -> list[str]:
-    """Warnings for the user: no end of text is learnt, or some rows teach nothing.
+def training_warnings(pieces_of_rows: Sequence[Piece], ends: Sequence[int], room: int) -> list[str]:
+    """Warnings for the user: no end token is trained on, or some rows have no targets.
 
     Args:
-        ends: the tokens that end what is learnt.
+        ends: the tokens that end a target.
     """
-    said = []
+    warnings = []
     if not ends:
-        said.append(
-            "no end of text is learnt: the chat template writes no special token after an answer, so answers will"
-            " run on to task.max_new_tokens; give a task.chat_template that ends answers with {{ eos_token }}"
+        warnings.append(
+            "the model does not learn to end answers: the chat template writes no special token after them, so"
+            " they will run to task.max_new_tokens; set a task.chat_template that ends answers with {{ eos_token }}"
         )
-    elif not any(i in ends for piece in made for i, one in zip(piece.ids, piece.learnt, strict=True) if one):
-        said.append(
-            f"no end of text is learnt: no row is short enough to hold the end of its answer within"
+    elif not any(i in ends for piece in pieces_of_rows for i, one in zip(piece.ids, piece.learnt, strict=True) if one):
+        warnings.append(
+            "the model does not learn to end answers: in every row the end of the answer is beyond"
             f" {room} tokens; raise task.max_length, or set task.cut"
         )
-    if idle := sum(not any(piece.learnt) for piece in made):
-        said.append(
-            f"{idle} of {len({piece.row for piece in made})} rows are cut before their answer begins and teach nothing;"
+    if idle := sum(not any(piece.learnt) for piece in pieces_of_rows):
+        warnings.append(
+            f"{idle} of {len({piece.row for piece in pieces_of_rows})} rows are truncated before their answer begins;"
             " raise task.max_length, or set task.cut=question"
         )
-    return said
+    return warnings
 
 
 def prompt(row: Row, tokenizer: PreTrainedTokenizerBase, how: Writing) -> list[int]:
-    """Token ids up to where the row's answer begins."""
+    """Token ids of the row up to the start of its answer."""
     messages = question(row["messages"]) if "messages" in row else []
     tools = row.get("tools")
     messages = joined(messages, chosen(tokenizer, how.template, tools), tokenizer)
-    said = rendered(messages, tokenizer, how.template, ask=True, tools=tools) if messages else row["text"]
+    text = rendered(messages, tokenizer, how.template, ask=True, tools=tools) if messages else row["text"]
     earlier = messages if any(message["role"] == "assistant" for message in messages) else []
     begins = marked(earlier, tokenizer, how.template, tools).begins if earlier else []
-    ((ids, offsets),) = tokens([said], tokenizer, [begins])
+    ((ids, offsets),) = tokens([text], tokenizer, [begins])
     if messages and how.cut == "question":
-        return [ids[i] for i in kept(offsets, how.room, how.cut, said, messages[-1]["content"])]
+        return [ids[i] for i in _remaining(offsets, how.room, how.cut, text, messages[-1]["content"])]
     return ids
 
 
 def ends(tokenizer: PreTrainedTokenizerBase, template: str | None) -> list[int]:
-    """The token that ends an answer; none where nothing special does."""
+    """The token that ends an answer; empty if the template writes no special token after it."""
     chat = marked(ANSWERED, tokenizer, template)
     ((ids, offsets),) = tokens([chat.text], tokenizer)
     return supervised(chat, ids, offsets, frozenset(tokenizer.all_special_ids))[1][-1:]
 
 
 def around(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[str, str]:
-    """What a template writes itself before an answer's text, and between that text and the token that ends it."""
+    """The text that a template writes before an answer, and between an answer and its end token."""
     chat = marked(ANSWERED, tokenizer, template)
     begin, content_end, turn_end, _ = chat.answers[-1]
     places = [chat.text.find(str(token), content_end, turn_end) for token in tokenizer.all_special_tokens]
@@ -131,13 +131,14 @@ def around(tokenizer: PreTrainedTokenizerBase, template: str | None) -> tuple[st
 def supervised(
     chat: Marked, ids: Sequence[int], offsets: Sequence[Span], special: frozenset[int]
 ) -> tuple[list[bool], list[int]]:
-    """Which tokens are learnt: each answer's, with the first special token after it, which ends it.
+    """Select the tokens to train on: those of each answer, up to the first special token after it, which ends the
+    answer.
 
-    The line break many templates write after that token is none of the model's; where a template ends an answer
-    with no special token, all that it writes after it is learnt.
+    Many templates write a line break after that token, which the model does not have to generate. If a template ends an
+    answer without a special token, everything it writes after the answer is included.
 
     Returns:
-        One bool a token, and the token that ends each answer, where there is one.
+        One bool per token, and the end tokens of the answers that have one.
     """
     learnt, ends = [False] * len(ids), []
     for begin, content_end, turn_end, is_learnt in chat.answers:
@@ -145,7 +146,7 @@ def supervised(
             continue
         for i, (start, end) in enumerate(offsets):
             token = chat.text[start:end]
-            start += len(token) - len(token.lstrip() or token)  # the space before a word may be part of it
+            start += len(token) - len(token.lstrip() or token)  # a token may include the space before its word
             if start < begin or end > turn_end or (not token and ids[i] not in special):
                 continue
             learnt[i] = True
@@ -156,7 +157,7 @@ def supervised(
 
 
 def outside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Which tokens begin in none of some spans of the text."""
+    """Per token, whether it starts outside of all the given spans of the text."""
     return [not any(begin <= start < end for begin, end in spans) for start, _ in offsets]
 
 
@@ -166,14 +167,14 @@ def tokens(
     begins: Sequence[Sequence[int]] = (),
     spelled_is_text: bool = False,
 ) -> Iterator[tuple[list[int], list[Span]]]:
-    """Token ids and offsets of texts that already hold their special tokens.
+    """Yield token ids and offsets of texts that already contain their special tokens.
 
-    Where the tokenizer puts a beginning-of-text token before every text, so does this, unless it is there.
+    A beginning-of-text token is added if the tokenizer normally adds one and the text has none.
 
     Args:
-        begins: where in each text answers begin. No token is on both sides of such a place, as none is when a model
-            goes on from there: a line break and the indentation of the answer after it may be one token elsewhere.
-        spelled_is_text: whether the texts hold none, so that what looks like one is text.
+        begins: start positions of answers in each text. Tokens are split there, as in generation, which continues after
+            the prompt; otherwise a line break and the answer's indentation could form one token.
+        spelled_is_text: whether to treat the spelling of a special token as plain text.
     """
     encoded = tokenizer(
         list(texts),
@@ -185,22 +186,22 @@ def tokens(
     first = tokenizer.bos_token_id
     has_first = first is not None and tokenizer("")["input_ids"][:1] == [first]
     for number, (ids, offsets) in enumerate(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)):
-        if inside := [place for place in (begins[number] if begins else ()) if _straddled(place, offsets)]:
-            ids, offsets = _divided(texts[number], inside, tokenizer) or (ids, offsets)
+        if inside := [place for place in (begins[number] if begins else ()) if _is_inside_token(place, offsets)]:
+            ids, offsets = _split_at(texts[number], inside, tokenizer) or (ids, offsets)
         if has_first and ids[:1] != [first]:
             ids, offsets = [first, *ids], [(0, 0), *offsets]
         yield ids, offsets
 
 
-def _straddled(place: int, offsets: Sequence[Span]) -> bool:
-    """Whether a token begins before a place of the text and ends after it."""
+def _is_inside_token(place: int, offsets: Sequence[Span]) -> bool:
+    """Whether a position of the text is inside a token."""
     return any(start < place < end for start, end in offsets)
 
 
-def _divided(
+def _split_at(
     text: str, places: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[Span]] | None:
-    """Token ids and offsets of the parts of a text; None where the tokenizer would put something between them."""
+    """Token ids and offsets of a text tokenised in parts; None if decoding them does not restore the text."""
     edges = [0, *places, len(text)]
     parts = [text[start:end] for start, end in pairwise(edges)]
     encoded = tokenizer(parts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -212,37 +213,37 @@ def _divided(
     return ids, [(start + edge, end + edge) for edge, offsets in spans for start, end in offsets]
 
 
-def kept(offsets: Sequence[Span], room: int, cut: Cut, said: str, question: str) -> Sequence[int]:
-    """Which tokens are left of a text that must fit into `room`.
+def _remaining(offsets: Sequence[Span], room: int, cut: Cut, text: str, question: str) -> Sequence[int]:
+    """Indices of the tokens that remain after a text is truncated to `room` tokens.
 
     Args:
-        cut: what is lost: the end, the start, or the end of the question.
-        question: a part of `said`; of several places the last.
+        cut: the part to remove: the end, the start, or the end of the question.
+        question: a part of `text`; its last occurrence counts.
     """
     number = len(offsets)
     if number <= room or cut == "end":
         return range(min(number, room))
     if cut == "start":
         return range(number - room, number)
-    question = question if question in said else question.strip()  # a template may take the space around it away
-    begin = said.rfind(question) if question in said else len(said)
-    asked = [i for i, (start, end) in enumerate(offsets) if begin <= start < end <= begin + len(question)]
-    dropped = {*asked[-(number - room) :]}
+    question = question if question in text else question.strip()  # a template may strip it
+    begin = text.rfind(question) if question in text else len(text)
+    of_question = [i for i, (start, end) in enumerate(offsets) if begin <= start < end <= begin + len(question)]
+    dropped = {*of_question[-(number - room) :]}
     return [i for i in range(number) if i not in dropped][:room]
 
 
 def windows(ids: Sequence[int], room: int) -> list[list[int]]:
-    """A text in pieces of at most `room` tokens, each beginning with the last token of the one before it.
+    """Windows of at most `room` tokens, each starting with the last token of the previous one.
 
-    So every token but the first has one before it that it can be told from.
+    So every token except the first follows another token in its window, from which it can be predicted.
     """
     return [list(ids[start : start + room]) for start in range(0, max(1, len(ids) - 1), room - 1)]
 
 
 def shown(ids: Sequence[int], learnt: Sequence[bool], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Tokens as text, what is learnt of it between ⟦ and ⟧."""
+    """Tokens as text, with the targets between ⟦ and ⟧."""
     parts = []
     for is_learnt, group in groupby(zip(ids, learnt, strict=True), key=lambda pair: pair[1]):
-        said = str(tokenizer.decode([token for token, _ in group]))
-        parts.append(f"⟦{said}⟧" if is_learnt else said)
+        text = str(tokenizer.decode([token for token, _ in group]))
+        parts.append(f"⟦{text}⟧" if is_learnt else text)
     return "".join(parts)

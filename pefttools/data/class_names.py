@@ -1,4 +1,5 @@
-"""Class numbers to names, as the `datasets` library keeps them in a table's metadata; in lists and structs too."""
+"""Convert class numbers to names with the metadata that the `datasets` library stores in a table, also in lists and
+structs."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ KEY = b"huggingface"
 
 
 def of_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict[str, Namer]:
-    """Column -> what names its classes, from an Arrow schema's metadata. Raises UserError where that is damaged."""
+    """Column -> function that converts its class numbers to names, from an Arrow schema's metadata. Raises UserError if
+    the metadata is damaged."""
     text = (metadata or {}).get(KEY)
     if text is None:
         return {}
@@ -28,13 +30,13 @@ def of_metadata(metadata: Mapping[bytes, bytes] | None, source: str) -> dict[str
 
 
 def of_features(features: Mapping[str, Any]) -> dict[str, Namer]:
-    """The same from features as JSON (`Features.to_dict()`)."""
+    """The functions of `of_metadata`, from features as JSON (`Features.to_dict()`)."""
     found = {column: _namer(feature, column) for column, feature in features.items()}
     return {column: namer for column, namer in found.items() if namer is not None}
 
 
 def _namer(feature: Any, column: str) -> Namer | None:
-    """What turns a value's class numbers into names; None where it holds none."""
+    """The function that converts a column's class numbers to names; None if it has no class numbers."""
     if isinstance(feature, list):
         feature = {"_type": "List", "feature": feature[0]}
     kind = feature.get("_type")
@@ -58,7 +60,7 @@ def _of_struct(fields: dict[str, Namer], value: Any) -> Any:
 
 
 def _of_any(namer: Namer, value: Any) -> Any:
-    """Of a list each item; a sequence of structs may also be kept as a struct of lists."""
+    """Convert a value, or each item of a list; a sequence of structs may be stored as a struct of lists."""
     return [namer(item) for item in value] if isinstance(value, list) else namer(value)
 
 
@@ -67,8 +69,10 @@ def _name(value: Any, names: list[str], column: str) -> Any:
         return [_name(item, names, column) for item in value]
     if isinstance(value, str):
         return value
-    if value is None or value != value or value < 0:  # NaN is not itself; a hidden test split's are -1
+    if value is None or value != value or value < 0:  # NaN differs from itself; hidden test labels are -1
         return None
     if value >= len(names):
-        raise UserError(f"the column {column!r} holds the class {value}, and its metadata names {len(names)} classes")
+        raise UserError(
+            f"the column {column!r} contains the class {value}, but its metadata names {len(names)} classes"
+        )
     return names[int(value)]

@@ -1,4 +1,4 @@
-"""Classes as labels of rows: read, named in the model's configuration, and told to the user where they do not fit."""
+"""Class labels: read them from rows, check them, write them to the model's configuration, and score predictions."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value", bound=Hashable)
 METRICS = ("accuracy", "f1", "per_class")
-"""Of rows with one label."""
+"""Metrics for rows with one label."""
 
 
 def label(value: Any) -> str:
-    """A label of any plain type as text; raises ValueError where there is none."""
+    """A label of any scalar type as text; raises ValueError if there is none."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
     if isinstance(value, (list, tuple, Mapping)):
@@ -38,44 +38,44 @@ def label(value: Any) -> str:
 
 
 def names(rows: Iterable[Row]) -> set[str]:
-    """Every label that a row has, where some have several too."""
+    """All labels of the rows, which may have one or several each."""
     return {name for row in rows for name in (row["label"] if isinstance(row["label"], list) else [row["label"]])}
 
 
-def one_only(found: set[str]) -> list[str]:
-    """The problem of rows to train on that have fewer than two classes."""
+def too_few(found: set[str]) -> list[str]:
+    """One problem if the training rows have fewer than two classes, else none."""
     if len(found) > 1:
         return []
     has = f"one class only ({min(found)!r})" if found else "no labels"
     return [f"data.train: has {has}; give rows of at least two classes"]
 
 
-def idle(labels: Sequence[str], known: set[str]) -> list[str]:
-    """The problem of classes given in `task.labels` that no training row has."""
-    unused = sorted(set(labels) - known, key=natural)
-    if not unused:
+def unused(labels: Sequence[str], known: set[str]) -> list[str]:
+    """One problem if `task.labels` has classes that no training row has, else none."""
+    missing = sorted(set(labels) - known, key=natural)
+    if not missing:
         return []
-    return [f"task.labels: no training row has {listed(unused)}; training has {listed(sorted(known, key=natural))}"]
+    return [f"task.labels: no training row has {listed(missing)}; training has {listed(sorted(known, key=natural))}"]
 
 
 def new_in_splits(splits: Splits, labels: Sequence[str]) -> list[str]:
-    """A problem for every split with labels that training lacks."""
+    """One problem for every split with labels that no training row has."""
     return [
-        f"data.{split}: labels that no training row has: {listed(strange)}. Training has {listed(labels)};"
+        f"data.{split}: labels that no training row has: {listed(unknown_labels)}. Training has {listed(labels)};"
         " set data.min_class_rows to leave out rare classes, or data.labels to rename labels"
         for split, rows in splits.named().items()
-        if (strange := sorted(names(rows) - set(labels), key=natural))
+        if (unknown_labels := sorted(names(rows) - set(labels), key=natural))
     ]
 
 
 def refuse_strange(key: str, rows: Sequence[Row], labels: Sequence[str]) -> None:
-    """Raises UserError when rows have other labels than these."""
-    if strange := sorted(names(rows) - set(labels), key=natural):
-        raise UserError(f"{key}: labels the model does not know: {listed(strange)}. It has {listed(labels)}")
+    """Raises UserError if rows have labels other than these."""
+    if unknown_labels := sorted(names(rows) - set(labels), key=natural):
+        raise UserError(f"{key}: labels the model does not know: {listed(unknown_labels)}. It has {listed(labels)}")
 
 
 def config_values(labels: Sequence[str]) -> dict[str, Any]:
-    """What a model's configuration says of its classes."""
+    """The entries for classes in a model's configuration."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -84,14 +84,14 @@ def config_values(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def predictions(logits: Tensor, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The likeliest class of every row, and the probability of each: predictions of logits (rows, classes)."""
+    """The likeliest class of every row, and the probabilities of all classes, from logits of shape (rows, classes)."""
     shares = logits.softmax(-1)
     rows = zip(shares.argmax(-1).tolist(), shares.tolist(), strict=True)
     return [{"prediction": labels[i], "probabilities": dict(zip(labels, row, strict=True))} for i, row in rows]
 
 
 def indices(names: Iterable[str], labels: Sequence[str]) -> list[int]:
-    """The places of class names in `labels`."""
+    """The indices of class names in `labels`."""
     places = {name: i for i, name in enumerate(labels)}
     return [places[name] for name in names]
 
@@ -99,10 +99,10 @@ def indices(names: Iterable[str], labels: Sequence[str]) -> list[int]:
 def scores(
     predictions: Sequence[str], references: Sequence[str], labels: Sequence[str], names: Sequence[str] = METRICS
 ) -> dict[str, Any]:
-    """Metrics of one predicted class a row; `per_class` is by the classes' names.
+    """Metrics of one predicted class per row; `per_class` has the classes' names as keys.
 
     Args:
-        names: of the metrics.
+        names: the metrics to compute.
     """
     return scores_of_indices(indices(predictions, labels), indices(references, labels), labels, names)
 
@@ -110,7 +110,7 @@ def scores(
 def scores_of_indices(
     predictions: Sequence[Any], references: Sequence[Any], labels: Sequence[str], names: Sequence[str]
 ) -> dict[str, Any]:
-    """The same, from an index a row, or from 1 and 0 for every class of a row where rows have several."""
+    """The metrics of `scores`, from one class index per row, or from a vector of 1 and 0 per row for several labels."""
     from pefttools.metrics import combined
 
     values = combined(*names).compute(predictions=list(predictions), references=list(references))
@@ -120,5 +120,5 @@ def scores_of_indices(
 
 
 def most_frequent(values: Iterable[Value]) -> Value:
-    """The value that comes most often; of several the first."""
+    """The most frequent value; the first of several."""
     return Counter(values).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""Encoded rows read straight from their Arrow columns, which stay mapped: far faster than a `Dataset` answers."""
+"""Read encoded rows directly from memory-mapped Arrow columns, which is far faster than through a `Dataset`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ Reader = Callable[[int], Any]
 
 
 class Columns:
-    """All columns of some rows by their indices, as the `Dataset` answers; strings and the like are left to it."""
+    """Columns of rows by row indices, as `Dataset` returns them; columns of strings and other types are read through
+    it."""
 
     def __init__(self, rows: Dataset) -> None:
         names = rows.column_names if rows._indices is None else []
@@ -32,7 +33,7 @@ class Columns:
         places: list[tuple[int, int]] = []
         former: list[int] = []
         for name, readers in self.readers.items():
-            if (starts := self.starts[name]) != former:  # columns are mostly cut alike
+            if (starts := self.starts[name]) != former:  # most columns have the same chunks
                 chunks = [bisect_right(starts, index) - 1 for index in indices]
                 places = [(chunk, index - starts[chunk]) for chunk, index in zip(chunks, indices, strict=True)]
                 former = starts
@@ -41,7 +42,7 @@ class Columns:
 
 
 def _starts(chunks: Sequence[pyarrow.Array]) -> list[int]:
-    """The number of each chunk's first row."""
+    """The index of each chunk's first row."""
     starts = [0]
     for chunk in chunks[:-1]:
         starts.append(starts[-1] + len(chunk))
@@ -49,7 +50,7 @@ def _starts(chunks: Sequence[pyarrow.Array]) -> list[int]:
 
 
 def _reader(chunk: pyarrow.Array) -> Reader | None:
-    """What answers a row of numbers, or of lists of numbers; None for all else."""
+    """A function that reads a row of a column of numbers, or of lists of numbers; None for other types."""
     import pyarrow
 
     kind = chunk.type

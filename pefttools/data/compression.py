@@ -1,6 +1,7 @@
-"""Files as bytes, compressed or not: gzip, bzip2, xz, zstandard, and zip archives of one file.
+"""Open files as bytes, compressed or not: gzip, bzip2, xz, zstandard, and zip archives of one file.
 
-What a file is, its first bytes say and not its name; the ending inside (`rows.csv.gz`) says what its content is.
+The compression is recognised by a file's first bytes, not by its name; the inner ending (`rows.csv.gz`) gives the
+format of the content.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ MAGIC = {
 }
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
 DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
-"""What the libraries raise at bytes that they cannot decompress."""
+"""Errors that the libraries raise for bytes that they cannot decompress."""
 OFFICE = ("xl/workbook.xml", "content.xml", "word/document.xml")
-"""Members that make a zip archive a workbook or a document."""
+"""Members that identify a zip archive as a workbook or a document."""
 
 
 def ending(path: Path) -> str:
-    """The ending of a file's content: `.csv` of `rows.csv`, of `rows.csv.gz`, and of a zip with a csv file in it."""
+    """The ending of a file's content: `.csv` for `rows.csv`, for `rows.csv.gz`, and for a zip with a csv file in it."""
     last = path.suffix.lower()
     if last not in ENDINGS:
         return last
@@ -45,7 +46,7 @@ def ending(path: Path) -> str:
 
 
 def how(path: Path) -> str | None:
-    """How a file is compressed; None where it is not."""
+    """The name of a file's compression; None for uncompressed files."""
     with path.open("rb") as stream:
         start = stream.read(6)
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), None)
@@ -53,13 +54,13 @@ def how(path: Path) -> str | None:
 
 @contextmanager
 def opened(path: Path, source: str) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed.
+    """Open a file and decompress its bytes.
 
     Args:
-        source: what the file is called in messages.
+        source: the file's name in error messages.
 
     Raises:
-        UserError: it cannot be read or decompressed, or is an archive of several files.
+        UserError: the file cannot be read or decompressed, or is an archive of several files.
     """
     try:
         with _stream(path, source) as stream:
@@ -70,7 +71,7 @@ def opened(path: Path, source: str) -> Iterator[IO[bytes]]:
 
 def explained(error: Exception) -> str:
     """Why a file cannot be read, in one sentence."""
-    if isinstance(error, OSError) and error.strerror:  # of the operating system: no permission, a folder
+    if isinstance(error, OSError) and error.strerror:  # from the operating system: no permission, a folder
         return f"cannot be read: {error.strerror}"
     if isinstance(error, EOFError):
         return "the file is cut off: its compressed data ends too early"
@@ -104,12 +105,12 @@ def _only_member(archive: zipfile.ZipFile, source: str) -> IO[bytes]:
     if len(names) != 1:
         shown = ", ".join(names[:4]) or "none"
         raise UserError(
-            f"{source}: a zip archive has to hold one file, and this holds {len(names)} ({shown}); unpack it"
+            f"{source}: a zip archive must contain one file, but this one contains {len(names)} ({shown}); unpack it"
         )
     return archive.open(names[0])
 
 
 def _members(archive: zipfile.ZipFile) -> list[str]:
-    """The names of an archive's files, without folders and what macOS adds."""
+    """The names of an archive's files, without folders and files that macOS adds."""
     names = [info.filename for info in archive.infolist() if not info.is_dir()]
     return [n for n in names if not n.startswith("__MACOSX/") and not n.rpartition("/")[2].startswith(".")]

@@ -1,12 +1,13 @@
-"""CoNLL files to rows: a token a line with its columns, a blank line after each sentence.
+"""Read CoNLL files as rows: one token per line with its columns, and a blank line after each sentence.
 
-Columns are separated by tabs where every line has one, else by white space of any kind. Without a header the first
-column is `tokens`, the last `tags`, and those between are `column2`, `column3` …; of a single column there are only
-`tokens`. Where the first column holds tags like B-PER and O and the last does not, they are taken the other way round.
-A first column that numbers the words of each sentence is `index`, and the second `tokens`.
-CoNLL-U's ten columns have their own names, of which `tags` are the universal parts of speech; lines of several words
-(1-2) are left out. A row is a sentence and holds a list a column. Lines that open with -DOCSTART- end a sentence and
-are left out; comments, which open with # and have other columns than the rest, are left out too.
+Columns are separated by tabs if every line has one, else by white space of any kind. Without a header, the first column
+is `tokens`, the last `tags`, and those between are `column2`, `column3` …; a single column is `tokens`. If the first
+column contains tags like B-PER and O and the last does not, the two are swapped. If the first column numbers the words
+of each sentence, it is `index`, and the second is `tokens`.
+
+CoNLL-U's ten columns have their own names; `tags` are the universal parts of speech, and lines of multi-word tokens
+(1-2) are skipped. A row is a sentence with one list per column. Lines that start with -DOCSTART- end a sentence and are
+skipped; so are comments, which start with # and have another number of columns than the other lines.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ SPACE = re.compile("[ \t\u00a0\u2000-\u200a\u202f]+")
 
 
 def rows(lines: Sequence[str], header: Sequence[str] | None, source: str) -> list[dict[str, list[str]]]:
-    """One row a sentence, column -> one value a token.
+    """One row per sentence: column -> one value per token.
 
     Raises:
-        UserError: lines with more or fewer columns than the others, or with an empty one.
+        UserError: a line has more or fewer columns than the others, or an empty column.
     """
-    lines = [line.removeprefix("\ufeff") for line in lines]  # the mark of a file that was appended to another
+    lines = [line.removeprefix("\ufeff") for line in lines]  # a byte-order mark of an appended file
     content = [line for line in lines if line.strip() and not line.startswith((DOCUMENT, "#"))]
     content = content or [line for line in lines if line.strip() and not line.startswith(DOCUMENT)]
     tabs = all("\t" in line for line in content) and any("\t" in line.strip("\t \r") for line in content)
@@ -48,23 +49,23 @@ def rows(lines: Sequence[str], header: Sequence[str] | None, source: str) -> lis
         if line.startswith("#") and (len(fields) != len(names) or (not tabs and "\t" in line)):
             continue
         if ranges and len(fields) == len(names) and not fields[0].isdigit():
-            continue  # 1-2: what the words 1 and 2 are written as; 1.1: a word that is not there
+            continue  # 1-2: spelling of the words 1 and 2 together; 1.1: an omitted word
         if len(fields) != len(names):
             bad.append(f"line {number} has {len(fields)} columns instead of {len(names)}: {line[:60]!r}")
         elif not all(fields):
             empty = names[fields.index("")]
-            bad.append(f"line {number} has nothing in its column {empty!r}: {line[:60]!r}")
+            bad.append(f"line {number} has an empty column {empty!r}: {line[:60]!r}")
         else:
             for name, value in zip(names, fields, strict=True):
                 found[-1][name].append(value)
     if bad:
-        more = f" (and {len(bad) - 3} lines more)" if len(bad) > 3 else ""
-        raise UserError(f"{source}: {'; '.join(bad[:3])}{more}. Columns: {', '.join(names)}; `header` names them")
+        more = f" (and {len(bad) - 3} more lines)" if len(bad) > 3 else ""
+        raise UserError(f"{source}: {'; '.join(bad[:3])}{more}. Columns: {', '.join(names)}; set `header` to name them")
     return found if any(found[-1].values()) else found[:-1]
 
 
 def _names(lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """What the columns are called, by what is in them."""
+    """The columns' names, derived from their content."""
     number = len(lines[0]) if lines else 1
     if number == 1:
         return ("tokens",)
@@ -75,7 +76,7 @@ def _names(lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
     counted = number > 2 and _counts([line[0] for line in lines])
     if _are_tags(columns[0]) and not _are_tags(columns[-1]):
         others = range(1, number)
-        places = max(others, key=lambda i: len(columns[i])), 0  # of several columns the words differ most
+        places = max(others, key=lambda i: len(columns[i])), 0  # the column of words has the most distinct values
     else:
         places = int(counted), number - 1
     names[places[0]], names[places[1]] = "tokens", "tags"
@@ -93,11 +94,11 @@ def _counts(values: Sequence[str]) -> bool:
 
 
 def _are_tags(values: Counter[str]) -> bool:
-    """Whether a column is of entity tags: O and others with a prefix."""
+    """Whether a column contains entity tags: O and tags with a prefix."""
     of_tags = {value: number for value, number in values.items() if TAG.fullmatch(value)}
     return len(of_tags) > 1 and sum(of_tags.values()) >= 0.95 * values.total()
 
 
 def _fields(line: str, tabs: bool) -> list[str]:
-    """A line's columns. U+3000 may be a token of a Chinese text: it parts nothing."""
+    """A line's columns. U+3000 may be a token of a Chinese text, so it is not a separator."""
     return [field.strip(" ") for field in line.split("\t")] if tabs else SPACE.split(line.strip(" \t\u00a0"))

@@ -1,4 +1,5 @@
-"""Tokenised once: rows to an Arrow folder in the cache, keyed by content, tokenizer and settings, then mapped."""
+"""Tokenise rows once: store them as an Arrow folder in the cache, keyed by content, tokenizer and settings, and
+memory-map it."""
 
 from __future__ import annotations
 
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1000
 MUCH_UNKNOWN = 0.01
-"""Share of unknown tokens that is worth a warning."""
+"""Share of unknown tokens from which on to warn."""
 COMPARED = 64
-"""Rows of which one must have other tokens than the others."""
+"""Number of rows to check for identical tokens."""
 
 
 class Encoder(Fields, Protocol):
@@ -52,17 +53,18 @@ class HasTokenizer(Protocol):
 def encode(
     rows: list[Row], task: Encoder, base: HasTokenizer, title: str, reporter: Reporter = SILENT, training: bool = False
 ) -> Dataset:
-    """The rows as the task encodes them, memory-mapped from the cache; at least `input_ids`, `length` and `cut` a row.
+    """The rows as the task encodes them, memory-mapped from the cache, with at least `input_ids`, `length` and `cut`
+    per row.
 
     Raises:
-        UserError: rows are too long, and `task.truncation` says to refuse them; or nothing of any is left to learn.
+        UserError: rows are too long and `task.truncation` is `refuse`; or truncation leaves no targets.
     """
     from datasets import Dataset, load_from_disk
 
-    limit = min(task.max_length, base.tokenizer.model_max_length)  # a strategy with virtual tokens lowers the second
+    limit = min(task.max_length, base.tokenizer.model_max_length)  # virtual tokens lower model_max_length
     tokenizer: Any = base.tokenizer
-    habits = [len(tokenizer), tokenizer.model_input_names, tokenizer.split_special_tokens]
-    folder = entry("tokenised", [rows, task.as_dict(), base.sha256, habits, limit, training], code_files(task))
+    tokenizer_state = [len(tokenizer), tokenizer.model_input_names, tokenizer.split_special_tokens]
+    folder = entry("tokenised", [rows, task.as_dict(), base.sha256, tokenizer_state, limit, training], code_files(task))
     with only_one(folder):
         if not folder.exists():
             encoded = encode_once(rows, task, base, title, reporter, training)
@@ -71,17 +73,17 @@ def encode(
     encoded = load_from_disk(folder)
     assert isinstance(encoded, Dataset)
     if cut := sum(encoded["cut"]):
-        said = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"
+        message = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"
         if task.truncation == "refuse":
-            raise UserError(f"data.{title}: {said}; raise task.max_length, or cut them with task.truncation=cut")
-        reporter.warn(f"{said}; they were cut")
+            raise UserError(f"data.{title}: {message}; raise task.max_length, or set task.truncation=cut")
+        reporter.warn(f"{message}; they were truncated")
     if rows and not sum(encoded["num_targets"]):
         raise UserError(
-            f"data.{title}: within {limit} tokens none of its {len(rows)} rows has anything to learn or to score;"
-            " raise task.max_length, or run `pefttools show RECIPE --sample 3` to see what is left of them"
+            f"data.{title}: none of its {len(rows)} rows has a target within the first {limit} tokens;"
+            " raise task.max_length, or run `pefttools show RECIPE --sample 3` to see the truncated rows"
         )
-    refuse_sameness(encoded, rows, task, base, title)
-    tell_unknown(encoded, base, title, reporter)
+    refuse_identical_tokens(encoded, rows, task, base, title)
+    warn_of_unknown_tokens(encoded, base, title, reporter)
     return encoded
 
 
@@ -101,7 +103,7 @@ def encode_once(
 
 
 class Encoded:
-    """Encoded rows in memory, to be asked like a `Dataset`: a column by its name, all columns of rows by indices."""
+    """Encoded rows in memory with the interface of `Dataset`: a column by its name, all columns of rows by indices."""
 
     def __init__(self, columns: Mapping[str, Sequence[Any]]) -> None:
         self.columns = columns
@@ -115,7 +117,7 @@ class Encoded:
 def columns_of(
     rows: Sequence[Row], task: Encoder, tokenizer: PreTrainedTokenizerBase, training: bool = False, start: int = 0
 ) -> dict[str, list[Any]]:
-    """The columns of some rows with `length` and `row`, the index of each encoded row's row counted from `start`."""
+    """The encoded columns of some rows with `length` and `row`, the index of the source row counted from `start`."""
     columns = (task.encode_training if training else task.encode)(rows, tokenizer)
     ids = columns["input_ids"]
     columns.setdefault("length", [len(row) for row in ids])
@@ -124,15 +126,18 @@ def columns_of(
 
 
 def cut_rows(columns: Mapping[str, Sequence[Any]], number: int) -> list[bool]:
-    """Of so many rows, encoded as a task does, whether each lost text."""
+    """Whether each of `number` rows lost text to truncation, from the columns that a task encoded."""
     lost = {i for i, cut in zip(columns.get("row", range(number)), columns["cut"], strict=True) if cut}
     return [i in lost for i in range(number)]
 
 
-def refuse_sameness(encoded: Dataset, rows: Sequence[Row], task: Encoder, base: HasTokenizer, title: str) -> None:
-    """Raises UserError when different texts become the same tokens: transformers may read a tokenizer as another one.
+def refuse_identical_tokens(
+    encoded: Dataset, rows: Sequence[Row], task: Encoder, base: HasTokenizer, title: str
+) -> None:
+    """Raises UserError if different texts become the same tokens, which happens if transformers loads the wrong
+    tokenizer class.
 
-    It chooses some tokenizers by the kind of model, and then what `tokenizer.json` says besides its words is lost.
+    transformers chooses some tokenizer classes by the model type, and then ignores most of `tokenizer.json`.
     """
     first: Any = encoded[:COMPARED]
     if any(first["cut"]) or any(ids != first["input_ids"][0] for ids in first["input_ids"]):
@@ -142,12 +147,12 @@ def refuse_sameness(encoded: Dataset, rows: Sequence[Row], task: Encoder, base: 
         kind = type(base.tokenizer).__name__
         raise UserError(
             f"base: the tokenizer of {base.source} makes the same {len(first['input_ids'][0])} tokens of different"
-            f" {title} texts; transformers loads it as {kind}, which may not be what it is"
+            f" {title} texts; transformers loads it as {kind}, which may be the wrong class"
         )
 
 
-def tell_unknown(encoded: Dataset, base: HasTokenizer, title: str, reporter: Reporter) -> None:
-    """Warn when much of the text is characters that the vocabulary does not know."""
+def warn_of_unknown_tokens(encoded: Dataset, base: HasTokenizer, title: str, reporter: Reporter) -> None:
+    """Warn if many tokens of the text are unknown to the vocabulary."""
     import numpy
     import pyarrow
 
@@ -164,10 +169,10 @@ def tell_unknown(encoded: Dataset, base: HasTokenizer, title: str, reporter: Rep
     if share >= MUCH_UNKNOWN:
         reporter.warn(
             f"{share:.1%} of the {title} tokens are unknown to the tokenizer of {base.source}:"
-            " it was not trained on this language or alphabet; use another base"
+            " it was not trained on this language or script; use another base model"
         )
 
 
 def code_files(task: Encoder) -> list[Path]:
-    """The files that encode rows: the task's and those beside this one."""
+    """The source files that determine the encoding: the task's file and all files of this package."""
     return [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]

@@ -1,8 +1,9 @@
-"""Which encoding a text file is in: what the settings say, a byte-order mark, or Windows' western one, with a warning.
+"""Determine a text file's encoding: from the settings, a byte-order mark, or, with a warning, Windows' western
+encoding.
 
-A file in the default encoding is looked through before its first row is read, so that a bad byte far down is found
-before anything else happens. A file that is no UTF-8 is read as cp1252 only where that gives a text of western
-Europe: mostly ASCII, with letters and marks of those languages between. Anything else is refused.
+A file in the default encoding is checked as a whole before its first row is read, so an invalid byte far down is
+reported at once. A file that is not UTF-8 is read as cp1252 only if that gives a text of western Europe: mostly ASCII,
+with letters and punctuation of those languages in between. Everything else is rejected.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pefttools.reporter import Reporter
 
 MARKS = (
     (codecs.BOM_UTF8, UTF8),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16's, which is how it starts
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark is a prefix of this one
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -25,9 +26,9 @@ MARKS = (
 WESTERN = set("àâäãåáæçèéêëìíîïñòóôöœøùúûüÿßÀÂÄÃÅÁÆÇÈÉÊËÌÍÎÏÑÒÓÔÖŒØÙÚÛÜŸ‘’‚“”„–—…€£«»‹›°·•¿¡§©®™º\xa0")
 PORTUGUESE = set("õÕ")
 NOT_WITH_PORTUGUESE = set("öüÖÜ")
-"""õ and ö in one text are Hungarian ő and ö in another encoding."""
+"""õ and ö in one text mean that the text is Hungarian with ő and ö, in another encoding."""
 WESTERN_SHARE = 0.15
-"""Characters beyond ASCII among the letters of a text of western Europe, at most."""
+"""Largest share of non-ASCII characters in a text of western Europe."""
 CHUNK = 1 << 20
 
 
@@ -35,12 +36,12 @@ def encoding_of(path: Path, settings: FileSettings, source: str, reporter: Repor
     """The name of the encoding to decode a file with.
 
     Raises:
-        UserError: there is no encoding of the name in the settings; the file is in none that can be told.
+        UserError: the settings name an unknown encoding, or the file's encoding cannot be determined.
     """
     try:
         codecs.lookup(settings.encoding)
     except LookupError as error:
-        raise UserError(f"{source}: {error}; set `encoding` to one like utf-8, latin-1 or gb18030") from error
+        raise UserError(f"{source}: {error}; set `encoding` to utf-8, latin-1, gb18030 or another") from error
     if settings.encoding != UTF8:
         return settings.encoding
     with opened(path, source) as stream:
@@ -52,7 +53,7 @@ def encoding_of(path: Path, settings: FileSettings, source: str, reporter: Repor
 
 
 def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -> UnreadableLine:
-    """The refusal of a byte that is not in the encoding."""
+    """The error for a byte that is invalid in the encoding."""
     name = error.encoding.replace("-sig", "")
     if position < 0 or error.start >= len(error.object):
         return UnreadableLine(f"{source}: line {line} is not {name}; set `encoding`")
@@ -69,13 +70,12 @@ def _refuse_binary(start: bytes, source: str) -> None:
     if start.count(0) > len(start) // 5:
         even, odd = start[::2].count(0), start[1::2].count(0)
         likely = "utf-32" if start.count(0) > len(start) * 0.6 else "utf-16-le" if odd > even else "utf-16-be"
-        raise UserError(
-            f"{source}: holds zero bytes, so it is not text in UTF-8; set `encoding`, it looks like {likely}"
-        )
+        raise UserError(f"{source}: contains zero bytes, so it is not UTF-8 text; set `encoding`, probably to {likely}")
 
 
 def _is_utf8(path: Path, source: str) -> bool:
-    """Whether the whole file is UTF-8; False where it is ASCII up to its first other byte."""
+    """Whether the whole file is UTF-8; False if it is ASCII before the first invalid byte. Raises UserError
+    otherwise."""
     position, lines, ascii_only, rest = 0, 0, True, b""
     with opened(path, source) as stream:
         while True:
@@ -98,12 +98,12 @@ def _is_utf8(path: Path, source: str) -> bool:
 
 
 def _western(path: Path, source: str, reporter: Reporter) -> str:
-    """`cp1252`, with a warning. Raises UserError where that would be a guess."""
+    """`cp1252`, with a warning. Raises UserError if the file does not look like cp1252."""
     first: tuple[UnicodeDecodeError, int, int, str] | None = None
     mixed = False
-    """Whether lines are UTF-8, which by chance hardly any text in another encoding is."""
+    """Whether some lines are valid UTF-8, which text in another encoding hardly ever is by chance."""
     position, letters, others = 0, 0, set[str]()
-    beyond = 0
+    num_non_ascii = 0
     with opened(path, source) as stream:
         for number, line in enumerate(stream, 1):
             letters += len(line)
@@ -115,16 +115,16 @@ def _western(path: Path, source: str, reporter: Reporter) -> str:
                     first = first or (error, position + error.start, number, line.decode("cp1252", "replace").strip())
                 found = [c for c in line.decode("cp1252", "replace") if not c.isascii()]
                 others.update(found)
-                beyond += len(found)
+                num_non_ascii += len(found)
             position += len(line)
-    assert first is not None, "the file was found not to be UTF-8"
+    assert first is not None, "the caller found that the file is not UTF-8"
     error, position, number, sample = first
-    strange = others - WESTERN - PORTUGUESE
+    not_western = others - WESTERN - PORTUGUESE
     hungarian = others & PORTUGUESE and others & NOT_WITH_PORTUGUESE
-    if mixed or strange or hungarian or beyond > WESTERN_SHARE * letters:
+    if mixed or not_western or hungarian or num_non_ascii > WESTERN_SHARE * letters:
         raise bad_byte(source, error, position, number)
     reporter.warn(
         f"{source} is not UTF-8; it was read as cp1252, in which line {number} is {sample[:80]!r}."
-        " If that is wrong, set `encoding` next to its `source`"
+        " If that looks wrong, set `encoding` next to its `source`"
     )
     return "cp1252"

@@ -1,4 +1,4 @@
-"""Checks of a field's value that several tasks share, and how messages list labels."""
+"""Checks of a field's value that several tasks share, and formatting of label lists in messages."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 UNREAD = "unread"
-"""The key under which a task lists what of a row's values it did not read; taken off where rows are loaded."""
+"""The key under which a task lists the values of a row that it did not read; `loading` removes it."""
 
 
 def text(value: Any, name: str) -> str:
-    """The text as it stands, its spaces included; raises ValueError where there is nothing else."""
+    """The text with its spaces; raises ValueError if it is empty or not a text."""
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):  # a column of texts may hold numbers
         value = str(value) if isinstance(value, int) or math.isfinite(value) else None
     if value is not None and not isinstance(value, str):
@@ -27,23 +27,23 @@ def text(value: Any, name: str) -> str:
 
 
 def natural(label: str) -> tuple[bool, float, str]:
-    """A sorting key: numbers by value, before words by letter."""
+    """A sorting key: numbers by value first, then words in alphabetical order."""
     number = label.removeprefix("-").isdecimal()
     return (not number, float(label) if number else 0.0, label)
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of many names, quoted, and how many more there are."""
+    """The first eight names, quoted, and the number of further names."""
     shown = ", ".join(repr(name) for name in names[:8])
     return shown if len(names) <= 8 else f"{shown} and {len(names) - 8} more"
 
 
 def number(value: Any, name: str) -> float:
-    """The number; raises ValueError where there is none, or it is not finite."""
+    """The number; raises ValueError if there is none, or it is not finite."""
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"has no {name}")
     try:
-        if isinstance(value, bool) or "_" in str(value):  # Python would take True, and 1_000
+        if isinstance(value, bool) or "_" in str(value):  # float() accepts True and 1_000
             raise ValueError
         found = float(value)
     except (TypeError, ValueError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""One source to its files: lists, patterns of paths, folders of one table's files, and what each file is called."""
+"""Resolve a source to its files: lists, patterns of paths, folders with the files of one table, and files' names."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 
 def format_of(path: Path) -> str:
-    """The format that a file's ending names, compressed or not; empty where it names none."""
+    """The format for a file's ending, compressed or not; empty for unknown endings."""
     return ENDINGS.get(compression.ending(path), "")
 
 
 def files(settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, FileSettings]]:
-    """Every file of a source with its own settings: its name as `source`, and its `format`.
+    """Yield every file of a source with its own settings: its name as `source`, and its `format`.
 
     Raises:
-        UserError: nothing is there, or it is of no format that can be told.
+        UserError: there is no file, or its format is unknown.
     """
     for source in settings.sources:
         one = settings.model_copy(update={"source": source})
@@ -55,12 +55,12 @@ def files(settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, Fi
 
 
 def _matching(settings: FileSettings, reporter: Reporter) -> Sequence[Path]:
-    """The source's own path, or those that its pattern matches."""
+    """The source's path, or the paths that its pattern matches."""
     source = settings.name
     if is_remote(source) or not glob.has_magic(source) or Path(source).expanduser().exists():
         return [fetch(source, settings.sha256, reporter)]
     if settings.sha256:
-        raise UserError(f"{source}: `sha256` pins one file or folder, and this is a pattern")
+        raise UserError(f"{source}: `sha256` pins one file or folder, but this is a pattern")
     pattern = str(Path(source).expanduser().absolute())
     found = [path for one in sorted(glob.glob(pattern, recursive=True)) if (path := Path(one)).is_file()]  # noqa: PTH207
     if not found:
@@ -85,7 +85,7 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
         if kind == "auto":
             if table := next((p for p in sorted(path.glob("*/*")) if _is_table(p, kind)), None):
                 raise UserError(
-                    f"{settings.name}: its folders hold tables, such as {table.relative_to(path)}; name them by a"
+                    f"{settings.name}: its folders contain tables, such as {table.relative_to(path)}; select them by a"
                     f" pattern like {settings.name}/*/*{table.suffix}"
                 )
             kind = "folders"
@@ -115,7 +115,8 @@ def _of_no_format(path: Path, settings: FileSettings) -> UserError:
 
 
 def _inside(folder: Path, kind: str, settings: FileSettings, reporter: Reporter) -> list[Path]:
-    """The files of one table that lie in a folder, of one split where they are named for splits; none elsewhere."""
+    """The files of one table in a folder; of one split, if the files are named after splits; empty if there are
+    none."""
     found = [path for path in sorted(folder.iterdir()) if _is_table(path, kind)]
     if not found:
         named = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() in ("data", *SPLITS)]
@@ -125,28 +126,28 @@ def _inside(folder: Path, kind: str, settings: FileSettings, reporter: Reporter)
     if len(names) > 1 or {*names} - {"train"} or (settings.split and not isinstance(settings.split, Implied)):
         if lost := [path.name for path, name in splits.items() if not name]:
             raise UserError(
-                f"{settings.name}: holds files of the splits {', '.join(names) or 'none'} and {lost[0]}, which belongs"
-                " to none of them; name the files of one table"
+                f"{settings.name}: has files of the splits {', '.join(names) or 'none'} and {lost[0]}, which belongs"
+                " to none of them; list the files of one table"
             )
         taken = chosen(names, settings, reporter)
         found = [path for path, name in splits.items() if name == taken]
     if len(formats := {format_of(path) for path in found}) > 1 and kind == "auto":
         raise UserError(
-            f"{settings.name}: holds files of several formats ({', '.join(sorted(formats))}); set `format`,"
-            " or name the files by a pattern like data/*.csv"
+            f"{settings.name}: contains files of several formats ({', '.join(sorted(formats))}); set `format`,"
+            " or select the files by a pattern like data/*.csv"
         )
     return found
 
 
 def _is_table(path: Path, kind: str) -> bool:
-    """Whether a file in a folder is one of the table's; a text file is one only where the format says so."""
+    """Whether a file in a folder belongs to the table; text files belong only if the format is set."""
     if not path.is_file() or path.name.startswith((".", "_")):
         return False
     return format_of(path) == kind if kind != "auto" else format_of(path) not in ("", "lines")
 
 
 def _split(path: Path, folder: Path) -> str:
-    """The split that a file is named for (`train-00000-of-00002.parquet`), or the folder it is in; empty for none."""
+    """The split in a file's name (`train-00000-of-00002.parquet`), or in its folder's name; empty if there is none."""
     words = re.split(r"[-_. ]", path.name.lower())
     inner = path.parent.name.lower() if path.parent != folder else ""
     return next((SPLITS[word] for word in (inner, *words) if word in SPLITS), "")

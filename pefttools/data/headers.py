@@ -1,4 +1,4 @@
-"""Whether the first line of a csv or tsv file, taken for the columns' names, is a row like the others."""
+"""Detect csv and tsv files without a header line, whose first row was taken for the columns' names."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pefttools.data.files import format_of
 from pefttools.data.settings import FileSettings
 
 ROWS = 1000
-"""Rows that are looked at."""
+"""Number of rows to check."""
 
 
 def missing_header(rows: Sequence[Mapping[str, Any]], key: str, file: FileSettings) -> str | None:
-    """What to do about a file whose columns are called like values; None where they are called like columns.
+    """A hint for the user if the columns' names look like values; None if they look like names.
 
     Args:
-        key: where the file's settings stand in the recipe (`data.train`).
+        key: the file's key in the recipe (`data.train`).
     """
     kind = format_of(Path(file.sources[0])) if file.format == "auto" else file.format
     names = list(rows[0]) if rows and not file.header and kind in ("csv", "tsv") else []
     if not any(_is_value(name, rows) for name in names):
         return None
     return (
-        f"its first line ({', '.join(names)[:80]!r}) looks like a row and not like names of columns; if it is one,"
+        f"its first line ({', '.join(names)[:80]!r}) looks like a row, not like column names; if it is a row,"
         f" set {key}.header to {len(names)} names, in the order of the columns"
     )
 

@@ -1,4 +1,4 @@
-"""Sets of the hub to rows, with names of classes."""
+"""Load data sets of the hub as rows with class names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pefttools.sources import hub
 
 
 def rows(settings: FileSettings, reporter: Reporter) -> list[dict[str, Any]]:
-    """The rows of a hub set's split. Raises UserError where it cannot be had."""
+    """The rows of a split of a data set of the hub. Raises UserError if it cannot be loaded."""
     from datasets import load_dataset
 
     split = str(settings.split or "train")

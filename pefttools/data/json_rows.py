@@ -1,6 +1,7 @@
-"""JSON to rows: a list of objects, an object of columns, an object with the list under a key, SQuAD's, or JSON lines.
+"""Read JSON as rows: a list of
+objects, an object of columns, an object with the list under a key, SQuAD's, or JSON lines.
 
-What a file holds decides, not its ending: lines are read from a .json file, and a list or objects over several lines
+The content decides, not the ending: JSON lines may be in a .json file, and a list or objects over several lines
 from a .jsonl file.
 """
 
@@ -19,19 +20,19 @@ from pefttools.reporter import Reporter
 
 Row = dict[str, Any]
 WRAPPERS = ("data", "rows", "examples", "instances", "records", "items")
-"""Keys that a list of rows is found under."""
+"""Keys that a list of rows may be under."""
 CHATS = {"messages", "conversations"}
-"""Columns whose lists of objects are one row's turns."""
+"""Columns whose list of objects is the chat of one row."""
 FORMS = (
-    "takes a list of objects, an object of columns (lists of one length), an object with a list under `data`,"
-    " or one object a line"
+    "needs a list of objects, an object of columns (lists of equal length), an object with a list under `data`,"
+    " or one object per line"
 )
 
 
 def from_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
-    """One row a line, or the rows of a file that is no JSON lines but a list, or objects over several lines.
+    """Yield one row per line, or the rows of a file that contains a list, or objects over several lines.
 
-    In the place of a line that holds no object its error comes: the next line is found all the same.
+    A line without an object yields its error, and reading continues with the next line.
     """
     first = True
     for number, line in enumerate(lines.each(path, settings, reporter=reporter, by_line=True), 1):
@@ -51,7 +52,7 @@ def from_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterat
 
 
 def from_document(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
-    """The rows of one JSON text, or of several behind each other, as on lines."""
+    """The rows of one JSON value, or of several values in sequence, such as JSON lines."""
     text = lines.text(path, settings, reporter=reporter)
     if not text.strip():
         return
@@ -70,7 +71,7 @@ def from_document(path: Path, settings: FileSettings, reporter: Reporter) -> Ite
 
 
 def _whole(path: Path, settings: FileSettings) -> list[Any] | None:
-    """The JSON values of a file that is not one a line; None where it holds anything else."""
+    """The JSON values of a file whose values span lines; None if the file has other content."""
     try:
         return _values(lines.text(path, settings))
     except UserError:
@@ -85,7 +86,7 @@ def _is_object(line: str) -> bool:
 
 
 def _values(text: str) -> list[Any] | None:
-    """The JSON values that a text holds one behind the other; None where it holds anything else."""
+    """The JSON values of a text in sequence; None if the text has other content."""
     decoder, values, place = json.JSONDecoder(), [], 0
     text = text.strip()
     try:
@@ -100,14 +101,14 @@ def _values(text: str) -> list[Any] | None:
 
 
 def _rows(values: list[Any], settings: FileSettings, reporter: Reporter) -> list[Row]:
-    """The rows of one JSON value, or the values of several, which are rows themselves."""
+    """The rows of one JSON value; several values are rows themselves."""
     if len(values) > 1:
         return _objects(values, settings.name)
     value = values[0]
     if isinstance(value, list):
         return _objects(value, settings.name)
     if not isinstance(value, dict):
-        raise UserError(f"{settings.name}: {FORMS}; it holds {type(value).__name__}")
+        raise UserError(f"{settings.name}: {FORMS}; found {type(value).__name__}")
     if squad.is_squad(value):
         return squad.rows(value, settings.name)
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):  # pandas' orient="split"
@@ -117,20 +118,22 @@ def _rows(values: list[Any], settings: FileSettings, reporter: Reporter) -> list
             return value[lists[0]]
         if {*lists} & {*WRAPPERS}:
             named = ", ".join(map(repr, lists))
-            raise UserError(f"{settings.name}: holds lists of objects under several keys, {named}; keep one a file")
+            raise UserError(
+                f"{settings.name}: contains lists of objects under several keys, {named}; use one file for each"
+            )
     if value and all(key.lower() in SPLITS and _is_list_of_objects(part) for key, part in value.items()):
         return value[chosen(list(value), settings, reporter, "key")]
     if value and (set(value) & CHATS or not any(isinstance(part, (list, dict)) for part in value.values())):
         return [value]  # a file of one row
     if value and (columns := _columns(value, settings, reporter)) is not None:
         return columns
-    raise UserError(f"{settings.name}: {FORMS}; it holds an object with the keys {', '.join(map(repr, value))[:200]}")
+    raise UserError(f"{settings.name}: {FORMS}; found an object with the keys {', '.join(map(repr, value))[:200]}")
 
 
 def _split_rows(names: list[Any], data: list[Any], source: str) -> list[Row]:
     for number, row in enumerate(data, 1):
         if not isinstance(row, list) or len(row) != len(names):
-            raise UserError(f"{source}: item {number} of its `data` does not hold one value for each of its `columns`")
+            raise UserError(f"{source}: item {number} of its `data` does not have one value for each of its `columns`")
     return [dict(zip(map(str, names), row, strict=True)) for row in data]
 
 
@@ -146,11 +149,11 @@ def _objects(values: list[Any], source: str) -> list[Row]:
 
 
 def _columns(value: Mapping[str, Any], settings: FileSettings, reporter: Reporter) -> list[Row] | None:
-    """The rows of an object of columns, as lists or as pandas' objects by row number; None where it is neither."""
+    """The rows of an object of columns, which are lists or pandas' objects by row number; None for other objects."""
     if all(isinstance(column, dict) for column in value.values()):
         keys = {name: list(column) for name, column in value.items()}
         first = next(iter(keys.values()))
-        if all(key.isdecimal() for key in value):  # pandas' orient="index": a row a key
+        if all(key.isdecimal() for key in value):  # pandas' orient="index": one key per row
             return list(value.values())
         if any(one != first for one in keys.values()) or not all(key.isdecimal() for key in first):
             return None

@@ -1,4 +1,4 @@
-"""Text files: decoded whole, or line by line, so that a file of any size can be gone through."""
+"""Read and decode text files, as a whole or line by line, so that files may be larger than memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pefttools.reporter import SILENT, Reporter
 
 MARK = "\ufeff"
 LINE_BY_LINE = "surrogateescape"
-"""A value of `decode_errors`: bytes that are not in the encoding are an error of their line, by `undecodable`."""
+"""A value of `decode_errors`: invalid bytes are reported as an error of their line, by `undecodable`."""
 
 
 @contextmanager
@@ -30,15 +30,15 @@ def open_text(
     newline: str = "\n",
     by_line: bool = False,
 ) -> Iterator[TextIO]:
-    """The file's text, decompressed and decoded, to be read from its start.
+    """Open a file as decompressed and decoded text.
 
     Args:
-        source: what the file is called in messages, where not as in its settings.
-        by_line: whether the caller asks `undecodable` of every line.
+        source: the file's name in messages, if not the one in the settings.
+        by_line: whether the caller checks every line with `undecodable`.
 
     Raises:
-        UserError: it cannot be read, or is not in the encoding that the settings name; an UnreadableLine where
-            the caller could have gone on behind it.
+        UserError: the file cannot be read, or has bytes that are invalid in its encoding; an UnreadableLine if the
+        caller could skip the line.
     """
     source = source or settings.name
     errors: str = settings.decode_errors
@@ -51,7 +51,7 @@ def open_text(
             raise error if by_line else UserError(*error.problems) from error
         encoding = UTF8
     if errors == LINE_BY_LINE and encoding.lower().startswith(("utf-16", "utf-32")):
-        errors = "strict"  # one lost byte moves all that follow
+        errors = "strict"  # one lost byte shifts all that follow
     try:
         with opened(path, source) as stream:
             yield io.TextIOWrapper(stream, encoding, errors, newline=newline)
@@ -61,7 +61,7 @@ def open_text(
 
 
 def undecodable(text: str, where: str) -> UnreadableLine | None:
-    """The error of a text with bytes that were not in its file's encoding; None where it has none."""
+    """The error for a text with bytes that are invalid in its file's encoding; None if all are valid."""
     found = re.search("[\udc80-\udcff]", text)
     if found is None:
         return None
@@ -72,7 +72,7 @@ def undecodable(text: str, where: str) -> UnreadableLine | None:
 
 
 def text(path: Path, settings: FileSettings, source: str = "", reporter: Reporter = SILENT) -> str:
-    """The whole file. Raises UserError as `open_text` does."""
+    """The text of the whole file. Raises UserError as `open_text` does."""
     with open_text(path, settings, reporter, source, newline="") as stream:
         return stream.read().removeprefix(MARK)
 
@@ -80,9 +80,9 @@ def text(path: Path, settings: FileSettings, source: str = "", reporter: Reporte
 def each(
     path: Path, settings: FileSettings, source: str = "", reporter: Reporter = SILENT, by_line: bool = False
 ) -> Iterator[str]:
-    """The lines one by one, without their ends. Raises UserError as `open_text` does, once it is there.
+    """Yield the lines without their ends. Raises UserError as `open_text` does, when it reaches the line.
 
-    At line feeds only: other line ends that Unicode knows are characters of parallel texts.
+    Only line feeds separate lines: Unicode's other line separators may be characters of parallel texts.
     """
     with open_text(path, settings, reporter, source, by_line=by_line) as stream:
         for number, line in enumerate(stream):
@@ -91,26 +91,26 @@ def each(
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
-    """The object on one JSON line. Raises UnreadableLine when it is none."""
+    """The object on one JSON line. Raises UnreadableLine if there is none."""
     try:
         value = json.loads(line)
     except ValueError as error:  # not JSON, or an integer of more digits than Python reads
         raise UnreadableLine(f"{where}: not JSON: {error}") from error
     except RecursionError as error:
-        raise UnreadableLine(f"{where}: its lists and objects lie too deep in each other") from error
+        raise UnreadableLine(f"{where}: its lists and objects are nested too deeply") from error
     if not isinstance(value, dict):
-        raise UnreadableLine(f"{where}: takes one JSON object a line, got {type(value).__name__}")
+        raise UnreadableLine(f"{where}: needs one JSON object per line, got {type(value).__name__}")
     return value
 
 
 def _located(path: Path, source: str, encoding: str, error: UnicodeError) -> UserError:
-    """The refusal of a text that does not decode, with the place."""
+    """The error for a text that does not decode, with the position."""
     with opened(path, source) as stream:
         data = stream.read()
     try:
         data.decode(encoding)
     except UnicodeDecodeError as found:
         return bad_byte(source, found, found.start, data[: found.start].count(b"\n") + 1)
-    except UnicodeError as found:  # of UTF-16 without its mark
+    except UnicodeError as found:  # UTF-16 without a byte-order mark
         return UserError(f"{source}: {found}; set `encoding`")
     return UserError(f"{source}: {error}; set `encoding`")

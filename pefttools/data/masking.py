@@ -1,4 +1,4 @@
-"""Which tokens of a text are to be guessed, and what stands in their place (Devlin et al. 2019)."""
+"""Select the target tokens of a text, and replace them by masks (Devlin et al. 2019)."""
 
 from __future__ import annotations
 
@@ -11,82 +11,83 @@ if TYPE_CHECKING:
     from torch import Generator
     from transformers import PreTrainedTokenizerBase
 
-NOT_ASKED = -100
-"""The label of a token that is not to be guessed."""
+IGNORED = -100
+"""The label of a token that is not a target."""
 
 
 class Vocabulary(NamedTuple):
-    """What masking must know of a tokenizer."""
+    """The tokenizer's vocabulary, as far as masking needs it."""
 
     size: int
     mask: int
     """The mask token."""
     special: frozenset[int]
-    """Tokens that are never masked nor put in another's place, the unknown token among them."""
+    """Tokens that are never masked and never replace another one; the unknown token is among them."""
 
 
 class Shares(NamedTuple):
-    """How many tokens are masked, and how."""
+    """Shares of targets and of their replacements."""
 
-    asked: float
-    """Of the tokens that are not special."""
+    targets: float
+    """Share of targets among the tokens that are not special."""
     replaced: float
-    """Of the asked ones: by the mask token."""
+    """Share of the targets that become the mask token."""
     random: float
-    """Of the asked ones: by any other token."""
+    """Share of the targets that become a random token."""
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """Raises UserError when there is no mask token."""
+    """The vocabulary of a tokenizer. Raises UserError if it has no mask token."""
     if not isinstance(tokenizer.mask_token_id, int):
-        raise UserError("base: its tokenizer has no mask token, so nothing can be masked")
+        raise UserError("base: its tokenizer has no mask token; masked language modelling needs one")
     return Vocabulary(len(tokenizer), tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids))
 
 
-def num_asked(ids: Sequence[int], known: Vocabulary, shares: Shares) -> int:
-    """How many tokens of a text are to be guessed: at least one where there is any."""
+def num_targets(ids: Sequence[int], known: Vocabulary, shares: Shares) -> int:
+    """Number of target tokens of a text: at least one, if it has any that is not special."""
     number = sum(token not in known.special for token in ids)
-    return max(1, round(shares.asked * number)) if number else 0
+    return max(1, round(shares.targets * number)) if number else 0
 
 
 def masked(
     ids: Sequence[int], known: Vocabulary, shares: Shares, words: Sequence[int] | None, draw: Generator | None = None
 ) -> tuple[list[int], list[int]]:
-    """Token ids with masks, and labels: the tokens that are to be guessed, exactly `num_asked` of them.
+    """Token ids with masks, and labels, which are `IGNORED` except for exactly `num_targets` targets.
 
     Args:
-        words: the number of the word each token belongs to, to mask words whole; null to mask token by token.
-        draw: where the randomness comes from; torch's own state by default.
+        words: index of the word that each token belongs to, to mask whole words; None to mask single tokens.
+        draw: source of randomness; torch's global state by default.
     """
     import torch
 
     free = [place for place, token in enumerate(ids) if token not in known.special]
     order = [free[i] for i in torch.randperm(len(free), generator=draw).tolist()]
-    number = num_asked(ids, known, shares)
+    number = num_targets(ids, known, shares)
     chosen = (_by_words(order, words, number) if words else order)[:number]
-    kinds = torch.rand(number, generator=draw).tolist()
+    draws = torch.rand(number, generator=draw).tolist()
     others = torch.randint(known.size - len(known.special), (number,), generator=draw).tolist()
-    said, labels = list(ids), [NOT_ASKED] * len(ids)
-    for place, kind, other in zip(chosen, kinds, others, strict=True):
+    masked_ids, labels = list(ids), [IGNORED] * len(ids)
+    for place, kind, other in zip(chosen, draws, others, strict=True):
         labels[place] = ids[place]
         if kind < shares.replaced:
-            said[place] = known.mask
+            masked_ids[place] = known.mask
         elif kind < shares.replaced + shares.random:
-            said[place] = _ordinary(other, known)
-    return said, labels
+            masked_ids[place] = _ordinary(other, known)
+    return masked_ids, labels
 
 
 def _ordinary(number: int, known: Vocabulary) -> int:
-    """The token of that number when the special ones are not counted."""
+    """The token with that index when special tokens are not counted."""
     for token in sorted(known.special):
         number += token <= number
     return number
 
 
 def _by_words(order: Sequence[int], words: Sequence[int], number: int) -> list[int]:
-    """Places by whole words, the words in the order of their first place; words beyond `number` come last.
+    """Positions grouped by whole words, in the order of each word's first position; words that exceed `number` come
+    last.
 
-    So the first `number` places are whole words, but for the last one where no word is short enough.
+    So the first `number` positions are whole words, except for the last word if none is short enough.
     """
     groups: dict[int, list[int]] = {}
     for place in order:

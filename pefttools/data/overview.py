@@ -1,4 +1,4 @@
-"""A summary of the rows before training: how many, of which classes, and what is not read or left out."""
+"""Summarise the rows before training: their number, their classes, unread columns and skipped rows."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pefttools.data.fields import listed, natural
 from pefttools.data.rows import Row, Splits, labels_of
 
 SHOWN = 12
-"""Classes that are listed with their counts; of more, the most and the least frequent."""
+"""Number of classes to list with counts; of more classes, the most and least frequent are listed."""
 
 
 def overview(splits: Splits) -> str:
-    """One line on the rows that will be trained on and scored."""
+    """One line about the rows of training and evaluation."""
     rows = ", ".join(
         f"{len(part)} {purpose}"
         for part, purpose in zip(splits.named().values(), ("rows to train on", "to validate", "to test"), strict=True)
@@ -31,7 +31,7 @@ def overview(splits: Splits) -> str:
 
 
 def class_counts(rows: Sequence[Row]) -> Counter[str]:
-    """Class, or tag, -> how many rows, or words, have it; empty where the task has none."""
+    """Class (or tag) -> number of its rows (or words); empty for tasks without classes."""
     return Counter(
         name
         for row in rows
@@ -50,7 +50,7 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def remarks(splits: Splits) -> list[str]:
-    """Warnings on the classes: names that differ in writing only, and classes that are never scored."""
+    """Warnings about classes: names that differ only in spelling, and classes without rows in validation or test."""
     counts = Counter[str]()
     for rows in (*splits.named().values(), splits.spare):
         counts.update(class_counts(rows))
@@ -63,12 +63,12 @@ def _alike(counts: Mapping[str, int]) -> Iterator[str]:
         groups.setdefault(_plain(name), []).append(name)
     for names in groups.values():
         if len(names) > 1:
-            told = ", ".join(f"{name!r} ({counts[name]})" for name in names)
+            spellings = ", ".join(f"{name!r} ({counts[name]})" for name in names)
             most = max(names, key=lambda name: counts[name])
             others = ", ".join(f"{name!r}: {most!r}" for name in names if name != most)
             yield (
-                f"some class names differ only in case, spaces or Unicode form, and are learnt as different classes:"
-                f" {told}; data.labels={{{others}}} merges them"
+                f"some class names differ only in case, spaces or Unicode form, but count as different classes:"
+                f" {spellings}; data.labels={{{others}}} merges them"
             )
 
 
@@ -77,15 +77,15 @@ def _plain(name: str) -> str:
 
 
 def _absent(splits: Splits) -> Iterator[str]:
-    """Classes without a row to score: means over classes leave them out."""
+    """Warnings about classes without a row in validation or test."""
     if any(isinstance(row.get("tags"), list) for row in splits.train[:1]):
-        return  # a tag inside an entity is no class of its own
+        return  # tags inside entities are not classes of their own
     known = class_counts(splits.train)
-    yield from (told for name in ("validation", "test") for told in absent(name, splits.named()[name], known))
+    yield from (warning for name in ("validation", "test") for warning in absent(name, splits.named()[name], known))
 
 
 def absent(name: str, rows: Sequence[Row], known: Iterable[str]) -> list[str]:
-    """The warning on classes that no row to score has, if there are such classes."""
+    """One warning if no row of a split has some classes, else none."""
     missing = sorted({*known} - {*class_counts(rows)}, key=natural)
     if not rows or not missing:
         return []

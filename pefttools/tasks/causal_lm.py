@@ -152,7 +152,7 @@ class CausalLM(Task):
         rows = splits.train[:NUM_CHECKED]
         how = self._writing(tokenizer)
         pieces = list(chat_tokens.pieces(rows, tokenizer, how))
-        warnings = chat_tokens.unlearnt(pieces, self._ends(tokenizer), how.room)
+        warnings = chat_tokens.training_warnings(pieces, self._ends(tokenizer), how.room)
         return warnings + (chat_template.remarks(rows, tokenizer, self.chat_template, self.parts) if self.chat else [])
 
     def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> chat_template.GenerationSettings:

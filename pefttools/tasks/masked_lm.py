@@ -148,7 +148,7 @@ class MaskedLM(Task):
         vocabulary = masking.vocabulary(tokenizer)
         columns: dict[str, list[Any]] = {
             "input_ids": [piece.ids for piece in pieces],
-            "num_targets": [masking.num_asked(piece.ids, vocabulary, self._shares) for piece in pieces],
+            "num_targets": [masking.num_targets(piece.ids, vocabulary, self._shares) for piece in pieces],
             "cut": [False] * len(pieces),
         }
         return columns | ({WORDS: [piece.words for piece in pieces]} if self.whole_word else {})

@@ -113,7 +113,7 @@ class PromptedClassification(Task):
     def fit(self, splits: Splits) -> Self:
         known = classes.names((*splits.train, *splits.spare))
         labels = self.labels or tuple(sorted(known, key=natural))
-        problems = mixed(splits) + classes.one_only(set(labels)) + classes.new_in_splits(splits, labels)
+        problems = mixed(splits) + classes.too_few(set(labels)) + classes.new_in_splits(splits, labels)
         problems += [f"task.verbalizers: {unknown('label', k, labels)}" for k in self.verbalizers if k not in labels]
         texts = {label: self._verbalizer(label) for label in labels}
         if same := [label for label, one in texts.items() if list(texts.values()).count(one) > 1]:

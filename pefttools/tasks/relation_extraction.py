@@ -89,9 +89,9 @@ class RelationExtraction(Task):
     def fit(self, splits: Splits) -> Self:
         found = classes.names(splits.train)
         known = found | classes.names(splits.spare)
-        known |= {turned for turned in map(marked.turned, known) if turned}  # training may lack one direction
+        known |= {label for label in map(marked.reversed_label, known) if label}  # training may lack one direction
         labels = self.labels or tuple(sorted(known, key=of_fields.natural))
-        problems = classes.one_only(found) + classes.idle(labels, known) + classes.new_in_splits(splits, labels)
+        problems = classes.too_few(found) + classes.unused(labels, known) + classes.new_in_splits(splits, labels)
         if problems:
             raise UserError(*problems)
         return self.with_values(labels=labels)

@@ -132,7 +132,7 @@ class TextClassification(Task):
         found = classes.names(splits.train)
         known = found | classes.names(splits.spare)
         labels = self.labels or tuple(sorted(known, key=natural))
-        problems = [*classes.one_only(found), *classes.idle(labels, known), *mixed(splits)]
+        problems = [*classes.too_few(found), *classes.unused(labels, known), *mixed(splits)]
         problems += classes.new_in_splits(splits, labels)
         if self.multi_label and len(found) > 1 and all(len(row["label"]) == len(found) for row in splits.train):
             problems.append("data.train: every row has all labels; there is nothing to learn")
