@@ -149,7 +149,7 @@ def test_artifact_without_its_template_or_stop_token_is_refused(
     run = trained("chatTrue", chat_template=OWN)
     if lost == "template":
         plain_tokenizer = writing.tokenizer_of
-        monkeypatch.setattr(writing, "carried", lambda *_: {})
+        monkeypatch.setattr(writing, "text_settings", lambda *_: {})
 
         def without(task: Any, tokenizer: Any) -> Any:
             own = plain_tokenizer(task, tokenizer)
@@ -157,7 +157,7 @@ def test_artifact_without_its_template_or_stop_token_is_refused(
             return own
 
         monkeypatch.setattr(writing, "tokenizer_of", without)
-        expected = "plain transformers answers"
+        expected = "plain transformers generates"
     else:
         settings = writing.settings_of
 

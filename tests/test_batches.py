@@ -72,8 +72,8 @@ def supports(task: Task, kind: str) -> bool:
 
 def gap(base: Base, task: Task, rows: list[Row]) -> float:
     """The largest difference between logits of rows alone and in one batch, relative to the largest logit."""
-    logits, predictions = verify.answers(base.model, task, rows, base.tokenizer)
-    alone = [row for one in rows for row in verify.answers(base.model, task, [one], base.tokenizer)[0]]
+    logits, predictions = verify.logits_and_predictions(base.model, task, rows, base.tokenizer)
+    alone = [row for one in rows for row in verify.logits_and_predictions(base.model, task, [one], base.tokenizer)[0]]
     assert len(predictions) == len(rows)
     return verify.gap(logits, alone) / max(float(row.abs().max()) for row in logits)
 

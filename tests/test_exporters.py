@@ -145,9 +145,11 @@ def test_onnx_holds_adapters_that_cannot_merge(of_task: Any, tmp_path: Path) -> 
 
 
 def test_onnx_and_gguf_refuse_what_they_cannot(of_task: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is for encoders' tasks, and causal_lm writes text; use --to gguf"):
+    with pytest.raises(
+        UserError, match="works with encoders only, and causal_lm generates text; use --to merged, or --to gguf"
+    ):
         export(of_task("causal_lm"), "onnx", tmp_path / "out")
-    with pytest.raises(UserError, match="is for decoders that write text"):
+    with pytest.raises(UserError, match="works with decoders that generate text only"):
         export(of_task("text_classification"), "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

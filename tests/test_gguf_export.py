@@ -112,7 +112,7 @@ def test_llama_cpp_is_told_where_it_is_missing_and_refuses_what_it_answers_other
     monkeypatch.setattr(llama_cpp, "BINDING", "not_installed")
     assert exporter.served(tmp_path / "out", [ids], [logits]) == ({"llama_cpp": None}, [])
     display.manifest(manifest, gguf.Gguf.sentences({"llama_cpp": None}))
-    assert "llama.cpp was not asked" in capsys.readouterr().out
+    assert "not checked with llama.cpp" in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: Path) -> None:

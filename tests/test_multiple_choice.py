@@ -150,8 +150,8 @@ def test_choices_that_a_row_lacks_change_nothing(bases: Callable[[str], Path]) -
     torch.manual_seed(0)
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
     rows = [{"text": "word1", "choices": ABC[:2], "label": 1}, {"text": "word2 word4", "choices": ABC, "label": 0}]
-    alone = verify.answers(base.model, TASK, rows[:1], base.tokenizer)[1]
-    logits, said = verify.answers(base.model, TASK, rows, base.tokenizer)
+    alone = verify.logits_and_predictions(base.model, TASK, rows[:1], base.tokenizer)[1]
+    logits, said = verify.logits_and_predictions(base.model, TASK, rows, base.tokenizer)
     assert said[0]["probabilities"] == pytest.approx(alone[0]["probabilities"], abs=1e-5)
     assert list(said[0]["probabilities"]) == ["A", "B"]
     assert all(sum(one["probabilities"].values()) == pytest.approx(1) for one in said)
@@ -212,11 +212,11 @@ def test_a_stranger_gets_the_same_answers(run: Path, tmp_path: Path) -> None:
 
     trained = pefttools.load(run)
     rows = [trained.task.read(row) for row in quizzes(20, seed=4)]
-    ours = verify.answers(trained.model, trained.task, rows, trained.base.tokenizer)[1]
+    ours = verify.logits_and_predictions(trained.model, trained.task, rows, trained.base.tokenizer)[1]
     trained.recipe.strategy.merge(trained.model).save_pretrained(tmp_path)
     model, report = AutoModelForMultipleChoice.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    theirs = verify.answers(model, trained.task, rows, trained.base.tokenizer)[1]
+    theirs = verify.logits_and_predictions(model, trained.task, rows, trained.base.tokenizer)[1]
     for one, other in zip(ours, theirs, strict=True):
         assert one["prediction"] == other["prediction"]
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)

@@ -1,4 +1,4 @@
-"""What leaves the house: one file an exporter, each proven by `verify` before it appears."""
+"""Exporters: one module each. `verify` checks every artifact before its folder appears."""
 
 from pefttools.registry import Registry
 

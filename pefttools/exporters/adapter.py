@@ -1,8 +1,9 @@
-"""adapter: only what was trained, the head with it; the base stays where it is.
+"""adapter: the trained parameters and the head, without the base.
 
-Where the strategy `loads_by_peft` and the task adds no tokens, the folder is peft's own and loads by plain
-`PeftModel.from_pretrained`. Otherwise it holds the trained tensors and loads by `pefttools.load`. With `as_lora` any
-mergeable method's change of matrices becomes a LoRA in peft's format, cut to a rank or to a share of its energy.
+Where the strategy `loads_by_peft` and the task adds no tokens, the folder is in peft's format and
+`PeftModel.from_pretrained` loads it. Otherwise it contains the trained tensors and `pefttools.load` loads it. With
+`as_lora`, the weight change of any mergeable method becomes a LoRA in peft's format, truncated to a rank or to a share
+of the squared change.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ if TYPE_CHECKING:
 
 
 class Adapter(Exporter):
-    """Whether it is written as it is, or as a LoRA."""
+    """Format: as trained, or as a LoRA."""
 
     needs_base: ClassVar[bool] = True
 
     as_lora: int | float | None = None
-    """A rank (`8`), or the share of each matrix's squared change that its rank must hold (`0.95`)."""
+    """Rank of the LoRA (`8`), or the share of each matrix's squared change that it must keep (`0.95`)."""
 
     @field_validator("as_lora")
     @classmethod
     def _rank_or_share(cls, value: float | None) -> float | None:
         if value is not None and (value < 1 if isinstance(value, int) else not 0 < value <= 1):
-            raise ValueError("takes a rank (a whole number from 1) or a share of energy (0.95, at most 1.0)")
+            raise ValueError("must be a rank (a whole number from 1) or a share of the squared change (up to 1.0)")
         return value
 
     def refuse(self, recipe: Recipe) -> None:
@@ -51,10 +52,12 @@ class Adapter(Exporter):
         refuse_unmergeable("adapter as_lora", recipe)
         if recipe.base.quantize:
             raise UserError(
-                "as_lora: the run's base is quantised, and its trained weights are an adapter already; leave it out"
+                "as_lora: the run's base is quantised, so what it trained is an adapter already; leave as_lora out"
             )
         if recipe.task.new_tokens:
-            raise UserError(f"as_lora: peft's format cannot hold what {recipe.task.name} adds; use --to merged")
+            raise UserError(
+                f"as_lora: peft's format cannot contain the tokens that {recipe.task.name} adds; use --to merged"
+            )
 
     @property
     def approximates(self) -> bool:
@@ -67,8 +70,7 @@ class Adapter(Exporter):
 
         if any(path.endswith(".extra") for path in trained.base.head):
             raise UserError(
-                "as_lora: the run trained rows for tokens beyond the base's table, which peft's format cannot hold;"
-                " use --to merged"
+                "as_lora: the run trained embeddings of new tokens, which peft's format cannot contain; use --to merged"
             )
         return as_lora(trained, self.as_lora)
 
@@ -81,8 +83,8 @@ class Adapter(Exporter):
         if about := manifest.get("as_lora"):
             ranks = "-".join(str(rank) for rank in dict.fromkeys(about["ranks"]))
             yield (
-                f"as a LoRA of rank {ranks} with {about['energy']:.4f} of the matrices' squared change;"
-                f" {about['left_out']:,} other parameters changed that it cannot hold"
+                f"written as a LoRA of rank {ranks} with {about['energy']:.4f} of the matrices' squared change;"
+                f" {about['left_out']:,} other changed parameters are not in it"
             )
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
@@ -107,13 +109,15 @@ class Adapter(Exporter):
         manifest = folder / "manifest.json"
         expected = json.loads(manifest.read_text("utf-8"))["base"]["sha256"] if manifest.is_file() else sha256
         if sha256 != expected:
-            raise UserError(f"{folder}: the base {recipe.base.source} has changed: its sha256 is not {expected}")
+            raise UserError(
+                f"{folder}: the base {recipe.base.source} has changed: its sha256 is {sha256}, the run's was {expected}"
+            )
         values = json.loads(json.dumps(recipe.task.config_values()))
         values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
         config = transformers.AutoConfig.from_pretrained(place, **values)
         vocabulary.mend_padding_id(config, tokenizer)
         packed = {"quantization_config": quantized.configuration(kind, auto, config)} if kind else {}
-        torch.manual_seed(1)  # a head that was not saved must not come out right by luck
+        torch.manual_seed(1)  # a head missing from the folder must not get the run's own initial values
         model = auto.from_pretrained(place, config=config, dtype=torch.float32, **packed)
         quantized.mend(model)
         vocabulary.agree(model, tokenizer, recipe.base.source, recipe.task.own_head)

@@ -1,4 +1,4 @@
-"""What every exporter answers."""
+"""The interface of exporters."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 EXACT = 1e-5
-"""Largest difference of a logit from the trained model's where nothing is rounded, in parts of the largest one (a
-classifier's: as it is). Both models compute in float64, so it is of weights alone; merging and loading are held to it
-whatever is rounded to."""
+"""Largest allowed difference of a logit from the trained model's where weights are not rounded: as a share of the
+largest logit, for a classifier absolute. Both models compute in float64, so only weights can differ. Merging and
+loading must stay within it whatever the dtype of the artifact."""
 METRIC, ROUNDED_METRIC = 1e-3, 1e-2
-"""How far `apart` the task's metrics may be; the second where weights are rounded."""
+"""Allowed difference (see `apart`) of the task's metrics; the second where weights are rounded."""
 
 
 def apart(task: Task, value: float, other: float) -> float:
-    """How far the task's primary metric is from another value of it, in parts of the other where that is above 1.
+    """The difference of two values of the task's primary metric, relative to `other` where that is above 1.
 
-    Perplexities, the exponentials of mean losses, are compared by those losses: they are what rounding moves evenly.
+    Perplexities are compared by their logarithms, the mean losses, because rounding changes those evenly.
     """
     if task.compared_by_logarithm:
         value, other = math.log(value), math.log(other)
@@ -47,44 +47,44 @@ class Loaded:
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     problems: list[str] = field(default_factory=list)
-    """What was wrong with its keys."""
+    """Errors found while loading, such as missing weights."""
 
 
 class Exporter(Choice, ABC):
     """Writes one kind of artifact, and loads it as its users will."""
 
     libraries: ClassVar[tuple[str, ...]] = ()
-    """Whose versions the manifest tells beside those that are always there."""
+    """Further packages whose versions the manifest lists."""
     needs_base: ClassVar[bool] = False
-    """Whether the artifact is of use only with the base; its model card tells where that is from."""
+    """Whether users need the base to load the artifact; then the model card names the base's source."""
     roundings: ClassVar[Mapping[str, float]] = {"float32": EXACT, "float16": 5e-3, "bfloat16": 8e-2}
-    """What weights may be rounded to -> how far that may move a logit, in parts of the largest one.
+    """Data type of the weights -> how far rounding to it may change a logit, as a share of the largest logit.
 
-    bfloat16 moved SmolLM2's logits by 0.043 after full fine-tuning.
+    After full fine-tuning, bfloat16 changed SmolLM2's logits by 0.043.
     """
 
     def refuse(self, recipe: Recipe) -> None:
-        """Raises UserError when runs of this recipe cannot be exported so; asked before anything is loaded."""
+        """Raises UserError when runs of this recipe cannot be exported so; called before anything is loaded."""
 
     @property
     def rounds_to(self) -> str:
-        """What the artifact's weights are rounded to, a key of `roundings`."""
+        """Data type of the artifact's weights, a key of `roundings`."""
         return "float32"
 
     def round(self, model: nn.Module) -> None:
-        """Round the weights in place as the artifact's are, to the values that it will have when it is loaded."""
+        """Round the weights in place to the values that they have in the artifact."""
         import torch
 
-        for parameter in model.parameters():  # the angles of rotary positions are buffers, and need their digits
+        for parameter in model.parameters():  # rotary angles are buffers, and must keep their precision
             parameter.data = parameter.data.to(getattr(torch, self.rounds_to))
 
     @property
     def approximates(self) -> bool:
-        """Whether the artifact is meant to differ from the trained model, so that its error is told and not refused."""
+        """Whether the artifact only approximates the trained model; then its error is reported, and no error raised."""
         return False
 
     def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
-        """The model in memory that is written, before rounding, and facts for the manifest; may use up the trained one.
+        """The model to write, before rounding, and facts for the manifest; may modify `trained` in place.
 
         Raises:
             UserError: this strategy or task cannot be exported so.
@@ -94,7 +94,7 @@ class Exporter(Choice, ABC):
 
     @abstractmethod
     def write(self, model: nn.Module, proof: Proof, folder: Path) -> None:
-        """Write the prepared model to an existing folder, its tokenizer beside it; may use it up.
+        """Write the prepared model and its tokenizer to an existing folder; may modify the model in place.
 
         Raises:
             UserError: this strategy or task cannot be exported so.
@@ -102,16 +102,16 @@ class Exporter(Choice, ABC):
 
     @abstractmethod
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
-        """The artifact as a stranger loads it, by the library it is for."""
+        """Load the artifact as its users will, with the library it is made for."""
 
     def served(
         self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor]
     ) -> tuple[dict[str, Any], list[str]]:
-        """What the program that artifacts are served by, where it is not the one that `load`s, makes of them.
+        """Compare the program that serves such artifacts, where it is not the library that `load` uses.
 
         Args:
             inputs: token ids of the compared rows.
-            logits: what the loaded model said of them, by `Task.logits`.
+            logits: the loaded model's logits of these rows.
 
         Returns:
             Facts for the manifest, and problems.
@@ -120,33 +120,33 @@ class Exporter(Choice, ABC):
         return {}, []
 
     def metric_tolerance(self, rows: int) -> float:
-        """How far the task's metric on so many rows may be from the trained model's; by a row, where weights round."""
+        """Allowed difference of the task's metric from the trained model's; rounded weights may change one row."""
         return METRIC if self.rounds_to == "float32" else max(ROUNDED_METRIC, 1 / rows)
 
     def tolerance(self, scale: float) -> float:
-        """How far a logit of the loaded artifact may be from that of the model that was written."""
+        """Allowed difference of a logit between the loaded artifact and the model that was written."""
         return EXACT * scale
 
     def library(self, folder: Path, trained: Trained) -> str:
-        """What loads the written artifact, by the hub's name for it."""
+        """The hub's name of the library that loads the artifact."""
         del folder, trained
         return self.name
 
     @classmethod
     def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
-        """What the command line tells of an export besides what it tells of every one."""
+        """Lines that the command line prints for this kind of artifact, besides those for every export."""
         del manifest
         yield from ()
 
     @classmethod
     def card_rows(cls, manifest: Mapping[str, Any]) -> Mapping[str, str]:
-        """Rows that this exporter adds to the table of a model card: what was measured -> the result."""
+        """Rows that this exporter adds to the table of a model card: measurement -> result."""
         del manifest
         return {}
 
 
 def adds_tokens(folder: Path) -> bool:
-    """Whether an adapter holds rows for new tokens, which peft finds no place for in a plain base."""
+    """Whether an adapter contains embeddings of new tokens, which peft cannot load into a plain base."""
     file = folder / "adapter_config.json"
     saved = json.loads(file.read_text("utf-8")).get("modules_to_save") or [] if file.is_file() else []
     return any(path.endswith(".extra") for path in saved)

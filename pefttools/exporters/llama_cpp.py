@@ -1,4 +1,4 @@
-"""llama.cpp itself, by xllamacpp's prebuilt binding, asked how a GGUF file goes on."""
+"""Next-token probabilities of a GGUF file, computed by llama.cpp through the xllamacpp package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 BINDING = "xllamacpp"
 LIKELIEST = 32
-"""Next tokens whose probabilities are compared."""
+"""Number of the most likely next tokens whose probabilities are compared."""
 
 
 def installed() -> bool:
@@ -20,12 +20,12 @@ def installed() -> bool:
 
 
 def next_tokens(file: Path, prompts: Sequence[Sequence[int]]) -> list[dict[int, float]]:
-    """The likeliest tokens after each prompt of token ids, with the natural logarithms of their probabilities.
+    """The most likely next tokens of each prompt (token ids), each with the natural logarithm of its probability.
 
-    Keys and values are kept in fp32, and nothing of one prompt is used for the next.
+    Keys and values are cached in fp32, and no cache is shared between prompts.
 
     Raises:
-        RuntimeError: llama.cpp does not take the file, or a prompt.
+        RuntimeError: llama.cpp cannot load the file or process a prompt.
     """
     import torch
     import xllamacpp
@@ -39,8 +39,8 @@ def next_tokens(file: Path, prompts: Sequence[Sequence[int]]) -> list[dict[int, 
     settings.flash_attn_type = library.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     settings.warmup, settings.verbosity = False, -1
     server = library.Server(settings)
-    asked = {"max_tokens": 1, "logprobs": LIKELIEST, "temperature": 0.0, "cache_prompt": False}
-    return [_likeliest(server.handle_completions({**asked, "prompt": list(prompt)})) for prompt in prompts]
+    request = {"max_tokens": 1, "logprobs": LIKELIEST, "temperature": 0.0, "cache_prompt": False}
+    return [_likeliest(server.handle_completions({**request, "prompt": list(prompt)})) for prompt in prompts]
 
 
 def _likeliest(answer: Any) -> dict[int, float]:
@@ -50,7 +50,7 @@ def _likeliest(answer: Any) -> dict[int, float]:
     return {each["id"]: each["logprob"] for each in token["top_logprobs"]}
 
 
-def gap(said: dict[int, float], logits: Tensor) -> float:
-    """The largest difference of a log-probability that llama.cpp gave from that of `logits`: shape (vocabulary,)."""
+def gap(logprobs: dict[int, float], logits: Tensor) -> float:
+    """The largest difference of llama.cpp's `logprobs` (token id -> value) from those of `logits` (vocabulary,)."""
     expected = logits.double().log_softmax(-1)
-    return max(abs(value - float(expected[token])) for token, value in said.items())
+    return max(abs(value - float(expected[token])) for token, value in logprobs.items())

@@ -1,6 +1,6 @@
-"""merged: a plain transformers folder with the change folded into the weights.
+"""merged: a plain transformers folder with the trained change merged into the weights.
 
-Loads by `AutoModel….from_pretrained(folder)` with tokenizer and label names; nothing of ours is needed.
+`AutoModel….from_pretrained(folder)` loads it, with tokenizer and label names; users do not need pefttools.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class Merged(MergingExporter):
-    """What the weights are rounded to, and how large a file may be."""
+    """Data type of the weights and size limit of a file."""
 
     dtype: Dtype = "float32"
-    """`float32` answers like the trained model; `bfloat16` and `float16` take half the room."""
+    """`float32` gives the trained model's logits; `bfloat16` and `float16` need half the disk space."""
     shard: str = Field(default="5GB", pattern=r"^[1-9]\d*[KMG]B$")
-    """The most a file of weights may have; more are written beside it."""
+    """Upper limit of the size of a weight file; larger models are split into several files."""
 
     @property
     def rounds_to(self) -> str:
@@ -50,5 +50,5 @@ class Merged(MergingExporter):
             if report[kind]
         ]
         if str(model.dtype) != f"torch.{self.dtype}":
-            problems.append(f"its weights are {model.dtype}, and {self.dtype} was asked for")
+            problems.append(f"its weights are {model.dtype} instead of {self.dtype}")
         return Loaded(model, transformers.AutoTokenizer.from_pretrained(folder), problems)

@@ -1,4 +1,7 @@
-"""The change folded into plain weights, and into which: a quantised base offers two, and the better one is taken."""
+"""Merging: the trained change is added to the base's weights.
+
+For a quantised base there are two sets of weights to merge into; the one nearer to the trained model is used.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +22,22 @@ if TYPE_CHECKING:
 
 ROUTES: tuple[On, ...] = ("dequantised", "full")
 WITHOUT_QUANTISATION: Mapping[str, float] = {"nf4": 1e-3, "fp4": 1e-3, "int8": 3e-1}
-"""`base.quantize` -> how far merging into plain weights may move a logit, in parts of the largest one.
+"""`base.quantize` -> how far a logit may change by merging into unquantised weights, as a share of the largest logit.
 
-Quantised bases compute in fp32; int8 rounds what meets the weights too, by 0.19, which no merged model can repeat.
+Quantised bases compute in fp32. int8 rounds activations too, which changes logits by 0.19; a merged model cannot
+reproduce that.
 """
 
 
 def refuse_unmergeable(to: str, recipe: Recipe) -> None:
-    """Raises UserError when the recipe's strategy does not fold into plain weights."""
+    """Raises UserError when the recipe's strategy cannot be merged into the base's weights."""
     strategy = recipe.strategy
     if not strategy.mergeable:
         raise UserError(f"--to {to}: {strategy.name} cannot be merged: {strategy.why_not_merged}")
 
 
 class MergingExporter(Exporter):
-    """Writes what is left when the change is folded into plain weights."""
+    """Writes the merged model."""
 
     def refuse(self, recipe: Recipe) -> None:
         refuse_unmergeable(self.name, recipe)
@@ -44,39 +48,39 @@ class MergingExporter(Exporter):
     @classmethod
     def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
         for route, found in manifest.get("routes", {}).items():
-            taken = " (taken)" if route == manifest["route"] else ""
+            used = " (used)" if route == manifest["route"] else ""
             scores = "".join(f"; {name} {value:.4f}" for name, value in found.items() if not name.endswith("_error"))
             yield (
-                f"merged into the {route} base{taken}: largest logit difference {found['max_logit_error']:.2g}{scores};"
-                f" merging itself {found['merge_error']:.2g}"
+                f"merged into the {route} base{used}: largest logit difference {found['max_logit_error']:.2g}{scores};"
+                f" merging alone changes logits by {found['merge_error']:.2g}"
             )
 
 
 def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The trained model as a plain one in fp32, and what was measured on the way; uses up the trained one.
+    """The trained model merged into a plain transformers model in fp32, and what was measured; consumes `trained`.
 
-    A quantised base is merged into what its quantised weights stand for and into the full-precision base. Either merge
-    must answer like the adapter beside that base; how far each is from the trained model, whose arithmetic is quantised
-    too, is told, and the nearer is taken.
+    If the base is quantised, the adapter is merged twice: into the dequantised weights and into the full-precision
+    ones. Each merged model must have the logits of the adapter on the same base. The manifest reports how far each is
+    from the trained model, whose arithmetic is quantised too; the nearer one is returned.
 
     Raises:
-        UserError: a merge changes answers, or none is near the trained model.
+        UserError: merging changes the logits, or neither merged model is near the trained one.
     """
     kind = trained.recipe.base.quantize
     if not kind:
         return _plain(trained), {}
     best, routes = None, {}
     for route in ROUTES:
-        put = load(trained.path, on=route)
-        beside = proof.answers(put.model)
-        model = _plain(put)
-        answers = proof.answers(model)
-        found = {"max_logit_error": verify.gap(answers, proof.logits), "merge_error": verify.gap(answers, beside)}
+        unmerged = load(trained.path, on=route)
+        before = proof.logits_of(unmerged.model)
+        model = _plain(unmerged)
+        after = proof.logits_of(model)
+        found = {"max_logit_error": verify.gap(after, proof.logits), "merge_error": verify.gap(after, before)}
         allowed = EXACT * proof.scale
         if not found["merge_error"] <= allowed:  # a NaN is refused too
             raise UserError(
-                f"export: merging into the {route} base changes the logits by up to {found['merge_error']:.3g}; allowed"
-                f" are {allowed:.3g}"
+                f"export: merging into the {route} base changes the logits by up to {found['merge_error']:.3g}; at most"
+                f" {allowed:.3g} is allowed; nothing was written"
             )
         routes[route] = {**found, proof.metric: proof.score(model)}
         if best is None or found["max_logit_error"] < routes[best[0]]["max_logit_error"]:
@@ -85,9 +89,10 @@ def merged(trained: Trained, proof: Proof) -> tuple[PreTrainedModel, dict[str, A
     route, model = best
     allowed = WITHOUT_QUANTISATION[kind] * max(1.0, proof.largest)
     if not routes[route]["max_logit_error"] <= allowed:
-        told = ", ".join(f"{name} base {found['max_logit_error']:.3g}" for name, found in routes.items())
+        errors = ", ".join(f"{name} base {found['max_logit_error']:.3g}" for name, found in routes.items())
         raise UserError(
-            f"export: without {kind} the logits differ from the trained model's by more than {allowed:.3g}: {told}"
+            f"export: merged into unquantised weights the model's logits differ from those of the {kind} model by more"
+            f" than the allowed {allowed:.3g}: {errors}; use --to adapter"
         )
     return model, {"routes": routes, "route": route, "merge_error": routes[route]["merge_error"]}
 

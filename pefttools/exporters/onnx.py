@@ -1,8 +1,8 @@
-"""onnx: an encoder's graph in ONNX with dynamic batch and length, its tokenizer and configuration beside it.
+"""onnx: an encoder's graph in ONNX with dynamic batch size and length, with its tokenizer and configuration.
 
-Exported by torch, checked by onnx, run by onnxruntime in the proof; the folder is laid out as optimum's are. Methods
-that merge are merged; bottleneck adapters go into the graph as they are. onnx, onnxscript and onnxruntime come with
-`pip install pefttools[onnx]`.
+torch exports it, onnx checks it, and onnxruntime runs it in the verification; the folder has optimum's layout. Methods
+that can be merged are merged; bottleneck adapters become part of the graph. `pip install pefttools[onnx]` installs
+onnx, onnxscript and onnxruntime.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ if TYPE_CHECKING:
 FILE = "model.onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4
-"""Largest difference of a logit in fp32, of a language model in parts of the largest one: another library rounds
-otherwise on the way."""
+"""Largest allowed difference of a logit in fp32 (of a language model: as a share of the largest logit), because
+onnxruntime rounds differently from torch."""
 ROWS = 3
-"""Of the batch whose passage is recorded; not 1, which torch would take for a constant."""
+"""Rows of the example batch that torch traces; not 1, which torch would treat as a constant."""
 
 
 class Onnx(Exporter):
-    """Which operators may be used."""
+    """Version of the operators."""
 
     libraries: ClassVar[tuple[str, ...]] = NEEDED
 
     opset: int = Field(default=18, ge=18, le=23)
-    """The version of ONNX's operators."""
+    """Version of the ONNX operator set."""
 
     def refuse(self, recipe: Recipe) -> None:
         if missing := [name for name in NEEDED if find_spec(name) is None]:
-            raise UserError(f"--to onnx: needs {', '.join(missing)}; `pip install pefttools[onnx]`")
+            raise UserError(f"--to onnx: {', '.join(missing)} not installed; run `pip install pefttools[onnx]`")
         if recipe.task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             raise UserError(
-                f"--to onnx: is for encoders' tasks, and {recipe.task.name} writes text; use --to gguf (of a decoder)"
-                " or --to merged"
+                f"--to onnx: works with encoders only, and {recipe.task.name} generates text; use --to merged, or"
+                " --to gguf for a decoder"
             )
         if not recipe.strategy.mergeable and hasattr(recipe.strategy, "config"):
             raise UserError(f"--to onnx: {recipe.strategy.name} {recipe.strategy.why_not_merged}")
@@ -67,7 +67,7 @@ class Onnx(Exporter):
         dynamic = tuple(dict.fromkeys(range(value.ndim), torch.export.Dim.DYNAMIC) for value in inputs.values())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says that torchvision is not installed
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
             try:
                 torch.onnx.export(
                     _plain(model, list(inputs), names), tuple(inputs.values()), str(folder / FILE),
@@ -96,7 +96,7 @@ class Onnx(Exporter):
 
 
 def _inputs(proof: Proof) -> dict[str, Any]:
-    """A batch of the rows that are compared, as the task makes it."""
+    """The task's batch of the first compared rows."""
     task, tokenizer = proof.trained.task, proof.trained.base.tokenizer
     columns = task.encode((proof.rows * ROWS)[:ROWS], tokenizer)
     short = {name: list(values)[:ROWS] for name, values in columns.items()}
@@ -112,7 +112,7 @@ def _bytes(model: nn.Module) -> int:
 
 
 def _plain(model: nn.Module, inputs: list[str], names: list[str]) -> nn.Module:
-    """The model called with these inputs in their order, and these of its outputs for its answer."""
+    """A module that takes these inputs by position and returns these outputs as a tuple."""
     import torch
 
     class Plain(torch.nn.Module):
@@ -128,25 +128,25 @@ def _plain(model: nn.Module, inputs: list[str], names: list[str]) -> nn.Module:
 
 
 def running(file: Path, config: Any) -> nn.Module:
-    """A graph as a module that answers on the CPU like the model it was exported from."""
+    """A module that runs the graph on the CPU and returns the outputs of the model it was exported from."""
     import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    wanted = [given.name for given in session.get_inputs()]
-    names = [given.name for given in session.get_outputs()]
+    input_names = [node.name for node in session.get_inputs()]
+    names = [node.name for node in session.get_outputs()]
 
     class Running(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.config = config
-            self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # says where it computes
+            self.place = torch.nn.Parameter(torch.empty(0), requires_grad=False)  # callers read the device from it
 
         def forward(self, **inputs: Any) -> Any:
-            given = {name: inputs[name].numpy() for name in wanted if name in inputs}
-            found = session.run(names, given)
+            arrays = {name: inputs[name].numpy() for name in input_names if name in inputs}
+            found = session.run(names, arrays)
             return SimpleNamespace(**{name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)})
 
     return Running()

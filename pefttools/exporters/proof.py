@@ -1,4 +1,4 @@
-"""What the trained model answers on real rows, kept to hold an artifact's answers against."""
+"""The trained model's logits, generated texts and metrics on the run's rows, which an artifact must reproduce."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ if TYPE_CHECKING:
     from pefttools.training.run import Trained
 
 COMPARED_ROWS = 128
-"""Rows whose logits are compared, at most; the metric is of all that the run was scored on."""
+"""Upper limit of rows whose logits are compared; the metric is computed on all rows that the run was scored on."""
 COMPARED_VALUES = 30_000_000
-"""Logits that are compared, at most; a language model has one a token and word of its vocabulary."""
+"""Upper limit of logits that are compared; a language model has one for every token and every vocabulary entry."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The rows that are asked, and the trained model's answers."""
+    """The compared rows, and the trained model's outputs on them."""
 
     trained: Trained
     rows: list[Row]
-    """Whose logits are compared."""
+    """Rows whose logits are compared."""
     scored: list[Row]
-    """Whose metric is compared."""
-    asked: list[Row]
-    """Those that are answered in text; none where the task writes none."""
+    """Rows on which the metric is compared."""
+    text_rows: list[Row]
+    """Rows for which text is generated; empty where the task generates none."""
     logits: list[Tensor]
     texts: list[writing.Answer]
     metrics: dict[str, Any]
 
     @classmethod
     def of(cls, trained: Trained, scored: list[Row]) -> Proof:
-        """Ask the trained model."""
-        asked = (trained.model, trained.task)
-        (first, *_), _ = verify.answers(*asked, scored[:1], trained.base.tokenizer)
+        """Run the trained model on the rows it was scored on."""
+        model, task, tokenizer = trained.model, trained.task, trained.base.tokenizer
+        (first, *_), _ = verify.logits_and_predictions(model, task, scored[:1], tokenizer)
         rows = scored[: min(COMPARED_ROWS, max(4, COMPARED_VALUES // first.numel()))]
-        logits = verify.exact_logits(*asked, rows, trained.base.tokenizer)
-        brief = writing.short(trained.task, trained.base.tokenizer, rows)
-        texts = writing.trained_answers(*asked, brief, trained.base.tokenizer)
-        metrics = verify.scores(*asked, scored, trained.base.tokenizer)
-        return cls(trained, rows, scored, brief, logits, texts, metrics)
+        logits = verify.exact_logits(model, task, rows, tokenizer)
+        text_rows = writing.shortest_rows(task, tokenizer, rows)
+        texts = writing.trained_answers(model, task, text_rows, tokenizer)
+        metrics = verify.scores(model, task, scored, tokenizer)
+        return cls(trained, rows, scored, text_rows, logits, texts, metrics)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that is written: with the chat template that was trained with."""
+        """The tokenizer that the artifact contains: it has the chat template of the training."""
         return writing.tokenizer_of(self.trained.task, self.trained.base.tokenizer)
 
     @property
     def pad_token_id(self) -> int | None:
-        """The padding that the model's configuration names."""
+        """The padding token in the model's configuration."""
         config: Any = self.trained.model.config
         return getattr(config, "pad_token_id", None)
 
@@ -66,20 +66,20 @@ class Proof:
 
     @property
     def scale(self) -> float:
-        """What fp32 tolerances are multiplied with: a language model's logits are large, and sums round in parts."""
+        """Factor of fp32 tolerances: a language model's logits are large, and rounding errors are relative."""
         return 1.0 if self.trained.task.own_head else max(1.0, self.largest)
 
     @property
     def metric(self) -> str:
         return self.trained.task.primary
 
-    def answers(self, model: nn.Module) -> list[Tensor]:
-        """Another model's logits on the rows."""
+    def logits_of(self, model: nn.Module) -> list[Tensor]:
+        """Another model's logits on the rows, in float64."""
         return verify.exact_logits(model, self.trained.task, self.rows, self.trained.base.tokenizer)
 
-    def answers_in_text(self, model: nn.Module) -> list[writing.Answer]:
-        """Another model's answers in text."""
-        return writing.trained_answers(model, self.trained.task, self.asked, self.trained.base.tokenizer)
+    def texts_of(self, model: nn.Module) -> list[writing.Answer]:
+        """Another model's generated texts for `text_rows`."""
+        return writing.trained_answers(model, self.trained.task, self.text_rows, self.trained.base.tokenizer)
 
     def score(self, model: nn.Module) -> float:
         """Another model's metric."""

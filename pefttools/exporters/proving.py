@@ -1,4 +1,4 @@
-"""What the process that proves an artifact needs of the libraries, imported before it is asked (see `fresh.begin`)."""
+"""Imports for the process that verifies an artifact, done before it gets its work (see `subprocesses.begin`)."""
 
 import importlib
 

@@ -1,7 +1,7 @@
-"""The proof: a written artifact, loaded in a fresh process by what its users will load it with, answers the same.
+"""The check of a written artifact: another process loads it as its users will, and compares its outputs.
 
-`main` is that process. It tokenises the raw rows with the artifact's own tokenizer, so that a lost token or a changed
-setting shows as well as a wrong weight.
+`main` runs in that process. It tokenises the raw rows with the artifact's own tokenizer, so that a lost token or a
+changed setting is found as well as a wrong weight.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 TIED = "tied embeddings"
 
 
-def answers(
+def logits_and_predictions(
     model: nn.Module,
     task: Task,
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
-    keep: bool = True,
+    keep_logits: bool = True,
     padding: bool = True,
 ) -> tuple[list[Tensor], list[Prediction]]:
-    """Logits of every encoded row (of real tokens, where there are some a token), and what is said of every row.
+    """The logits of every encoded row (without those of padding), and the prediction of every row.
 
     Args:
-        keep: whether to keep the logits; a language model's fill the memory soon.
-        padding: whether rows of unlike length are asked together; else each is asked as if it were alone.
+        keep_logits: whether to return the logits; those of a language model soon fill the memory.
+        padding: whether a batch may mix rows of different lengths; if not, no row is padded.
     """
     encoded = Encoded(columns_of(rows, task, tokenizer))
     evaluator = Evaluator(model, task, tokenizer)
@@ -49,40 +49,43 @@ def answers(
     for i, length in enumerate(encoded["length"]):
         groups.setdefault(0 if padding else length, []).append(i)
     logits: dict[int, Tensor] = {}
-    said: dict[int, Prediction] = {}
+    predictions: dict[int, Prediction] = {}
     for group in groups.values():
         for indices, batch, outputs in evaluator.outputs(encoded, group):
-            said.update(zip(indices, task.predict(outputs, batch), strict=True))
-            if not keep:
+            predictions.update(zip(indices, task.predict(outputs, batch), strict=True))
+            if not keep_logits:
                 continue
             for i, row in zip(indices, task.logits_of_rows(outputs, batch), strict=True):
                 logits[i] = row.to("cpu", copy=True)
-    return [logits[i] for i in sorted(logits)], aggregated(task, rows, encoded, said)
+    return [logits[i] for i in sorted(logits)], aggregated(task, rows, encoded, predictions)
 
 
 def scores(model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The task's metrics on these rows."""
-    _, said = answers(model, task, rows, tokenizer, keep=False)
-    return task.metrics(said, [task.reference(row) for row in rows])
+    _, predictions = logits_and_predictions(model, task, rows, tokenizer, keep_logits=False)
+    return task.metrics(predictions, [task.reference(row) for row in rows])
 
 
 def exact_logits(
     model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, padding: bool = True
 ) -> list[Tensor]:
-    """`answers`' logits in float64."""
+    """The logits of every encoded row, computed in float64."""
     with exactness.in_float64(model):
-        return answers(model, task, rows, tokenizer, padding=padding)[0]
+        return logits_and_predictions(model, task, rows, tokenizer, padding=padding)[0]
 
 
 def gap(logits: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest difference; infinite where shapes differ or an answer is no number."""
+    """The largest absolute difference; infinite where shapes differ or a logit is NaN."""
     pairs = zip(logits, others, strict=True)
     found = [float((a - b).abs().max()) if a.shape == b.shape else math.inf for a, b in pairs]
     return max(math.inf if math.isnan(difference) else difference for difference in found)
 
 
-def said_by(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What must come back beside weights: the configuration's `names`, special tokens, whether embeddings are tied."""
+def loaded_facts(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Facts that must survive saving besides the weights: the configuration's `names`, special tokens, tied embeddings.
+
+    The values are those that JSON can represent.
+    """
     config = {name: getattr(model.config, name, None) for name in names}
     specials = {name: [token, tokenizer.convert_tokens_to_ids(token)] for name, token in _specials(tokenizer).items()}
     return json.loads(json.dumps({**config, **specials, TIED: _tied(model)}))
@@ -93,7 +96,7 @@ def _specials(tokenizer: Any) -> Mapping[str, str]:
 
 
 def _tied(model: Any) -> bool | None:
-    """Whether the output layer is the table of embeddings; None where there is none to ask."""
+    """Whether the output layer and the input embeddings share their weights; None where there is no output layer."""
     output = getattr(model, "get_output_embeddings", lambda: None)()
     if output is None:
         return None
@@ -101,7 +104,7 @@ def _tied(model: Any) -> bool | None:
 
 
 def _table(module: Any) -> tuple[int, int | None]:
-    """Which table a module looks up in, and which trained rows stand in for some of it (`trainable_token_indices`)."""
+    """Identity of a module's weights, and of the trained rows that replace some (peft's `trainable_token_indices`)."""
     adapter = getattr(module, "token_adapter", module)
     trained = getattr(adapter, "trainable_tokens_delta", None)
     return adapter.weight.data_ptr(), None if trained is None else id(trained)
@@ -112,13 +115,13 @@ def answer_file(case_file: Path) -> Path:
 
 
 def main(case_file: Path, folder: Path) -> None:
-    """Load the artifact, answer the case's rows and write what differs, or what failed."""
+    """Load the artifact, run it on the case's rows and write the differences, or the error, to `answer_file`."""
     from pefttools.bases.loading import prepare_libraries
 
     prepare_libraries()
     try:
         answer = _compared(case_file, folder)
-    except Exception as error:  # whatever a stranger's library makes of a wrong folder
+    except Exception as error:  # other libraries raise anything when a folder is wrong
         answer = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
     answer_file(case_file).write_text(json.dumps(answer), "utf-8")
 
@@ -135,35 +138,35 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
     assert exporter is not None, found
     loaded = exporter.load(folder, settings)
     model, task, tokenizer, problems = loaded.model.eval(), settings.task, loaded.tokenizer, list(loaded.problems)
-    told = said_by(model, tokenizer, case["config"])
-    for name, value in case["said"].items():
-        if name == TIED and told[name] is None:  # a graph has no weights to ask
+    actual = loaded_facts(model, tokenizer, case["config"])
+    for name, value in case["facts"].items():
+        if name == TIED and actual[name] is None:  # an ONNX graph has no output layer to compare
             continue
-        if told.get(name) != value:
-            problems.append(f"the artifact's {name} is {told.get(name)!r}, the trained model's {value!r}")
+        if actual.get(name) != value:
+            problems.append(f"the artifact's {name} is {actual.get(name)!r}, the trained model's {value!r}")
     written = folder / "generation_config.json"
     generation = GenerationConfig.from_pretrained(folder) if written.is_file() else None
-    problems += _lost(case["carried"], json.loads(json.dumps(writing.carried(tokenizer, generation))))
+    problems += _lost(case["text_settings"], json.loads(json.dumps(writing.text_settings(tokenizer, generation))))
     if generation is not None:
         problems += writing.differences(
-            case["texts"], writing.plain_answers(model, task, case["asked"], tokenizer, generation)
+            case["texts"], writing.plain_answers(model, task, case["text_rows"], tokenizer, generation)
         )
     logits = exact_logits(model, task, case["rows"], tokenizer)
-    # 8 bits round what meets the weights by what stands beside it
+    # int8 rounds activations by the largest one in the batch, so batches of other rows give other logits
     alone = logits if is_quantised(model) else exact_logits(model, task, case["rows"], tokenizer, padding=False)
     inputs = columns_of(case["rows"], task, tokenizer)["input_ids"]
-    facts, said = exporter.served(folder, inputs, logits)
+    facts, serving_problems = exporter.served(folder, inputs, logits)
     return {
         "max_logit_error": max(gap(each, expected["trained"]) for each in (logits, alone)),
         "loaded_error": max(gap(each, expected["written"]) for each in (logits, alone)),
         "metrics": scores(model, task, case["scored"], tokenizer),
         "facts": facts,
-        "problems": [*problems, *said],
+        "problems": [*problems, *serving_problems],
     }
 
 
 def _lost(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """A problem for each thing that an artifact must carry to write text, and does not."""
+    """A problem for each chat template or generation setting that the artifact lacks or has changed."""
     if not found and expected:
         return ["the artifact has no generation_config.json"]
     problems = []
@@ -175,5 +178,5 @@ def _lost(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
                 if found[name].get(key) != one
             ]
         elif found[name] != value:
-            problems.append(f"the artifact's {name} is not the one that was trained with: {found[name]!r}")
+            problems.append(f"the artifact's {name} is not the one used in training: {found[name]!r}")
     return problems

@@ -1,7 +1,7 @@
-"""What an artifact that writes text carries for it, and the proof that plain transformers writes the same with it.
+"""Artifacts that generate text: the files they need for it, and the check that plain transformers writes the same text.
 
-Besides weights and tokenizer that is the chat template that was trained with, as the tokenizer's own, and the settings
-of generation (tokens that end an answer, beams, forbidden tokens), as `generation_config.json`.
+Besides weights and tokenizer they contain the chat template of the training, as the tokenizer's template, and the
+settings of generation (stop tokens, beams, forbidden tokens), as `generation_config.json`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 ROWS = 4
-"""Rows that are answered in text, at most: those that ask the shortest."""
+"""Upper limit of rows for which text is generated: those with the shortest prompts."""
 NEW_TOKENS = 32
-"""Tokens of each of these answers, at most."""
+"""Upper limit of new tokens a row."""
 
 Answer = dict[str, Any]
-"""The `text` of an answer, how it came to its `finish`, and its `num_tokens`."""
+"""A generated `text`, the reason why it ended (`finish`) and its `num_tokens`."""
 
 
 def tokenizer_of(task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer that is written beside a model of this task."""
+    """The tokenizer that is saved with a model of this task."""
     own: Any = copy.deepcopy(tokenizer)
     if (template := task.generation_settings(tokenizer).chat_template) is not None:
         own.chat_template = template
-    decoding = task.decoding(own)  # sets the languages that it reads and writes
+    decoding = task.decoding(own)  # sets the tokenizer's source and target language
     if decoding is not None and task.auto_class == "AutoModelForCausalLM":
-        vocabulary.keep(own, "padding_side", "left")  # an answer goes on where its prompt ends, in a batch too
+        vocabulary.keep(own, "padding_side", "left")  # new tokens must follow the prompt directly, in a batch too
     for name in ("src_lang", "tgt_lang"):
         if getattr(own, name, None):
             own.init_kwargs[name] = getattr(own, name)
@@ -45,13 +45,13 @@ def tokenizer_of(task: Task, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTo
 
 
 def settings_of(task: Task, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig | None:
-    """The generation settings that are written beside a model of this task; None where it writes no text."""
+    """The generation settings that are saved with a model of this task; None where it generates no text."""
     decoding = task.decoding(tokenizer)
     return None if decoding is None else _generation.config(model, tokenizer, decoding)
 
 
-def carried(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig | None) -> dict[str, Any]:
-    """What must come back from an artifact's files."""
+def text_settings(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig | None) -> dict[str, Any]:
+    """The chat template and generation settings that a loaded artifact must have."""
     if settings is None:
         return {}
     values = {name: value for name, value in settings.to_dict().items() if value is not None}
@@ -59,8 +59,8 @@ def carried(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig | Non
     return {"chat_template": tokenizer.chat_template, "generation_config": values}
 
 
-def short(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Row]:
-    """The rows that are answered in text: the shortest that fit whole into the model, an answer with them."""
+def shortest_rows(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Row]:
+    """The rows for which text is generated: the shortest ones whose prompt and new tokens fit into the model."""
     if (decoding := task.decoding(tokenizer)) is None:
         return []
     own = tokenizer_of(task, tokenizer)
@@ -77,7 +77,7 @@ def short(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -
 def trained_answers(
     model: nn.Module, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
 ) -> list[Answer]:
-    """What `predict` makes of each row alone, by the likeliest tokens."""
+    """The text that `predict` generates for each row, one at a time and greedily."""
     import dataclasses
 
     if not rows:
@@ -98,7 +98,7 @@ def trained_answers(
 def plain_answers(
     model: Any, task: Task, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
 ) -> list[Answer]:
-    """What plain transformers makes of the same with an artifact's own template and settings."""
+    """The text that plain transformers generates for each row with the artifact's own template and settings."""
     found = []
     with exactness.in_float64(model):
         for row in rows:
@@ -107,7 +107,7 @@ def plain_answers(
     return found
 
 
-def _inputs(task: Task, row: Row, tokenizer: Any, two_sided: bool) -> Mapping[str, Any]:
+def _inputs(task: Task, row: Row, tokenizer: Any, is_encoder_decoder: bool) -> Mapping[str, Any]:
     import torch
 
     asked = task.asked(row)
@@ -116,9 +116,9 @@ def _inputs(task: Task, row: Row, tokenizer: Any, two_sided: bool) -> Mapping[st
             asked["messages"], tools=asked.get("tools") or None, add_generation_prompt=True, return_dict=True,
             return_tensors="pt",
         )  # fmt: skip
-    if two_sided:
+    if is_encoder_decoder:
         return tokenizer(asked["text"], return_tensors="pt")
-    (ids,) = task.prompts([row], tokenizer)  # a tokenizer may put an end behind every text
+    (ids,) = task.prompts([row], tokenizer)  # calling a tokenizer may append an end token to every text
     return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
 
 
@@ -127,24 +127,24 @@ def _plain_answer(
 ) -> Answer:
     import torch
 
-    given = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
+    model_inputs = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
     greedy = copy.deepcopy(settings)
     greedy.max_new_tokens = min(NEW_TOKENS, settings.max_new_tokens)
     greedy.update(do_sample=False, temperature=1.0, top_k=50, min_p=None)
     if greedy.min_new_tokens:
         greedy.min_new_tokens = min(greedy.min_new_tokens, greedy.max_new_tokens)
     with torch.inference_mode():
-        written = model.generate(**given, generation_config=greedy)
-    start = 1 if model.config.is_encoder_decoder else given["input_ids"].shape[1]
+        written = model.generate(**model_inputs, generation_config=greedy)
+    start = 1 if model.config.is_encoder_decoder else model_inputs["input_ids"].shape[1]
     decoding = _generation.Decoding(greedy.max_new_tokens)
     return _generation.answer(written[0, start:].tolist(), tokenizer, greedy, decoding)._asdict()
 
 
 def differences(expected: Sequence[Answer], found: Sequence[Answer]) -> list[str]:
-    """A problem for each answer that plain transformers writes otherwise."""
+    """A problem for each text that plain transformers generates differently."""
     return [
-        f"plain transformers answers {other['text'][:60]!r} and ends by {other['finish']} after {other['num_tokens']}"
-        f" tokens; the trained model {one['text'][:60]!r}, by {one['finish']} after {one['num_tokens']}"
+        f"plain transformers generates {other['text'][:60]!r} ({other['num_tokens']} tokens, finish {other['finish']});"
+        f" the trained model {one['text'][:60]!r} ({one['num_tokens']} tokens, finish {one['finish']})"
         for one, other in zip(expected, found, strict=True)
         if one != other
     ]
