@@ -191,7 +191,7 @@ def _timed(scratch: Path) -> dict[str, Any]:
     for _ in range(ROUNDS + 1):  # the first warms up
         for name, way in ways.items():
             started = time.perf_counter()
-            way.answers(rows)
+            way.predict(rows)
             seconds[name].append(time.perf_counter() - started)
     speed = {name: len(rows) / statistics.median(values[1:]) for name, values in seconds.items()}
     ratios = [torch / other for torch, other in zip(*(seconds[n][1:] for n in list(ways)[1:]), strict=True)]

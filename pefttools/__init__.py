@@ -1,7 +1,7 @@
-"""Fine-tune a pretrained transformer by changing as little of it as will do, and prove the result.
+"""Parameter-efficient fine-tuning of pretrained transformers, with verified results.
 
-From Python: `load(run)` for a trained model, `recipe.load(name, overrides)` and `train.train(recipe, out)` to make
-one, `export.export(run, to)` to hand it on.
+From Python: `recipe.recipes.load(name, overrides).recipe` reads a recipe, `training.driver.train(recipe, out)` trains
+it, `load(run)` loads the trained model, and `exporters.driver.export(run, to)` exports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Trained", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # torch is not imported until a model is asked for
+    if name in __all__:  # torch is not imported before a model is needed
         from pefttools.training import run
 
         return getattr(run, name)

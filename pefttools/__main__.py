@@ -1,4 +1,4 @@
-"""`pefttools`, and `python -m pefttools`, which launchers need."""
+"""The commands `pefttools` and `python -m pefttools`; launchers (torchrun, accelerate) need the latter."""
 
 import gc
 import sys
@@ -7,7 +7,7 @@ from pefttools import imports, signals
 
 
 def main() -> None:
-    """Run the command line in `sys.argv`; exits with its exit code."""
+    """Run the command line in `sys.argv`, then exit with its exit code."""
     signals.install()
     try:
         with imports.importing():
@@ -17,7 +17,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         code = 130
-    gc.freeze()  # or Python would look through every library for garbage before it ends
+    gc.freeze()  # saves time at exit: Python does not search the libraries for garbage
     sys.exit(code)
 
 

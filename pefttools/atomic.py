@@ -1,6 +1,6 @@
-"""Nothing half-written: a file or folder appears under its name only when it is complete.
+"""Atomic writing: a file or folder appears under its name only when it is complete.
 
-What libraries write for their owner alone (safetensors) gets the mode that the umask gives to any new file.
+Files that libraries make readable for their owner only (safetensors) get the mode that the umask gives to new files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pefttools.errors import UserError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on leaving it is synced and renamed, on an error removed."""
+    """A temporary path next to `path` to write to; it is synced and renamed at the end, and removed on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -36,9 +36,9 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill; on leaving it takes the name `path`, on an error it is removed.
+    """A temporary folder next to `path` to fill; it is synced and renamed to `path` at the end, removed on an error.
 
-    A folder that already has that name is replaced.
+    It replaces a folder that already has that name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -52,7 +52,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def settle(part: Path, path: Path) -> None:
-    """Sync everything in the folder `part`, then give it the name `path`."""
+    """Sync everything in the folder `part`, then rename it to `path`."""
     mode = part.stat().st_mode
     for item in [*part.rglob("*"), part]:
         item.chmod(mode if item.is_dir() else mode & 0o666)
@@ -68,38 +68,38 @@ def settle(part: Path, path: Path) -> None:
 
 
 def refuse_unless_empty(path: Path) -> None:
-    """Raises UserError when writing a folder here would mix it with something."""
+    """Raises UserError when the path is a file or a folder with content, or cannot be written."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise UserError(f"--out: {path} is not empty")
+        raise UserError(f"--out: {path} is not empty; name a new or empty folder")
     refuse_unless_writable(path)
 
 
 def refuse_unless_writable(path: Path) -> None:
-    """Raises UserError when no folder can be created at this path; leaves nothing behind."""
+    """Raises UserError when no folder can be created at this path; creates nothing itself."""
     place = next(p for p in (path, *path.parents) if p.exists())
     if not place.is_dir():
-        raise UserError(f"--out: {place} is a file")
+        raise UserError(f"--out: {place} is a file; name a folder")
     try:
         with tempfile.TemporaryDirectory(dir=place, prefix=".pefttools."):
             pass
     except OSError as error:
-        raise UserError(f"--out: nothing can be written to {place} ({error.strerror}); name another folder") from error
+        raise UserError(f"--out: cannot write to {place} ({error.strerror}); name another folder") from error
 
 
 def of_disk(error: Exception) -> bool:
-    """Whether something could not be written: libraries in Rust and C++ have no type for it."""
-    told = ("(os error ", "PytorchStreamWriter", "No space left on device")
-    return isinstance(error, OSError) or any(words in str(error) for words in told)
+    """Whether an error comes from writing; libraries in Rust and C++ do not raise OSError, so its text counts too."""
+    fragments = ("(os error ", "PytorchStreamWriter", "No space left on device")
+    return isinstance(error, OSError) or any(fragment in str(error) for fragment in fragments)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file completely or not at all."""
     with new_file(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file completely or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

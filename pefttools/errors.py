@@ -1,7 +1,7 @@
-"""What a user can act on.
+"""Errors that users can act on.
 
-A `UserError` is one message on stderr, exit code 2, no traceback; an `EnvironmentFault` likewise, with exit code 3.
-Anything else that escapes is our bug and shows its traceback.
+The command line reports a `UserError` on stderr without a traceback and exits with code 2; for an `EnvironmentFault`
+the code is 3. Any other exception is a bug of ours and shows its traceback.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """A user's mistake: what is wrong and what to do, every problem at once.
+    """A user's mistake. The messages name what is wrong and what to do.
 
-    `problems` holds one self-contained sentence a problem; `str()` joins them.
+    `problems` has one self-contained message for each problem; `str()` joins them by newlines.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -22,25 +22,25 @@ class UserError(Exception):
 
 
 class UnreadableLine(UserError):
-    """A line of a file from which no row can be read; those behind it can."""
+    """A line of a file from which no row can be read; the lines after it can still be read."""
 
 
 class EnvironmentFault(Exception):
-    """The machine's fault (a full disk): `args[0]` is what happened, and what to do."""
+    """A fault of the machine, such as a full disk; `args[0]` is the message."""
 
 
 class Interrupted(Exception):
-    """A run was stopped by the user and can be resumed; `args[0]` says how."""
+    """The user stopped a run, which can be resumed; `args[0]` is the command for it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to `name`, or None when nothing is close."""
+    """The known name most similar to `name`, or None when none is similar."""
     matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    """The sentence for an unknown name: what was given, the nearest match and everything that exists."""
+    """The message for an unknown name, with the most similar name and all known ones."""
     match = nearest(name, known)
     hint = f"; did you mean {match!r}?" if match else "."
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"

@@ -1,7 +1,7 @@
-"""Heavy libraries imported in less time, without a change to what they can do.
+"""Faster imports of heavy libraries, without a change in what they can do.
 
-Most of the time of a short command is the import of four thousand modules. Two parts of it are for nothing: collections
-of garbage while no garbage is made, and bitsandbytes, which peft imports wherever it is installed, and which imports
+Short commands spend most of their time importing four thousand modules. Two parts of that are unnecessary: garbage
+collection while there is no garbage, and bitsandbytes, which peft imports wherever it is installed, and which imports
 torch's compiler.
 """
 
@@ -20,7 +20,7 @@ BITSANDBYTES = "bitsandbytes"
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Meanwhile no garbage is collected: imports and models make a million objects that all stay."""
+    """Turn garbage collection off inside: imports and models create a million objects, none of which is garbage."""
     if not gc.isenabled():
         yield
         return
@@ -33,9 +33,9 @@ def without_collection() -> Iterator[None]:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Meanwhile no garbage is collected; what modules hold stays, and no later collection looks through it.
+    """Turn garbage collection off inside, and exclude the imported modules from later collections.
 
-    One look at the half a million objects of torch and transformers takes 0.4 s, and a command made several.
+    A pass over the half a million objects of torch and transformers takes 0.4 s, and a command made several.
     """
     known = len(sys.modules)
     with without_collection():
@@ -46,22 +46,22 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def without_bitsandbytes() -> Iterator[None]:
-    """Meanwhile peft finds no bitsandbytes, unless it was imported: without it, no layer of a model can be one of its.
+    """Hide bitsandbytes from peft inside, unless it is already imported; then a model may have layers of it.
 
-    Whoever loads a quantised model imports it, and peft finds it from then on.
+    Loading a quantised model imports bitsandbytes, and peft finds it from then on.
     """
     if BITSANDBYTES in sys.modules:
         yield
         return
     from transformers.utils import is_bitsandbytes_available
 
-    is_bitsandbytes_available()  # transformers remembers its first answer, which must be the true one
-    sys.modules[BITSANDBYTES] = None  # type: ignore[assignment]  # Python's own mark of what cannot be imported
+    is_bitsandbytes_available()  # transformers caches its first result, which must be the true one
+    sys.modules[BITSANDBYTES] = None  # type: ignore[assignment]  # marks a module that cannot be imported
     try:
         yield
     finally:
         del sys.modules[BITSANDBYTES]
-        _forget_answers()
+        _clear_caches()
 
 
 def import_peft() -> None:
@@ -71,8 +71,8 @@ def import_peft() -> None:
             import_module("peft")
 
 
-def _forget_answers() -> None:
-    """Let peft look for bitsandbytes again."""
+def _clear_caches() -> None:
+    """Make peft search for bitsandbytes again."""
     if "peft" not in sys.modules:
         return
     from peft import helpers, import_utils
@@ -84,7 +84,7 @@ def _forget_answers() -> None:
 
 
 class _OnDemand(ModuleType):
-    """Stands for a module, and imports it when it is first needed."""
+    """A module that is imported when one of its attributes is first needed."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self.__name__), name)

@@ -1,11 +1,11 @@
-"""Choices a recipe can pick by name, found by looking at a folder.
+"""Registries of the choices that a recipe names (strategies, tasks …), found by listing a package's files.
 
-A choice is one file: its stem is its name, its module docstring's first line is its summary, and the one concrete class
-that it defines is what the recipe gets. A file whose name starts with `_` is a helper. Names and summaries are read
-without importing the file, so that listing is fast.
+A choice is one file: its stem is the choice's name, the first line of its docstring the summary, and it defines one
+concrete class. Files whose names start with `_` are helpers. Names and summaries are read without importing the file,
+so that listing is fast.
 
-Folders of your own, named in `PEFTTOOLS_PLUGINS` and separated like `PATH`, add to ours: a file `strategies/mine.py`
-below one of them is the strategy `mine`. What is wrong with a folder or a file is reported; all else goes on working.
+You can add folders of your own in `PEFTTOOLS_PLUGINS`, separated as in `PATH`: a file `strategies/mine.py` in one of
+them is the strategy `mine`. Problems of a folder or file are reported, and everything else keeps working.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Choice")
 
 PLUGINS = "PEFTTOOLS_PLUGINS"
-"""The environment variable that names folders of plug-ins."""
+"""The environment variable that lists folders of plug-ins."""
 
 
 class Registry(Generic[C]):
-    """The choices of one kind: every module of `package` that holds a class derived from `base`.
+    """The choices of one kind: every module of `package` that defines a class derived from `base`.
 
     Args:
-        kind: what one choice is called in messages.
-        unknown_name: the sentence on a name, given those that are known; when None, it suggests the nearest.
+        kind: the word for one choice in messages.
+        unknown_name: makes the message for an unknown name from it and the known names; `errors.unknown` when None.
     """
 
     def __init__(
@@ -53,13 +53,17 @@ class Registry(Generic[C]):
             if folder not in module.__path__:
                 module.__path__.append(folder)
         found = {f.stem: f for root in reversed(list(module.__path__)) for f in Path(root).glob("*.py")}
-        return {name: found[name] for name in sorted(found) if _may_be_choice(found[name]) and self._holds(found[name])}
+        return {
+            name: found[name]
+            for name in sorted(found)
+            if _may_be_choice(found[name]) and self._defines_choice(found[name])
+        }
 
     def names(self) -> list[str]:
         return list(self.files())
 
     def summaries(self) -> dict[str, str]:
-        """Name -> first line of the module docstring, nothing imported."""
+        """Name -> first line of the module docstring, without importing anything."""
         docs = {name: ast.get_docstring(_parsed(file)) or "" for name, file in self.files().items()}
         return {name: doc.partition("\n")[0].removeprefix(f"{name}: ") for name, doc in docs.items()}
 
@@ -67,11 +71,12 @@ class Registry(Generic[C]):
     def _folder(self) -> str:
         return self.package.rpartition(".")[2]
 
-    def _holds(self, file: Path) -> bool:
-        """Whether the file seems to define a class derived from ours.
+    def _defines_choice(self, file: Path) -> bool:
+        """Whether the file seems to define a class derived from `base`, judged by its source.
 
-        In a plug-in that is any derived class: it may extend a shipped choice, or name its base by a module, and the
-        import decides. A shipped file counts if its class names `Strategy` or `PeftStrategy` as a base.
+        For a plug-in any derived class counts, because it may extend a shipped choice or write its base as
+        `module.Base`; only the import shows. A shipped file counts if the name of a base class ends with `base`
+        (`Strategy`, `PeftStrategy`).
         """
         is_plugin = _is_plugin(file)
         if is_plugin and _syntax_error(file):
@@ -83,19 +88,19 @@ class Registry(Generic[C]):
         return any(isinstance(b, ast.Name) and b.id.endswith(self.base) for one in own for b in one.bases)
 
     def _plugin(self, name: str) -> Path | None:
-        """The plug-in's file of that name, usable or not."""
+        """The plug-in file of that name, whether it can be used or not."""
         files = (root / self._folder / f"{name}.py" for root in plugin_roots())
         return next((file for file in files if _may_be_choice(file) and file.is_file()), None)
 
     def get(self, name: str) -> type[C]:
-        """The class of that name. Raises UserError when there is none, or its plug-in cannot be used."""
+        """The class of that name. Raises UserError when there is none, or its plug-in has an error."""
         plugin, file = self._plugin(name), self.files().get(name)
         if file is None:
             if plugin:
-                reason = _syntax_error(plugin) or f"{plugin}: holds no class derived from {self.base}"
+                reason = _syntax_error(plugin) or f"{plugin}: defines no class derived from {self.base}"
                 raise UserError(f"{self.kind} {name!r} cannot be used: {reason}")
             raise UserError(self.unknown_name(name, self.names()))
-        plugin = plugin if file == plugin else None  # ours comes first
+        plugin = plugin if file == plugin else None  # shipped files take precedence
         base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
         try:
             module = importlib.import_module(f"{self.package}.{name}")
@@ -104,22 +109,22 @@ class Registry(Generic[C]):
                 raise
             raise UserError(f"{self.kind} {name!r} cannot be imported: {_place(plugin, error)}") from error
         own = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
-        own = list(dict.fromkeys(c for c in own if c.__module__ == module.__name__))  # what is imported is not its own
+        own = list(dict.fromkeys(c for c in own if c.__module__ == module.__name__))  # without imported classes
         found = [c for c in own if not inspect.isabstract(c)]
         if plugin and len(found) != 1:
             raise UserError(f"{self.kind} {name!r} cannot be used: {plugin}: {self._not_one(own, found)}")
-        assert len(found) == 1, f"{module.__name__} must hold one concrete {self.base}, found {found}"
+        assert len(found) == 1, f"{module.__name__} must define one concrete {self.base}, found {found}"
         return found[0]
 
     def _not_one(self, own: Sequence[type], found: Sequence[type]) -> str:
-        """Why a plug-in's file does not hold exactly one class that can be used."""
+        """The reason why a plug-in file does not define exactly one usable class."""
         if found:
-            return f"holds {', '.join(c.__name__ for c in found)}; a file holds one {self.kind}"
+            return f"defines {', '.join(c.__name__ for c in found)}; a file must define one {self.kind} only"
         missing = [f"{c.__name__} lacks {', '.join(sorted(c.__abstractmethods__))}" for c in own]  # type: ignore[attr-defined]
-        return "; ".join(missing) or f"holds no class derived from {self.base}"
+        return "; ".join(missing) or f"defines no class derived from {self.base}"
 
     def usable(self) -> tuple[dict[str, type[C]], list[str]]:
-        """The classes by name, and one sentence on every plug-in that has none that can be used."""
+        """Name -> class, and one message for every plug-in that cannot be used."""
         found, problems = {}, []
         for name in self.names():
             try:
@@ -129,13 +134,13 @@ class Registry(Generic[C]):
         return found, problems
 
     def parse(self, value: Any, path: str) -> tuple[C | None, list[str]]:
-        """From what a recipe says (a name, or a mapping with `name`) to the choice, or the problems."""
-        from pefttools.settings import check  # pydantic is slow to import, and listing needs none of it
+        """The choice for a recipe's value (a name, or a mapping with `name`), or None and the problems."""
+        from pefttools.settings import check  # pydantic is slow to import, and listing does not need it
 
         settings = {"name": value} if isinstance(value, str) else value
         if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
             return None, [
-                f"{path}: takes a name or a mapping with `name`, got {value!r}. Known: {', '.join(self.names())}"
+                f"{path}: must be a name or a mapping with `name`, got {value!r}. Known: {', '.join(self.names())}"
             ]
         try:
             cls = self.get(settings["name"])
@@ -145,31 +150,31 @@ class Registry(Generic[C]):
 
 
 def plugin_roots() -> list[Path]:
-    """The folders that `PEFTTOOLS_PLUGINS` names, whether they exist or not."""
+    """The folders listed in `PEFTTOOLS_PLUGINS`, whether they exist or not."""
     return [Path(root).expanduser().absolute() for root in os.environ.get(PLUGINS, "").split(os.pathsep) if root]
 
 
 def plugin_kinds() -> list[str]:
-    """Folder names that a plug-in folder may have: those of our packages that hold a registry."""
+    """Names of folders that may contain plug-ins: those of our packages that have a registry."""
     packages = Path(__file__).parent.glob("*/__init__.py")
     return sorted(file.parent.name for file in packages if "Registry(" in file.read_text("utf-8"))
 
 
 def plugin_problems() -> Iterator[str]:
-    """One sentence on every plug-in folder and file that cannot be used, nothing imported."""
+    """One message for every plug-in folder and file that cannot be used, without importing anything."""
     for root in plugin_roots():
         if not root.is_dir():
-            yield f"{PLUGINS}: {root} is no folder"
+            yield f"{PLUGINS}: {root} is not a folder"
             continue
         files = [file for kind in plugin_kinds() for file in sorted((root / kind).glob("*.py"))]
         if not files:
             below = ", ".join(f"{kind}/" for kind in plugin_kinds())
-            yield f"{PLUGINS}: {root} holds no plug-ins; they lie in a folder of their kind below it: {below}"
+            yield f"{PLUGINS}: {root} contains no plug-ins; put them into the subfolder of their kind: {below}"
         for file in files:
             if problem := _syntax_error(file):
                 yield problem
             elif (Path(__file__).parent / file.parent.name / file.name).exists():
-                yield f"{file}: is not used, since {file.stem} is the name of a file of ours; give it another name"
+                yield f"{file}: is ignored, because pefttools itself has a file {file.stem}; rename yours"
 
 
 def _may_be_choice(file: Path) -> bool:
@@ -182,12 +187,12 @@ def _is_plugin(file: Path) -> bool:
 
 @cache
 def _parsed(file: Path) -> ast.Module:
-    """The file's syntax tree, nothing imported. Raises SyntaxError."""
+    """The file's syntax tree. Raises SyntaxError."""
     return ast.parse(file.read_text("utf-8"), str(file))
 
 
 def _syntax_error(file: Path) -> str | None:
-    """One sentence on why the file is no Python, with its line; None where it is."""
+    """The syntax error of a file with its line, or None."""
     try:
         _parsed(file)
     except SyntaxError as error:
@@ -198,6 +203,6 @@ def _syntax_error(file: Path) -> str | None:
 
 
 def _place(file: Path, error: Exception) -> str:
-    """The error with the line of the plug-in's file that raised it."""
+    """The error, with the line of the plug-in's file that caused it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     return f"{file}{f' line {lines[-1]}' if lines else ''}: {type(error).__name__}: {error}"

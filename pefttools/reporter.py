@@ -1,4 +1,4 @@
-"""How libraries tell what they are doing without printing: the silent default, which `progress.py` gives a face."""
+"""The interface through which libraries report notes, warnings and progress; `cli/progress.py` shows them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from contextlib import AbstractContextManager, nullcontext
 
 
 class Bar:
-    """One running task's progress."""
+    """A progress bar."""
 
     def advance(self, amount: float) -> None:
-        """`amount` more is done."""
+        """Advance the bar by `amount` units."""
 
     def show(self, **fields: float) -> None:
-        """Show these numbers by their names, and those shown before under other names."""
+        """Show these numbers by name, besides those shown before under other names."""
 
     def set_total(self, total: float) -> None:
-        """How much there is to do, once known."""
+        """Set the number of units, once it is known."""
 
 
 class Reporter:
-    """Says nothing. Subclass it to show notes, warnings and progress."""
+    """Shows nothing. Subclass it to show notes, warnings and progress."""
 
     def note(self, message: str) -> None:
-        """Something worth knowing."""
+        """Report something worth knowing."""
 
     def warn(self, message: str) -> None:
-        """Something the user may want to change."""
+        """Report something that the user may want to change."""
 
     def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Bar]:
-        """A progress bar over `total` units (None: not known yet), of which some are done already."""
+        """A progress bar over `total` units (None: not known yet), of which `done` are done already."""
         del title, total, unit, done
         return nullcontext(Bar())
 

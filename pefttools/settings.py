@@ -1,7 +1,7 @@
-"""The frozen pydantic base of everything a recipe can set.
+"""The frozen pydantic base class of all sections of a recipe.
 
-Extra keys are refused, docstrings under the fields are their help, and `check` tells all problems at once,
-each with its dotted path and the nearest known name.
+Unknown keys are refused, the docstrings under the fields are their help texts, and `check` reports all problems at
+once, each with its dotted path and the most similar known name.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from pefttools.synonyms import unknown_key
 S = TypeVar("S", bound="Settings")
 
 NOT_IN_DIGEST: Any = {"digest": False}
-"""Marks a setting that changes what is kept or shown, never what is learnt, or that the training rows decide."""
+"""Marks a setting that only affects what is saved or shown, not what is learnt, or that the training rows determine."""
 
 DEFAULT_NOT_IN_DIGEST: Any = {"digest": "unless default"}
-"""Marks a setting that is younger than many a digest: its default is what was done before there was a choice."""
+"""Marks a setting that was added later: its default is the earlier behaviour and must not change digests of old runs.
+"""
 
 
 class Settings(BaseModel):
-    """Frozen settings; unknown keys are errors."""
+    """Frozen settings that refuse unknown keys."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -39,10 +40,10 @@ class Settings(BaseModel):
     )
 
     only_with: ClassVar[Mapping[str, tuple[str, Callable[[Any], bool]]]] = {}
-    """Setting -> what it takes to have an effect, in words and as a test of the settings."""
+    """Setting -> the condition under which it has an effect, in words and as a predicate of the settings."""
 
     def ignored(self) -> dict[str, str]:
-        """The settings that differ from their default and have no effect beside the others -> what they take."""
+        """Settings that differ from their default but have no effect -> the condition under which they would."""
         fields = type(self).model_fields
         return {
             name: words
@@ -62,7 +63,7 @@ class Settings(BaseModel):
 
     @classmethod
     def shorthand(cls, value: Any) -> Any:
-        """What a value that is no mapping stands for; sections override it to take a plain string."""
+        """The mapping that a shorthand value stands for; sections override this to accept a plain string."""
         return value
 
     def with_values(self, **values: Any) -> Self:
@@ -71,7 +72,7 @@ class Settings(BaseModel):
 
 
 class Choice(Settings):
-    """Settings and behaviour of one named thing; state lives elsewhere."""
+    """Settings and behaviour of one named choice, without mutable state."""
 
     name: ClassVar[str] = ""
 
@@ -80,15 +81,15 @@ class Choice(Settings):
         cls.name = cls.__module__.rpartition(".")[2]
 
     def as_dict(self) -> dict[str, Any]:
-        """The settings with the name first, as a recipe writes them."""
+        """The settings as in a recipe, with the name first."""
         return {"name": self.name, **self.model_dump(mode="json")}
 
 
 def check(cls: type[S], value: Any, path: str) -> tuple[S | None, list[str]]:
-    """Validate `value` as `cls`; the settings and no problems, or None and one sentence a problem."""
+    """Validate `value` as `cls`; returns the settings and no problems, or None and one message for each problem."""
     value = cls.shorthand(value)
     if not isinstance(value, Mapping):
-        return None, [f"{path}: takes a mapping of settings, got {value!r}. Known: {', '.join(cls.model_fields)}"]
+        return None, [f"{path}: must be a mapping of settings, got {value!r}. Known: {', '.join(cls.model_fields)}"]
     try:
         return cls.model_validate(dict(value)), []
     except ValidationError as error:
@@ -96,7 +97,7 @@ def check(cls: type[S], value: Any, path: str) -> tuple[S | None, list[str]]:
 
 
 def explain_field(field: FieldInfo) -> str:
-    """The help of one setting: the docstring under it, on one line."""
+    """The help text of one setting: the docstring under it, on one line."""
     return " ".join((field.description or "").split())
 
 
@@ -112,7 +113,7 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
             break
         owner, known = inner[0], list(inner[0].model_fields)
     path = ".".join([p for p in [prefix] if p] + [k for k in keys if k.isidentifier() or k.isdigit()])
-    given, kind = details["input"], details["type"]
+    value, kind = details["input"], details["type"]
     if kind == "extra_forbidden":
         return f"{path}: {unknown_key(keys[-1], known)}"
     if kind == "missing":
@@ -120,11 +121,11 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
     if kind == "literal_error":
         expected = details.get("ctx", {})["expected"]
         allowed = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
-        match = nearest(str(given), allowed)
+        match = nearest(str(value), allowed)
         hint = f"; did you mean {match!r}?" if match else "."
-        return f"{path}: {given!r} is not allowed{hint} Allowed: {', '.join(allowed)}"
+        return f"{path}: {value!r} is not allowed{hint} Allowed: {', '.join(allowed)}"
     message = details["msg"].removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}, got {given!r}"
+    return f"{path}: {message[0].lower()}{message[1:]}, got {value!r}"
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Ctrl-C ends a command with one line, wherever it is.
+"""Signal handlers with which Ctrl-C ends a command with one line, whatever it is doing.
 
-An interrupt inside an import leaves a half-imported library behind, which answers with errors of its own, and Python
-drops what is raised inside a finalizer. It is put off until either is over.
+An interrupt inside an import would leave a half-imported library behind, which raises errors of its own; and Python
+drops exceptions inside a finalizer. An interrupt is therefore delayed until the import or finalizer is over.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from types import FrameType
 
 AGAIN_SECONDS = 0.05
 came: list[int] = []
-"""The numbers of the signals that raised KeyboardInterrupt: a library may have caught it, and the run goes on."""
+"""Numbers of the signals that raised KeyboardInterrupt; the training loop reads them in case a library caught it."""
 
 
 def install() -> None:
-    """Let SIGINT and SIGTERM raise KeyboardInterrupt, so that whoever ends a command politely leaves nothing behind."""
+    """Make SIGINT and SIGTERM raise KeyboardInterrupt, so that an interrupted command can clean up."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     if hasattr(signal, "SIGALRM"):

@@ -1,6 +1,6 @@
-"""Processes that nothing was done in yet, forked from a server that has imported the libraries: they start at once.
+"""Worker processes that start clean and fast: a server that has imported the libraries forks them.
 
-Where there is CUDA, which does not survive a fork once a library has looked at it, they start anew.
+With CUDA they are spawned instead, because CUDA cannot be used in a fork of a process that has initialized it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ PRELOADED = ["pefttools.bench.preload"]
 
 
 def started(target: Callable[..., None], *args: Any) -> BaseProcess:
-    """A process that runs `target(*args)` where this one is, and dies with it.
+    """Start a daemon process that runs `target(*args)` with this process's environment and working folder.
 
-    It does not see the script that this process runs: a script without `if __name__ == "__main__"` would begin again.
+    It does not import this process's script, because one without `if __name__ == "__main__"` would run again.
     """
-    process = _context().Process(target=_in, args=(dict(os.environ), Path.cwd(), target, args), daemon=True)
+    process = _context().Process(target=_run, args=(dict(os.environ), Path.cwd(), target, args), daemon=True)
     with _without_main():
         process.start()
     return process
 
 
 def begin(modules: Sequence[str]) -> None:
-    """Let the server import these modules instead, from now on, while this process goes on with its own work.
+    """Start the server in the background with these modules imported, instead of `PRELOADED`.
 
-    A server that runs already has imported what it needs.
+    A server that already runs is left as it is.
     """
     from multiprocessing import forkserver
 
@@ -48,7 +48,7 @@ def begin(modules: Sequence[str]) -> None:
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Meanwhile nothing tells multiprocessing where the main module came from."""
+    """Hide from multiprocessing, inside, which file the main module was loaded from."""
     main = sys.modules["__main__"]
     former = {name: vars(main).pop(name) for name in ("__file__", "__spec__") if name in vars(main)}
     main.__spec__ = None
@@ -69,10 +69,10 @@ def _context() -> Any:
     return context
 
 
-def _in(environment: dict[str, str], folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """The server may be older than the environment and the working folder.
+def _run(environment: dict[str, str], folder: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Run `target` in the environment and folder of the process that started this one; the server's may be older.
 
-    Ctrl-C, which a terminal sends to every process, is the starting process's to handle: it ends this one.
+    A terminal sends Ctrl-C to every process. This one ignores it, because the starting process handles it.
     """
     signals.install()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What peft and transformers call things, and where they are here: for messages on unknown keys."""
+"""Names of settings and methods in peft and transformers, and their equivalents here, for messages on unknown keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pefttools.errors import nearest, unknown
 
 GLOB = "`strategy.targets` takes patterns on full paths, e.g. strategy.targets='*layer.1?.*'"
-PEFT_LORA = "`strategy=peft` with `strategy.type`=LORA takes it in `strategy.settings`"
+PEFT_LORA = "`strategy=peft` with `strategy.type`=LORA accepts it in `strategy.settings`"
 WORDS: Mapping[str, str] = {
     **dict.fromkeys(("r", "lora_r", "lora_rank"), "`strategy.rank`"),
     "lora_alpha": "`strategy.alpha`",
@@ -17,7 +17,7 @@ WORDS: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ("modules_to_save", "additional_trainable_modules"),
-        "`base.head` names modules that are trained whole; a new head is always among them",
+        "`base.head` lists modules to train completely; a new head is always among them",
     ),
     **dict.fromkeys(("layers_to_transform", "layers_pattern", "exclude_modules"), GLOB),
     **dict.fromkeys(("rank_pattern", "alpha_pattern", "trainable_token_indices", "layer_replication"), PEFT_LORA),
@@ -43,7 +43,7 @@ WORDS: Mapping[str, str] = {
     **dict.fromkeys(("num_train_epochs", "num_epochs"), "`train.epochs`"),
     "max_steps": "`train.epochs`, which may be a fraction",
     "per_device_train_batch_size": "`train.batch_size`",
-    "gradient_accumulation_steps": "`train.micro_batch_size` is what is computed at once of `train.batch_size`",
+    "gradient_accumulation_steps": "`train.micro_batch_size` rows of `train.batch_size` are computed at once",
     **dict.fromkeys(("warmup_ratio", "warmup_steps"), "`train.warmup`, a share of the steps"),
     "lr": "`train.learning_rate`",
     "lr_scheduler_type": "`train.schedule`",
@@ -60,7 +60,7 @@ WORDS: Mapping[str, str] = {
     "output_dir": "--out",
     "resume_from_checkpoint": "--resume",
 }
-"""A word of theirs -> the key here, in backticks where it is one."""
+"""Their setting -> the message about ours, with our keys in backticks."""
 METHODS: Mapping[str, str] = {
     "qlora": "`strategy=lora` with `base.quantize`=nf4",
     "dora": "`strategy=lora` with `strategy.dora`=true",
@@ -82,16 +82,16 @@ METHODS: Mapping[str, str] = {
         for name in ("loha", "lokr", "oft", "boft", "hra", "vblora", "fourierft", "c3a", "randlora", "trainable_tokens")
     },
 }
-"""A method's name elsewhere -> what it is here."""
+"""A method's name elsewhere -> the message about ours."""
 
 
 def unknown_key(name: str, known: Sequence[str], kind: str = "key") -> str:
-    """The sentence for an unknown key, with what another library's word for it is called here."""
+    """The message for an unknown key; if another library has this key, it names the equivalent here."""
     return _sentence(kind, name, WORDS, known)
 
 
 def unknown_strategy(name: str, known: Sequence[str]) -> str:
-    """The sentence for an unknown strategy, with where a method of that name is found."""
+    """The message for an unknown strategy; if it is a known method, it names the equivalent here."""
     return _sentence("strategy", name, METHODS, known)
 
 
@@ -99,4 +99,4 @@ def _sentence(kind: str, name: str, words: Mapping[str, str], known: Sequence[st
     word = str(name).lower().replace("-", "_")
     if word not in words or (nearest(name, known) or "").lower() == word:
         return unknown(kind, name, known)
-    return f"unknown {kind} {name!r}; that is {words[word].replace('`', '')}. Known: {', '.join(known)}"
+    return f"unknown {kind} {name!r}; in pefttools: {words[word].replace('`', '')}. Known: {', '.join(known)}"

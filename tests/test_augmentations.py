@@ -198,8 +198,8 @@ def test_added_rows_are_encoded_planned_and_reported(recipe_file: Path, monkeypa
     number = sum(map(len, ready.added.values()))
     assert len(ready.encoded["train"]) == 200 + number
     assert len(ready.encoded["validation"]) == len(ready.splits.validation)
-    [note] = [note for note in listener.notes if "were added" in note]
-    assert note.startswith(f"{number} rows were added to the 200 rows to train on: random_deletion ")
+    [note] = [note for note in listener.notes if "augmentations added" in note]
+    assert note.startswith(f"augmentations added {number} rows to the 200 training rows: random_deletion ")
     splits = load_splits(recipe.data, recipe.task)
     assert ready.splits.digest == splits.digest
     counted: list[int] = []
@@ -259,7 +259,7 @@ def test_augmentation_that_adds_no_row_warns(recipe_file: Path, tmp_path: Path) 
     file = write_rows(tmp_path / "rows.jsonl", rows)
     listener = Listener()
     prepare(recipes.load(str(recipe_file), [f"data.train={file}", "augmentations=random_swap"]).recipe, listener)
-    assert any("augmentations.random_swap: adds no row" in warning for warning in listener.warnings)
+    assert any("augmentations.random_swap: adds no rows" in warning for warning in listener.warnings)
 
 
 def test_augmentations_are_listed_planned_and_accepted_by_every_trained_strategy(

@@ -165,7 +165,7 @@ def test_other_class_names_get_a_new_head_unless_trained_head_is_keep(
     assert "a new head is trained" in line
     assert "base.trained_head=keep" in line
     if names[0] == "LABEL_0":
-        with pytest.raises(UserError, match="name the classes in this order in"):
+        with pytest.raises(UserError, match="name them in this order in"):
             trained(tmp_path, base, "base.trained_head=keep")
     result, reporter = trained(tmp_path, base, "base.trained_head=keep", f"task.labels={json.dumps(NAMES)}")
     assert result["before"]["accuracy"] == 1.0
@@ -198,7 +198,7 @@ def test_classes_without_rows_are_kept(classifier: Callable[..., Path], tmp_path
     assert labels(tmp_path) == (*NAMES, "shape", "size")
     assert result["before"]["accuracy"] == result["test"]["accuracy"] == 1.0
     (line,) = reporter.about_heads
-    assert "also tells apart 'shape', 'size'" in line
+    assert "also has the classes 'shape', 'size'" in line
     again = recipes.load(str(tmp_path / "run" / "recipe.yaml")).recipe
     assert planner.plan(again).params == result["params"]
     assert train(again, tmp_path / "again")["before"]["accuracy"] == 1.0
@@ -214,7 +214,7 @@ def test_training_continues_from_a_merged_export(classifier: Callable[..., Path]
     result, reporter = trained(tmp_path / "next", tmp_path / "merged", rows=rows)
     assert labels(tmp_path / "next") == NAMES
     assert result["before"]["accuracy"] == 1.0
-    assert "also tells apart 'tool'" in reporter.about_heads[0]
+    assert "also has the classes 'tool'" in reporter.about_heads[0]
 
 
 def test_trained_head_is_used_for_multi_label_and_relation_extraction(

@@ -97,9 +97,9 @@ def test_train_evaluate_predict_and_resume(invoke: Invoke, recipe_file: Path, tm
     code, stdout, err = invoke("train", recipe_file, "--out", out, "--resume", "train.epochs=6")
     assert (code, "nothing to do" in err) == (0, True)
     code, _, err = invoke("train", recipe_file, "--out", out, "train.epochs=6")
-    assert (code, "holds a finished run of this recipe; add --resume" in err) == (2, True)
+    assert (code, "contains a finished run of this recipe; add --resume" in err) == (2, True)
     code, _, err = invoke("train", recipe_file, "--out", out, "--resume", "train.epochs=7")
-    assert (code, "holds a finished run of another recipe" in err) == (2, True)
+    assert (code, "contains a finished run of another recipe" in err) == (2, True)
 
 
 BAD_RECIPES = {
@@ -252,7 +252,7 @@ def test_output_folder_that_is_not_empty_is_refused(
     (tmp_path / "mine.txt").write_text("kept")
     for command in (["train", recipe_file], ["export", finished_run, "--to", "merged"]):
         code, _, err = invoke(*command, "--out", tmp_path)
-        assert (code, err) == (2, f"error: --out: {tmp_path} is not empty\n")
+        assert (code, err) == (2, f"error: --out: {tmp_path} is not empty; name a new or empty folder\n")
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -260,8 +260,8 @@ def test_output_folder_that_is_not_empty_is_refused(
     ("arguments", "sentence"),
     [
         (["evaluate", "nowhere"], "nowhere: there is no run here"),
-        (["evaluate", "RUN", "train.epochs=3"], "train.epochs: evaluating takes overrides of data only"),
-        (["predict", "RUN"], "takes a file, - for standard input, or --text"),
+        (["evaluate", "RUN", "train.epochs=3"], "train.epochs: evaluate accepts overrides of data only"),
+        (["predict", "RUN"], "name a file, - for standard input, or use --text"),
         (
             ["predict", "RUN", "x.jsonl", "task.max_length=9"],
             "task.max_length: predict takes overrides of",
@@ -287,7 +287,7 @@ def test_error_about_an_unfinished_run_gives_the_command_to_resume(
     code, _, err = invoke("train", tmp_path / "recipe.yaml", "--out", tmp_path, "--resume")
     assert (code, err) == (
         2,
-        f"error: --out: {tmp_path} is not empty\n",
+        f"error: --out: {tmp_path} is not empty; name a new or empty folder\n",
     )  # a folder with the user's own recipe.yaml is not a run
     (tmp_path / "recipe.yaml").write_text(f"{MARK}\n{recipe_file.read_text()}")
     code, _, err = invoke("export", tmp_path, "--to", "merged")

@@ -71,7 +71,7 @@ def test_an_out_where_nothing_can_be_made_is_refused_first(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run([*words, "--out", "/proc/none/out"]) == 2
-    assert capsys.readouterr().err.startswith("error: --out: nothing can be written to /proc (")
+    assert capsys.readouterr().err.startswith("error: --out: cannot write to /proc (")
 
 
 @pytest.mark.slow
@@ -99,10 +99,10 @@ PLUGINS: Mapping[str, tuple[str, str]] = {
     "a syntax error": ("x = 1\ndef wrap(:\n", r"mine.py line 2: syntax error: invalid syntax"),
     "no methods": (ABSTRACT, r"mine.py: Mine lacks merge, wrap"),
     "an import that fails": (f"import not_there\n{ABSTRACT}", r"mine.py line 1: ModuleNotFoundError: No module"),
-    "no class": ("x = 1\n", r"mine.py: holds no class derived from Strategy"),
+    "no class": ("x = 1\n", r"mine.py: defines no class derived from Strategy"),
     "two classes": (
         ABSTRACT + "    def wrap(self): ...\n    def merge(self): ...\nclass Two(Mine):\n    pass\n",
-        r"mine.py: holds Mine, Two; a file holds one strategy",
+        r"mine.py: defines Mine, Two; a file must define one strategy",
     ),
 }
 
@@ -149,7 +149,7 @@ def test_a_plugin_may_extend_what_is_there(body: str, tmp_path: Path, monkeypatc
     assert strategies.get("lora").__module__ == "pefttools.strategies.lora"
     assert strategies.summaries()["mine"] == "a strategy."
     assert "_shared" not in strategies.names()
-    assert [problem.partition(": ")[2][:11] for problem in plugin_problems()] == ["is not used"]
+    assert [problem.partition(": ")[2][:11] for problem in plugin_problems()] == ["is ignored,"]
 
 
 def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
     )
     assert found.returncode == 0
     first, second = found.stderr.decode().splitlines()
-    assert first == f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'none'} is no folder"
-    assert second.startswith(f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'empty'} holds no plug-ins; they lie in")
+    assert first == f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'none'} is not a folder"
+    assert second.startswith(f"warning: PEFTTOOLS_PLUGINS: {tmp_path / 'empty'} contains no plug-ins; put them into")
     assert "strategies/" in second
     assert all(name.encode() in found.stdout for name in tasks.names())
 

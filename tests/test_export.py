@@ -203,7 +203,7 @@ def test_other_rows_are_noticed_of_a_run_that_kept_none(recipe_file: Path, rows_
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train.source={tmp_path / 'rows.jsonl'}", "train.epochs=1")
     (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
     (run / "rows.parquet").unlink()  # as runs were before they kept their rows
-    with pytest.raises(UserError, match="its data is read otherwise now than when it was trained"):
+    with pytest.raises(UserError, match="the run's data has changed since it was trained"):
         export(run, "merged")
 
 

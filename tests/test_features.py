@@ -207,7 +207,7 @@ def test_without_room_it_is_computed_in_every_epoch_and_told(bert: Path, tmp_pat
     result = driver.train(recipes.load(str(bert), overrides).recipe, tmp_path / "run", reporter=said)
     assert result["train"]["feature_cache"] is None
     (warning,) = said.warnings
-    assert warning.startswith("1 frozen block will be computed in every epoch: what they make of the rows takes 0 MB")
+    assert warning.startswith("1 frozen block will be computed in every epoch, because caching their output needs 0 MB")
     assert losses(tmp_path / "run") == losses(plain)
 
 
@@ -258,7 +258,8 @@ def test_the_note_says_what_is_kept(bert: Path, tmp_path: Path) -> None:
     from pefttools.recipe import recipes
     from pefttools.training import driver
 
-    notes = {"one": "2 frozen blocks computed once: 0 MB in memory", "two": "2 frozen blocks read, as"}
+    computed, read = "computed once: 0 MB in memory", "read from an earlier run: "
+    notes = {"one": f"output of 2 frozen blocks {computed}", "two": f"output of 2 frozen blocks {read}"}
     for name, note in notes.items():
         said = Said()
         driver.train(recipes.load(str(bert), HEAD).recipe, tmp_path / name, reporter=said)
@@ -388,6 +389,6 @@ def test_a_disk_that_refuses_is_told(bert: Path, tmp_path: Path, monkeypatch: py
     def full(*_: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(features.FeatureExtractor, "computed", full)
-    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); take train.feature_cache=mem"):
+    monkeypatch.setattr(features.FeatureExtractor, "compute", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\); set train.feature_cache=mem"):
         train_tiny(bert, tmp_path / "run", *LAST)

@@ -203,7 +203,7 @@ def test_digests_are_those_of_before() -> None:
         (["train.optimizer=sgd", "train.eps=1e-6"], "train.optimizer.eps: unknown key 'eps'. Known: momentum"),
         (["train.optimizer.momentun=0.5"], "train.optimizer.momentun: unknown key 'momentun'"),
         (["train.optimizer=3"], "train.optimizer: unknown optimizer '3'"),
-        (["train.optimizer=[adamw]"], "train.optimizer: takes a name or a mapping with `name`"),
+        (["train.optimizer=[adamw]"], "train.optimizer: must be a name or a mapping with `name`"),
         (["train.optimizer=lion", "train.optimizer.betas=[0.9,1]"], "train.optimizer.betas.1: input should be less"),
         (["train.optimizer=sgd", "strategy=galore"], "train.optimizer: galore works only with adamw, got sgd"),
     ],

@@ -81,7 +81,7 @@ def test_a_file_that_grew_or_moved_changes_no_score(own: tuple[Path, Path], tmp_
         *score, warnings = scored()
         assert tuple(score) == expected
         assert str(file) in warnings[0]
-        assert "are scored, as they were when it was trained" in warnings[0]
+        assert "are scored instead" in warnings[0]
     finally:
         file.write_text(before, "utf-8")
 
@@ -94,14 +94,13 @@ def test_rows_that_were_trained_on_are_told(own: tuple[Path, Path], tmp_path: Pa
     told = Listener()
     assert evaluate_run(run, [f"data.test={file}"], told)["rows"] == 120
     assert told.warnings == [
-        f"{len(hashes['train'].ids)} of the 120 rows to score are rows that the run was trained on;"
-        " the score is too good",
-        f"{len(hashes['validation'].ids)} of the 120 rows to score are rows that the run was chosen by;"
-        " the score is too good",
+        f"the run used {len(hashes['train'].ids)} of the 120 rows to score for training; the score is too optimistic",
+        f"the run used {len(hashes['validation'].ids)} of the 120 rows to score for validation;"
+        " the score is too optimistic",
     ]
     told = Listener()
     evaluate_run(run, ["data.split_seed=4"], told)
-    assert "rows that the run was trained on" in told.warnings[0]
+    assert "rows to score for training" in told.warnings[0]
     told = Listener()
     other = write_rows(tmp_path / "other.jsonl", make_rows(30, seed=77))
     assert evaluate_run(run, [f"data.test={other}"], told)["rows"] == 30
@@ -120,7 +119,7 @@ def test_a_run_of_before_is_scored_only_on_its_rows(own: tuple[Path, Path], tmp_
     before = file.read_text("utf-8")
     write_rows(file, [*ROWS, *make_rows(200, seed=9)])
     try:
-        with pytest.raises(UserError, match=r"its data is read otherwise now than when it was trained.*data.test=FILE"):
+        with pytest.raises(UserError, match=r"the run's data has changed since it was trained.*data.test=FILE"):
             evaluate_run(old)
     finally:
         file.write_text(before, "utf-8")
@@ -138,7 +137,7 @@ def test_rows_that_were_tampered_with_are_refused(own: tuple[Path, Path], tmp_pa
     upper = pyarrow.compute.utf8_upper(table["text"])  # type: ignore[attr-defined]
     place = table.column_names.index("text")
     pyarrow.parquet.write_table(table.set_column(place, table.schema.field("text"), upper), run / "predictions.parquet")
-    with pytest.raises(UserError, match="its rows are not those that the run was scored on"):
+    with pytest.raises(UserError, match="these are not the rows that the run was scored on"):
         own_rows(Run(run), Run(run).recipe().task)
 
 

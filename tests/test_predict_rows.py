@@ -94,7 +94,7 @@ def test_a_bad_row_is_an_error_in_its_place(kind: str, finished_run: Path, tmp_p
     assert answers[2]["row"] == 3
     assert message in answers[2]["error"]
     assert answers[2].get("id", 3) == 3
-    assert f"1 of 4 rows could not be answered and have an `error`: {answers[2]['error']}" in err
+    assert f"1 of 4 rows have an `error` instead of a prediction: {answers[2]['error']}" in err
     file.write_text("\n".join(good) + "\n")
     alone = said(finished_run, file, "--precision", "fp32")[1]
     for one, other in zip([answers[0], answers[1], answers[3]], alone, strict=True):
@@ -104,7 +104,7 @@ def test_a_bad_row_is_an_error_in_its_place(kind: str, finished_run: Path, tmp_p
 def test_no_answer_at_all_is_a_mistake(finished_run: Path, tmp_path: Path, said: Said) -> None:
     code, answers, err = said(finished_run, "--text", " ")
     assert (code, answers) == (2, [{"row": 1, "error": "row 1 has no text"}])
-    assert err == "error: predict: no row could be answered: row 1 has no text\n"
+    assert err == "error: predict: there is no prediction for any row: row 1 has no text\n"
     file = write_rows(tmp_path / "rows.jsonl", [{"text": ""}] * 9)
     code, answers, err = said(finished_run, file, "--out", tmp_path / "preds.csv")
     assert (code, answers) == (2, [])
@@ -134,7 +134,7 @@ def test_columns_are_those_of_training(mapped_run: Path, tmp_path: Path, said: S
     code, answers, err = said(mapped_run, "--text", "word1 apple")
     assert (code, [a["text"] for a in answers]) == (0, ["word1 apple"])
     code, _, err = said(mapped_run, write_rows(tmp_path / "b.jsonl", [{"text": "word1 saw"}]))
-    assert (code, "no column 'Subject', as in training; 'text' is read instead" in err) == (0, True)
+    assert (code, "lack the training data's column 'Subject'; 'text' is read" in err) == (0, True)
 
 
 def test_columns_that_do_not_fit(mapped_run: Path, tmp_path: Path, said: Said) -> None:
@@ -192,7 +192,7 @@ def test_rows_that_are_cut_are_counted_or_refused(mapped_run: Path, tmp_path: Pa
     file = write_rows(tmp_path / "rows.jsonl", [{"Subject": "word1 pear"}, {"Subject": "word1 " * 30 + "pear"}])
     code, answers, err = said(mapped_run, file)
     assert (code, len(answers)) == (0, 2)
-    assert "1 of 2 rows are longer than the model reads; they were cut" in err
+    assert "1 of 2 rows were too long for the model and were truncated" in err
     strict = mapped_run.with_name("strict")
     strict.mkdir()
     for item in mapped_run.iterdir():
@@ -201,7 +201,7 @@ def test_rows_that_are_cut_are_counted_or_refused(mapped_run: Path, tmp_path: Pa
     recipe = (mapped_run / "recipe.yaml").read_text()
     (strict / "recipe.yaml").write_text(recipe.replace("truncation: cut", "truncation: refuse"))
     code, answers, err = said(strict, file)
-    assert (code, "longer than the model reads" in err) == (0, False)
+    assert (code, "too long for the model" in err) == (0, False)
     assert "prediction" in answers[0]
     assert answers[1] == {"row": 2, "error": "row 2 is longer than 8 tokens, and task.truncation is refuse"}
 
@@ -221,7 +221,7 @@ def test_runs_answer_together_with_errors_of_their_own(
     assert answers[1]["answers"]["run"]["prediction"] == "fruit"
     assert answers[1]["answers"]["other"] == {"error": "row 2 has no text"}
     assert answers[2] == {"row": 3, "n": 3, "error": "row 3 has no text"}
-    assert "2 of 3 rows could not be answered" in err
+    assert "2 of 3 rows have an `error`" in err
     code, answers, _ = said("--run", finished_run, "--run", other, file, "--out", tmp_path / "both.csv")
     frame = pandas.read_csv(tmp_path / "both.csv", keep_default_na=False)
     assert frame["answers.run.prediction"].tolist() == ["fruit", "fruit", ""]
@@ -272,9 +272,9 @@ def test_where_predictions_cannot_be_written(finished_run: Path, tmp_path: Path,
     old.write_text("mine")
     (tmp_path / "folder.csv").mkdir()
     for out, message in (
-        ("preds.xlsx", "takes a file that ends with .csv, .tsv, .jsonl, .ndjson, .parquet"),
+        ("preds.xlsx", "name a file that ends with .csv, .tsv, .jsonl, .ndjson, .parquet"),
         ("folder.csv", "is a folder"),
-        ("rows.jsonl", "is the file that is read"),
+        ("rows.jsonl", "is the input file"),
         ("old.csv", "exists; name another file, or add --overwrite"),
         ("old.csv/preds.csv", "old.csv is a file"),
     ):

@@ -108,7 +108,7 @@ def test_resuming_under_other_conditions_is_refused(recipe_file: Path, rows_file
     run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides)
     (run / "result.json").unlink()  # as if it had died at the very end
     (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
-    with pytest.raises(UserError, match=r"--resume: data was '.*' when the run began, now it is '.*'"):
+    with pytest.raises(UserError, match=r"--resume: data was '.*' when the run began, but is '.*' now"):
         train_tiny(recipe_file, run, *overrides, resume=True)
     assert (run / "checkpoints").exists()
 

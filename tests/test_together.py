@@ -140,7 +140,7 @@ def test_runs_on_other_bases_do_not_answer_together(
     runs: Any, bases: Callable[[str], Path], tmp_path: Path, recipe_file: Path
 ) -> None:
     other, _ = train_tiny(recipe_file, tmp_path / "other", f"base={bases('roberta')}", "train.epochs=1")
-    with pytest.raises(UserError, match="answer together on one base only"):
+    with pytest.raises(UserError, match="all runs must have the same base"):
         load_predictors([runs(0), other], "fp32")
 
 
@@ -169,7 +169,7 @@ def test_predict_says_what_it_takes(runs: Any, tmp_path: Path, capsys: pytest.Ca
         ([], "takes RUN FILE"),
         ([str(tmp_path)], "there is no run here"),
         (["--run", str(runs(0)), "a", "b"], "takes RUN FILE"),
-        (["--run", str(runs(0)), "--run", str(runs(0)), "--text", "x"], "told apart by the folders' names"),
+        (["--run", str(runs(0)), "--run", str(runs(0)), "--text", "x"], "must have different names"),
     ):
         assert cli.run(["predict", *words]) == 2
         assert said in capsys.readouterr().err

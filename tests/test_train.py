@@ -63,7 +63,7 @@ def test_nothing_trained_is_a_run_too(recipe_file: Path, tmp_path: Path) -> None
     again = evaluate_run(run)
     assert again["accuracy"] == result["test"]["accuracy"]  # the random head is kept
     assert not trained(loaded.model)
-    with pytest.raises(UserError, match="regularizers: l2: frozen trains nothing to hold back"):
+    with pytest.raises(UserError, match="regularizers: l2: strategy frozen trains no parameters that they"):
         train_tiny(recipe_file, tmp_path / "other", "strategy=frozen", "regularizers=l2")
 
 

@@ -97,7 +97,7 @@ def test_an_unreadable_line_is_an_error_in_its_place(
     assert answers[first]["row"] == first + 1
     assert "line 7: byte 0x81" in answers[first + 2]["error"]
     assert [a["text"] for a in answers if "error" not in a] == [row["text"] for row in ROWS]
-    assert "3 of 63 rows could not be answered" in " ".join(captured.err.split())
+    assert "3 of 63 rows have an `error` instead of a prediction" in " ".join(captured.err.split())
 
 
 @pytest.mark.slow

@@ -1,1 +1,1 @@
-"""A finished run or an artifact at work: loaded, made fast, scored on other rows, and asked for predictions."""
+"""Using a finished run or an artifact: loading it, optimizing it, scoring other rows, and predicting."""

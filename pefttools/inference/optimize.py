@@ -1,7 +1,7 @@
-"""A trained model made ready to answer many rows: merged, and in bf16 where the processor multiplies that natively.
+"""Optimizing a trained model for predictions: merged, and in bf16 where the processor multiplies that natively.
 
-A last block of which one token is read computes that token. All weights are converted once; a head's stay in fp32, so
-that its logits are not rounded to the three digits of bf16.
+Where the head reads one token only, the last block computes that token only. All weights are converted once, except
+the head's, which stay in fp32 so that logits are not rounded to the three digits of bf16.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "bf16", "fp32"]
 TOKENS = 8
-"""Of rows that are tried."""
+"""Length of the example rows."""
 
 
 def optimized(trained: Trained, precision: Precision, merge: bool = True) -> nn.Module:
-    """The model that answers; uses up the trained one.
+    """The optimized model; consumes `trained`.
 
     Quantised weights are neither merged, which would round them again, nor converted.
 
     Args:
-        merge: whether to fold the change into the weights, where the strategy can.
+        merge: whether to merge the trained change into the weights, where the strategy can.
     """
     model, strategy = trained.model, trained.recipe.strategy
     if merge and strategy.mergeable and not is_quantised(model):
@@ -38,7 +38,7 @@ def optimized(trained: Trained, precision: Precision, merge: bool = True) -> nn.
 
 
 def optimize_for_inference(model: nn.Module, task: Task, new: Sequence[str], precision: Precision) -> nn.Module:
-    """The model in bf16 where that is native, its last block for the one token that is read.
+    """The model, changed in place: in bf16 where that is native, and with a last block for the one token that is read.
 
     Args:
         new: paths of the head, which stays in fp32.
@@ -59,7 +59,7 @@ def optimize_for_inference(model: nn.Module, task: Task, new: Sequence[str], pre
 
 
 def _any_rows(model: nn.Module) -> dict[str, Any]:
-    """Two rows of tokens, of whatever meaning."""
+    """Two rows of arbitrary tokens."""
     import torch
 
     config: Any = model.config
@@ -68,24 +68,24 @@ def _any_rows(model: nn.Module) -> dict[str, Any]:
 
 
 def to_bf16(model: nn.Module, head: Sequence[str]) -> None:
-    """Convert the parameters, but for those of the modules of these paths.
+    """Convert all parameters except those of the head's modules to bf16.
 
-    Buffers stay: the angles of rotary positions need their digits.
+    Buffers stay as they are, because rotary angles need their precision.
     """
     import torch
 
     inside = [m for name, m in model.named_modules() if any(f".{name}".endswith(f".{path}") for path in head)]
-    kept = {id(p) for module in inside for p in module.parameters()}
+    in_head = {id(p) for module in inside for p in module.parameters()}
     for parameter in model.parameters():
-        if id(parameter) not in kept:
+        if id(parameter) not in in_head:
             parameter.data = parameter.data.to(torch.bfloat16)
     for module in inside:
         module.register_forward_pre_hook(_in_fp32, with_kwargs=True)
 
 
-def _in_fp32(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _in_fp32(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     del module
-    return tuple(map(_fp32, given)), {name: _fp32(value) for name, value in named.items()}
+    return tuple(map(_fp32, args)), {name: _fp32(value) for name, value in kwargs.items()}
 
 
 def _fp32(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Rows answered by a finished run or an artifact, or by several of one base together: one answer a row, in order.
+"""Predictions of a finished run or an artifact, or of several runs on one base: one a row, in order.
 
-A row that cannot be answered has its number, its `id` and an `error` in its place.
+For a row without a prediction the output is its number, its `id` and an `error`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 Raws = Iterable[Raw | UserError]
 CHUNK = 4096
-"""Rows that are read, sorted by length and answered together."""
-NAMED = 3
-"""Errors that the summary quotes."""
+"""Number of rows that are read, sorted by length and predicted together."""
+QUOTED = 3
+"""Number of errors that the summary quotes."""
 
 
 def predict_rows(
@@ -38,23 +38,23 @@ def predict_rows(
     keep: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """One answer a row, in order: the row's fields and the prediction's, or its number and an `error`.
+    """One output a row, in order: the row's fields and the prediction's, or the row's number and an `error`.
 
-    Columns are called as in the recipe (`data.columns`) or like the task's fields. Labels are not needed. No more than
-    `CHUNK` rows are held at a time.
+    Columns have the names of the recipe (`data.columns`) or of the task's fields. Labels are not needed. At most
+    `CHUNK` rows are in memory at a time.
 
     Args:
-        precision: what to compute in; `auto` is bf16 where that is native, and fp32 is what `evaluate` computes in.
-        keep: columns that are carried to the answers; empty for all that are not read.
-        overrides: KEY=VALUE on the recipe's `data.columns` and on how its training file is read.
+        precision: precision of computation; `auto` is bf16 where that is native. `evaluate` computes in fp32.
+        keep: further columns to copy to the output; empty for all that the task does not read.
+        overrides: KEY=VALUE for the recipe's `data.columns` and for how its training file is read.
 
     Raises:
-        UserError: the rows have no column for a field that the run needs, or none of them could be answered.
+        UserError: the rows have no column for a field that the run needs, or no row could be predicted.
     """
-    answered = _Answered(
+    pipeline = _Pipeline(
         [recipe_of(path, overrides)], lambda: [load_predictor(path, precision, reporter)], keep, reporter
     )
-    for one in answered.rows(raws):
+    for one in pipeline.outputs(raws):
         (row,), (prediction,) = one.read, one.predictions
         if isinstance(prediction, UserError):
             yield {**one.place, **one.carried, "error": str(prediction)}
@@ -71,58 +71,58 @@ def predict_together(
     keep: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Several runs' answers to every row, under `answers` by the runs' names, in one pass over the rows.
+    """Several runs' predictions for every row, under `answers` by the runs' names, in one pass over the rows.
 
-    The runs stand on one base, which is in memory once, their adapters beside it and not merged. The arguments are
-    those of `predict_rows`.
+    The runs have the same base, which is in memory once; their adapters are not merged. The arguments are those of
+    `predict_rows`.
 
     Raises:
-        UserError: they stand on different bases; and as `predict_rows` does.
+        UserError: the runs have different bases; or as `predict_rows` does.
     """
     names = [path.absolute().name for path in paths]
     recipes = [recipe_of(path, overrides) for path in paths]
-    answered = _Answered(recipes, lambda: load_predictors(paths, precision, reporter), keep, reporter)
-    for one in answered.rows(raws):
+    pipeline = _Pipeline(recipes, lambda: load_predictors(paths, precision, reporter), keep, reporter)
+    for one in pipeline.outputs(raws):
         read = next((row for row in one.read if not isinstance(row, UserError)), None)
         if read is None:
             yield {**one.place, **one.carried, "error": str(one.predictions[0])}
             continue
         answers = {
-            name: {"error": str(said)} if isinstance(said, UserError) else said
-            for name, said in zip(names, one.predictions, strict=True)
+            name: {"error": str(prediction)} if isinstance(prediction, UserError) else prediction
+            for name, prediction in zip(names, one.predictions, strict=True)
         }
         yield {**read, **one.carried, "answers": answers}
 
 
 @dataclass(frozen=True)
 class _One:
-    """What became of one row, for each model."""
+    """One row with its predictions, one for each model."""
 
     place: dict[str, Any]
-    """Its number, and its `id` where it has one."""
+    """The row's number, and its `id` where it has one."""
     carried: dict[str, Any]
     read: list[Row | UserError]
     predictions: list[Prediction | UserError]
 
 
 @dataclass
-class _Answered:
-    """Rows on their way through models, and the count of those that could not be answered."""
+class _Pipeline:
+    """Reads rows, runs the models on them, and counts the rows without prediction."""
 
     recipes: Sequence[Any]
     load: Callable[[], list[Predictor]]
-    """The models, once there is a row to answer."""
+    """Loads the models; called at the first row that can be read."""
     keep: Sequence[str] | None
     reporter: Reporter
     number: int = 0
     failed: int = 0
     unanswered: int = 0
-    """Rows that no model answered."""
+    """Number of rows for which no model has a prediction."""
     errors: list[str] = field(default_factory=list)
-    """The first ones."""
+    """The first errors."""
     cut: int = 0
 
-    def rows(self, raws: Raws) -> Iterator[_One]:
+    def outputs(self, raws: Raws) -> Iterator[_One]:
         prepare_libraries()
         columns = [FieldColumns(recipe) for recipe in self.recipes]
         carried = CarriedColumns(self.keep, columns[0])
@@ -136,17 +136,17 @@ class _Answered:
             read = [[one.read(n, raw) for n, raw in enumerate(chunk, self.number + 1)] for one in columns]
             if not models and any(not isinstance(row, UserError) for part in read for row in part):
                 models = self.load()
-            said = [self._said(model, part) for model, part in zip(models, read, strict=True)] if models else read
-            carried.taken |= {name for part in said for one in part if not isinstance(one, UserError) for name in one}
+            found = [self._predict(model, part) for model, part in zip(models, read, strict=True)] if models else read
+            carried.taken |= {name for part in found for one in part if not isinstance(one, UserError) for name in one}
             for i, raw in enumerate(chunk):
                 self.number += 1
                 parts = [part[i] for part in read]
                 place = {"row": self.number, **columns[0].identity(raw)}
-                yield self._counted(_One(place, carried.of(raw, parts[0]), parts, [part[i] for part in said]))
+                yield self._counted(_One(place, carried.of(raw, parts[0]), parts, [part[i] for part in found]))
         self._report()
 
-    def _said(self, model: Predictor, rows: Sequence[Row | UserError]) -> list[Prediction | UserError]:
-        """A prediction or an error a row."""
+    def _predict(self, model: Predictor, rows: Sequence[Row | UserError]) -> list[Prediction | UserError]:
+        """A prediction or an error for each row."""
         places = [i for i, row in enumerate(rows) if not isinstance(row, UserError)]
         found: list[Any] = list(rows)
         answers, cut = model.attempt([found[i] for i in places], self.reporter)
@@ -157,22 +157,22 @@ class _Answered:
         return found
 
     def _counted(self, one: _One) -> _One:
-        errors = [said for said in one.predictions if isinstance(said, UserError)]
+        errors = [prediction for prediction in one.predictions if isinstance(prediction, UserError)]
         self.failed += bool(errors)
         self.unanswered += len(errors) == len(one.predictions)
-        if errors and len(self.errors) < NAMED:
+        if errors and len(self.errors) < QUOTED:
             self.errors.append(str(errors[0]))
         return one
 
     def _report(self) -> None:
-        """Warn of rows that could not be answered. Raises UserError when none could."""
-        more = f" (and {self.failed - NAMED:,} more)" if self.failed > NAMED else ""
-        told = "; ".join(self.errors) + more
+        """Warn of rows without prediction. Raises UserError when there is no prediction at all."""
+        more = f" (and {self.failed - QUOTED:,} more)" if self.failed > QUOTED else ""
+        reasons = "; ".join(self.errors) + more
         if self.unanswered == self.number > 0:
-            raise UserError(f"predict: no row could be answered: {told}")
+            raise UserError(f"predict: there is no prediction for any row: {reasons}")
         if self.failed:
             self.reporter.warn(
-                f"{self.failed:,} of {self.number:,} rows could not be answered and have an `error`: {told}"
+                f"{self.failed:,} of {self.number:,} rows have an `error` instead of a prediction: {reasons}"
             )
         if self.cut:
-            self.reporter.warn(f"{self.cut:,} of {self.number:,} rows are longer than the model reads; they were cut")
+            self.reporter.warn(f"{self.cut:,} of {self.number:,} rows were too long for the model and were truncated")

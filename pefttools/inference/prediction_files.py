@@ -1,8 +1,8 @@
-"""Predictions written to a file, whole or not at all: csv, tsv, jsonl or parquet, by the file's ending.
+"""Writing predictions to a file, completely or not at all: csv, tsv, jsonl or parquet, by the file's extension.
 
-In jsonl a row has what it has. The other three have the same columns for all rows, so rows wait in a temporary file
-until the columns of the last one are known; memory stays that of a block. In csv and tsv `probabilities` and `answers`
-become a column each, like `probabilities.spam`, and other lists and mappings are JSON.
+In jsonl every row has its own keys. In the other formats all rows have the same columns, so rows are first written to a
+temporary file, until all columns are known; one block of rows is in memory at a time. In csv and tsv every entry of
+`probabilities` and `answers` becomes a column, like `probabilities.spam`; other lists and mappings are JSON.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ if TYPE_CHECKING:
 
 Prediction = dict[str, Any]
 BLOCK = 4096
-"""Rows that are written at once."""
+"""Number of rows that are written at once."""
 ERROR = "error"
-"""The column of a row that could not be answered; tables always have it."""
+"""The column for errors of rows without prediction; tables always have it."""
 
 
 def check(path: Path, overwrite: bool, source: str | None = None) -> None:
     """Raises UserError when predictions cannot be written here.
 
     Args:
-        overwrite: whether a file that is there may be replaced.
-        source: the file that is read.
+        overwrite: whether an existing file may be replaced.
+        source: the input file.
     """
     if path.suffix.lower() not in WRITERS:
-        raise UserError(f"--out: {path}: takes a file that ends with {', '.join(WRITERS)}")
+        raise UserError(f"--out: {path}: name a file that ends with {', '.join(WRITERS)}")
     if path.is_dir():
-        raise UserError(f"--out: {path} is a folder")
+        raise UserError(f"--out: {path} is a folder; name a file")
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-        raise UserError(f"--out: {path} is the file that is read")
+        raise UserError(f"--out: {path} is the input file; name another file")
     if path.exists() and not overwrite:
         raise UserError(f"--out: {path} exists; name another file, or add --overwrite")
     atomic.refuse_unless_writable(path.absolute().parent)
 
 
 def write(path: Path, predictions: Iterable[Prediction], reporter: Reporter = SILENT) -> int:
-    """Write them all; how many there are. The file appears when it is complete."""
+    """Write all predictions; returns their number. The file appears when it is complete."""
     with atomic.new_file(path) as part:
         return WRITERS[path.suffix.lower()](part, predictions, reporter)
 
 
 def json_line(value: Any, escape: bool = False) -> str:
-    """A value as JSON on one line: what JSON has no form for is text or null, and half a character is escaped.
+    """A value as JSON on one line. NaN becomes null, other types become text, and lone surrogates are escaped.
 
     Args:
-        escape: every character beyond ASCII, for an output that cannot hold them.
+        escape: escape every character beyond ASCII, for outputs that cannot represent them.
     """
     try:
         line = _ENCODER.encode(value)
@@ -107,7 +107,7 @@ def _csv(part: Path, predictions: Iterable[Prediction], reporter: Reporter) -> i
 
 
 def _tsv(part: Path, predictions: Iterable[Prediction], reporter: Reporter) -> int:
-    """Quotes are text in a tsv, so a tab or line break in a text becomes a space."""
+    """Write tsv, in which quotes are ordinary characters; tabs and line breaks in texts become spaces."""
     changed = 0
 
     def writer(file: IO[str]) -> Callable[[list[str]], object]:
@@ -121,7 +121,10 @@ def _tsv(part: Path, predictions: Iterable[Prediction], reporter: Reporter) -> i
 
     number = _text_table(part, predictions, writer)
     if changed:
-        reporter.warn(f"--out: {changed:,} rows have a tab or line break, for which a tsv has a space; csv keeps them")
+        reporter.warn(
+            f"--out: in {changed:,} rows, tabs or line breaks were replaced by spaces, because tsv cannot contain them;"
+            " csv can"
+        )
     return number
 
 
@@ -143,7 +146,7 @@ def _text_table(
 
 
 def _flat(row: Prediction, prefix: str = "") -> Prediction:
-    """Without the row's number, which its place tells; probabilities and several runs' answers as columns."""
+    """One cell a column: probabilities and several runs' predictions are split, and the row's number is left out."""
     flat: Prediction = {}
     for name, value in row.items():
         if name == "probabilities" and isinstance(value, Mapping):
@@ -186,7 +189,7 @@ def _parquet(part: Path, predictions: Iterable[Prediction], reporter: Reporter) 
 
 
 def _kind(former: pyarrow.DataType | None, values: list[Any]) -> pyarrow.DataType | None:
-    """The Arrow type of these values and of those before; None where no type but text holds them all."""
+    """The common Arrow type of these values and the earlier ones; None where only text can represent them all."""
     import pyarrow
 
     try:
@@ -206,7 +209,7 @@ def _array(values: list[Any], kind: Any = False) -> pyarrow.Array:
         return pyarrow.array([None if v is None else _cell(v) for v in values], pyarrow.string())
     try:
         return pyarrow.array(values) if kind is False else pyarrow.array(values, kind)
-    except UnicodeEncodeError:  # half a character
+    except UnicodeEncodeError:  # a lone surrogate
         whole = [_whole(value) for value in values]
         return pyarrow.array(whole) if kind is False else pyarrow.array(whole, kind)
 

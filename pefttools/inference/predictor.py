@@ -1,4 +1,4 @@
-"""A run, or an artifact of one, made ready to answer rows; several runs on one base share it in memory."""
+"""Loading a run or an artifact for predictions; several runs on one base share its weights in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MANIFEST, RECIPE = "manifest.json", "recipe.yaml"
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that answers, and how its rows are read."""
+    """A model with its tokenizer and recipe, for predictions."""
 
     name: str
     model: nn.Module
@@ -45,14 +45,14 @@ class Predictor:
     def task(self) -> Task:
         return self.recipe.task
 
-    def answers(self, rows: Sequence[Row], reporter: Reporter = SILENT) -> list[Prediction]:
-        """One a row, in the rows' order."""
-        return self._answers(rows, self._encoded(rows), reporter) if rows else []
+    def predict(self, rows: Sequence[Row], reporter: Reporter = SILENT) -> list[Prediction]:
+        """One prediction a row, in the rows' order."""
+        return self._predict(rows, self._encoded(rows), reporter) if rows else []
 
     def attempt(self, rows: Sequence[Row], reporter: Reporter = SILENT) -> tuple[list[Prediction | UserError], int]:
-        """A prediction or an error a row, in the rows' order, and how many rows lost text to the model's limit.
+        """A prediction or an error for each row, in the rows' order, and the number of truncated rows.
 
-        An error goes on from the row: "is longer than 64 tokens".
+        The message of an error lacks its subject, the row: "is longer than 64 tokens".
         """
         encoded, checked = self._checked(rows)
         if self.task.truncation == "refuse":
@@ -61,9 +61,9 @@ class Predictor:
             checked = [error if one is True else one for one in checked]
         good = [i for i, one in enumerate(checked) if not isinstance(one, UserError)]
         if len(good) == len(rows):
-            return [*self._answers(rows, encoded, reporter)], sum(map(bool, checked))
+            return [*self._predict(rows, encoded, reporter)], sum(map(bool, checked))
         found: list[Any] = list(checked)
-        for i, answer in zip(good, self.answers([rows[i] for i in good], reporter), strict=True):
+        for i, answer in zip(good, self.predict([rows[i] for i in good], reporter), strict=True):
             found[i] = answer
         return found, sum(checked[i] is True for i in good)
 
@@ -71,7 +71,7 @@ class Predictor:
         return None if self.task.generates else Encoded(columns_of(rows, self.task, self.tokenizer))
 
     def _checked(self, rows: Sequence[Row]) -> tuple[Encoded | None, list[bool | UserError]]:
-        """The encoded rows, and whether each loses text to the model's limit, or why it cannot be put to the model."""
+        """The encoded rows; and for each row whether it is truncated, or an error if it cannot be encoded."""
         try:
             encoded = self._encoded(rows)
             if encoded is None:
@@ -80,9 +80,9 @@ class Predictor:
         except (UserError, ValueError) as error:
             if len(rows) > 1:
                 return None, [one for row in rows for one in self._checked([row])[1]]
-            return None, [UserError(f"cannot be put to the model: {error}")]
+            return None, [UserError(f"cannot be encoded for the model: {error}")]
 
-    def _answers(self, rows: Sequence[Row], encoded: Encoded | None, reporter: Reporter) -> list[Prediction]:
+    def _predict(self, rows: Sequence[Row], encoded: Encoded | None, reporter: Reporter) -> list[Prediction]:
         evaluator = Evaluator(self.model, self.task, self.tokenizer, reporter=reporter)
         if self.task.generates:
             return evaluator.generated(rows, "predicting")
@@ -96,15 +96,15 @@ def is_artifact(path: Path) -> bool:
 
 
 def recipe_of(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """What a run or an artifact was trained by. Raises UserError when it is neither, or not finished."""
+    """The recipe of a run or an artifact. Raises UserError when the path is neither, or the run is not finished."""
     return load_recipe(str(path / RECIPE), overrides).recipe if is_artifact(path) else Run.open(path).recipe(overrides)
 
 
 def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True) -> Predictor:
-    """A run's model, merged where it can be, or an artifact's as its exporter loads it.
+    """The model of a run, merged where possible, or of an artifact, as its exporter loads it.
 
     Raises:
-        UserError: there is neither here.
+        UserError: the path is neither a finished run nor an artifact, or the artifact is damaged.
     """
     name = path.absolute().name
     if not is_artifact(path):
@@ -124,27 +124,29 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
         raise UserError(*(f"{path}: {problem}" for problem in loaded.problems))
     model: Any = loaded.model.eval()
     if not is_quantised(model):
-        model = model.float()  # what is rounded to half its digits still computes in all of them
+        model = model.float()  # weights rounded to 16 bits still compute in fp32
     if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
         model = folded(model).eval()
-    if next(iter(model.parameters())).numel():  # a graph has no weights of its own
+    if next(iter(model.parameters())).numel():  # an ONNX graph has no torch weights
         model = optimize_for_inference(model, recipe.task, manifest.get("head", []), precision)
     return Predictor(name, model, loaded.tokenizer, recipe)
 
 
 def load_predictors(paths: Sequence[Path], precision: Precision, reporter: Reporter = SILENT) -> list[Predictor]:
-    """Runs on one base, with its weights in memory once.
+    """Several runs on one base, whose weights are in memory once.
 
     Raises:
-        UserError: they stand on different bases, or two have one name.
+        UserError: the runs have different bases, or two have the same name.
     """
     bases = {str(path): Run.open(path).result()["base"] for path in paths}
     if len({base["sha256"] for base in bases.values()}) > 1:
-        told = ", ".join(f"{path} on {base['id']}" for path, base in bases.items())
-        raise UserError(f"--run: runs answer together on one base only: {told}")
+        found_on = ", ".join(f"{path} on {base['id']}" for path, base in bases.items())
+        raise UserError(f"--run: all runs must have the same base, but they are {found_on}; predict with each alone")
     names = [path.absolute().name for path in paths]
     if len(set(names)) < len(names):
-        raise UserError(f"--run: answers are told apart by the folders' names, which are {', '.join(names)}")
+        raise UserError(
+            f"--run: the folders of the runs must have different names, but they are {', '.join(names)}; rename one"
+        )
     found: list[Predictor] = []
     for path in paths:
         found.append(load_predictor(path, precision, reporter, merge=False))
@@ -153,7 +155,7 @@ def load_predictors(paths: Sequence[Path], precision: Precision, reporter: Repor
 
 
 def share(models: Sequence[nn.Module]) -> None:
-    """Let the last model hold no copy of a weight that the first ones have under the same name."""
+    """Make the last model use the other models' memory for weights of equal name and value."""
     import torch
 
     *others, last = models
@@ -165,6 +167,6 @@ def share(models: Sequence[nn.Module]) -> None:
 
 
 def _bare(name: str) -> str:
-    """A weight's name without what wrappers put around it."""
+    """A weight's name without the parts that peft's wrappers add."""
     parts: Iterable[str] = name.removeprefix("base_model.model.").split(".")
     return ".".join(part for part in parts if part not in ("base_layer", "original_module"))

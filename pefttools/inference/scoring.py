@@ -1,4 +1,4 @@
-"""A finished run scored on other rows, and training rows as a model sees them."""
+"""Scoring a finished run on other rows, and showing training rows as the model sees them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from pefttools.training.run import Run, load
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> dict[str, Any]:
-    """Metrics of a run's model on the rows it was scored on at its end, or on others that overrides name.
+    """Metrics of a run's model on the rows that it was scored on at its end, or on other rows named by overrides.
 
-    Without overrides the rows come from the run's folder, and what their file has become is reported. With `data.test`
-    every row of that file is scored; with other overrides, the rows that fall to test now (validation where there are
-    none).
+    Without overrides the rows come from the run's folder; a warning reports changes in their file. With `data.test`
+    every row of that file is scored; with other overrides, the rows of the test split that these give, or of the
+    validation split if there are no test rows.
 
     Raises:
-        UserError: an override of anything but data, or rows with labels the model does not know.
+        UserError: an override is not one of data, or rows have labels that the model does not know.
     """
     if strange := [o.partition("=")[0] for o in overrides if not o.startswith("data.")]:
-        raise UserError(f"{', '.join(strange)}: evaluating takes overrides of data only; the model is the run's")
+        raise UserError(f"{', '.join(strange)}: evaluate accepts overrides of data only, because the model is trained")
     run = Run.open(path)
     task, settings = run.recipe().task, run.recipe(overrides).data
     prepare_libraries()
@@ -57,10 +57,10 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
 
 
 def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator[str]:
-    """The first training rows as the model will see them: text with special tokens, and what is to be learnt.
+    """The first training rows as the model will see them: the text with special tokens, and the targets.
 
     Raises:
-        UserError: the data or the tokenizer cannot be had, or the data cannot serve the task.
+        UserError: the data or the tokenizer cannot be loaded, or the data does not fit the task.
     """
     prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)

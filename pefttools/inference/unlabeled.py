@@ -1,6 +1,6 @@
-"""Rows to predict on: from a file, standard input or the command line, their columns mapped as in training.
+"""Rows to predict on: from a file, standard input or the command line, with columns mapped as in training.
 
-A row that cannot be read is an error in its own place; the others stay what they are. Labels are not needed.
+Labels are not needed. A row that cannot be read becomes an error in its place; the other rows are still read.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
 
 STDIN = ("-", "/dev/stdin")
 OVERRIDES = re.compile(r"data\.(columns\.\w+|train\.(?!source=|sha256=|last_rows=)\w+)=")
-"""What of a recipe decides how rows to predict on are read."""
+"""The overrides of a recipe that affect how rows to predict on are read."""
 
 
 class TextRow(dict[str, Any]):
-    """A text from the command line: under the task's own name for it, whatever the run's columns are called."""
+    """A row from `--text`. Its keys are the task's field names, whatever the names of the run's columns."""
 
 
 def rows_to_predict(
     recipe: Recipe, file: str | None, texts: Sequence[str], stdin: Iterable[str | bytes], reporter: Reporter = SILENT
 ) -> Iterable[Raw | UserError]:
-    """Rows from `--text`, a data file, or JSON lines on standard input (`-`); an error where a line holds none.
+    """Rows from `--text`, a data file, or JSON lines on standard input (`-`); an error for a line that is not a row.
 
-    A file is read like the run's training rows, unless its ending names a format of its own.
+    A file is read like the run's training rows, unless its extension names another format.
 
     Raises:
-        UserError: nothing was given, or it cannot be read.
+        UserError: there is neither a file nor a text, or the file cannot be read.
     """
     if not texts and file is None:
-        raise UserError("predict: takes a file, - for standard input, or --text")
+        raise UserError("predict: name a file, - for standard input, or use --text")
     if texts and "text" not in recipe.task.fields:
         fields = ", ".join(name for name in recipe.task.fields if name not in recipe.task.targets)
-        raise UserError(f"--text: {recipe.task.name} reads no `text`; give a file with {fields}")
+        raise UserError(f"--text: {recipe.task.name} has no field `text`; name a file with the columns {fields}")
     rows: Iterable[Raw | UserError] = (TextRow(text=text) for text in texts)
     if file in STDIN:
         return chain(rows, _json_lines(stdin))
@@ -53,17 +53,17 @@ def rows_to_predict(
         return rows
     sources = _sources(file)
     source = file if sources == (file,) else sources
-    given: dict[str, Any] = {"source": source, "sha256": None, "last_rows": None, "parallel_files": {}, "split": None}
+    values: dict[str, Any] = {"source": source, "sha256": None, "last_rows": None, "parallel_files": {}, "split": None}
     kinds = {"folder" if Path(one).is_dir() else format_of(Path(one)) for one in sources}
     if kinds != {""}:
-        given |= {"format": "auto", "pattern": None}
-        given |= {} if kinds <= {"csv", "tsv"} else {"separator": None, "escape": None}
-    found = stream(recipe.data.train.with_values(**given), "predict", reporter, errors_in_place=True)
-    return chain(rows, [next(found)], found)  # the first at once: a file that cannot be read stops before all else
+        values |= {"format": "auto", "pattern": None}
+        values |= {} if kinds <= {"csv", "tsv"} else {"separator": None, "escape": None}
+    found = stream(recipe.data.train.with_values(**values), "predict", reporter, errors_in_place=True)
+    return chain(rows, [next(found)], found)  # read the first row now, so that a bad file fails before all else
 
 
 def _sources(file: str) -> tuple[str, ...]:
-    """A file or a pattern of files, or those of a list like `[a.csv,b.csv]`."""
+    """The files of a list like `[a.csv,b.csv]`; any other name stands for itself."""
     if Path(file).exists() or not (file.startswith("[") and file.endswith("]")):
         return (file,)
     names = typed_yaml.parse(file, tuple[str, ...])
@@ -84,20 +84,20 @@ def _json_lines(lines: Iterable[str | bytes]) -> Iterator[Raw | UserError]:
 
 
 class FieldColumns:
-    """Which column of the rows to predict on holds which field of a run's task."""
+    """Maps the fields of a run's task to columns of the rows to predict on."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.task = recipe.task
         self.named: Mapping[str, str] = recipe.data.columns
-        """What the run read its training rows by."""
+        """Field -> column in the run's training rows."""
         self.fields = [field for field in self.task.fields if field not in self.task.targets]
         self.columns = {field: self.named.get(field, field) for field in self.fields}
 
     def fit(self, rows: Sequence[Raw | UserError], reporter: Reporter = SILENT) -> None:
-        """Choose the columns by the first rows: those of training, or those called like the task's fields.
+        """Choose the columns by the first rows: those of training, or those named like the task's fields.
 
         Raises:
-            UserError: a field that the run needs is in no row.
+            UserError: the rows have no column for a field that the run needs.
         """
         known = columns_of(rows)
         if not known:
@@ -108,7 +108,9 @@ class FieldColumns:
             if column in known:
                 continue
             if field in known:
-                reporter.warn(f"predict: the rows have no column {column!r}, as in training; {field!r} is read instead")
+                reporter.warn(
+                    f"predict: the rows lack the training data's column {column!r}; {field!r} is read instead"
+                )
                 self.columns[field] = field
             elif self.task.fields[field] or (field in self.named and field != "id"):
                 match = nearest(column, known)
@@ -126,7 +128,7 @@ class FieldColumns:
             raise UserError(*problems)
 
     def read(self, number: int, raw: Raw | UserError) -> Row | UserError:
-        """The row as the task reads it, or why it cannot; `id` keeps its type."""
+        """The row as the task reads it, or an error; `id` keeps its type."""
         if isinstance(raw, UserError):
             return raw
         values = {field: raw.get(column) for field, column in self._of(raw).items()}
@@ -146,16 +148,16 @@ class FieldColumns:
 
 
 class CarriedColumns:
-    """Columns that are carried from the rows to the predictions."""
+    """Further columns that are copied from the rows to the predictions (`--keep`)."""
 
     def __init__(self, names: Sequence[str] | None, fields: FieldColumns) -> None:
-        """Args: names: those asked for, perhaps several in one text with commas; none for all others; None for none."""
+        """Args: names: columns to copy, one or several (with commas) a text; empty for all others; None for none."""
         self.names, self.fields = names, fields
         self.taken = {"row", "error", "answers", "prediction", *fields.fields}
-        """Names of what predictions have themselves."""
+        """Names that predictions use themselves."""
 
     def fit(self, rows: Sequence[Raw | UserError]) -> None:
-        """Raises UserError when a column that was asked for is in none of the first rows."""
+        """Raises UserError when none of the first rows has a requested column."""
         known = columns_of(rows)
         if not self.names or not known:
             return
@@ -166,21 +168,21 @@ class CarriedColumns:
             raise UserError(f"--keep: the rows have no column {missing[0]!r}{hint} Columns: {', '.join(known)}")
 
     def of(self, raw: Raw | UserError, row: Row | UserError) -> dict[str, Any]:
-        """The carried columns of a row; one that is called like a part of the prediction as `input.NAME`.
+        """The copied columns of a row; one whose name predictions use themselves becomes `input.NAME`.
 
         Args:
-            row: what the task read of it, which holds the columns that were read already.
+            row: the row as the task read it; columns that are in it are not copied again.
         """
         if self.names is None or isinstance(raw, UserError | TextRow):
             return {}
         if self.names:
-            held = set() if isinstance(row, UserError) else {f for f in row if self.fields.columns.get(f) == f}
+            present = set() if isinstance(row, UserError) else {f for f in row if self.fields.columns.get(f) == f}
         else:
-            held = set(self.fields.columns.values())
-        names = [name for name in self.names or raw if name in raw and name not in held]
+            present = set(self.fields.columns.values())
+        names = [name for name in self.names or raw if name in raw and name not in present]
         return {f"input.{name}" if name in self.taken else name: raw[name] for name in names}
 
 
 def columns_of(rows: Sequence[Raw | UserError]) -> list[str]:
-    """All columns of some rows in the order in which they come."""
+    """All columns of some rows, in order of appearance."""
     return list(dict.fromkeys(name for row in rows if not isinstance(row, UserError | TextRow) for name in row))

@@ -1,1 +1,1 @@
-"""What training will take, found before weights are loaded: parameters and memory."""
+"""The plan of a training run, made before weights are loaded: parameters and memory."""

@@ -1,9 +1,9 @@
-"""What glibc's heap grows to under a sequence of allocations: they are made for real, but never written to.
+"""Peak size of glibc's heap under a sequence of allocations, which are made for real but never written to.
 
-A heap holds more than what is alive: glibc cannot put an aligned block into the hole that an equal one left
-(sourceware bug 14581), and torch aligns every tensor. How much that costs depends on the order of the allocations,
-so they are replayed, in a fresh process (`python -IS heap.py`) whose heap starts empty like a training run's.
-It knows `MALLOC_MMAP_THRESHOLD_` and what else the environment tells malloc. Elsewhere (macOS, musl) the answer is 0.
+A heap needs more memory than its live blocks: glibc cannot reuse the hole of an aligned block for an equal one
+(sourceware bug 14581), and torch aligns every tensor. The cost depends on the order of the allocations, so they are
+replayed in a new process (`python -IS heap.py`), whose heap is empty at first, as in a training run. It inherits
+`MALLOC_MMAP_THRESHOLD_` and malloc's other environment variables. Without glibc (macOS, musl) the result is 0.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import sys
 from collections.abc import Sequence
 
 Event = tuple[int, int]
-"""A block's number and its bytes; 0 bytes frees it."""
+"""A block's number and its size in bytes; size 0 frees it."""
 
 ALIGNMENT = 64
-"""Of every tensor on a CPU (c10/core/alignment.h)."""
+"""Alignment of every tensor on a CPU in bytes (c10/core/alignment.h)."""
 BOOKKEEPING = (24, 32, 40, 48, 64, 80, 112, 208, 300)
-"""Bytes of the small objects that live as long as a tensor: its and its storage's record, the node of the graph, their
-vectors of sizes. They settle in the holes; these sizes fit the measurements of benchmarks/results/memory.md."""
+"""Bytes of the small objects that live as long as a tensor: the tensor object, its storage, the graph's node, and
+vectors of sizes. They fill the holes; these sizes fit the measurements of benchmarks/results/memory.md."""
 REPEATS = 4
-"""Steps after which the heap has settled."""
+"""Number of steps after which the heap no longer grows."""
 
 
 def heap_peak_bytes(begin: Sequence[Event], step: Sequence[Event]) -> int:
-    """The most the heap holds when `begin` happens once and `step` again and again; 0 where that is not known."""
+    """Peak size of the heap in bytes after `begin` once and `step` repeatedly; 0 where it cannot be measured."""
     if not sys.platform.startswith("linux"):
         return 0
     done = subprocess.run(
@@ -42,8 +42,8 @@ class _Info(ctypes.Structure):
     _fields_ = [(f"field{i}", ctypes.c_size_t) for i in range(10)]
 
     @property
-    def held(self) -> int:
-        """`arena` and `hblkhd`: what came from sbrk, and what was mapped block by block."""
+    def total(self) -> int:
+        """`arena` and `hblkhd`: bytes from sbrk, and bytes in blocks that were mapped singly."""
         return self.field0 + self.field4
 
 
@@ -56,20 +56,20 @@ def _replay(begin: Sequence[Event], step: Sequence[Event]) -> int:
     libc.free.argtypes = [ctypes.c_void_p]
     libc.posix_memalign.argtypes = [ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t, ctypes.c_size_t]
 
-    def held_bytes() -> int:
-        return libc.mallinfo2().held
+    def heap_bytes() -> int:
+        return libc.mallinfo2().total
 
     alive: dict[int, list[int | None]] = {}
-    block, start, peak = ctypes.c_void_p(), held_bytes(), 0
+    block, start, peak = ctypes.c_void_p(), heap_bytes(), 0
     for number, size in [*begin, *(event for _ in range(REPEATS) for event in step)]:
         for address in alive.pop(number, ()):
             libc.free(address)
         if size:
             alive[number] = [libc.malloc(small) for small in BOOKKEEPING]
             if libc.posix_memalign(ctypes.byref(block), ALIGNMENT, size):
-                return 0  # more than this machine can even promise
+                return 0  # the machine cannot reserve so much memory
             alive[number].append(block.value)
-            peak = max(peak, held_bytes() - start)
+            peak = max(peak, heap_bytes() - start)
     return peak
 
 

@@ -1,4 +1,4 @@
-"""What the base answers before it is trained: the same under every strategy and learning rate, so scored once."""
+"""The baseline: scores of the base before training. All strategies and learning rates share it, so it is cached."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
-    """Metrics on the rows of that name, from the cache where a run with this seed was there before.
+    """The base's metrics on the split `rows_of`, from the cache where an earlier run computed them.
 
-    Kept by one process alone: several could not agree on whether it is there.
+    Runs with several processes do not use the cache: their processes might disagree on whether the file exists.
     """
     recipe, task = ready.recipe, ready.recipe.task
     depends_on = [
@@ -41,7 +41,7 @@ def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, rep
 
 
 def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
-    """Scores of the base as it was loaded; a strategy whose start is not exact has changed it by now."""
+    """Compute the base's metrics, on a newly loaded base where the strategy's initialization has changed outputs."""
     from accelerate.utils import set_seed
 
     recipe, model = ready.recipe, ready.model
@@ -50,4 +50,4 @@ def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Repo
         model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
     evaluator = Evaluator(model, recipe.task, ready.base.tokenizer, accelerator, reporter)
     rows, encoded = ready.splits.named()[name], ready.encoded[name]
-    return evaluator.score(encoded, rows, f"{name}, untouched", generate=True).metrics
+    return evaluator.score(encoded, rows, f"{name}, baseline", generate=True).metrics

@@ -1,8 +1,8 @@
-"""Checkpoints: written whole or not at all, and enough for a resumed run to go on bit for bit.
+"""Checkpoints: written completely or not at all; a resumed run continues bit for bit.
 
-A checkpoint holds what is trained, the optimizer's state, every process's random states and where the loop
-stood. The base is not in it: it is loaded and wrapped again from the same seed. The best weights so far have
-a folder of their own, named in the checkpoint, so the two can never disagree.
+A checkpoint contains the trained parameters, the optimizer's state, every process's random states and the loop's
+progress. It does not contain the base, which is loaded and wrapped again with the same seed. The best weights so far
+have a folder of their own, which the checkpoint names, so that the two always match.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """Where the loop stands."""
+    """Progress of the training loop."""
 
     step: int = 0
     best_step: int = 0
@@ -36,20 +36,20 @@ class Progress:
     evals_without_improvement: int = 0
     stopped_early: bool = False
     seconds: float = 0.0
-    """All of the loop, with its evaluations and checkpoints."""
+    """Duration of the loop with its evaluations and checkpoints."""
     step_seconds: float = 0.0
-    """The steps alone."""
+    """Duration of the steps alone."""
     tokens: int = 0
     recent: list[float] = field(default_factory=list)
     """Losses since the last line of metrics.jsonl."""
     recent_penalties: list[float] = field(default_factory=list)
-    """What penalties added to them."""
+    """Sums of penalties since then."""
     before: dict[str, Any] = field(default_factory=dict)
     """Scores of the base before training."""
     conditions: dict[str, Any] = field(default_factory=dict)
-    """What a resumed run must find as it was: data, base, labels, precision, processes."""
+    """Facts that a resumed run must not find changed: data, base, labels, precision, processes."""
     features: dict[str, Any] | None = None
-    """`feature_cache.CachedFeatures.facts`; None before that is settled."""
+    """`feature_cache.CachedFeatures.facts`; None before features were loaded or computed."""
 
 
 def save(
@@ -61,7 +61,7 @@ def save(
     objectives: Composed,
     accelerator: Accelerator,
 ) -> None:
-    """Write `folder/step-N`, then remove the older ones and the best weights no checkpoint names any more."""
+    """Write `folder/step-N`, then remove older checkpoints and best weights that this one does not name."""
     import torch
 
     target = folder / f"step-{progress.step:08d}"
@@ -87,7 +87,7 @@ def save(
 
 
 def save_best(folder: Path, step: int, model: nn.Module, accelerator: Accelerator) -> None:
-    """Write `folder/best-N`; it counts once a checkpoint names it."""
+    """Write `folder/best-N`; a resumed run uses it only if a checkpoint names it."""
     if accelerator.is_main_process:
         with atomic.new_folder(folder / f"best-{step:08d}") as part:
             _save_weights(model, part)
@@ -95,13 +95,13 @@ def save_best(folder: Path, step: int, model: nn.Module, accelerator: Accelerato
 
 
 def load_best(folder: Path, step: int, model: nn.Module) -> None:
-    """Put the best weights into the model."""
+    """Load the best weights into the model."""
     best = folder / f"best-{step:08d}"
     _load_weights(model, best)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole checkpoint."""
+    """The newest complete checkpoint."""
     found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)]
     return max(found, key=step_of, default=None)
 
@@ -120,10 +120,10 @@ def load(
     num_steps: int,
     conditions: dict[str, Any],
 ) -> Progress:
-    """Put weights, optimizer state and the strategy's own back; the answer is where the loop stood.
+    """Restore the weights and the states of optimizer, strategy and objectives; returns the loop's progress.
 
     Raises:
-        UserError: the conditions are not those the run began under.
+        UserError: a condition has changed since the run began.
     """
     import torch
 
@@ -132,7 +132,7 @@ def load(
     if changed := [n for n, was in progress.conditions.items() if conditions[n] != was]:
         raise UserError(
             *(
-                f"--resume: {n} was {progress.conditions[n]!r} when the run began, now it is {conditions[n]!r}"
+                f"--resume: {n} was {progress.conditions[n]!r} when the run began, but is {conditions[n]!r} now"
                 for n in changed
             )
         )
@@ -144,7 +144,7 @@ def load(
 
 
 def load_random_states(checkpoint: Path, process_index: int) -> None:
-    """Put the random states back: to be called last, just before the next step."""
+    """Restore the random states; call this last, just before the next step."""
     import numpy
     import torch
 

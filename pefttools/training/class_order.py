@@ -1,7 +1,7 @@
-"""A task fitted to its rows, its classes in the order of a head that the base has already trained.
+"""A task fitted to its rows, with its classes in the order of the base's trained head.
 
-Where a base already tells our classes apart, its order of them is taken, and all of its classes are kept. Where its
-classes are others, or have no names (LABEL_0), the last layer starts anew, with a warning.
+Where the base's head already has the rows' classes, its order is used, and all of its classes are kept. Where its
+classes are others, or have no names (LABEL_0), a new head is trained, with a warning.
 """
 
 from __future__ import annotations
@@ -21,77 +21,79 @@ if TYPE_CHECKING:
 
 
 def fitted(task: Task, settings: BaseSettings, splits: Splits, reporter: Reporter = SILENT) -> Task:
-    """The task fitted to its rows, with its classes in the order of the base's head where that tells them apart.
+    """The task fitted to its rows, with its classes in the order of the base's head where that has them.
 
     Raises:
-        UserError: the rows cannot serve the task, or `base.trained_head=keep` lacks what it needs.
+        UserError: the rows do not fit the task, or `base.trained_head=keep` is impossible.
     """
-    held = names(settings, task.auto_class, reporter)
+    existing = names(settings, task.auto_class, reporter)
     if not task.has_class_head:
-        if len(held) > 1 and task.config_values().get("num_labels") == 1:
+        if len(existing) > 1 and task.config_values().get("num_labels") == 1:
             reporter.warn(
-                f"the head of {settings.source} has {len(held)} outputs ({listed(held)}), and {task.name} takes one:"
-                " a new head is trained"
+                f"the head of {settings.source} has {len(existing)} outputs ({listed(existing)}), but {task.name} needs"
+                " one; a new head is trained"
             )
         return task.fit(splits)
-    given: tuple[str, ...] = task.labels  # type: ignore[attr-defined]
+    wanted: tuple[str, ...] = task.labels  # type: ignore[attr-defined]
     if settings.trained_head == "keep":
-        _refuse_unless_named(settings, given, held)
-    found = task.fit(splits) if not given or not held else _with_given(task, given, held, splits)
+        _refuse_unless_named(settings, wanted, existing)
+    found = task.fit(splits) if not wanted or not existing else _with_given(task, wanted, existing, splits)
     labels: tuple[str, ...] = found.labels  # type: ignore[attr-defined]
-    if not held or given:
-        if held and matched(given, held, settings) is None:
-            _report_new(settings, given, held, reporter)
+    if not existing or wanted:
+        if existing and matched(wanted, existing, settings) is None:
+            _report_new(settings, wanted, existing, reporter)
         return found
-    known = matched(labels, held, settings)
+    known = matched(labels, existing, settings)
     if known is None:
-        _report_new(settings, labels, held, reporter)
+        _report_new(settings, labels, existing, reporter)
         return found
     spelled = dict(zip(known, labels, strict=True))
-    everything = [spelled.get(place, name) for place, name in enumerate(held)]
+    everything = [spelled.get(place, name) for place, name in enumerate(existing)]
     chosen = found.with_classes(everything)
     _report_kept(settings, labels, chosen.labels, reporter)  # type: ignore[attr-defined]
     return chosen
 
 
-def _with_given(task: Task, given: Sequence[str], held: Sequence[str], splits: Splits) -> Task:
-    """The task fitted with the labels its recipe names, of which some may be known to the base alone."""
+def _with_given(task: Task, wanted: Sequence[str], existing: Sequence[str], splits: Splits) -> Task:
+    """The task fitted with the recipe's labels; the base's head may have labels that no row has."""
     free: Any = task.with_values(labels=()).fit(splits)
-    if set(free.labels) <= set(given) and {*map(folded, set(given) - set(free.labels))} <= {*map(folded, held)}:
-        return free.with_values(labels=tuple(given))
+    if set(free.labels) <= set(wanted) and {*map(folded, set(wanted) - set(free.labels))} <= {*map(folded, existing)}:
+        return free.with_values(labels=tuple(wanted))
     return task.fit(splits)
 
 
-def _refuse_unless_named(settings: BaseSettings, given: Sequence[str], held: Sequence[str]) -> None:
-    if not held:
-        raise UserError(f"base.trained_head: keep: {settings.source} has no trained head for this task; take it away")
-    if given and len(given) != len(held):
+def _refuse_unless_named(settings: BaseSettings, wanted: Sequence[str], existing: Sequence[str]) -> None:
+    if not existing:
         raise UserError(
-            f"base.trained_head: keep: task.labels names {len(given)} classes, and the head of {settings.source} tells"
-            f" {len(held)} apart: {listed(held)}"
+            f"base.trained_head: keep: {settings.source} has no trained head for this task; remove this setting"
         )
-    if not given and is_nameless(held):
+    if wanted and len(wanted) != len(existing):
         raise UserError(
-            f"base.trained_head: keep: the head of {settings.source} calls its classes {listed(held)};"
-            " name the classes in this order in task.labels"
+            f"base.trained_head: keep: task.labels names {len(wanted)} classes, but the head of {settings.source} has"
+            f" {len(existing)}: {listed(existing)}"
+        )
+    if not wanted and is_nameless(existing):
+        raise UserError(
+            f"base.trained_head: keep: the classes of the head of {settings.source} have no names ({listed(existing)});"
+            " name them in this order in task.labels"
         )
 
 
-def _report_new(settings: BaseSettings, labels: Sequence[str], held: Sequence[str], reporter: Reporter) -> None:
-    start = f"the head of {settings.source} tells other classes apart ({listed(held)}) than the rows"
-    if is_nameless(held):
-        start = f"the head of {settings.source} has no names for its classes ({listed(held)})"
-    cure = f"; if its outputs are {listed(labels)} in some order, name them in that order in task.labels and set"
-    cure += " base.trained_head=keep"
-    reporter.warn(f"{start}: a new head is trained{cure if len(labels) == len(held) else ''}")
+def _report_new(settings: BaseSettings, labels: Sequence[str], existing: Sequence[str], reporter: Reporter) -> None:
+    start = f"the head of {settings.source} has other classes ({listed(existing)}) than the rows"
+    if is_nameless(existing):
+        start = f"the head of {settings.source} has no names for its classes ({listed(existing)})"
+    advice = f"; if its outputs are {listed(labels)} in some order, name them in that order in task.labels and set"
+    advice += " base.trained_head=keep"
+    reporter.warn(f"{start}; a new head is trained{advice if len(labels) == len(existing) else ''}")
 
 
 def _report_kept(settings: BaseSettings, labels: Sequence[str], chosen: Sequence[str], reporter: Reporter) -> None:
     more = [name for name in chosen if name not in labels]
     if more:
         reporter.warn(
-            f"the head of {settings.source} also tells apart {listed(more)}, of which there are no rows to train on:"
-            f" all {len(chosen)} classes are kept; base.trained_head=new trains a head for the rows' classes alone"
+            f"the head of {settings.source} also has the classes {listed(more)}, which no training row has; all"
+            f" {len(chosen)} classes are kept. To train a head for the rows' classes only, set base.trained_head=new"
         )
     elif list(chosen) != list(labels):
         reporter.note(f"the classes are in the order of the head of {settings.source}: {listed(chosen)}")

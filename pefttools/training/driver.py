@@ -1,7 +1,7 @@
-"""A recipe trained from beginning to end: before, the loop, the best on validation, then test, once.
+"""A training run from beginning to end: baseline, training loop, best weights on validation, then test, once.
 
-The order matters: everything that can be refused is checked before the run folder appears, and every random
-number is drawn after the seed is set, the head's start included.
+Everything that can be refused is checked before the run folder appears, and every random number, those of the head's
+initial weights included, is drawn after the seed is set.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def train(
     recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT, score_test: bool = True
 ) -> dict[str, Any]:
-    """Train a recipe; returns what `result.json` holds.
+    """Train a recipe; returns the content of `result.json`.
 
     Args:
         out: the run folder; new or empty, unless `resume`.
@@ -47,18 +47,18 @@ def train(
         score_test: whether to score the test rows at the end; if not, the result reports the validation rows instead.
 
     Raises:
-        UserError: the recipe, its data or its base cannot work; nothing was written.
+        UserError: something is wrong with the recipe, its data or its base; nothing was written.
         Interrupted: the user stopped the run; it can be resumed.
     """
     run = Run(out.absolute())
     run.refuse_unless_free(recipe.digest, resume)
     if run.finished:
-        reporter.note(f"{out} is finished; nothing to do")
+        reporter.note(f"the run in {out} is already finished; there is nothing to do")
         return run.result()
     loading.prepare_libraries()
     last = checkpoint.latest(run.checkpoints)
     if resume and last is None:
-        reporter.note(f"{out} holds no checkpoint; starting from the beginning")
+        reporter.note(f"there is no checkpoint in {out}; training starts from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     prepared = prepare(recipe, reporter, accelerator.device)
     with run.only_one() if accelerator.is_main_process else nullcontext():
@@ -67,23 +67,23 @@ def train(
 
 @dataclass(frozen=True)
 class Training:
-    """A prepared recipe and where it is trained."""
+    """A prepared recipe and the run folder that it is trained in."""
 
     prepared: Prepared
     run: Run
     digest: str
-    """Of the recipe as the user gave it."""
+    """Digest of the recipe as the user wrote it."""
     accelerator: Accelerator
     reporter: Reporter
     score_test: bool
 
     @property
     def measured_on(self) -> str:
-        """The rows that the run is reported on."""
+        """The split on which the run's scores are reported."""
         return "test" if self.prepared.splits.test and self.score_test else "validation"
 
     def in_folder(self) -> dict[str, Any]:
-        """Make the folder and train in it; a run that fails before its first checkpoint leaves nothing."""
+        """Create the folder and train in it; a run that fails before its first checkpoint removes the folder again."""
         from pefttools.training.trackers import hyperparameters
 
         run, recipe, accelerator = self.run, self.prepared.recipe, self.accelerator
@@ -91,13 +91,15 @@ class Training:
             run.create(recipe)
         accelerator.wait_for_everyone()
         if not run.exists:
-            raise UserError(f"--out: {run.path} is not the same folder for all processes; it must be on a shared disk")
+            raise UserError(
+                f"--out: {run.path} is not the same folder for all processes; name a folder on a disk that they share"
+            )
         try:
             accelerator.init_trackers("pefttools", config={**hyperparameters(recipe), "digest": self.digest})
             with stop_signals() as should_stop:
                 return self._train_and_score(should_stop)
         except UserError:
-            if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # nothing of worth was made
+            if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # there is nothing to resume
                 run.forget()
             raise
         finally:
@@ -110,7 +112,7 @@ class Training:
         params = count_parameters(self.prepared.model, self.prepared.base.head)
         last = checkpoint.latest(self.run.checkpoints)
         before = {} if last else baseline_scores(self.prepared, measured, self.accelerator, self.reporter)
-        set_seed(recipe.seed, device_specific=True)  # ranks draw their own dropout
+        set_seed(recipe.seed, device_specific=True)  # each process draws its own dropout
         progress = self._fit(last, before, should_stop) if recipe.strategy.trains else Progress(before=before)
         validation = self._score("validation", "validation, best", generate=measured == "validation")
         test = self._score("test", "test", generate=True) if measured == "test" else None
@@ -120,7 +122,7 @@ class Training:
         return self.run.result()
 
     def _score(self, name: str, title: str, generate: bool = False, features: Features | None = None) -> Scored:
-        """The model as it is now, on the rows of that name."""
+        """Evaluate the model with its present weights on a split."""
         prepared = self.prepared
         evaluator = Evaluator(
             prepared.model, prepared.recipe.task, prepared.base.tokenizer, self.accelerator, self.reporter
@@ -128,7 +130,7 @@ class Training:
         return evaluator.score(prepared.encoded[name], prepared.splits.named()[name], title, generate, features)
 
     def _fit(self, last: Path | None, before: dict[str, Any], should_stop: Callable[[], bool]) -> Progress:
-        """Train from the last checkpoint, or from the beginning, and leave the model with its best weights."""
+        """Train from the last checkpoint, or from the beginning; at the end the model has its best weights."""
         prepared, run, accelerator = self.prepared, self.run, self.accelerator
         recipe, model, strategy, acting = prepared.recipe, prepared.model, prepared.recipe.strategy, prepared.objectives
         wrapped, optimizer = accelerator.prepare(model, optimizer_setup.build(model, strategy, recipe.train))
@@ -154,11 +156,12 @@ class Training:
                 checkpoint.load_random_states(last, accelerator.process_index)
             progress = loop.fit()
         checkpoint.load_best(run.checkpoints, progress.best_step, model)
-        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)  # what is reported is what ships: fp32, no autocast
+        # final scores are those of the saved model: in fp32, without autocast
+        accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
         return progress
 
     def _conditions(self) -> dict[str, Any]:
-        """What a resumed run must find as it was."""
+        """Facts that must not change between the start of a run and its resumption."""
         prepared = self.prepared
         return {
             "data": prepared.splits.digest,
@@ -171,9 +174,9 @@ class Training:
         }
 
     def _features(self, progress: Progress) -> Mapping[str, Features]:
-        """What frozen blocks make of the rows, by their name; of those it was before if the run was interrupted.
+        """Cached outputs of the frozen blocks by split; a resumed run caches the splits that it cached before.
 
-        The time it takes is the loop's.
+        The time counts as training time.
         """
         started = time.monotonic()
         prepared, recipe = self.prepared, self.prepared.recipe
@@ -190,7 +193,7 @@ class Training:
         return cached.sets
 
     def _write(self, progress: Progress, params: dict[str, int], validation: Scored, test: Scored | None) -> None:
-        """Write the adapter, rows, predictions and, last, result.json."""
+        """Write the adapter, rows, predictions and finally result.json."""
         prepared, run, accelerator, measured = self.prepared, self.run, self.accelerator, self.measured_on
         recipe, model, splits = prepared.recipe, prepared.model, prepared.splits
         with atomic.new_folder(run.adapter) as part:

@@ -1,4 +1,7 @@
-"""Model and task to metrics and one prediction a row; batches by length, order kept, shared between processes."""
+"""Evaluation: metrics and one prediction a row, in the rows' order.
+
+Rows of similar length share a batch, and several processes share the rows.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 256
 READ = 1000
-"""Rows whose encoded rows are read from a `Dataset` at once."""
+"""Number of rows whose encoded rows are read from a `Dataset` at once."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model said of some rows."""
+    """Metrics and predictions on some rows."""
 
     metrics: dict[str, Any]
     """The task's metrics, and `loss`, the mean over targets."""
@@ -37,7 +40,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model that rows of a task are put to; with several processes each takes its share, and all get the whole."""
+    """Runs a model on rows of a task. Each process computes its share, and all processes get all results."""
 
     model: nn.Module
     task: Task
@@ -56,8 +59,8 @@ class Evaluator:
         """Metrics and predictions on labelled rows.
 
         Args:
-            generate: whether a task that generates answers some rows so (`Task.num_generated`).
-            features: of these rows, see `outputs`.
+            generate: whether a task that generates text does so for the first `Task.num_generated` rows.
+            features: cached features of these rows, see `outputs`.
         """
         task = self.task
         predictions, loss = self.predictions(encoded, rows, title, features)
@@ -70,7 +73,7 @@ class Evaluator:
     def predictions(
         self, encoded: Dataset | Encoded, rows: Sequence[Row], title: str, features: Features | None = None
     ) -> tuple[list[Prediction], float]:
-        """One prediction a row in the rows' order, and the summed loss (0 where rows have no targets)."""
+        """One prediction a row, in the rows' order, and the summed loss (0 where rows have no targets)."""
         mine = self._share(len(encoded["length"]))
         found: list[tuple[int, Prediction]] = []
         total = 0.0
@@ -85,11 +88,11 @@ class Evaluator:
     def outputs(
         self, encoded: Dataset | Encoded, indices: Sequence[int], features: Features | None = None
     ) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
-        """Batches of encoded rows through the model in evaluation mode: their indices, tensors and outputs.
+        """Run the model in evaluation mode; yields each batch's indices, tensors and outputs.
 
         Args:
-            indices: which of the encoded rows.
-            features: what frozen blocks make of every row, where that was computed before.
+            indices: the encoded rows to run on.
+            features: cached outputs of the frozen blocks for every row, where there are some.
         """
         import torch
 
@@ -108,7 +111,7 @@ class Evaluator:
         model.train(was_training)
 
     def generated(self, rows: Sequence[Row], title: str) -> list[Prediction]:
-        """A generated answer a row, in the rows' order."""
+        """One generated prediction a row, in the rows' order."""
         import torch
 
         model, mine = self.model, self._share(len(rows))
@@ -123,7 +126,7 @@ class Evaluator:
         return [prediction for _, prediction in sorted(self._gathered(found), key=lambda pair: pair[0])]
 
     def _share(self, number: int) -> list[int]:
-        """Which of so many rows this process takes."""
+        """The indices, of so many rows, that this process computes."""
         rank, world = (self.accelerator.process_index, self.accelerator.num_processes) if self.accelerator else (0, 1)
         return list(range(number))[rank::world]
 
@@ -139,15 +142,15 @@ class Evaluator:
 def aggregated(
     task: Task, rows: Sequence[Row], encoded: Dataset | Encoded, predictions: Mapping[int, Prediction]
 ) -> list[Prediction]:
-    """The prediction of every row, from those of its encoded rows.
+    """The prediction of every row, aggregated from those of its encoded rows.
 
     Args:
-        predictions: by the encoded rows' indices.
+        predictions: index of the encoded row -> prediction.
     """
     parts: dict[int, list[int]] = {}
     for index, row in enumerate(encoded["row"][:]):
         parts.setdefault(row, []).append(index)
-    if type(task).aggregate is Task.aggregate:  # it reads nothing of the encoded rows
+    if type(task).aggregate is Task.aggregate:  # the default returns a row's first prediction
         return [predictions[parts[i][0]] for i in range(len(rows))]
     found = []
     for start in range(0, len(rows), READ):

@@ -1,7 +1,7 @@
-"""Where frozen features are kept: in memory, or in a file of the cache that later runs read too.
+"""The cache of features: in memory, or in a file that later runs read too.
 
-A file is named after everything its features depend on (the frozen weights, the tokens, the precision), so a run with
-another learning rate, seed or strategy finds it. The longest row comes first, so lengths alone say where a row is.
+A file's name is a hash of everything its features depend on (the frozen weights, the tokens, the precision), so runs
+with another learning rate, seed or strategy find it. Rows are stored longest first, so their lengths give their places.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FREE_SHARE = 0.9
-"""Share of the free disk that may be filled."""
+"""Share of the free disk space that may be filled."""
 
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """The features a run reads."""
+    """The cached features of a run."""
 
     sets: Mapping[str, Features] = field(default_factory=dict)
-    """By the name of the rows; none where nothing is frozen, or gained by it, or there is no room."""
+    """Split -> features; empty where nothing is frozen, caching saves no time, or there is no space."""
     where: str = ""
     """`memory` or `disk`."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """`blocks` that a step need not compute, `bytes`, `where`, and of which `rows`; empty where there are none."""
+        """Number of `blocks` that steps skip, `bytes`, `where`, and the splits (`rows`); empty without features."""
         if not self.sets:
             return {}
         blocks = max(len(features.frozen.blocks) for features in self.sets.values())
@@ -56,11 +56,11 @@ def load_or_compute(
     reporter: Reporter = SILENT,
     wanted: Sequence[str] | None = None,
 ) -> CachedFeatures:
-    """The features of the training and validation rows, as the settings and the machine allow.
+    """The features of the training and validation rows, as far as the settings and the machine allow.
 
     Args:
-        wanted: of which rows there must be features: those an interrupted run had, for it to go on as it was; None to
-            decide by what is gained.
+        wanted: the splits to cache; a resumed run names those it cached before, so that it computes the same. None to
+            cache a split where that saves time.
 
     Raises:
         UserError: the cache cannot be written to.
@@ -68,7 +68,7 @@ def load_or_compute(
     again = read_again(settings)
     rows = {name: encoded[name] for name in (("train", "validation") if wanted is None else wanted) if name in encoded}
     possible = extractor.frozen.forms and extractor.task.fixed_inputs and rows
-    if settings.feature_cache == "off" or settings.compile or not possible:  # compiled code cannot be stood in for
+    if settings.feature_cache == "off" or settings.compile or not possible:  # features cannot replace compiled blocks
         return CachedFeatures()
     by_gain = settings.feature_cache in ("auto", "memory") and wanted is None
     on_disk = settings.feature_cache == "auto" and any(cache_dir(FOLDER).glob("*.bin"))
@@ -82,18 +82,18 @@ def load_or_compute(
         paths = {name: extractor.path(rows[name], sample.dtype) for name in rows if settings.feature_cache != "memory"}
         if by_gain:
             rows = {name: rows[name] for name in rows if name in again or (name in paths and paths[name].is_file())}
-        return _kept(settings, extractor, rows, paths, sample, reporter)
+        return _load_or_compute(settings, extractor, rows, paths, sample, reporter)
     finally:
         extractor.model.train(was_training)
 
 
 def read_again(settings: TrainSettings) -> set[str]:
-    """Which rows a run goes through more than once."""
+    """The splits that a run reads more than once."""
     passes = {"train": settings.epochs, "validation": settings.epochs / settings.evaluate_every}
     return {name for name, number in passes.items() if number > 1}
 
 
-def _kept(
+def _load_or_compute(
     settings: TrainSettings,
     extractor: FeatureExtractor,
     rows: Mapping[str, Dataset],
@@ -101,13 +101,13 @@ def _kept(
     sample: Tensor,
     reporter: Reporter,
 ) -> CachedFeatures:
-    """The features of these rows, if there is room for all of them.
+    """The features of these splits, if there is space for all of them.
 
     Args:
-        paths: the rows' names -> files; none where nothing may be on disk.
-        sample: some features, for their type and width.
+        paths: split -> file; empty where features must not be written to disk.
+        sample: some features, for their dtype and width.
     """
-    sizes = {name: sample.shape[1] * sample.itemsize * sum(extractor.kept(rows[name])) for name in rows}
+    sizes = {name: sample.shape[1] * sample.itemsize * sum(extractor.num_tokens(rows[name])) for name in rows}
     size, missing = sum(sizes.values()), [name for name in rows if name in paths and not paths[name].is_file()]
     in_memory = settings.feature_cache != "disk" and size <= settings.feature_cache_bytes
     free = _free_bytes()
@@ -119,10 +119,10 @@ def _kept(
         return CachedFeatures()
     if not in_memory and not on_disk:
         reporter.warn(
-            f"{blocks} will be computed in every epoch: what they make of the rows takes {_told(size)}. Of memory"
-            f" train.feature_cache_bytes allows {_told(settings.feature_cache_bytes)}, of the disk"
-            f" train.feature_disk_bytes {_told(settings.feature_disk_bytes)}, and {_told(free)} are free there;"
-            f" train.feature_cache is {settings.feature_cache}"
+            f"{blocks} will be computed in every epoch, because caching their output needs {_human(size)}:"
+            f" train.feature_cache_bytes allows {_human(settings.feature_cache_bytes)} of memory,"
+            f" train.feature_disk_bytes allows {_human(settings.feature_disk_bytes)} of disk, {_human(free)} of it are"
+            f" free, and train.feature_cache is {settings.feature_cache}"
         )
         return CachedFeatures()
     sets = {}
@@ -133,14 +133,14 @@ def _kept(
             values = _in_memory(extractor, encoded, name, sample, reporter)
         sets[name] = extractor.of(encoded, values)
     where = "memory" if in_memory else "disk"
-    done = "computed once" if missing or not on_disk else "read, as an earlier run computed them"
-    reporter.note(f"{blocks} {done}: {_told(size)} {'in' if in_memory else 'on'} {where}")
+    done = "computed once" if missing or not on_disk else "read from an earlier run"
+    reporter.note(f"output of {blocks} {done}: {_human(size)} {'in' if in_memory else 'on'} {where}")
     return CachedFeatures(sets, where)
 
 
 def _in_memory(extractor: FeatureExtractor, rows: Dataset, title: str, sample: Tensor, reporter: Reporter) -> Tensor:
-    values, place = sample.new_empty((sum(extractor.kept(rows)), sample.shape[1])), 0
-    for part in extractor.computed(rows, title, reporter):
+    values, place = sample.new_empty((sum(extractor.num_tokens(rows)), sample.shape[1])), 0
+    for part in extractor.compute(rows, title, reporter):
         values[place : place + len(part)] = part
         place += len(part)
     return values
@@ -156,21 +156,21 @@ def _from_disk(
     reporter: Reporter,
     mapped: bool,
 ) -> Tensor:
-    """The features in this file; written by the first process that wants them, while others wait."""
-    tokens, width = sum(extractor.kept(rows)), sample.shape[1]
+    """The features in this file. The first process that needs them writes the file, while others wait."""
+    tokens, width = sum(extractor.num_tokens(rows)), sample.shape[1]
     with only_one(path):
         if not path.is_file():
             with only_one(path.with_name("room")):
                 _make_room(path.parent, settings.feature_disk_bytes - tokens * width * sample.itemsize)
             try:
                 with atomic.new_file(path) as part, part.open("wb") as stream:
-                    for values in extractor.computed(rows, title, reporter):
+                    for values in extractor.compute(rows, title, reporter):
                         stream.write(values.view(torch.uint8).numpy().data)
             except OSError as error:
                 raise UserError(
-                    f"train.feature_cache: {path} cannot be written ({error.strerror}); take train.feature_cache=memory"
+                    f"train.feature_cache: {path} cannot be written ({error.strerror}); set train.feature_cache=memory"
                 ) from error
-        os.utime(path)  # read last: the last to go
+        os.utime(path)  # `_make_room` removes the least recently used files first
         if mapped:
             return torch.from_file(str(path), False, tokens * width, dtype=sample.dtype).view(tokens, width)
         values = sample.new_empty((tokens, width))
@@ -180,14 +180,14 @@ def _from_disk(
 
 
 def _make_room(folder: Path, limit: int) -> None:
-    """Take away what nobody read for longest until the rest is at most `limit` bytes; who has it mapped keeps it."""
+    """Remove the least recently used files until the rest has at most `limit` bytes; open mappings stay valid."""
     files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in folder.glob("[!.]*.bin"))
-    held = sum(size for _, size, _ in files)
+    total = sum(size for _, size, _ in files)
     for _, size, file in files:
-        if held <= limit:
+        if total <= limit:
             break
         file.unlink()
-        held -= size
+        total -= size
 
 
 def _free_bytes() -> int:
@@ -196,5 +196,5 @@ def _free_bytes() -> int:
     return shutil.disk_usage(folder).free
 
 
-def _told(size: int) -> str:
+def _human(size: int) -> str:
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"

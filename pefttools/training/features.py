@@ -1,7 +1,7 @@
-"""Frozen features: what the frozen lowest blocks make of every row, computed once and put in their place later.
+"""Cached features: the frozen lowest blocks' output for every row, computed once and substituted in later passes.
 
-They are the last frozen block's answers to the real tokens, in the type that it gives them, or to the first alone where
-no other is read: a step with them has the loss of one without.
+A feature is the last frozen block's hidden states of a row's tokens, without padding, in the block's dtype; or of the
+first token alone, where no other token is read. A step with cached features has the same loss as one without.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 FOLDER = "features"
-"""In the cache."""
+"""Subfolder of the cache."""
 CODE = tuple(Path(file) for file in (__file__, *(str(module.__file__) for module in (attention, first_token, frozen))))
-"""What computes features: other code, other files."""
+"""Source files that compute features; a change in them gives cache files a new name."""
 PADDED = 8
-"""What the rows that features are tried on are padded to a multiple of: a model that reads padding shows."""
+"""The sample rows are padded to a multiple of this, so that a model that reads padding is noticed."""
 SAME = 1e-3
-"""Largest relative difference of a loss with the features from that without; rounding makes far smaller ones."""
+"""Largest relative difference of the losses with and without features; rounding causes far smaller ones."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Those of one set of encoded rows."""
+    """The features of one split's encoded rows."""
 
     frozen: Frozen
     values: Tensor
-    """(tokens of all rows, width), the longest row first; of each row its tokens, or the first."""
+    """Hidden states (tokens of all rows, width), the longest row first; all tokens of a row, or its first."""
     starts: Sequence[int]
-    """Where a row's first token is."""
+    """Index of each row's first token in `values`."""
     lengths: Sequence[int]
-    """How many of a row's tokens there are."""
+    """Number of each row's tokens in `values`."""
     first_alone: bool = False
-    """Whether the blocks answer with one token a row."""
+    """Whether the blocks return the first token only."""
 
     @contextmanager
     def substituted(self, rows: Sequence[int], batch: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, the frozen blocks answer with these rows' features, in this batch of them, and zeros as padding."""
+        """Inside, the frozen blocks return the features of these rows, which make up `batch`, with zeros as padding."""
         ids = batch["input_ids"]
         if self.first_alone:
             hidden = self.values[[self.starts[row] for row in rows], None]
@@ -72,29 +72,29 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """What features are computed by."""
+    """Computes features and checks that they can replace the frozen blocks."""
 
     model: nn.Module
-    """Whose forward computes in the steps' precision, without a wrapper for several processes."""
+    """The model without a data-parallel wrapper; its forward computes in the steps' precision."""
     frozen: Frozen
     task: Task
     base: Base
     precision: str
     last: LastBlock | None = None
-    """As the steps compute it."""
+    """The last block, where one token of it is read."""
 
     @property
     def first_alone(self) -> bool:
-        """Whether the last of the frozen blocks answers with one token a row."""
+        """Whether the last frozen block returns the first token only."""
         return self.last is not None and self.last.block in self.frozen.blocks
 
     def of(self, rows: Dataset, values: Tensor) -> Features:
-        """These rows' features, of values that were `computed` before."""
-        lengths = self.kept(rows)
+        """The features of these rows, from the concatenated values of `compute`."""
+        lengths = self.num_tokens(rows)
         return Features(self.frozen, values, starts(rows["length"][:], lengths), lengths, self.first_alone)
 
-    def kept(self, rows: Dataset) -> list[int]:
-        """How many tokens' features each row has."""
+    def num_tokens(self, rows: Dataset) -> list[int]:
+        """Number of tokens of each row whose features are cached."""
         return [1] * len(rows) if self.first_alone else rows["length"][:]
 
     @property
@@ -108,10 +108,10 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def sample(self, rows: Dataset) -> Tensor | None:
-        """Some features, (tokens, width); None when a loss with them is another one than without.
+        """The features of two rows, (tokens, width); None if the loss with them differs from that without.
 
-        Tried on the shortest and the longest row: this finds a model whose upper blocks look past the boundary, or at
-        padding.
+        The shortest and the longest row reveal models whose upper blocks read more than the last frozen block's output,
+        or read padding.
         """
         lengths: list[int] = rows["length"][:]
         chosen = [lengths.index(min(lengths)), lengths.index(max(lengths))]
@@ -127,9 +127,9 @@ class FeatureExtractor:
         return values if torch.isclose(again, plain, SAME, SAME) else None
 
     @torch.no_grad()
-    def computed(self, rows: Dataset, title: str, reporter: Reporter) -> Iterator[Tensor]:
-        """The features of all rows, a few at a time, (tokens, width), in the order they are laid in."""
-        lengths, kept = rows["length"][:], self.kept(rows)
+    def compute(self, rows: Dataset, title: str, reporter: Reporter) -> Iterator[Tensor]:
+        """The features of all rows, batch by batch, each (tokens, width), in the order of `Features.values`."""
+        lengths, num_tokens = rows["length"][:], self.num_tokens(rows)
         multiple = pad_multiple(self.device.type)
         limits = (MAX_ROWS, eval_budget(self.device.type), multiple)
         with reporter.bar(f"frozen blocks, {title}", len(lengths), "rows") as bar:
@@ -137,11 +137,11 @@ class FeatureExtractor:
                 hidden = self.frozen.forward_to_boundary(
                     self.model, self.task.inputs_of(self.batch(rows, part, multiple))
                 )
-                yield torch.cat([line[: kept[i]] for line, i in zip(hidden, part, strict=True)]).cpu()
+                yield torch.cat([line[: num_tokens[i]] for line, i in zip(hidden, part, strict=True)]).cpu()
                 bar.advance(len(part))
 
     def path(self, rows: Dataset, dtype: torch.dtype) -> Path:
-        """Where the features of these rows are kept."""
+        """The cache file of these rows' features."""
         config: Any = getattr(self.model, "config", None)
         depends_on = [
             self.base.sha256,
@@ -155,17 +155,17 @@ class FeatureExtractor:
         return entry(FOLDER, depends_on, [*code_files(self.task), *CODE], ".bin")
 
 
-def starts(lengths: Sequence[int], kept: Sequence[int]) -> list[int]:
-    """Where each row's first token is, rows laid longest first, of each as many tokens as are kept."""
+def starts(lengths: Sequence[int], num_tokens: Sequence[int]) -> list[int]:
+    """The index of each row's first token, where rows are stored longest first with `num_tokens` tokens each."""
     places, place = [0] * len(lengths), 0
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         places[row] = place
-        place += kept[row]
+        place += num_tokens[row]
     return places
 
 
 def _tokens_digest(rows: Dataset, task: Task) -> str:
-    """sha256 of what the model is given of every row."""
+    """sha256 of the model's inputs for every row."""
     seen = hashlib.sha256()
     for name in ("length", *sorted(set(task.model_inputs) & set(rows.column_names))):
         seen.update(name.encode())

@@ -1,4 +1,4 @@
-"""The groups an optimizer works on: biases and norms are left out of weight decay, each layer has its learning rate."""
+"""The optimizer and its parameter groups: no weight decay on biases and norms, a learning rate for each layer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Optimizer:
-    """The strategy's own optimizer, or the recipe's, over what is trained.
+    """The optimizer, the strategy's own or the recipe's, over the trained parameters.
 
-    Parameters are grouped by weight decay (none on biases and norms) and by what their learning rate is multiplied
-    with, which each group keeps as `lr_scale`: the strategy's own factor, `train.head_lr_scale` for a new head, and
-    ξ^(L-l) in layer l of L (`train.layer_decay`; the embeddings are layer 0, the head and all above the last block are
-    layer L). Where the optimizer separates hidden matrices, a group has one kind only and says so under `hidden`.
+    Parameters are grouped by weight decay (none on biases and norms) and by the factor of their learning rate, which
+    the group has as `lr_scale`: the product of the strategy's factor, `train.head_lr_scale` for a new head, and ξ^(L-l)
+    in layer l of L (`train.layer_decay`; the embeddings are layer 0, the head and all above the last block are layer
+    L). Where the optimizer separates hidden matrices, `hidden` marks the groups of such matrices.
     """
     assert settings.learning_rate is not None, "a loaded recipe has its learning rate filled in"
     lr = settings.learning_rate
@@ -46,7 +46,7 @@ def build(model: nn.Module, strategy: Strategy, settings: TrainSettings) -> Opti
 
 
 def _hidden_matrices(model: nn.Module) -> frozenset[str]:
-    """Names of the trained matrices inside the blocks; a table of embeddings there (T5's positions) is none."""
+    """Names of the trained matrices inside the blocks, without embeddings there (T5's relative positions)."""
     from torch import nn
 
     within = tuple(f"{path}." for path in module_paths.blocks(model))
@@ -61,7 +61,7 @@ def _hidden_matrices(model: nn.Module) -> frozenset[str]:
 
 
 def _depths(model: nn.Module) -> Callable[[str], int]:
-    """A parameter's name -> how many layers it lies below the top: L - l."""
+    """A function: parameter name -> number of layers between it and the top, L - l."""
     blocks = module_paths.blocks(model)
     below = module_paths.below_blocks(model)
 

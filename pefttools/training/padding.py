@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 PADDING = 8
-"""How much padding a row is tried with."""
+"""Number of padding tokens that a row is tried with."""
 READS, WARNS = 1e-2, 1e-3
-"""From which change of a logit on, in parts of the largest, a model reads padding, and from which on you should know.
-Rounding makes less than 1e-5."""
+"""Change of a logit, as a share of the largest one, above which a model is refused, and above which you are warned.
+Rounding changes less than 1e-5."""
 
 
 def refuse_padding_readers(
@@ -30,15 +30,15 @@ def refuse_padding_readers(
     unwrapped: Callable[[], Base],
     reporter: Reporter,
 ) -> None:
-    """Try one encoded row with padding and without; its answer must be the same.
+    """Run the model on one encoded row with padding and without; its logits must be the same.
 
     Args:
-        strategy: the name of the strategy that made `model` of `base`.
-        unwrapped: loads the base anew, to see which of the two is at fault.
+        strategy: name of the strategy that wraps `base` in `model`.
+        unwrapped: loads the base again, to find out which of the two reads padding.
 
     Raises:
-        UserError: it is another one (FNet mixes all places of a row, padding too), or the model fails on the row.
-    """  # fmt: skip
+        UserError: the logits differ (FNet mixes all positions of a row, padding included), or the model fails.
+    """
     if not (problem := _padding_problem(base, task, model, row, reporter)):
         return
     name = _name(base)
@@ -46,8 +46,11 @@ def refuse_padding_readers(
     bare: Any = plain.model
     bare.to(next(model.parameters()).device)
     if own := _padding_problem(plain, task, bare, row, SILENT):
-        raise UserError(f"base: {name} {own}; take another base")
-    raise UserError(f"strategy: with {strategy} {name} {problem}; `pefttools list strategies` shows what works where")
+        raise UserError(f"base: {name} {own}; use another base")
+    raise UserError(
+        f"strategy: with {strategy} {name} {problem}; `pefttools list strategies` shows which strategies work on which"
+        " kind of model"
+    )
 
 
 def _name(base: Base) -> str:
@@ -72,17 +75,17 @@ def _padding_problem(
         return f"fails on the shortest training row: {type(error).__name__}: {' '.join(str(error).split())}"
     finally:
         model.train(was_training)
-    padded = padded[: len(plain)]  # without an attention mask nobody knows which places are real
+    padded = padded[: len(plain)]  # without an attention mask, logits of padding are returned too
     gap = float((plain - padded).abs().max() / plain.abs().max()) if plain.numel() else 0.0
-    if gap > READS and not base.quantised:  # in 8 bits what stands beside a number decides how it is rounded
+    if gap > READS and not base.quantised:  # int8 rounds activations by the largest one, padding included
         return (
-            "reads padding: a prediction depends on how long the other texts of its batch are (its logits change by up"
-            f" to {gap:.0%} of the largest)"
+            "reads padding: predictions depend on the length of the other texts in the batch (logits change by up to"
+            f" {gap:.0%} of the largest one)"
         )
     if gap > WARNS and not base.quantised:
         reporter.warn(
-            f"{_name(base)} reads padding a little: a text's logits change by up to {gap:.1%} of the largest with the"
-            " length of the other texts of its batch"
+            f"{_name(base)} reads padding a little: logits change by up to {gap:.1%} of the largest one with the length"
+            " of the other texts in the batch"
         )
     return None
 

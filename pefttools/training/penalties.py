@@ -1,6 +1,6 @@
-"""What is added to the loss beside the task's: the recipe's penalties and the strategy's own term, as gradients.
+"""Penalties: the gradients of the recipe's regularizers and of the strategy's own penalty.
 
-They depend on the weights alone, so they are added once a step, apart from the batches and alike on every process.
+They depend on the weights only, so they are added once a step, whatever the batches, and alike on every process.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 
 class Penalties:
-    """Every penalty of a run, bound to its model at the start."""
+    """All penalties of a run, bound to its model."""
 
     def __init__(self, strategy: Strategy, model: nn.Module, bound: Sequence[Penalty] = (), digest: str = "") -> None:
         self.strategy, self.model, self.bound = strategy, model, bound
         self.parameters = list(trained(model).values())
         self.digest = digest
-        """Of the rows that penalties looked at."""
+        """Digest of the rows that penalties were computed from (EWC)."""
 
     @classmethod
     def bind(cls, recipe: Recipe, base: Base, model: nn.Module, reporter: Reporter = SILENT) -> Self:
-        """Those of a recipe. Raises UserError where one would touch nothing."""
+        """The penalties of a recipe. Raises UserError where one would affect no parameter."""
         seen = hashlib.sha256()
 
         def row_losses(file: FileSettings, number: int) -> Iterator[Tensor]:
@@ -49,14 +49,14 @@ class Penalties:
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
-        """Around a step's passes: inside, weights may be mixed (mixout)."""
+        """Context of a step's passes, inside which penalties may change the weights (mixout)."""
         with ExitStack() as stack:
             for penalty in self.bound:
                 stack.enter_context(penalty.perturbed())
             yield
 
     def add_gradients(self) -> torch.Tensor | float:
-        """Add the penalties' gradients to those of the loss; the answer is their sum, shape ()."""
+        """Add the penalties' gradients to those of the loss; returns the sum of the penalties, shape ()."""
         import torch
 
         values = [self.strategy.penalty(self.model), *(penalty.value() for penalty in self.bound)]
@@ -64,7 +64,7 @@ class Penalties:
         if not terms:
             return 0.0
         total = torch.stack(terms).sum()
-        # not backward(): a data-parallel wrapper would take that for a second pass
+        # not backward(): a data-parallel wrapper would treat that as a second backward pass
         for parameter, gradient in zip(
             self.parameters, torch.autograd.grad(total, self.parameters, allow_unused=True), strict=True
         ):
@@ -74,7 +74,7 @@ class Penalties:
 
 
 def mark_pretrained(base: Base) -> None:
-    """Tell the base's own weights from what a strategy is about to add, and from a new head."""
+    """Mark the base's pretrained parameters, before a strategy adds others; those of a new head are not pretrained."""
     new = tuple(f"{path}." for path in base.new)
     for name, parameter in base.model.named_parameters():
         parameter.pretrained = not name.startswith(new)  # type: ignore[attr-defined]
@@ -83,7 +83,7 @@ def mark_pretrained(base: Base) -> None:
 def _row_losses(
     recipe: Recipe, base: Base, model: nn.Module, file: FileSettings, number: int, seen: Any, reporter: Reporter
 ) -> Iterator[Tensor]:
-    """The loss of each of a file's first rows, with its graph, the model in evaluation mode."""
+    """The loss of each of a file's first `number` rows, with its graph, computed in evaluation mode."""
     task = recipe.task
     settings = recipe.data.model_copy(update={"test": file})
     rows = load_rows("test", settings, task, Counter(), reporter)[:number]

@@ -1,4 +1,4 @@
-"""A recipe made ready: data, base, strategy and penalties loaded and checked, before anything is written."""
+"""Preparation of a run: load and check data, base, strategy and penalties before anything is written."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 START_BATCHES = 32
-"""Most batches that a strategy which starts from the data looks at."""
+"""Upper limit of batches for strategies that initialize from the data."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe whose data and model are loaded, checked and ready."""
+    """A recipe with its loaded and checked data and model."""
 
     recipe: Recipe
     splits: Splits
     """The user's own rows."""
     added: dict[str, list[Row]]
-    """Augmentation -> the rows that it adds to those to train on."""
+    """Augmentation -> the training rows that it adds."""
     encoded: dict[str, Dataset]
     base: loading.Base
     model: nn.Module
@@ -49,11 +49,11 @@ class Prepared:
     objectives: Composed
     frozen: Frozen
     last: LastBlock | None
-    """The last block, where one token of it is all that is read."""
+    """The last block, where the head reads only one token of it."""
 
 
 def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | str = "cpu") -> Prepared:
-    """Load and check everything a run needs; seeds, and writes nothing but caches.
+    """Load and check everything a run needs. Seeds the random generators, and writes nothing but caches.
 
     Raises:
         UserError: the data, the base or the strategy's settings cannot work.
@@ -96,7 +96,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
 def _encoded(
     splits: Splits, added: Mapping[str, Sequence[Row]], task: Task, base: loading.Base, reporter: Reporter
 ) -> dict[str, Dataset]:
-    """The encoded rows of every split that has some; those to train on with the added ones behind them."""
+    """The encoded rows of every split that has some; added rows follow the training rows."""
     parts = splits.named()
     parts["train"] = [*parts["train"], *(row for rows in added.values() for row in rows)]
     return {
@@ -105,12 +105,12 @@ def _encoded(
 
 
 def _report_added(added: Mapping[str, Sequence[Row]], splits: Splits, reporter: Reporter) -> None:
-    """One line on the rows that augmentations add; a warning on those that add none."""
+    """Report the rows that augmentations add; warn of augmentations that add none."""
     for name in (name for name, rows in added.items() if not rows):
-        reporter.warn(f"augmentations.{name}: adds no row; no text to train on changes under its settings")
+        reporter.warn(f"augmentations.{name}: adds no rows, because its settings change no training text")
     if number := sum(map(len, added.values())):
         counts = ", ".join(f"{name} {len(rows)}" for name, rows in added.items())
-        reporter.note(f"{number} rows were added to the {len(splits.train)} rows to train on: {counts}")
+        reporter.note(f"augmentations added {number} rows to the {len(splits.train)} training rows: {counts}")
 
 
 def _tried(
@@ -122,28 +122,28 @@ def _tried(
     splits: Splits,
     device: str,
 ) -> tuple[Frozen, LastBlock | None]:
-    """The part that training never changes and the last block, where one token of it is read; a step was tried.
+    """Find the frozen part and the last block of which one token is read, and take a trial step with them.
 
     Raises:
-        UserError: the model cannot take a step so.
+        UserError: the trial step fails.
     """
     frozen, last, rows = Frozen(), None, encoded["train"]
     if recipe.strategy.trains:
         with refusal(recipe, base, bf16=False):
             columns: Any = rows[: min(2, len(rows))]
-            batch = recipe.task.collate(columns, base.tokenizer, 1)  # nothing drawn at random
+            batch = recipe.task.collate(columns, base.tokenizer, 1)  # unlike collate_training, draws no random numbers
             few = {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
             frozen, last = frozen_part(model, few), last_block(model, few)
-    answered = splits.test or splits.validation
-    written = recipe.task.num_generated(len(answered)) if recipe.task.generates else 0
-    FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last).take(answered[:written])
+    scored = splits.test or splits.validation
+    number = recipe.task.num_generated(len(scored)) if recipe.task.generates else 0
+    FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last).take(scored[:number])
     return frozen, last
 
 
 def _first_batches(
     recipe: Recipe, base: loading.Base, rows: Dataset, device: torch.device | str
 ) -> Iterator[Mapping[str, Any]]:
-    """Training batches for a strategy that starts from the data."""
+    """Training batches for a strategy that initializes from the data."""
     import torch
 
     lengths, multiple = rows["length"][:], step_multiple(recipe.train.pad_multiple, torch.device(device).type)

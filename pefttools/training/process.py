@@ -1,4 +1,4 @@
-"""The process a run lives in: Accelerate and its precision, signals, memory and hardware."""
+"""The process of a run: Accelerate and its precision, signals, memory and hardware."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
-    """Accelerate with the recipe's precision and trackers; what these hold from `first_step` on is taken back.
+    """Accelerate with the recipe's precision and trackers; TensorBoard drops its values from `first_step` on.
 
     Raises:
-        UserError: an unknown tracker, or a launcher that started more processes than Accelerate sees.
+        UserError: a tracker is unknown, or the launcher started more processes than Accelerate sees.
     """
     import torch
     from accelerate import Accelerator
@@ -44,7 +44,7 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise UserError(
-            f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPU use"
+            f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPUs launch with"
             " `torchrun --nproc-per-node N -m pefttools …` or"
             " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
         )
@@ -52,14 +52,14 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
 
 
 def device_type() -> str:
-    """Where this machine trains: `cuda`, `mps`, `cpu` …"""
+    """The type of device that this machine trains on: `cuda`, `mps`, `cpu` …"""
     import torch
 
     return str(torch.accelerator.current_accelerator().type) if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
 
 
 def computes_in_bf16(precision: str) -> bool:
-    """Whether steps compute in bf16 on this machine, by `train.precision`."""
+    """Whether steps compute in bf16 on this machine under this `train.precision`."""
     import torch
 
     on_cpu = not torch.accelerator.is_available()
@@ -72,7 +72,7 @@ def computes_in_bf16(precision: str) -> bool:
 
 
 def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
-    """The outputs as Accelerate's wrapper gives them."""
+    """The outputs that the model gives under Accelerate: with `bf16` computed by autocast and converted to fp32."""
     import torch
     from accelerate.utils import convert_outputs_to_fp32
 
@@ -84,10 +84,10 @@ def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: b
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C and SIGTERM ask the loop to stop after its step; a second Ctrl-C stops at once.
+    """Make Ctrl-C and SIGTERM stop the loop after its step, and a second Ctrl-C at once.
 
-    Yields whether a stop was asked for. An earlier interrupt that a library caught counts, too: Python drops exceptions
-    that are raised while it collects garbage.
+    Yields a function that returns whether a signal came. Signals that came earlier count too: Python drops an exception
+    that is raised while it collects garbage.
     """
     seen = list(signals.came)
 
@@ -105,7 +105,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def peak_bytes() -> int:
-    """The most memory this process has held: on the GPU where there is one, else resident."""
+    """Peak memory of this process in bytes: on the GPU where there is one, else resident memory."""
     import torch
 
     if torch.cuda.is_available():
@@ -115,14 +115,14 @@ def peak_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now."""
+    """Resident memory of this process now, in bytes."""
     import psutil
 
     return psutil.Process().memory_info().rss
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """What the run ran on."""
+    """Device, cores, threads and system of this machine."""
     import torch
 
     name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())

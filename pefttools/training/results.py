@@ -1,4 +1,4 @@
-"""result.json: what a run is, what it scores and what it took; of a training or of a merge."""
+"""result.json: the recipe, scores, duration and memory of a run that was trained or merged."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from pefttools.training.run import Run
 
 LIBRARIES = ("pefttools", "torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "tokenizers")
-"""Those whose versions are written down."""
+"""Packages whose versions are recorded."""
 ORDER = (
     "recipe", "digest", "base", "data", "task", "strategy", "regularizers", "objectives", "augmentations",
     "seed", "params", "facts", "before", "validation", "test", "train", "files", "versions", "hardware",
 )  # fmt: skip
-"""Of the file's keys; any other comes after them."""
+"""Order of the file's keys; any other key comes after them."""
 
 
 def of_outcome(
@@ -32,7 +32,7 @@ def of_outcome(
     validation: Mapping[str, Any] | None,
     test: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What every run has of its own, however it came to its weights; its adapter is written."""
+    """Entries that every run has, trained or merged; its adapter must already be written."""
     return {
         "recipe": recipe.name,
         "digest": digest,
@@ -44,7 +44,7 @@ def of_outcome(
 
 
 def of_recipe(recipe: Recipe) -> dict[str, Any]:
-    """What is done, by the recipe."""
+    """Entries for the recipe's choices."""
     return {
         "task": recipe.task.name,
         "strategy": recipe.strategy.name,
@@ -56,7 +56,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
 
 
 def of_rows(splits: Splits) -> dict[str, Any]:
-    """Which rows it is done with."""
+    """Entries for the rows."""
     return {
         "digest": splits.digest,
         "rows": {name: len(rows) for name, rows in splits.named().items()},
@@ -66,7 +66,7 @@ def of_rows(splits: Splits) -> dict[str, Any]:
 
 
 def of_progress(progress: Progress, epochs: float) -> dict[str, Any]:
-    """How far training went, and how fast."""
+    """Entries for the steps and speed of training."""
     return {
         "steps": progress.step,
         "epochs": epochs,
@@ -80,12 +80,12 @@ def of_progress(progress: Progress, epochs: float) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries."""
+    """Versions of Python and the libraries."""
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
 
 
 def write(run: Run, result: dict[str, Any]) -> dict[str, Any]:
-    """Write result.json, which makes the run a finished one; the result is returned in the file's order."""
+    """Write result.json, which marks the run as finished; returns the result in the file's order."""
     ordered = {name: result[name] for name in ORDER if name in result} | result
     atomic.write_json(run.result_file, ordered)
     return ordered

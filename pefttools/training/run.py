@@ -1,10 +1,10 @@
-"""The run folder: what training leaves behind, and the way back to the trained model.
+"""The run folder: the files of a run, and loading its trained model.
 
     recipe.yaml  result.json  metrics.jsonl  rows.parquet  predictions.parquet  adapter/  tensorboard/  checkpoints/
 
-A folder is always either resumable or finished: `recipe.yaml` comes first, `result.json` last, each whole. The rows
-that a run was scored on are in the folder: `Run.scored_rows` returns them, whatever became of the file that they came
-from; `Run.row_hashes` tells which rows it was trained on and chosen by.
+A folder is always either resumable or finished: `recipe.yaml` is written first and `result.json` last, each atomically.
+The folder contains the rows that the run was scored on: `Run.scored_rows` returns them even if their file has changed.
+`Run.row_hashes` returns the hashes of the training and validation rows.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Run:
         """A finished run. Raises UserError when there is none, or it is not finished."""
         run = cls(path.absolute())
         if not run.exists:
-            raise UserError(f"{path}: there is no run here")
+            raise UserError(f"{path}: there is no run here; name a folder that `pefttools train --out` has written")
         if not run.finished:
             raise UserError(f"{path}: this run is not finished; finish it with `{run.resume_command}`")
         return run
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """What goes on with this run, whatever overrides it was started with."""
+        """The command that continues this run; overrides are already in its recipe."""
         return f"pefttools train {self.recipe_file} --out {self.path} --resume"
 
     @property
@@ -99,7 +99,7 @@ class Run:
         return json.loads(self.result_file.read_text("utf-8"))
 
     def create(self, resolved: Recipe) -> None:
-        """Make the folder, with its recipe."""
+        """Create the folder with its recipe."""
         write_recipe(self.recipe_file, resolved, MARK)
 
     def refuse_unless_free(self, digest: str, resume: bool) -> None:
@@ -108,34 +108,36 @@ class Run:
             state = "a finished" if self.finished else "an unfinished"
             if self.recipe().digest != digest:
                 raise UserError(
-                    f"--out: {self.path} holds {state} run of another recipe; name another folder"
-                    + ("" if self.finished else f", or finish that one with `{self.resume_command}`")
+                    f"--out: {self.path} contains {state} run of another recipe; name another folder"
+                    + ("" if self.finished else f", or finish that run with `{self.resume_command}`")
                 )
             if not resume:
                 raise UserError(
-                    f"--out: {self.path} holds {state} run of this recipe; add --resume, or name another folder"
+                    f"--out: {self.path} contains {state} run of this recipe; add --resume, or name another folder"
                 )
             return
         if self.path.is_dir() and any(not p.name.startswith(f".{self.recipe_file.name}.") for p in self.path.iterdir()):
-            raise UserError(f"--out: {self.path} is not empty")
+            raise UserError(f"--out: {self.path} is not empty; name a new or empty folder")
         atomic.refuse_unless_writable(self.path)
 
     @contextmanager
     def only_one(self) -> Iterator[None]:
-        """Held while a process trains here. Raises UserError when another one does."""
+        """Lock the folder for this process. Raises UserError while another process trains in it."""
         lock = FileLock(cache_dir("runs", hashlib.sha256(str(self.path).encode()).hexdigest() + ".lock"), timeout=0)
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()
         except Timeout as error:
-            raise UserError(f"--out: another process is training in {self.path}") from error
+            raise UserError(
+                f"--out: another process is training in {self.path}; wait for it, or name another folder"
+            ) from error
         try:
             yield
         finally:
             lock.release()
 
     def forget(self) -> None:
-        """Take away what a run writes, and the folder when nothing else is in it."""
+        """Remove a run's files, and the folder if nothing else is in it."""
         for file in (self.recipe_file, self.result_file, self.metrics_file, self.rows_file, self.predictions_file):
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.adapter, self.path / "tensorboard"):
@@ -149,19 +151,19 @@ class Run:
             stream.write(json.dumps(line) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Drop what metrics.jsonl says of steps after `step`, and a line that was cut short."""
+        """Remove the lines for steps after `step` from metrics.jsonl, and a line that a crash cut short."""
         if not self.metrics_file.exists():
             return
-        kept = [line for line in self.lines() if line["step"] <= step]
-        atomic.write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        lines = [line for line in self.lines() if line["step"] <= step]
+        atomic.write_text(self.metrics_file, "".join(json.dumps(line) + "\n" for line in lines))
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that was cut short by a crash is left out."""
+        """The lines of metrics.jsonl, without one that a crash cut short."""
         texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
         return [json.loads(text) for text in texts if text.endswith("\n")]
 
     def save_rows(self, splits: Splits, task: Task) -> None:
-        """Write rows.parquet, by which the run's rows are known again."""
+        """Write rows.parquet, whose hashes identify the run's rows later."""
         run_rows.write_hashes(self.rows_file, splits, task)
 
     def save_predictions(self, splits: Splits, split: str, task: Task, predictions: Sequence[Prediction]) -> None:
@@ -171,17 +173,17 @@ class Run:
         run_rows.write_predictions(self.predictions_file, split, splits.ids_of(split), rows, references, predictions)
 
     def predictions(self) -> tuple[list[str], list[Any], list[Prediction]]:
-        """Ids, references and predictions of predictions.parquet, probabilities as a list."""
+        """The ids, references and predictions in predictions.parquet, with probabilities as a list."""
         return run_rows.read_predictions(self.predictions_file)
 
     def row_hashes(self) -> dict[str, RowHashes] | None:
-        """Split -> the hashes of its rows; None of a run that was trained before they were written down."""
+        """Split -> the hashes of its rows; None for a run of an older version, which did not write them."""
         return run_rows.read_hashes(self.rows_file) if self.rows_file.is_file() else None
 
     def scored_rows(self) -> ScoredRows | None:
         """The rows that this run was scored on, from its own folder and checked against their hashes.
 
-        None of a run that was trained before they were written down. Raises UserError when they were changed.
+        None for a run of an older version, which did not write them. Raises UserError when the rows were changed.
         """
         hashes = self.row_hashes()
         return None if hashes is None else run_rows.read_scored(self.predictions_file, hashes)
@@ -191,7 +193,7 @@ class Run:
 
 
 def write_recipe(file: Path, resolved: Recipe, title: str) -> None:
-    """Write a resolved recipe that can be trained again as it stands."""
+    """Write a resolved recipe, from which the run can be trained again."""
     text = yaml.safe_dump(resolved.as_dict(), sort_keys=False, allow_unicode=True)
     atomic.write_text(file, f"{title}\n# pefttools train {file.name}\n{text}")
 
@@ -200,11 +202,11 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
     """The trained model of a finished run, or of an exported adapter folder that is not in peft's format.
 
     Args:
-        on: what a run on a quantised base is put on: that base, the full-precision one, or the one that the quantised
-            weights stand for.
+        on: the base to load for a run on a quantised base: the `trained` one, the `full`-precision one, or the
+            `dequantised` one, whose weights are those that the quantised weights represent.
 
     Raises:
-        UserError: there is none, or its base is no longer the one it was trained on.
+        UserError: there is no such model, or its base has changed since the training.
     """
     run = Run(Path(path).absolute())
     is_export = (run.path / CONFIG).is_file() and run.recipe_file.is_file()

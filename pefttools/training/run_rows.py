@@ -1,10 +1,10 @@
-"""What a run knows of its rows: hashes of all of them by split, and its scored rows whole, with the predictions.
+"""The rows in a run folder: hashes of all rows by split, and the complete rows it was scored on, with predictions.
 
     rows.parquet          split, id, key (of the inputs), content (of everything but the id; not of training rows)
     predictions.parquet   id, the row's fields, reference, prediction, probabilities …
 
-A row field that is no text, list of texts or number is JSON text; the column's metadata says so, and every row that is
-read back is checked against its hash.
+A row field that is not a text, a list of texts or a float is stored as JSON text, marked in the column's metadata.
+Rows that are read back are checked against their hashes.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     import pyarrow
 
 PART, OWN = b"row", b"own"
-"""Marks on columns of predictions.parquet: that a column is a field of the rows and how it is written; that all ids are
-the rows' own."""
+"""Column metadata of predictions.parquet: PART marks a field of the rows and how it is stored, OWN marks an id column
+whose values all come from the rows."""
 
 
 @dataclass(frozen=True)
 class RowHashes:
-    """One split of a run, row by row, in its order."""
+    """The hashes of one split's rows, in their order."""
 
     ids: list[str]
     keys: list[bytes]
-    """Of what the model sees, and of what it generates."""
+    """Hashes of the model's inputs and of the texts it is to generate."""
     contents: list[bytes]
-    """Of everything but the id; of training rows there are none."""
+    """Hashes of everything but the id; training rows have none."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ScoredRows:
     split: str
     """`test`, or `validation` where no test rows were scored."""
     ids: list[str]
-    """The rows' own ids, or their numbers in their file."""
+    """The rows' ids, or their numbers in their file where they have none."""
     rows: list[Row]
 
 
@@ -89,7 +89,7 @@ def write_predictions(
     references: Sequence[Any],
     predictions: Sequence[dict[str, Any]],
 ) -> None:
-    """Write predictions.parquet, one line a row."""
+    """Write predictions.parquet, one record a row."""
     import pyarrow
     import pyarrow.parquet
 
@@ -100,16 +100,16 @@ def write_predictions(
         how, array = _column([row.get(name) for row in rows], [name in row for row in rows])
         fields.append(pyarrow.field(name, array.type, metadata={PART: how}))
         arrays.append(array)
-    table = _answers(references, predictions)
+    table = _references_and_predictions(references, predictions)
     if same := {field.name for field in fields} & {*table.column_names}:
-        raise AssertionError(f"a row's fields and its predictions are both called {', '.join(same)}")
+        raise AssertionError(f"these names are used both by row fields and by predictions: {', '.join(same)}")
     schema = pyarrow.schema([*fields, *table.schema], metadata={b"split": split.encode()})
     with atomic.new_file(file) as part:
         pyarrow.parquet.write_table(pyarrow.table([*arrays, *table.columns], schema=schema), part)
 
 
-def _answers(references: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> pyarrow.Table:
-    """The columns `reference` and those of the predictions, probabilities as a list."""
+def _references_and_predictions(references: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> pyarrow.Table:
+    """A table of the column `reference` and the predictions' columns, with probabilities as a list."""
     import pyarrow
 
     lines = [{"reference": r, **p} for r, p in zip(references, predictions, strict=True)]
@@ -119,26 +119,26 @@ def _answers(references: Sequence[Any], predictions: Sequence[dict[str, Any]]) -
     return pyarrow.Table.from_pylist(lines)
 
 
-def _column(values: list[Any], there: list[bool]) -> tuple[bytes, pyarrow.Array]:
-    """How a field is written, and its values; null where a row has none."""
+def _column(values: list[Any], present: list[bool]) -> tuple[bytes, pyarrow.Array]:
+    """How a field is stored (`plain` or `json`), and its values; null where a row lacks it."""
     import pyarrow
 
-    given = [value for value, is_there in zip(values, there, strict=True) if is_there]
-    if all(type(value) is str for value in given):
+    found = [value for value, is_present in zip(values, present, strict=True) if is_present]
+    if all(type(value) is str for value in found):
         return b"plain", pyarrow.array(values, pyarrow.string())
-    if all(type(value) is float for value in given):
+    if all(type(value) is float for value in found):
         return b"plain", pyarrow.array(values, pyarrow.float64())
-    if all(type(value) is list and all(type(one) is str for one in value) for value in given):
+    if all(type(value) is list and all(type(one) is str for one in value) for value in found):
         return b"plain", pyarrow.array(values, pyarrow.list_(pyarrow.string()))
     texts = [
-        json.dumps(value, ensure_ascii=False) if is_there else None
-        for value, is_there in zip(values, there, strict=True)
+        json.dumps(value, ensure_ascii=False) if is_present else None
+        for value, is_present in zip(values, present, strict=True)
     ]
     return b"json", pyarrow.array(texts, pyarrow.string())
 
 
 def read_predictions(file: Path) -> tuple[list[str], list[Any], list[dict[str, Any]]]:
-    """Ids, references and predictions, probabilities as a list."""
+    """The ids, references and predictions, with probabilities as a list."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(file)
@@ -147,7 +147,7 @@ def read_predictions(file: Path) -> tuple[list[str], list[Any], list[dict[str, A
 
 
 def read_scored(file: Path, hashes: dict[str, RowHashes]) -> ScoredRows:
-    """The rows of predictions.parquet. Raises UserError where they are not those that the run was scored on."""
+    """The rows of predictions.parquet. Raises UserError when their hashes are not those of the rows scored."""
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(file)
@@ -164,7 +164,8 @@ def read_scored(file: Path, hashes: dict[str, RowHashes]) -> ScoredRows:
     split = (table.schema.metadata or {}).get(b"split", b"").decode()
     if split not in hashes or [content_hash(row) for row in rows] != hashes[split].contents:
         raise UserError(
-            f"{file}: its rows are not those that the run was scored on (their hashes in {file.parent / 'rows.parquet'}"
-            " differ); one of the two files was changed. Name the rows to score: data.test=FILE"
+            f"{file}: these are not the rows that the run was scored on (their hashes in"
+            f" {file.parent / 'rows.parquet'} differ); one of the two files was changed. Name the rows to score with"
+            " data.test=FILE"
         )
     return ScoredRows(split, ids, rows)

@@ -1,4 +1,4 @@
-"""What makes a run's steps fast or small without changing what they learn: put in place around the loop, taken back."""
+"""Speedups and memory savings that do not change what a run learns: active inside the training loop only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pefttools.recipe.train_settings import TrainSettings
 
 BACKEND = "inductor"
-"""What `train.compile` compiles with."""
+"""Backend of `train.compile`."""
 
 
 @contextmanager
@@ -30,19 +30,19 @@ def steps(
     last: LastBlock | None = None,
     plain_autograd: bool = False,
 ) -> Iterator[None]:
-    """Meanwhile `model` computes its steps, and the looks between them, as fast as the device allows.
+    """While the context is open, the model computes steps and evaluations as fast as the device allows.
 
-    Frozen matrices are in bf16 where steps compute in it (bit for bit what they were afterwards); plain LoRA layers are
-    one function; a last block of which one token is read computes that. On a CPU fp32 products are oneDNN's, dropout
-    draws cheap bits, attention of short texts is plain products, and trained tables keep their gradient's memory.
-    `train.compile` goes without these but for the first and the products, and fuses what it finds.
+    Frozen matrices are in bf16 where steps compute in it, and are restored bit for bit; plain LoRA layers run as one
+    function; a last block of which one token is read computes that token only. On a CPU, oneDNN multiplies fp32
+    matrices, dropout draws cheaper random bits, attention of short texts uses plain matrix products, and trained
+    embeddings reuse their gradient's memory. With `train.compile`, only bf16 matrices and oneDNN are active.
 
     Args:
-        last: what `first_token.last_block` found.
-        plain_autograd: go without functions that have a backward pass of their own.
+        last: the result of `first_token.last_block`.
+        plain_autograd: do not use functions with a backward pass of their own.
 
     Raises:
-        UserError: `settings` ask for what this model or machine cannot do.
+        UserError: the model or the machine does not support a setting.
     """
     from pefttools.nn import attention, bf16_split, dropout, embedding_grad, lora_linear, onednn
 
@@ -71,18 +71,20 @@ def steps(
 
 
 def refuse_impossible(model: Any, settings: TrainSettings, device: str) -> None:
-    """Raises UserError where `train.gradient_checkpointing` or `train.compile` cannot be."""
+    """Raises UserError where `train.gradient_checkpointing` or `train.compile` cannot be used."""
     problems = []
     if settings.gradient_checkpointing and not getattr(_plain(model), "supports_gradient_checkpointing", False):
-        problems.append(f"train.gradient_checkpointing: {type(_plain(model)).__name__} cannot do it")
+        problems.append(
+            f"train.gradient_checkpointing: {type(_plain(model)).__name__} does not support it; leave it out"
+        )
     if settings.compile and device == "cpu" and not _compilers():
-        problems.append("train.compile: needs a C++ compiler (g++ or clang++), and there is none")
+        problems.append("train.compile: needs a C++ compiler, and none was found; install g++ or clang++")
     if problems:
         raise UserError(*problems)
 
 
 def _plain(model: Any) -> Any:
-    """The model of transformers inside."""
+    """The transformers model inside peft's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -92,7 +94,10 @@ def _compilers() -> list[str]:
 
 @contextmanager
 def _checkpointing(model: Any) -> Iterator[None]:
-    """Meanwhile blocks keep their inputs only, and compute the rest again on the way back (Chen et al. 2016)."""
+    """While the context is open, blocks save their inputs only and recompute the rest in the backward pass.
+
+    Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
+    """
     plain = _plain(model)
     plain.activation_checkpointing_enable({"use_reentrant": False})
     cached = getattr(plain.config, "use_cache", None)
@@ -108,7 +113,7 @@ def _checkpointing(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _compiled(model: nn.Module) -> Iterator[None]:
-    """Meanwhile calls of the model go through torch.compile; the names of its weights stay."""
+    """While the context is open, calls of the model go through torch.compile; its weights keep their names."""
     model.compile(backend=BACKEND, dynamic=True)
     try:
         yield

@@ -1,6 +1,7 @@
-"""The update step: the only one there is. The loop, the memory plan and the compatibility probe all call it.
+"""The update step. The training loop, the memory plan and the compatibility probe all call it.
 
-Gradients of the rows' summed loss, divided by the number of targets; of penalties, once; clipped; into the weights.
+It sums the gradients of the micro-batches' losses, divided by the number of targets, adds the penalties' gradients
+once, clips, and updates the weights.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a step that are computed at once."""
+    """One micro-batch of a step."""
 
     batch: Batch
     forward: Forward
     weight: float = 1.0
-    """0 where a process only takes part because the others have rows."""
+    """0 where a process has no rows left and computes only because the others wait for it."""
     around: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """Around its passes: whether processes exchange gradients."""
+    """Context of the passes; it decides whether processes exchange gradients."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """Everything that a step changes, and how."""
+    """The parts of an update step: losses, penalties, optimizer, clipping and callbacks."""
 
     objectives: Composed
     penalties: Penalties
@@ -43,16 +44,16 @@ class Update:
     clip: Callable[[], Any]
     """Scale the gradients down to the largest norm that is allowed; returns the norm."""
     watch: Callable[[], None] = lambda: None
-    """Look at the loss's gradients before anything is added."""
+    """Called with the gradients of the loss in place, before those of penalties are added."""
     updated: Callable[[], None] = lambda: None
-    """Called once the weights have changed, with their gradients still there."""
+    """Called after the weights have changed, before the gradients are cleared."""
 
     def step(self, parts: Callable[[], Iterable[Part]], num_targets: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Change the weights once; returns the mean loss of a target, what penalties add, and the gradients' norm.
+        """Update the weights once; returns the mean loss per target, the sum of penalties and the gradient norm.
 
         Args:
-            parts: the step's rows, micro-batch by micro-batch; asked again where an objective computes them twice.
-            num_targets: over all processes.
+            parts: returns the step's micro-batches; called twice where an objective (SAM) needs two passes.
+            num_targets: number of targets in the step, over all processes.
         """
 
         def gradients() -> Tensor:

@@ -1,4 +1,4 @@
-"""Accelerate's trackers by name; of a run TensorBoard shows one line, with the recipe's values as hyperparameters."""
+"""Accelerate's trackers by name. TensorBoard shows a run as one entry with the recipe's values as hyperparameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pefttools.training.run import Run
 
 
 class TensorBoard(TensorBoardTracker):
-    """Writes hyperparameters where the scalars are; Accelerate writes them as a second and a third run."""
+    """Writes hyperparameters into the folder of the scalars; Accelerate's tracker makes further runs of them."""
 
     def __init__(self, run: Run, metric: str, first_step: int) -> None:
         super().__init__("tensorboard", str(run.path), purge_step=first_step)
@@ -29,13 +29,13 @@ class TensorBoard(TensorBoardTracker):
 
 
 def trackers(recipe: Recipe, run: Run, first_step: int) -> list[Any]:
-    """What Accelerate takes as `log_with`.
+    """The trackers of a recipe, for Accelerate's `log_with`.
 
     Args:
-        first_step: what TensorBoard holds from this step on is taken back.
+        first_step: TensorBoard drops the values that it has from this step on.
 
     Raises:
-        UserError: one is unknown or not installed.
+        UserError: a tracker is unknown or not installed.
     """
     names = recipe.train.trackers
     usable = [str(getattr(name, "value", name)) for name in get_available_trackers()]
@@ -52,7 +52,7 @@ def trackers(recipe: Recipe, run: Run, first_step: int) -> list[Any]:
 
 
 def hyperparameters(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's values by dotted keys, as trackers take them: numbers, flags and texts; none that is null."""
+    """The recipe's values by dotted keys, as numbers, flags and texts, which trackers accept; nulls are left out."""
     return {key: value for key, value in _leaves(recipe.as_dict()) if value is not None}
 
 

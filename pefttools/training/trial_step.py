@@ -1,8 +1,8 @@
-"""One step tried on a few rows before anything is written: whatever a method cannot do on a base shows there.
+"""A trial step on a few rows before anything is written, so that a method that does not fit its base fails early.
 
-Signatures do not say which model takes past keys, or mixes precisions: the model itself does. The same passes as in a
-run are made (an evaluation in fp32, an answer written where the task writes some, a training step and an evaluation in
-the run's precision, all with what makes steps fast); then gradients and random states are as before.
+Signatures do not show whether a model takes past keys or mixes precisions, so the model is run: one evaluation in fp32,
+one generated text where the task generates, one training step and one evaluation in the run's precision, all with the
+run's speedups. Afterwards gradients and random states are as before.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from pefttools.recipe.recipe import Recipe
 
 FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-"""What torch, transformers and peft raise where a method does not fit a model."""
+"""Errors that torch, transformers and peft raise where a method does not fit a model."""
 NEW_TOKENS = 2
-"""How much is written where the task writes."""
-SEEN = 200
-"""Rows among which short ones are looked for."""
+"""Number of tokens to generate where the task generates text."""
+SEARCHED = 200
+"""Number of rows among which the shortest are searched."""
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ class FirstStep:
     rows: Dataset
     """Encoded rows to train on."""
     scored: Dataset
-    """Encoded rows to score; a task that draws its targets has none in rows to train on."""
+    """Encoded rows to evaluate on; a task that draws its targets at random has no targets in `rows`."""
     device: str
     frozen: Frozen
     last: LastBlock | None
 
     def take(self, to_answer: Sequence[Row] = ()) -> None:
-        """Make every pass of a run once.
+        """Run every kind of pass of a run once.
 
         Args:
-            to_answer: rows whose answers a run would write; the first is.
+            to_answer: rows for which a run would generate text; only the first is used.
 
         Raises:
-            UserError: a pass fails; says in which precision one would not.
+            UserError: a pass fails; the message suggests fp32 where that works.
         """
         bf16 = computes_in_bf16(self.recipe.train.precision)
-        with _random_states_kept():
+        with _random_states_restored():
             try:
                 with refusal(self.recipe, self.base, bf16):
                     self._passes(bf16, to_answer)
@@ -126,7 +126,7 @@ class FirstStep:
         if (penalty := strategy.penalty(self.model)) is not None:
             penalty.backward()
         if all(parameter.grad is None for parameter in trained(self.model).values()):
-            raise RuntimeError("nothing that is trained gets a gradient")
+            raise RuntimeError("no trained parameter gets a gradient")
 
     def _batch(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -134,7 +134,7 @@ class FirstStep:
 
 def _shortest(rows: Dataset) -> Any:
     """The columns of the two shortest rows of different lengths."""
-    lengths = rows["length"][:SEEN]
+    lengths = rows["length"][:SEARCHED]
     shortest = min(range(len(lengths)), key=lengths.__getitem__)
     others = [row for row, length in enumerate(lengths) if length > lengths[shortest]] or [shortest]
     return rows[sorted({shortest, min(others, key=lengths.__getitem__)})]
@@ -145,10 +145,10 @@ CURE = "; `pefttools list strategies` shows"
 
 @contextmanager
 def refusal(recipe: Recipe, base: Base, bf16: bool) -> Iterator[None]:
-    """Whatever a model fails with inside becomes one sentence; running out of memory stays what it is.
+    """Turn the `FAILURES` of a model inside into one message; errors about memory are raised unchanged.
 
     Raises:
-        UserError: in place of one of `FAILURES`.
+        UserError: the model raised one of `FAILURES`.
     """
     import torch
 
@@ -165,8 +165,8 @@ def refusal(recipe: Recipe, base: Base, bf16: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Whatever is drawn inside, later draws are what they would have been."""
+def _random_states_restored() -> Iterator[None]:
+    """Restore all random states at the end."""
     import numpy
     import torch
 

@@ -1,4 +1,4 @@
-"""The base of a recipe with its strategy around it, and refused where nothing of it would be trained."""
+"""Load a recipe's base and wrap it in its strategy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pefttools.recipe.recipe import Recipe
 
 NEVER_TRAINED = ("ranknum",)
-"""Parameters that hold a setting (AdaLoRA's rank); on the meta device peft forgets that they take no gradient."""
+"""Parameters that are settings (AdaLoRA's rank); on the meta device peft marks them as trainable by mistake."""
 
 
 def load_base(recipe: Recipe, reporter: Reporter = SILENT, empty: bool = False) -> Base:
-    """The base with the task's head, prepared for what the recipe's regularizers compare with.
+    """The base with the task's head; it keeps its initial weights where a regularizer of the recipe needs them.
 
     Args:
-        empty: without weights, on the meta device.
+        empty: create the model on the meta device, without weights.
     """
     base = recipe.task.load(recipe.base, reporter, empty)
     base.keep_start = any(regularizer.needs_start for regularizer in recipe.regularizers.values())
@@ -32,22 +32,25 @@ def load_base(recipe: Recipe, reporter: Reporter = SILENT, empty: bool = False) 
 
 
 def wrap(recipe: Recipe, base: Base, empty: bool = False) -> nn.Module:
-    """The base of `load_base` with the strategy around it.
+    """The base of `load_base`, wrapped in the strategy.
 
     Raises:
-        UserError: nothing is trained, or regularizers have nothing to hold back.
+        UserError: the strategy trains nothing of this base, or there are regularizers although it trains nothing.
     """
     strategy = recipe.strategy
     model = wrap_empty(strategy, base) if empty else strategy.wrap(base)
     if strategy.trains and not trained(model):
-        raise UserError(f"strategy: {strategy.name} trains nothing of {base.source}")
+        raise UserError(f"strategy: {strategy.name} trains no parameter of {base.source}; use another strategy")
     if recipe.regularizers and not strategy.trains:
-        raise UserError(f"regularizers: {', '.join(recipe.regularizers)}: {strategy.name} trains nothing to hold back")
+        raise UserError(
+            f"regularizers: {', '.join(recipe.regularizers)}: strategy {strategy.name} trains no parameters that they"
+            " could act on; remove them"
+        )
     return model
 
 
 def wrap_empty(strategy: Strategy, base: Base) -> nn.Module:
-    """A base without weights with the strategy around it; what the strategy adds has no weights either."""
+    """A base without weights, wrapped in the strategy; the parameters that the strategy adds have none either."""
     import torch
 
     with torch.device("meta"):
