@@ -87,19 +87,18 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
     reporter.note(f"the trained model answers {len(scored.rows)} rows")
     proof = Proof.of(trained, scored.rows)
     _refuse_unless_loaded(proof, result[scored.split])
-    loaded_facts = verify.loaded_facts(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
+    said = verify.said_by(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
     model, facts = exporter.prepare(trained, proof)
     expected, errors = _rounded(exporter, model, proof)
-    texts = proof.texts if expected is proof.logits else proof.texts_of(model)
+    texts = proof.texts if expected is proof.logits else proof.answers_in_text(model)
     settings = writing.settings_of(trained.task, model, proof.tokenizer)
     reporter.note(f"writing {exporter.name}")
     write_recipe(part / "recipe.yaml", trained.recipe, MARK)
     exporter.write(model, proof, part)
     if settings is not None:
         settings.save_pretrained(part)
-    about = {"exporter": exporter.as_dict(), "facts": loaded_facts, "config": list(trained.task.config_values())}
-    about |= {"text_rows": proof.text_rows, "texts": texts}
-    about["text_settings"] = writing.text_settings(proof.tokenizer, settings)
+    about = {"exporter": exporter.as_dict(), "said": said, "config": list(trained.task.config_values())}
+    about |= {"asked": proof.asked, "texts": texts, "carried": writing.carried(proof.tokenizer, settings)}
     _state(case, {**about, "rows": proof.rows, "scored": proof.scored}, proof.logits, expected)
     reporter.note("a fresh process loads it and answers the same rows")
     answer = _fresh_process(case, part)
@@ -145,16 +144,16 @@ def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[T
     errors: dict[str, float] = {}
     expected = proof.logits
     if model is not proof.trained.model:
-        merged = proof.logits_of(model)
-        errors["merge_error"] = verify.gap(merged, proof.logits)
+        answers = proof.answers(model)
+        errors["merge_error"] = verify.gap(answers, proof.logits)
         quantised = proof.trained.recipe.base.quantize
         if not exporter.approximates and not quantised:
             _refuse_beyond(exporter, errors["merge_error"], EXACT * proof.scale)
         if exporter.approximates or quantised:
-            expected = merged
+            expected = answers
     if exporter.rounds_to != "float32":
         exporter.round(model)
-        before, expected = expected, proof.logits_of(model)
+        before, expected = expected, proof.answers(model)
         errors["rounding_error"] = verify.gap(expected, before)
         allowed = exporter.roundings[exporter.rounds_to] * max(1.0, proof.largest)
         _refuse_beyond(exporter, errors["rounding_error"], allowed, "; a finer dtype rounds less")
