@@ -75,7 +75,7 @@ def test_rows_between_quotes_that_are_text_are_not_swallowed(tmp_path: Path, sep
         ({"line8": 'text,"neg', "line30": 'text,neg"'}, "line 8: the quote that opens here closes in line 30"),
         ({"line202": "a comma, too many,pos"}, "line 202 has 3 columns and the header line has 2 (text, label)"),
         ({"line202": "none"}, "line 202 has 1 column and the header line has 2"),
-        ({f"line{i}": "none" for i in range(5, 11)}, "3 lines more cannot be read"),
+        ({f"line{i}": "none" for i in range(5, 11)}, "3 more lines cannot be read"),
     ],
 )
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, lines: dict[str, str], message: str) -> None:
@@ -139,7 +139,7 @@ def test_the_separator_that_is_set(tmp_path: Path) -> None:
     assert rows_of(written(tmp_path / "b.csv", "a\tb\n1\t2\n"), heard, separator="tab") == [{"a": "1", "b": "2"}]
     assert not heard.notes
     for given in ("::", "", '"'):
-        with pytest.raises(ValueError, match="takes one character"):
+        with pytest.raises(ValueError, match="must be one character"):
             FileSettings(source="a.csv", separator=given)
     assert "`separator` is for csv and tsv files" in refusal(written(tmp_path / "a.jsonl", "{}"), separator=";")
     unnamed = written(tmp_path / "c.csv", "neg;well, no\npos;yes, it is\n")

@@ -124,13 +124,13 @@ def test_numbers_of_lines_differ(tmp_path: Path) -> None:
     [
         (
             {"format": "csv", "parallel_files": {"tags": "b"}},
-            "`parallel_files` is for `format: lines`, and this is csv",
+            "`parallel_files` is for `format: lines`, but this is csv",
         ),
-        ({"format": "jsonl", "pattern": "(?P<text>.+)"}, "`pattern` is for `format: lines`, and this is jsonl"),
+        ({"format": "jsonl", "pattern": "(?P<text>.+)"}, "`pattern` is for `format: lines`, but this is jsonl"),
         ({"pattern": ".+"}, "`pattern` has no named groups"),
         ({"parallel_files": {"text": "b"}}, "`parallel_files` names text, which is a column of the file itself"),
-        ({"parallel_files": {"tags": "hf:some/set"}}, "takes files, and hf:some/set is a hub set"),
-        ({"parallel_files": "b"}, "takes columns with their files"),
+        ({"parallel_files": {"tags": "hf:some/set"}}, "needs files, but hf:some/set is a data set of the hub"),
+        ({"parallel_files": "b"}, "must be a mapping of columns to files"),
         ({"format": "conll", "header": ("a", "a")}, "`header` names a column twice"),
     ],
 )
@@ -162,7 +162,7 @@ def test_squad_is_flattened(tmp_path: Path) -> None:
     [
         (squad({"id": 1}), "data[0].paragraphs[0].qas[0] has no 'question'"),
         (squad({"question": "q", "answers": [{"text": "cat"}]}), "qas[0].answers[0] has no 'answer_start'"),
-        (squad({"question": "q", "answers": [3]}), "qas[0].answers[0] is no object but int"),
+        (squad({"question": "q", "answers": [3]}), "qas[0].answers[0] is not an object but int"),
         ({"data": [{"paragraphs": [{"context": 1}]}]}, "data[0].paragraphs[0] has int for 'context'"),
         ({"data": [{"paragraphs": []}, {"title": "T"}]}, "data[1] has no 'paragraphs'"),
     ],
@@ -170,7 +170,7 @@ def test_squad_is_flattened(tmp_path: Path) -> None:
 def test_squad_with_something_missing(tmp_path: Path, value: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         rows_of(written(tmp_path / "a.json", json.dumps(value)))
-    assert "laid out like SQuAD, but data[" in str(caught.value)
+    assert "has SQuAD's layout, but data[" in str(caught.value)
     assert message in str(caught.value)
 
 

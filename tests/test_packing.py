@@ -58,14 +58,14 @@ def test_packing_is_refused_where_rows_would_see_each_other(monkeypatch: pytest.
     assert not packing.keeps_apart(make_model("opt"))
     monkeypatch.setattr(loading, "load", lambda *_, **__: SimpleNamespace(model=make_model("opt")))
     task, tokenizer = CausalLM(packing=True, chat=True), make_tokenizer()
-    with pytest.raises(UserError, match=r"task.packing: a opt model reads packed rows as one text"):
+    with pytest.raises(UserError, match=r"task.packing: in a opt model, packed rows attend to each other"):
         task.load(loading.BaseSettings(source="it"))
     batch = task.collate_training(encoded(task, ROWS, tokenizer), tokenizer, 1)
     for config in (PrefixTuningConfig, PromptTuningConfig):
         model = get_peft_model(make_model("llama"), config(task_type="CAUSAL_LM", num_virtual_tokens=3))
         with (
             pytest.warns(UserWarning, match="Position ids") if config is PromptTuningConfig else _nothing(),
-            pytest.raises(UserError, match=r"task.packing: virtual tokens"),
+            pytest.raises(UserError, match=r"task.packing: the strategy's virtual tokens"),
         ):
             loss_of(task, model, batch)
 

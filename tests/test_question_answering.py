@@ -68,8 +68,8 @@ def test_every_form_of_answers_is_read() -> None:
         ({"context": True}, "has a context that is not text: True"),
         ({"answers": 3}, "has answers that are neither texts nor a list of them: 3"),
         ({"answers": [{"answer_start": 3}]}, "has an answer without a text: {'answer_start': 3}"),
-        ({"answers": [{"text": "a", "answer_start": "x"}]}, "has an answer_start that is no whole number: 'x'"),
-        ({"answers": {"text": ["a"], "answer_start": []}}, "has 1 answers and not as many answer_start: []"),
+        ({"answers": [{"text": "a", "answer_start": "x"}]}, "has an answer_start that is not a whole number: 'x'"),
+        ({"answers": {"text": ["a"], "answer_start": []}}, "has 1 answers but another number of answer_start: []"),
         ({"is_impossible": "maybe"}, "has an is_impossible that is neither true nor false: 'maybe'"),
     ],
 )

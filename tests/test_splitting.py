@@ -72,7 +72,10 @@ def test_given_files_are_scored_whole(tmp_path: Path, mode: str) -> None:
     assert len(splits.train) == train
     assert "data.validation: 2 of 12 rows are in data.test too" in told.warnings[0]
     if mode == "none":
-        assert "data.train: 10 of 62 rows are in data.test too, so they are both trained on and scored" in told.warnings
+        assert (
+            "data.train: 10 of 62 rows are in data.test too, so the evaluation includes rows that were trained on"
+            in told.warnings
+        )
     else:
         assert splits.left_out["also in test"] == 10
         assert splits.left_out["also in validation"] == 10
@@ -129,12 +132,12 @@ def test_contradicting_repeats_are_told(tmp_path: Path) -> None:
     told = Listener()
     splits = splits_of(rows, tmp_path / "a", told)
     assert told.warnings == [
-        "data.train: 1 rows repeat an earlier row with a different label: row 61, for example, has the text of row 1;"
+        "data.train: 1 rows repeat the text of an earlier row with another label, for example row 61 that of row 1;"
         " all of them are used"
     ]
     assert sum(map(len, splits.named().values())) == 61
     splits_of(rows, tmp_path / "a", told, deduplicate="all")
-    assert told.warnings[-1].endswith("only the first of them is used in training")
+    assert told.warnings[-1].endswith("training uses only the first of them")
 
 
 def test_many_answers_to_one_prompt(tmp_path: Path) -> None:
@@ -163,7 +166,9 @@ def test_prompts_that_are_trained_on_and_scored_are_told(tmp_path: Path) -> None
     told = Listener()
     splits = load_splits(DataSettings.model_validate({"train": str(train), "test": str(held)}), CausalLM(), told)
     assert splits.left_out == {"also in test": 1}
-    assert told.warnings == ["data.train: 1 rows have the prompt of a test row and a different answer; they stay"]
+    assert told.warnings == [
+        "data.train: 1 rows have the prompt of a test row but a different answer; they remain in training"
+    ]
 
 
 @pytest.mark.parametrize("number", [3, 5, 28])
@@ -191,9 +196,9 @@ def test_files_too_small_for_three_splits(tmp_path: Path) -> None:
     splits = load_splits(data, Regression(), told)
     assert [len(part) for part in splits.named().values()] == [1, 1, 0]
     assert told.warnings == [
-        "data.train: its 2 rows are too few for a test split; the final score is on validation rows"
+        "data.train: its 2 rows are too few for a test split; the final evaluation uses the validation rows"
     ]
-    with pytest.raises(UserError, match="its 2 rows are too few to train on and to choose by"):
+    with pytest.raises(UserError, match="its 2 rows are too few for training and validation"):
         splits_of([{"text": "one", "label": "a"}, {"text": "two", "label": "b"}], tmp_path / "a")
 
 

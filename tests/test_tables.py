@@ -227,7 +227,7 @@ def test_many_files_are_one_table(tmp_path: Path) -> None:
     assert rows_of(files, last_rows=3) == ROWS[-3:]
     write_rows(tmp_path / "d.jsonl", [{"txt": "x", "label": "y"}])
     assert len(rows_of([files[0], str(tmp_path / "d.jsonl")], heard)) == 21
-    assert heard.warnings == [f"{tmp_path}/d.jsonl has the columns txt, label, and {files[0]} has text, label"]
+    assert heard.warnings == [f"{tmp_path}/d.jsonl has the columns txt, label, but {files[0]} has text, label"]
     with pytest.raises(UserError, match=r"\*\.tsv: no file matches this pattern"):
         rows_of(tmp_path / "*.tsv")
     with pytest.raises(UserError, match=r"z.csv: there is no such file"):
@@ -252,7 +252,7 @@ def test_a_folder_of_one_table(tmp_path: Path) -> None:
         rows_of(inner)
     assert rows_of(inner, format="csv") == ROWS
     written(tmp_path / "texts" / "notes.txt", "x\ny\n")
-    with pytest.raises(UserError, match="holds no folders with texts"):
+    with pytest.raises(UserError, match="contains no folders with texts"):
         rows_of(tmp_path / "texts")
     assert rows_of(tmp_path / "texts", format="lines") == [{"text": "x"}, {"text": "y"}]
 

@@ -61,10 +61,10 @@ def test_detection(written: str, scheme: str) -> None:
 
 
 def test_schemes_that_are_mixed() -> None:
-    with pytest.raises(ValueError, match="the prefixes B, E, L, S are of no single scheme; schemes have bio: B, I;"):
+    with pytest.raises(ValueError, match="no single scheme has the prefixes B, E, L, S; the schemes have bio: B, I;"):
         tags.detect([["B-A", "E-A", "S-A", "B-A", "L-A"]])
-    assert tags.strange(["B-PER", "O", "I-LOC", "M-LOC", "LOC", "o"], "bio") == ["LOC", "M-LOC", "o"]
-    assert tags.strange(["B-PER", "O", "I-LOC", "M-LOC", "LOC", "o"], "none") == []
+    assert tags.outside_scheme(["B-PER", "O", "I-LOC", "M-LOC", "LOC", "o"], "bio") == ["LOC", "M-LOC", "o"]
+    assert tags.outside_scheme(["B-PER", "O", "I-LOC", "M-LOC", "LOC", "o"], "none") == []
 
 
 @pytest.mark.parametrize(

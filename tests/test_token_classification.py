@@ -129,7 +129,11 @@ def test_plain_tags_and_chosen_types() -> None:
     ("task", "splits", "message"),
     [
         (TASK, splits_of(("a", "O")), "data.train: every word has the tag 'O'"),
-        (TASK, splits_of(("a b", "B-X U-X"), ("a b", "E-X B-X")), "data.train: the prefixes B, E, U are of no single"),
+        (
+            TASK,
+            splits_of(("a b", "B-X U-X"), ("a b", "E-X B-X")),
+            "data.train: no single scheme has the prefixes B, E, U",
+        ),
         (
             TASK,
             splits_of(("a b c", "B-X I-X Y")),

@@ -166,9 +166,9 @@ def test_a_flat_answer_is_where_it_is_said_to_be() -> None:
     ):
         assert flat(**none) == []
     for wrong in (15, 0, -1):
-        with pytest.raises(ValueError, match="places are counted in characters"):
+        with pytest.raises(ValueError, match="count positions in characters"):
             flat(answer="Ann", answer_start=wrong)
-    with pytest.raises(ValueError, match="no whole number"):
+    with pytest.raises(ValueError, match="not a whole number"):
         flat(answer="Ann", answer_start="x")
 
 

@@ -1,7 +1,7 @@
-"""Several encoded rows in one row of a batch, each with positions of its own, so that none sees another.
+"""Pack several encoded rows into one row of a batch, each with its own positions, so that none attends to another.
 
-Decoders of transformers read from positions that begin anew where a row ends, provided that they are given no
-attention mask and keep no cache; then their attention is block-diagonal. `keeps_apart` sees whether a model does so.
+Decoders of transformers infer the borders of rows from positions that restart at 0, provided that they get no attention
+mask and use no cache; then their attention is block-diagonal. `keeps_apart` tests whether a model does this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ POSITIONS = "position_ids"
 
 
 def first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Rows laid into as few bins of `room` tokens as first-fit finds, longest first; a longer one has its own."""
+    """Assign rows to bins of `room` tokens by first-fit, longest first; a row longer than that gets its own bin."""
     bins: list[list[int]] = []
     left: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -35,13 +35,14 @@ def first_fit(lengths: Sequence[int], room: int) -> list[list[int]]:
 def packed(
     columns: Mapping[str, Sequence[Any]], room: int, multiple: int, padding: int, ignored: int
 ) -> dict[str, Tensor]:
-    """`input_ids`, `labels` and `position_ids` of the rows laid one after another.
+    """`input_ids`, `labels` and `position_ids` of packed rows.
 
-    A row's first token is no target, since what stands before it is another row's. Padding is a row of its own.
+    A row's first token is not a target, since the token before it belongs to another row. Padding counts as a row of
+    its own.
 
     Args:
-        room: tokens a packed row may have.
-        multiple: packed rows are padded to a multiple of so many tokens.
+        room: maximum tokens of a packed row.
+        multiple: packed rows are padded to a multiple of this number of tokens.
     """
     import torch
 
@@ -67,25 +68,27 @@ def packed(
 
 
 def refuse_virtual(outputs: Any, batch: Mapping[str, Tensor]) -> None:
-    """Raises UserError when packed rows were read after virtual tokens, which stand before the first of them only."""
+    """Raises UserError if packed rows followed virtual tokens, which would precede only the first of them."""
     if POSITIONS in batch and (
         getattr(outputs, "past_key_values", None) is not None or outputs.logits.shape[1] != batch["input_ids"].shape[1]
     ):
-        raise UserError("task.packing: virtual tokens stand before a row, not before each packed one; set it to false")
+        raise UserError(
+            "task.packing: the strategy's virtual tokens would precede only the first packed row; set it to false"
+        )
 
 
-def refuse_one_text(model: nn.Module) -> None:
-    """Raises UserError when a model reads packed rows as one text."""
+def refuse_mixed_attention(model: nn.Module) -> None:
+    """Raises UserError if a model's attention crosses the borders of packed rows."""
     config: Any = model.config
     if not keeps_apart(model):
         raise UserError(
-            f"task.packing: a {config.model_type} model reads packed rows as one text, measured on two rows;"
-            " set task.packing=false"
+            f"task.packing: in a {config.model_type} model, packed rows attend to each other, as a test with two rows"
+            " showed; set task.packing=false"
         )
 
 
 def keeps_apart(model: nn.Module) -> bool:
-    """Whether packed rows see nothing of each other in this model: measured, on two rows of four tokens."""
+    """Whether packed rows do not attend to each other in this model, tested on two rows of four tokens."""
     import torch
 
     config: Any = model.config

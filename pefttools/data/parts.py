@@ -1,4 +1,4 @@
-"""Which part of a source is taken that has several: splits of a saved set or a folder, or keys of a JSON file."""
+"""Choose one part of a source that has several: splits of a saved data set or a folder, or keys of a JSON file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ NAMES = {
     "validation": ("validation", "valid", "val", "dev", "development"),
     "test": ("test", "testing", "eval"),
 }
-"""Split -> what its files are called."""
+"""Split -> names of its files."""
 SPLITS = {name: split for split, names in NAMES.items() for name in names}
 
 
 class Implied(str):
-    """A split that the place of a source in the recipe implies (`data.test`), and not its settings."""
+    """A split that follows from the source's key in the recipe (`data.test`), not from its settings."""
 
     __slots__ = ()
 
 
 def chosen(parts: Sequence[str], settings: FileSettings, reporter: Reporter, what: str = "split") -> str:
-    """The part that `split` names: by its own name, or by another word for the same split. Told where there are others.
+    """The part that `split` selects, by its name or by a synonym of the split. Reports the choice if there are others.
 
     Raises:
         UserError: there is no such part.

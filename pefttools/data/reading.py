@@ -1,8 +1,8 @@
-"""Files to rows: csv, tsv, json, jsonl, parquet, arrow, conll, lines, folders of text files, and hub sets.
+"""Read rows from csv, tsv, json, jsonl, parquet, arrow, conll, lines, folders of text files, and data sets of the hub.
 
-A row is a dict of column -> value. Columns of text files are text; json, parquet, arrow and hub values keep their
-types, and class numbers with names become those. Rows come one by one: of csv, jsonl, parquet, arrow and lines no more
-is in memory than is looked at. A file is in rows whole, or refused with the place.
+A row is a dict of column -> value. Columns of text files are strings; values of json, parquet, arrow and the hub keep
+their types, and class numbers are replaced by their names. Rows of csv, jsonl, parquet, arrow and lines are streamed,
+so that files may be larger than memory. A file is either read completely or rejected with the position of the error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from pefttools.reporter import Reporter
 
 Raw = dict[str, Any]
 Placed = tuple[str, Raw | UserError]
-"""A row, or the error of a line that holds none, behind its place: its number in its file, counted from 1, after the
-file's name where the source is several files (`b.csv:17`)."""
+"""A row's place and the row, or the error of a line without one. The place is the row's number in its file, counted
+from 1, with the file's name if the source has several files (`b.csv:17`)."""
 READERS: dict[str, Callable[[Path, FileSettings, Reporter], Iterable[Raw | UserError]]] = {
     "csv": delimited.rows,
     "tsv": delimited.rows,
@@ -37,27 +37,27 @@ READERS: dict[str, Callable[[Path, FileSettings, Reporter], Iterable[Raw | UserE
     "folders": text_rows.of_folders,
 }
 DELIMITED = ("separator", "escape")
-"""Settings of csv and tsv files alone."""
+"""Settings that apply only to csv and tsv files."""
 SKIP = "correct the file, or set data.invalid_rows=skip to leave such lines out"
 SHOWN = 3
-"""Lines without a row that one error names."""
+"""Number of unreadable lines that one error lists."""
 
 
 def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
-    """All rows of one source, or the last of them.
+    """All rows of one source, or its last rows if `last_rows` is set.
 
     Args:
-        key: where the settings stand in the recipe (`data.train`), for messages.
+        key: the settings' key in the recipe (`data.train`), for messages.
 
     Raises:
-        UserError: nothing there, not readable as its format, or no rows in it.
+        UserError: the source does not exist, does not match its format, or has no rows.
     """
     rows: list[Any] = [row for _, row in read_placed(settings, key, reporter)]
     return rows
 
 
 def read_placed(settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False) -> list[Placed]:
-    """The same behind their places. Raises as `read` does.
+    """The rows of `read` with their places. Raises as `read` does.
 
     Args:
         errors_in_place: as in `stream`.
@@ -69,10 +69,10 @@ def read_placed(settings: FileSettings, key: str, reporter: Reporter, errors_in_
 def stream(
     settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False
 ) -> Iterator[Raw | UserError]:
-    """The rows of one source one by one. Raises as `read` does, as soon as it is seen.
+    """Yield the rows of one source. Raises as `read` does, when it reaches the error.
 
     Args:
-        errors_in_place: yield the error of a line that holds no row in the place of the row, and go on behind it.
+        errors_in_place: yield the error of an unreadable line instead of a row, and continue with the next line.
     """
     return (row for _, row in _stream(settings, key, reporter, errors_in_place))
 
@@ -97,17 +97,17 @@ def _stream(settings: FileSettings, key: str, reporter: Reporter, errors_in_plac
 
 
 def _with_others(first: UserError, rest: Iterator[Placed]) -> UnreadableLine:
-    """One error of the first lines that hold no row, and the number of the others."""
+    """One error that lists the first unreadable lines and the number of the others."""
     bad, others = [first], 0
     try:
         for _, row in rest:
             if isinstance(row, UserError):
                 others += len(bad) == SHOWN
                 bad += [row] * (len(bad) < SHOWN)
-    except UserError:  # what stops the reading is found again when these lines are mended
+    except UserError:  # a fatal error appears again once these lines are corrected
         pass
     problems = [problem for error in bad for problem in error.problems]
-    return UnreadableLine(*problems, *([f"{others} lines more cannot be read"] if others else []))
+    return UnreadableLine(*problems, *([f"{others} more lines cannot be read"] if others else []))
 
 
 def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Placed]:
@@ -115,12 +115,12 @@ def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Placed]:
         return _numbered(hub_rows.rows(settings, reporter))
     found = list(files(settings, reporter))
     for _, file in found:
-        given = [name for name in DELIMITED if getattr(settings, name) is not None]
-        if given and file.format not in ("csv", "tsv"):
-            raise UserError(f"{file.name}: `{given[0]}` is for csv and tsv files, and this is {file.format}")
+        present = [name for name in DELIMITED if getattr(settings, name) is not None]
+        if present and file.format not in ("csv", "tsv"):
+            raise UserError(f"{file.name}: `{present[0]}` is for csv and tsv files, but this is {file.format}")
     if len(found) > 1:
         if settings.parallel_files:
-            raise UserError(f"{settings.name}: `parallel_files` takes one file, and these are {len(found)}")
+            raise UserError(f"{settings.name}: `parallel_files` needs one file, but the source has {len(found)}")
         return _joined(found, reporter)
     path, file = found[0]
     rows = READERS[file.format](path, file, reporter)
@@ -132,7 +132,7 @@ def _numbered(rows: Iterable[Raw | UserError], name: str = "") -> Iterator[Place
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What the files are called among themselves: their names, or their paths below the folder they share."""
+    """Distinct names of the files: their file names, or their paths below the common folder."""
     if len({path.name for path in paths}) == len(paths):
         return [path.name for path in paths]
     folder = Path(os.path.commonpath([path.parent for path in paths]))
@@ -140,7 +140,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Iterator[Placed]:
-    """The rows of several files behind each other; files whose columns differ from the first one's are reported."""
+    """Yield the rows of several files in sequence, and warn of files whose columns differ from the first file's."""
     once, first = _Once(reporter), None
     names = _names([path for path, _ in found])
     for name, (path, file) in zip(names, found, strict=True):
@@ -152,7 +152,7 @@ def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Itera
                 first = first or (file.name, columns)
                 if {*columns} != {*first[1]}:
                     reporter.warn(
-                        f"{file.name} has the columns {', '.join(columns)}, and {first[0]} has {', '.join(first[1])}"
+                        f"{file.name} has the columns {', '.join(columns)}, but {first[0]} has {', '.join(first[1])}"
                     )
             yield place, row
         if columns is None:
@@ -160,7 +160,7 @@ def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Itera
 
 
 class _Once(Reporter):
-    """Reports what was found in many files alike for the first of them."""
+    """A reporter that forwards a message that applies to many files only for the first of them."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self.name, self.seen = reporter, "", set[str]()

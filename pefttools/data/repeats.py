@@ -1,4 +1,4 @@
-"""Rows that repeat others: within a file, and between training and what is scored."""
+"""Find repeated rows: within a file, and between training, validation and test."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pefttools.reporter import Reporter
 Key = tuple[str, ...]
 
 
-def warn_of_contradictions(given: Mapping[str, list[Found]], task: RowReader, dedup: str, reporter: Reporter) -> None:
-    """Warn of rows whose inputs are those of an earlier row of their file and whose targets are not."""
+def warn_of_contradictions(files: Mapping[str, list[Found]], task: RowReader, dedup: str, reporter: Reporter) -> None:
+    """Warn of rows that have the inputs of an earlier row of their file but other targets."""
     if task.generates:
-        return  # many answers to one prompt are no contradiction
+        return  # several answers to one prompt do not contradict each other
     target = task.targets[0]
-    for name, rows in given.items():
+    for name, rows in files.items():
         first: dict[Key, Found] = {}
         pairs = [
             (before, found)
@@ -30,9 +30,9 @@ def warn_of_contradictions(given: Mapping[str, list[Found]], task: RowReader, de
             one, other = pairs[0]
             first_only = name == "train" and dedup in ("train", "all")
             reporter.warn(
-                f"data.{name}: {len(pairs)} rows repeat an earlier row with a different {target}: row {other.id},"
-                f" for example, has the {task.inputs[0]} of row {one.id};"
-                + (" only the first of them is used in training" if first_only else " all of them are used")
+                f"data.{name}: {len(pairs)} rows repeat the {task.inputs[0]} of an earlier row with another {target},"
+                f" for example row {other.id} that of row {one.id};"
+                + (" training uses only the first of them" if first_only else " all of them are used")
             )
 
 
@@ -50,17 +50,17 @@ def first_of_each(rows: list[Found], task: RowReader, counts: Counter[str]) -> l
 
 
 def without_overlap(
-    given: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter
+    files: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter
 ) -> dict[str, list[Found]]:
-    """The rows with a training file that shares none with validation and test.
+    """The rows per file, with training rows that are in validation or test removed.
 
     Raises:
-        UserError: nothing is left to train on.
+        UserError: no training row is left.
     """
-    keys = {name: {key(found.row, task) for found in rows} for name, rows in given.items() if name != "train"}
+    keys = {name: {key(found.row, task) for found in rows} for name, rows in files.items() if name != "train"}
     if len(keys) == 2:
-        _warn_of_shared(given, keys["test"], task, reporter)
-    pool = [(key(found.row, task), found) for found in given["train"]]
+        _warn_of_shared(files, keys["test"], task, reporter)
+    pool = [(key(found.row, task), found) for found in files["train"]]
     for name, known in reversed(keys.items()):
         rest = [one for one in pool if one[0] not in known]
         shared = len(pool) - len(rest)
@@ -68,7 +68,7 @@ def without_overlap(
             if shared:
                 reporter.warn(
                     f"data.train: {shared} of {len(pool)} rows are in data.{name} too,"
-                    " so they are both trained on and scored"
+                    " so the evaluation includes rows that were trained on"
                 )
             continue
         counts[f"also in {name}"] += shared
@@ -77,7 +77,7 @@ def without_overlap(
         pool = rest
     if task.generates:
         _warn_of_prompts([known for known, _ in pool], keys, task, reporter)
-    return {**given, "train": [found for _, found in pool]}
+    return {**files, "train": [found for _, found in pool]}
 
 
 def _nothing_left(name: str, settings: DataSettings) -> str:
@@ -85,27 +85,28 @@ def _nothing_left(name: str, settings: DataSettings) -> str:
     cure = f"leave out data.{name}, so that a share of the training rows takes its place" if same else "give other rows"
     return (
         f"data.train: every row of {settings.train.source} is in data.{name} too{', the same file' if same else ''};"
-        f" rows that are scored are not trained on. {cure[0].upper()}{cure[1:]}, or set data.deduplicate=none to train"
-        " on what is scored"
+        f" rows of an evaluation are removed from training. {cure[0].upper()}{cure[1:]}, or set data.deduplicate=none"
+        " to train on them as well"
     )
 
 
-def _warn_of_shared(given: Mapping[str, list[Found]], test: set[Key], task: RowReader, reporter: Reporter) -> None:
-    rows = given["validation"]
+def _warn_of_shared(files: Mapping[str, list[Found]], test: set[Key], task: RowReader, reporter: Reporter) -> None:
+    rows = files["validation"]
     if shared := sum(key(found.row, task) in test for found in rows):
         which = "all" if shared == len(rows) else f"{shared} of {len(rows)}"
         reporter.warn(
-            f"data.validation: {which} rows are in data.test too, so the test score is of rows that the model was"
-            " chosen by; it is too good"
+            f"data.validation: {which} rows are in data.test too, which also choose the best model, so the test"
+            " score is too optimistic"
         )
 
 
 def _warn_of_prompts(pool: list[Key], keys: Mapping[str, set[Key]], task: RowReader, reporter: Reporter) -> None:
-    """Warn of training rows whose inputs are scored with other targets; they are still trained on."""
+    """Warn of training rows that have the inputs of an evaluated row but other targets; they remain in training."""
     inputs = slice(0, -len(task.targets) or None)
     for name in keys:
         prompts = {known[inputs] for known in keys[name]}
         if shared := sum(known[inputs] in prompts and known not in keys[name] for known in pool):
             reporter.warn(
-                f"data.train: {shared} rows have the {task.inputs[0]} of a {name} row and a different answer; they stay"
+                f"data.train: {shared} rows have the {task.inputs[0]} of a {name} row but a different answer;"
+                " they remain in training"
             )

@@ -1,8 +1,8 @@
-"""Checked rows, where they came from, and the hashes they are known by.
+"""Checked rows, their ids, and the hashes that identify them.
 
-A row has an id: its own, or its number in its file, counted from 1, after the file's name where there are several
-(`b.csv:17`). None of them is part of what it is: `content_hash` is of all its other values, so that the row is known
-again in a file that has grown, moved or been written anew, and `key` is what makes two rows repeats of each other.
+A row has an id: its own, or its number in its file, counted from 1, with the file's name if there are several
+(`b.csv:17`). The id is not part of a row's content: `content_hash` covers all its other values, so that a row is
+recognised in a file that was extended, moved or rewritten. Two rows with the same `key` are repeats of each other.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Row = dict[str, Any]
 NAMES = ("train", "validation", "test")
 ID = "id"
 HASH_BYTES = 8
-"""Of a row's sha256 that are written down."""
+"""Number of bytes of a row's sha256 that are stored."""
 
 
 class LeftOut(ValueError):
-    """Why a row cannot be used; it is counted and skipped, where any other ValueError refuses its file."""
+    """The reason why a row cannot be used. Such a row is counted and skipped; any other ValueError rejects the file."""
 
 
 class Fields(Protocol):
-    """What of a task decides which rows repeat each other."""
+    """The attributes of a task that determine which rows are repeats of each other."""
 
     inputs: ClassVar[tuple[str, ...]]
     targets: ClassVar[tuple[str, ...]]
@@ -33,7 +33,7 @@ class Fields(Protocol):
 
 
 class RowReader(Fields, Protocol):
-    """What of a task reads the rows of a file."""
+    """The part of a task that reads the rows of a file."""
 
     name: ClassVar[str]
     fields: ClassVar[Mapping[str, bool]]
@@ -43,7 +43,7 @@ class RowReader(Fields, Protocol):
 
 @dataclass(frozen=True)
 class Splits:
-    """Checked rows of one task, and what was left out of them."""
+    """Checked rows of one task, and the reasons for skipped rows."""
 
     train: list[Row]
     validation: list[Row]
@@ -51,11 +51,11 @@ class Splits:
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
     spare: list[Row] = field(default_factory=list)
-    """Training rows that `train_rows` leaves aside; their labels are known all the same."""
+    """Training rows beyond `train_rows`; they are not trained on, but their labels count as known."""
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Split -> one a row: its own id, or its number in its file."""
+    """Split -> one id per row: its own, or its number in its file."""
     invalid: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
-    """File (`train`, `validation`, `test`) -> what is wrong with rows that were skipped -> their numbers."""
+    """File (`train`, `validation`, `test`) -> problem of skipped rows -> their numbers."""
     unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """File -> its columns that no field of the task reads."""
 
@@ -69,14 +69,14 @@ class Splits:
         return {name: getattr(self, name) for name in NAMES}
 
     def ids_of(self, name: str) -> Sequence[str]:
-        """The ids of a split's rows; their numbers in the split where nothing else is known."""
+        """The ids of a split's rows; by default their numbers in the split."""
         found = self.ids.get(name)
         return [str(row.get(ID, n)) for n, row in enumerate(self.named()[name], 1)] if found is None else found
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A row and what it is called."""
+    """A row with its id."""
 
     row: Row
     id: str
@@ -90,9 +90,10 @@ def labels_of(row: Row) -> list[Any]:
 
 
 def key(row: Row, task: Fields) -> tuple[str, ...]:
-    """What rows that repeat each other share: their inputs, spaces aside; and where the task generates, their targets.
+    """The values that repeats of a row share: its inputs with normalised spaces and, if the task generates, its
+    targets.
 
-    One prompt may have many good answers, and each of them is worth learning and scoring.
+    Tasks that generate include the targets because one prompt may have several good answers.
     """
     inputs = tuple(one_line(row[name]) for name in task.inputs if name in row)
     if not task.generates:
@@ -101,12 +102,12 @@ def key(row: Row, task: Fields) -> tuple[str, ...]:
 
 
 def one_line(value: Any) -> str:
-    """A field's value as one text, spaces made one."""
+    """A field's value as text, with runs of white space replaced by one space."""
     return " ".join(str(value).split())
 
 
 def content_hash(row: Row) -> bytes:
-    """A hash of everything in a row but its id."""
+    """A hash of everything in a row except its id."""
     return _hashed({name: value for name, value in row.items() if name != ID})
 
 

@@ -1,4 +1,4 @@
-"""How a csv or tsv file is laid out, by its first lines: separator, spaces behind it, columns that repeat values."""
+"""Detect the layout of a csv or tsv file from its first lines: separator, spaces after it, columns of categories."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from pefttools.data.settings import FileSettings
 CANDIDATES = (",", "\t", ";", "|")
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 SAMPLE = 200
-"""Lines that are looked at."""
+"""Number of lines to check."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the first lines of a file show."""
+    """The layout of a file, detected from its first lines."""
 
     separator: str
     spaced: bool
-    """Whether a space behind a separator belongs to the separator."""
+    """Whether a space after a separator belongs to the separator."""
     doubtful: bool
-    """Whether another separator would cut the lines as evenly."""
+    """Whether another separator would split the lines just as evenly."""
     quotes: bool
     escape: str | None = None
     categories: dict[int, set[str]] = field(default_factory=dict)
-    """Column -> its values, of columns whose values repeat (labels)."""
+    """Column -> its values, for columns with repeated values (labels)."""
 
     def reader(self, lines: Iterable[str], strict: bool = True) -> Any:
-        """The csv module's reader of lines laid out like this."""
+        """The csv module's reader for lines with this layout."""
         return csv.reader(
             lines,
             delimiter=self.separator,
@@ -44,10 +44,10 @@ class Layout:
         )
 
     def hides_rows(self, fields: Sequence[str]) -> bool:
-        """Whether a record of several lines is one row a line, swallowed by a quote that is text.
+        """Whether a record of several lines is really one row per line, swallowed by a quote that is part of a text.
 
-        It is where every line has as many separators as a row, and either holds values of the columns that repeat,
-        or no separator is followed by a space or a line end, as commas of a text mostly are.
+        It is if every line has as many separators as a row, and either the lines contain values of the columns of
+        categories, or no separator is followed by a space or a line end, as most commas in a text are.
         """
         lines = [line.split(self.separator) for line in re.split(r"\r\n|\r|\n", self.separator.join(fields))]
         if len(fields) < 2 or any(len(line) != len(fields) for line in lines):
@@ -60,10 +60,10 @@ class Layout:
 
 
 def layout(lines: Sequence[str], settings: FileSettings, kind: str) -> Layout:
-    """How the lines at a file's start are laid out.
+    """The layout of the lines at a file's start.
 
     Args:
-        kind: csv or tsv, which decides where the lines do not.
+        kind: csv or tsv, which decides if the lines are ambiguous.
     """
     usual = "\t" if kind == "tsv" else ","
     quotes = settings.quotes if settings.quotes is not None else kind != "tsv"
@@ -82,7 +82,7 @@ def layout(lines: Sequence[str], settings: FileSettings, kind: str) -> Layout:
 
 
 def _rows(lines: Sequence[str], layout: Layout) -> list[list[str]]:
-    """The rows that the lines hold; the last may be cut off, and is left out where there are others."""
+    """The rows of the lines, without the last one, which may be incomplete; a single row is returned."""
     try:
         rows = [row for row in islice(layout.reader(lines, strict=False), SAMPLE) if row]
     except csv.Error:
@@ -91,7 +91,7 @@ def _rows(lines: Sequence[str], layout: Layout) -> list[list[str]]:
 
 
 def _is_even(lines: Sequence[str], layout: Layout, settings: FileSettings) -> bool:
-    """Whether nearly all rows have as many fields as the first, or as `header` has names; two at least."""
+    """Whether nearly all rows have as many fields as the first row, or as `header` has names, and at least two."""
     rows = _rows(lines, layout)
     width = len(settings.header) if settings.header else len(rows[0]) if rows else 0
     return width > 1 and sum(len(row) == width for row in rows) >= 0.9 * len(rows)
@@ -104,13 +104,13 @@ def _spaces(lines: Sequence[str], separator: str) -> bool:
 
 
 def _most(first: Sequence[str], usual: str) -> str:
-    """The separator that the first line holds, the usual one where it holds that."""
+    """The most frequent separator of the first line; the usual one if the line contains it."""
     line = first[0] if first else ""
     return usual if usual in line else max(CANDIDATES, key=lambda s: (line.count(s), s == usual))
 
 
 def _categories(lines: Sequence[str], separator: str) -> dict[int, set[str]]:
-    """The columns in which values repeat, quotes taken as text."""
+    """The columns with repeated values, where quotes are treated as text."""
     rows = [line.rstrip("\r\n").split(separator) for line in lines[1:]]
     width = len(lines[0].rstrip("\r\n").split(separator)) if lines else 0
     rows = [row for row in rows if len(row) == width]

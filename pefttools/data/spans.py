@@ -1,7 +1,7 @@
-"""Answers in a context: where they are, and windows of a context too long for a model.
+"""Locate answers in a context, and split long contexts into windows.
 
-Places are Python characters of the context as it was given. A window is a question with a stretch of its context;
-windows of one context overlap, so that what one cuts through another has whole.
+Positions are Python characters of the unchanged context. A window is a question with a span of its context; the windows
+of a context overlap, so that an answer that one window cuts is complete in another.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 OUTSIDE = -1
-"""The place of a token that is not of the context."""
+"""The position of a token outside of the context."""
 
 
 class Answer(NamedTuple):
-    """A stretch of a context; the end is not included."""
+    """A span of a context; the end is exclusive."""
 
     text: str
     start: int
@@ -30,9 +30,9 @@ class Answer(NamedTuple):
 
 
 def locate(context: str, text: str, start: int | None) -> Answer | None:
-    """The answer at its place or, where the text is not there, at the nearest place it is; None if it is nowhere.
+    """The answer at its position or, if the text is not there, at its nearest occurrence; None if there is none.
 
-    Without a place the first counts. Spaces around it are no part of an answer.
+    Without a position, the first occurrence counts. Surrounding spaces are not part of an answer.
     """
     bare = text.strip()
     if start is None:
@@ -46,12 +46,12 @@ def locate(context: str, text: str, start: int | None) -> Answer | None:
 
 
 def listed_answers(value: Any) -> Iterator[tuple[str, int | None]]:
-    """Text and place of every answer that a field holds; those without text are none.
+    """Yield text and position of every answer in a field; empty texts are skipped.
 
-    Takes a list of `{text, answer_start}`, one such mapping of lists, a text, or a list of texts.
+    Accepts a list of `{text, answer_start}`, one such mapping of lists, a text, or a list of texts.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value has another form.
     """
     if isinstance(value, str):
         value = value if (written := written_lists.parsed(value)) is None else written
@@ -60,7 +60,7 @@ def listed_answers(value: Any) -> Iterator[tuple[str, int | None]]:
         if isinstance(texts, (list, tuple)):
             starts = [None] * len(texts) if starts is None else starts
             if not isinstance(starts, (list, tuple)) or len(starts) != len(texts):
-                raise ValueError(f"has {len(texts)} answers and not as many answer_start: {starts!r}")
+                raise ValueError(f"has {len(texts)} answers but another number of answer_start: {starts!r}")
             items = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
         else:
             items = [value]
@@ -75,16 +75,16 @@ def listed_answers(value: Any) -> Iterator[tuple[str, int | None]]:
         if not isinstance(text, str):
             raise ValueError(f"has an answer without a text: {item!r}")
         if start is not None and (isinstance(start, bool) or not isinstance(start, int)):
-            raise ValueError(f"has an answer_start that is no whole number: {start!r}")
+            raise ValueError(f"has an answer_start that is not a whole number: {start!r}")
         if text.strip():
             yield text, start
 
 
 def at_one_place(context: str, value: Any, start: Any) -> list[tuple[str, int | None]]:
-    """The answer of a row that has a column for its place; none where the text is empty.
+    """The answers of a row with a column for their positions; without empty texts.
 
     Raises:
-        ValueError: the text does not stand at its place, though it does elsewhere; the place is no whole number.
+        ValueError: a text is not at its position but elsewhere in the context; a position is not a whole number.
     """
     texts = list(listed_answers(value))
     start = written_lists.parsed(start) if isinstance(start, str) and start.strip()[:1] == "[" else start
@@ -96,15 +96,15 @@ def at_one_place(context: str, value: Any, start: Any) -> list[tuple[str, int | 
         place = _whole_number(one)
         if place is not None and text.strip() in context and locate_exactly(context, text, place) is None:
             raise ValueError(
-                f"has the answer {text!r} and answer_start {place}, where the context has"
-                f" {context[max(place, 0) : max(place, 0) + len(text)]!r}; places are counted in characters from 0"
+                f"has the answer {text!r} and answer_start {place}, but the context there is"
+                f" {context[max(place, 0) : max(place, 0) + len(text)]!r}; count positions in characters from 0"
             )
         found.append((text, place))
     return found
 
 
 def _whole_number(value: Any) -> int | None:
-    """A place in a column of numbers or texts; None where it is empty."""
+    """A position from a column of numbers or texts; None if it is empty."""
     if value is None or value != value or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none")):
         return None
     try:
@@ -112,29 +112,29 @@ def _whole_number(value: Any) -> int | None:
         if isinstance(value, bool) or not number.is_integer():
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"has an answer_start that is no whole number: {value!r}") from None
+        raise ValueError(f"has an answer_start that is not a whole number: {value!r}") from None
     return int(number)
 
 
 def locate_exactly(context: str, text: str, start: int) -> Answer | None:
-    """The answer if it stands at its place, spaces around it left out."""
+    """The answer without surrounding spaces if it is at its position, else None."""
     bare, begin = text.strip(), start + len(text) - len(text.lstrip())
     return Answer(bare, begin) if start >= 0 and context.startswith(bare, begin) else None
 
 
 class Windows(NamedTuple):
-    """Windows of some rows, one a list item."""
+    """Windows of some rows, one per list item."""
 
     rows: list[int]
-    """Which row a window is of."""
+    """The index of a window's row."""
     columns: dict[str, list[list[int]]]
     """The model's inputs."""
     starts: list[list[int]]
-    """Where each token begins in the context, `OUTSIDE` for those of the question and the tokenizer's own."""
+    """The start of each token in the context; `OUTSIDE` for tokens of the question and special tokens."""
     ends: list[list[int]]
-    """Where it ends."""
+    """The end of each token in the context."""
     cut: list[bool]
-    """Whether the row's question is longer than it may be and was cut."""
+    """Whether the row's question was truncated."""
 
 
 def windows(
@@ -145,13 +145,13 @@ def windows(
     overlap: int,
     question_limit: int,
 ) -> Windows:
-    """Windows of at most `limit` tokens that share `overlap` tokens of context with the one before.
+    """Windows of at most `limit` tokens that share `overlap` tokens of context with the previous window.
 
-    A question has at most `question_limit` tokens and half of the window; the overlap is at most half of what a window
-    has left for the context.
+    A question is truncated to `question_limit` tokens, and to half of the window; the overlap is at most half of the
+    context's part of a window.
 
     Raises:
-        ValueError: the tokenizer does not know where its tokens come from; there is no room for the context.
+        ValueError: the tokenizer does not report positions of tokens; there is no room for the context.
     """
     if not tokenizer.is_fast:
         raise ValueError(
@@ -161,12 +161,12 @@ def windows(
     question_limit = min(question_limit, limit // 2)
     room = limit - question_limit - tokenizer.num_special_tokens_to_add(pair=True)
     if room < 4:
-        raise ValueError(f"{limit} tokens have no room for a question and a context")
-    asked = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    long = [len(ids) > question_limit for ids in asked["input_ids"]]
+        raise ValueError(f"{limit} tokens have no room for a question and a context; set a larger max_length")
+    encoded_questions = tokenizer(list(questions), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    long = [len(ids) > question_limit for ids in encoded_questions["input_ids"]]
     short = [
         question[: places[question_limit - 1][1]] if cut else question
-        for question, places, cut in zip(questions, asked["offset_mapping"], long, strict=True)
+        for question, places, cut in zip(questions, encoded_questions["offset_mapping"], long, strict=True)
     ]
     encoded = tokenizer(
         short,
@@ -189,7 +189,7 @@ def windows(
 
 
 def tokens_of(answer: Answer, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int] | None:
-    """First and last token of an answer in a window; None where the window has not the whole of it."""
+    """First and last token of an answer in a window; None if the window does not contain all of it."""
     inside = [i for i, start in enumerate(starts) if start != OUTSIDE]
     if not inside or answer.start < starts[inside[0]] or answer.end > ends[inside[-1]]:
         return None

@@ -1,9 +1,10 @@
-"""The rows of a task in three splits: those of given files, or of the training file by a seeded hash of the text.
+"""Split the rows of a task into training, validation and test: by file, or by a seeded hash of the training file's
+texts.
 
-Every row of a given validation or test file is scored, so that figures can be compared. What training shares with them
-leaves training (`data.deduplicate`), and what validation shares with test is scored in both, with a warning. Rows are
-repeats when their inputs are the same, and where a task generates, their answers too (`rows.key`). They are split by
-their first input alone: no prompt is on both sides, whatever its answers.
+Every row of a validation or test file is evaluated, so that results are comparable. Rows that training shares with them
+are removed from training (`data.deduplicate`); rows that validation shares with test are evaluated in both, with a
+warning. Rows are repeats if their inputs are equal, and for tasks that generate, also their answers (`rows.key`). The
+hash uses only the first input, so that no prompt is in two splits, whatever its answers.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from pefttools.reporter import SILENT, Reporter
 __all__ = ["LeftOut", "Row", "Splits", "load_rows", "load_splits"]
 
 REPEATED = {"none": (), "overlap": (), "train": ("train",), "all": NAMES}
-"""`data.deduplicate` -> the splits of whose repeated rows the first stays, where they come from the training file."""
+"""`data.deduplicate` -> the splits from the training file in which only the first of repeated rows is kept."""
 
 
 def load_splits(settings: DataSettings, task: RowReader, reporter: Reporter = SILENT) -> Splits:
-    """Read, check, and split.
+    """Read, check, and split the rows of a task.
 
     Raises:
         UserError: a file that cannot be read, a missing column, rows the task cannot use, too few rows.
@@ -37,11 +38,11 @@ def load_splits(settings: DataSettings, task: RowReader, reporter: Reporter = SI
         name: load_file(name, settings, task, counts, reporter) for name in NAMES if getattr(settings, name) is not None
     }
     _warn_of_labels_without_rows(loaded.values(), settings, task, reporter)
-    given = {name: file.rows for name, file in loaded.items()}
-    repeats.warn_of_contradictions(given, task, settings.deduplicate, reporter)
-    given = repeats.without_overlap(given, settings, task, counts, reporter)
-    parts = _split(given, settings, task, reporter)
-    for name in (name for name in REPEATED[settings.deduplicate] if name == "train" or name not in given):
+    files = {name: file.rows for name, file in loaded.items()}
+    repeats.warn_of_contradictions(files, task, settings.deduplicate, reporter)
+    files = repeats.without_overlap(files, settings, task, counts, reporter)
+    parts = _split(files, settings, task, reporter)
+    for name in (name for name in REPEATED[settings.deduplicate] if name == "train" or name not in files):
         parts[name] = repeats.first_of_each(parts[name], task, counts)
     if settings.min_class_rows > 1:
         parts = _without_rare(parts, settings.min_class_rows, counts)
@@ -64,50 +65,50 @@ def load_splits(settings: DataSettings, task: RowReader, reporter: Reporter = SI
 def _warn_of_labels_without_rows(
     loaded: Iterable[Loaded], settings: DataSettings, task: RowReader, reporter: Reporter
 ) -> None:
-    """Warn of names in `data.labels` that no row has: they may be written otherwise in the file."""
+    """Warn of names in `data.labels` that no row has, as they may be misspelled."""
     written = frozenset[str]().union(*(file.labels for file in loaded))
     if "label" in task.targets and (missing := [name for name in settings.labels if name not in written]):
         reporter.warn(f"data.labels: no row has the label {listed(missing)}; rows have {listed(sorted(written))}")
 
 
 def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Splits:
-    """The splits, if there is something to train on and to choose by. Raises UserError."""
+    """The splits. Raises UserError if training or validation has no rows."""
     if not splits.train:
         reasons = "".join(f"; {number} left out: {reason}" for reason, number in splits.left_out.items())
         raise UserError(f"data.train: no rows are left to train on{reasons}")
     number = len(splits.train) + len(splits.spare)
     if not splits.validation:
         raise UserError(
-            f"data.train: its {number} rows are too few to train on and to choose by: training needs a row of every"
-            " class, and validation one more; give more rows, or a file as data.validation"
+            f"data.train: its {number} rows are too few for training and validation: training needs a row of every"
+            " class, and validation one more; give more rows, or set data.validation to a file"
         )
     if not splits.test and settings.test is None and settings.test_share:
         reporter.warn(
             f"data.train: its {number + len(splits.validation)} rows are too few for a test split;"
-            " the final score is on validation rows"
+            " the final evaluation uses the validation rows"
         )
     return splits
 
 
 def _split(
-    given: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, reporter: Reporter
+    files: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, reporter: Reporter
 ) -> dict[str, list[Found]]:
-    """Given files as they are, and the training file's rows by the hash of their first input."""
+    """The rows of files as they are, and the training file's rows split by the hash of their first input."""
     shares = {"test": settings.test_share, "validation": settings.validation_share}
-    shares = {name: share for name, share in shares.items() if share and name not in given}
-    parts = {name: list(given.get(name, [])) if name != "train" else [] for name in NAMES}
-    texts = [one_line(found.row[task.inputs[0]]) for found in given["train"]]
-    if len(set(texts)) <= len(shares) < len({key(found.row, task) for found in given["train"]}):
+    shares = {name: share for name, share in shares.items() if share and name not in files}
+    parts = {name: list(files.get(name, [])) if name != "train" else [] for name in NAMES}
+    texts = [one_line(found.row[task.inputs[0]]) for found in files["train"]]
+    if len(set(texts)) <= len(shares) < len({key(found.row, task) for found in files["train"]}):
         reporter.warn(
             f"data.train: its {len(texts)} rows have {len(set(texts))} different {task.inputs[0]}s, too few to split"
             f" by; validation and test rows share them with training rows"
         )
-        texts = ["\n".join(key(found.row, task)) for found in given["train"]]
+        texts = ["\n".join(key(found.row, task)) for found in files["train"]]
     classes: dict[str, set[str]] = {}
-    for text, found in zip(texts, given["train"], strict=True):
+    for text, found in zip(texts, files["train"], strict=True):
         classes.setdefault(text, set()).update(label for label in labels_of(found.row) if isinstance(label, str))
     split = hash_split(classes, shares, settings.split_seed)
-    for text, found in zip(texts, given["train"], strict=True):
+    for text, found in zip(texts, files["train"], strict=True):
         parts[split[text]].append(found)
     return parts
 
@@ -123,7 +124,7 @@ def _without_rare(parts: dict[str, list[Found]], least: int, counts: Counter[str
 
 
 def _subset(rows: Sequence[Found], settings: DataSettings, task: RowReader) -> tuple[list[Found], list[Found]]:
-    """The rows to train on and those left aside, both in their order."""
+    """The rows to train on and the rows left aside, both in their order."""
     if settings.train_rows is None:
         return list(rows), []
     seed = -1 - settings.split_seed

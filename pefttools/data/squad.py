@@ -1,7 +1,7 @@
-"""SQuAD's json to rows: articles, their paragraphs, and the questions on each, flattened to one row a question.
+"""Read SQuAD's json as rows: flatten articles, their paragraphs and their questions to one row per question.
 
-Both versions are read; in the first every question has an answer. What would be a plausible answer to an unanswerable
-question is left out.
+Both versions of the format are supported; in version 1 every question has an answer. Plausible answers to unanswerable
+questions are ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pefttools.errors import UserError
 
 
 def is_squad(value: Any) -> bool:
-    """Whether a file's JSON is laid out like SQuAD."""
+    """Whether a file's JSON has SQuAD's layout."""
     articles = value.get("data") if isinstance(value, Mapping) else None
     return isinstance(articles, list) and any(isinstance(a, Mapping) and "paragraphs" in a for a in articles)
 
@@ -22,15 +22,15 @@ def rows(value: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
     """`id`, `title`, `context`, `question`, `answers` (each a `text` and its `answer_start`), `is_impossible`.
 
     Raises:
-        UserError: something is missing or of another kind, with the path to it.
+        UserError: a value is missing or of another type; the message gives its path.
     """
     try:
         return list(_rows(value))
-    except _Wrong as error:
-        raise UserError(f"{source}: laid out like SQuAD, but {error}") from error
+    except _InvalidLayout as error:
+        raise UserError(f"{source}: has SQuAD's layout, but {error}") from error
 
 
-class _Wrong(ValueError):
+class _InvalidLayout(ValueError):
     pass
 
 
@@ -60,7 +60,7 @@ def _objects(holder: Mapping[str, Any], key: str, path: str) -> Iterator[tuple[M
     for i, value in enumerate(values):
         place = f"{path}{key}[{i}]"
         if not isinstance(value, Mapping):
-            raise _Wrong(f"{place} is no object but {type(value).__name__}")
+            raise _InvalidLayout(f"{place} is not an object but {type(value).__name__}")
         yield value, place
 
 
@@ -68,5 +68,5 @@ def _get(holder: Mapping[str, Any], key: str, kind: type, place: str) -> Any:
     value = holder.get(key)
     if not isinstance(value, kind):
         what = "has no" if value is None else f"has {type(value).__name__} for"
-        raise _Wrong(f"{place or 'the file'} {what} {key!r}")
+        raise _InvalidLayout(f"{place or 'the file'} {what} {key!r}")
     return value

@@ -1,4 +1,4 @@
-"""Lines, parallel files and folders of texts to rows."""
+"""Read lines, parallel files and folders of texts as rows."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Row = dict[str, Any]
 
 
 def of_conll(path: Path, settings: FileSettings, reporter: Reporter) -> list[Row]:
-    """A sentence a row."""
+    """The rows of a CoNLL file, one per sentence."""
     return conll.rows(list(lines.each(path, settings, reporter=reporter)), settings.header, settings.name)
 
 
 def of_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[Row | UserError]:
-    """A line a row, its columns the groups of a pattern; in the place of a line that does not match it its error."""
+    """Yield one row per line, with the pattern's groups as columns; a line that does not match yields its error."""
     text = lines.each(path, settings, reporter=reporter, by_line=not settings.parallel_files)
     pattern = re.compile(settings.pattern or "(?s:(?P<text>.*))")
     numbered: Iterable[tuple[int, str]] = enumerate(text, 1)
-    if settings.last_rows and not settings.parallel_files:  # those before may be of another form
+    if settings.last_rows and not settings.parallel_files:  # earlier lines may have another form
         numbered = deque(numbered, settings.last_rows)
     for number, line in numbered:
         if not (line.strip() or settings.parallel_files or settings.pattern):
@@ -42,14 +42,14 @@ def of_lines(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
 
 
 def with_parallel(lines_read: Iterable[Any], settings: FileSettings, reporter: Reporter) -> list[Row]:
-    """The rows of a file of lines with the columns that are the same lines of other files; all blank ones left out."""
+    """The rows of a file of lines, with the same lines of other files as further columns; blank rows are skipped."""
     rows = list(lines_read)
     if bad := [row for row in rows if isinstance(row, UserError)]:
-        raise UserError(*bad[0].problems)  # the lines of the other files are parallel to these
+        raise UserError(*bad[0].problems)  # a skipped line would misalign the other files
     for column, source in settings.parallel_files.items():
         path = fetch(source, None, reporter)
         if path.is_dir():
-            raise UserError(f"{source}: is a folder, but `parallel_files.{column}` takes a file")
+            raise UserError(f"{source}: is a folder, but `parallel_files.{column}` needs a file")
         values = list(lines.each(path, settings, source, reporter))
         if len(values) != len(rows):
             raise UserError(
@@ -62,12 +62,12 @@ def with_parallel(lines_read: Iterable[Any], settings: FileSettings, reporter: R
 
 
 def of_folders(path: Path, settings: FileSettings, reporter: Reporter) -> list[Row]:
-    """A text a row, labelled by the folder it is in."""
+    """One row per text file, labelled by its folder."""
     files = sorted(f for f in path.glob("*/*") if f.is_file() and not f.name.startswith("."))
     if not files:
         raise UserError(
-            f"{settings.name}: holds no folders with texts, and no csv, json or parquet files; set `format` to read"
-            " other files in it as one table"
+            f"{settings.name}: contains no folders with texts, and no csv, json or parquet files; set `format` to read"
+            " its other files as one table"
         )
     return [
         {

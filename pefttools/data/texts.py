@@ -1,4 +1,4 @@
-"""A text or a pair of texts as a model's input: read, checked, and tokenised."""
+"""Read, check and tokenise a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ FIELDS = ("text", "text_pair")
 
 
 def read_texts(values: Mapping[str, Any], pair: bool | None) -> Row:
-    """The texts of a row, and its `id` where it has one.
+    """The texts of a row, and its `id` if it has one.
 
     Args:
-        pair: whether a row is two texts; where that is not known yet, what the row has.
+        pair: whether a row has two texts; None reads the texts that the row has.
 
     Raises:
-        ValueError: a text is missing, or is none.
+        ValueError: a text is missing, or not a text.
     """
     if pair and "text_pair" not in values:
         raise ValueError("has no text_pair")
@@ -32,15 +32,15 @@ def read_texts(values: Mapping[str, Any], pair: bool | None) -> Row:
 
 
 def is_pair(splits: Splits) -> bool:
-    """Whether the rows are two texts, as the first row to train on is."""
+    """Whether the rows are pairs, judged by the first training row."""
     return "text_pair" in splits.train[0]
 
 
 def mixed(splits: Splits) -> list[str]:
-    """A problem for every split that mixes texts and pairs, or has what the rows to train on have not."""
+    """One problem for every split that mixes texts and pairs, or differs from the training rows."""
     pair = is_pair(splits)
     return [
-        f"data.{name}: some rows are pairs of texts and some are not"
+        f"data.{name}: some rows are pairs of texts and some are not; make all rows alike"
         for name, rows in splits.named().items()
         if any(("text_pair" in row) != pair for row in rows)
     ]
@@ -49,7 +49,7 @@ def mixed(splits: Splits) -> list[str]:
 def encode_texts(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool
 ) -> dict[str, list[Any]]:
-    """`input_ids`, `token_type_ids` where the tokenizer has them, and `cut`."""
+    """Columns `input_ids`, `token_type_ids` if the tokenizer has them, and `cut`."""
     return encode_pairs(
         [r["text"] for r in rows], [r["text_pair"] for r in rows] if pair else None, tokenizer, max_length
     )
@@ -58,7 +58,7 @@ def encode_texts(
 def encode_pairs(
     first: list[str], second: list[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, list[Any]]:
-    """The same of texts side by side; of a pair the longer text is cut."""
+    """The columns of `encode_texts` for lists of texts; truncation shortens the longer text of a pair."""
     limit = min(max_length, tokenizer.model_max_length)
     whole = tokenizer(first, second, truncation=False, verbose=False)
     columns: dict[str, list[Any]] = {name: whole[name] for name in ("input_ids", "token_type_ids") if name in whole}

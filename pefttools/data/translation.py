@@ -1,4 +1,5 @@
-"""Sources and targets: documents of parts, texts by language, and tokenizers that mark languages with tokens."""
+"""Sources and targets of seq2seq: documents in parts, mappings of languages to texts, and tokenizers with language
+tokens."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def sides(translation: Any, source_lang: str | None, target_lang: str | None) -> dict[str, Any]:
-    """`source` and `target` of texts by language; the target may lack where nothing but the source is given.
+    """`source` and `target` from a mapping of languages to texts; without `target` if the source is its only text.
 
     Raises:
-        ValueError: it is no such mapping, or lacks one of the languages.
+        ValueError: the value is not a mapping, or lacks one of the languages.
     """
     if not isinstance(translation, Mapping):
         raise ValueError(f"has a translation that is not a mapping of languages to texts: {translation!r}")
@@ -24,7 +25,7 @@ def sides(translation: Any, source_lang: str | None, target_lang: str | None) ->
         raise ValueError(f"has a translation; set task.source_lang and task.target_lang to two of {known}")
     found = {}
     for side, lang in {"source": source_lang, "target": target_lang}.items():
-        key = next((key for key in (lang, lang.partition("_")[0]) if key in translation), None)  # en of mBART's en_XX
+        key = next((key for key in (lang, lang.partition("_")[0]) if key in translation), None)  # en for mBART's en_XX
         if key is not None:
             found[side] = translation[key]
         elif side == "source" or len(translation) > 1:
@@ -33,20 +34,22 @@ def sides(translation: Any, source_lang: str | None, target_lang: str | None) ->
 
 
 def languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """Language code -> the token that marks it (mBART, M2M-100, NLLB); empty where the tokenizer marks none."""
+    """Language code -> id of its token (mBART, M2M-100, NLLB); empty for tokenizers without language tokens."""
     if not hasattr(tokenizer, "src_lang"):
         return {}
     if codes := getattr(tokenizer, "lang_code_to_id", None):
         return dict(codes)
     named: Any = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
-    return {token: number for token, number in named if not token.startswith(("<", "["))}  # NLLB has no list of them
+    return {
+        token: number for token, number in named if not token.startswith(("<", "["))
+    }  # NLLB has no mapping of codes
 
 
 def set_languages(tokenizer: Any, source_lang: str | None, target_lang: str | None) -> int | None:
-    """Tell a tokenizer which languages it reads and writes; the token every answer begins with, where there is one.
+    """Set a tokenizer's languages; returns the token that every answer starts with, or None.
 
     Raises:
-        UserError: it marks languages, and these are not among them.
+        UserError: the tokenizer has language tokens, but not for these languages.
     """
     codes = languages(tokenizer)
     if not codes:
@@ -62,11 +65,11 @@ def set_languages(tokenizer: Any, source_lang: str | None, target_lang: str | No
     if source_lang:
         tokenizer.src_lang = source_lang
     tokenizer.tgt_lang = target_lang or tokenizer.src_lang
-    return codes.get(tokenizer.tgt_lang)  # a PLBart of one language has none
+    return codes.get(tokenizer.tgt_lang)  # a PLBart model of one language has none
 
 
 def joined(value: Any) -> Any:
-    """A document of sentences or sections as one text; anything else as it is."""
+    """A document of sentences or sections joined to one text; any other value unchanged."""
     if isinstance(value, Mapping):
         return joined([*value.values()])
     if not isinstance(value, list):
@@ -78,7 +81,7 @@ def joined(value: Any) -> Any:
 def shortened(
     tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, list[str]], limit: int
 ) -> tuple[list[list[int]], list[bool]]:
-    """Token ids of at most `limit`, the end token kept, and whether each text was cut."""
+    """Token ids truncated to `limit` with the end token kept, and whether each text was truncated."""
     call: Any = tokenizer
     whole = call(**texts, truncation=False, verbose=False)["input_ids"]
     cut = [len(ids) > limit for ids in whole]

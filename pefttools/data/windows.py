@@ -1,4 +1,4 @@
-"""Long texts cut into windows a model takes, short ones joined into full ones, every token kept once."""
+"""Split long texts into windows, and join short texts to full windows; every token is in exactly one window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Frame(NamedTuple):
-    """The special tokens around every text."""
+    """The special tokens before and after a text."""
 
     before: list[int]
     after: list[int]
@@ -22,7 +22,7 @@ class Frame(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Tokens of a text without the special ones, and for each the number of its word (-1 where there is none)."""
+    """Tokens of a text without special tokens, and for each token the index of its word (-1 for none)."""
 
     ids: list[int]
     words: list[int]
@@ -31,7 +31,7 @@ class Piece(NamedTuple):
         return Piece(self.ids[start:stop], self.words[start:stop])
 
     def framed(self, frame: Frame) -> Piece:
-        """With the special tokens, which belong to no word."""
+        """The piece with special tokens, which belong to no word."""
         return Piece(
             [*frame.before, *self.ids, *frame.after],
             [*[-1] * len(frame.before), *self.words, *[-1] * len(frame.after)],
@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """What the tokenizer puts before and after one text."""
+    """The special tokens that the tokenizer puts before and after a text."""
     inner: Any = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole: Any = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(inner)] == inner)
@@ -47,10 +47,11 @@ def frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
 
 
 def pieces(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, with_masks: bool = False) -> list[Piece]:
-    """The tokens of every text. Words are known to fast tokenizers only; of others each token is one.
+    """The tokens of every text. Only fast tokenizers report words; otherwise each token counts as a word.
 
     Args:
-        with_masks: whether a mask token in a text is to be filled; else a special token that a text spells is text.
+        with_masks: whether to parse special tokens in the texts, such as masks to fill; else their spelling is plain
+            text.
     """
     encoded: Any = tokenizer(list(texts), add_special_tokens=False, verbose=False, split_special_tokens=not with_masks)
     found = []
@@ -61,22 +62,22 @@ def pieces(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, with_masks:
 
 
 def cut(piece: Piece, room: int) -> list[Piece]:
-    """The text in as few windows of at most `room` tokens as will do, all about as long."""
+    """The text in the fewest windows of at most `room` tokens, all of about equal length."""
     number = max(1, -(-len(piece.ids) // room))
     edges = [round(i * len(piece.ids) / number) for i in range(number + 1)]
     return [piece.part(start, stop) for start, stop in pairwise(edges)]
 
 
 def join(texts: Iterable[Piece], room: int, separator: Sequence[int]) -> Iterator[Piece]:
-    """Windows of `room` tokens, the last one shorter: the texts one after another with a separator between them."""
-    held = Piece([], [])
+    """Yield windows of `room` tokens of the texts joined by a separator; the last window may be shorter."""
+    buffer = Piece([], [])
     for piece in texts:
-        between = separator if held.ids else ()
-        first = max(held.words, default=-1) + 1
-        moved = [word if word < 0 else word + first for word in piece.words]
-        held = Piece([*held.ids, *between, *piece.ids], [*held.words, *[-1] * len(between), *moved])
-        while len(held.ids) >= room:
-            yield held.part(0, room)
-            held = held.part(room, len(held.ids))
-    if held.ids:
-        yield held
+        between = separator if buffer.ids else ()
+        first = max(buffer.words, default=-1) + 1
+        shifted = [word if word < 0 else word + first for word in piece.words]
+        buffer = Piece([*buffer.ids, *between, *piece.ids], [*buffer.words, *[-1] * len(between), *shifted])
+        while len(buffer.ids) >= room:
+            yield buffer.part(0, room)
+            buffer = buffer.part(room, len(buffer.ids))
+    if buffer.ids:
+        yield buffer

@@ -1,8 +1,8 @@
-"""Words of a text and the text of words, with exact character offsets, in scripts with spaces and without.
+"""Split texts into words and join words to texts, with exact character offsets, for scripts with and without spaces.
 
-Characters of Chinese and Japanese (kana, their punctuation and full-width forms too) are each a word. Elsewhere words
-are what stands between spaces, without the brackets, quotes and sentence marks at its ends, which are words of their
-own, as is an English possessive 's.
+Each Chinese or Japanese character (including kana, their punctuation and full-width forms) is a word. Other words are
+separated by spaces; brackets, quotes and punctuation at their ends are words of their own, as is an English possessive
+'s.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ ABBREVIATION = re.compile(r"\w(\.\w)+\.")
 
 def split(text: str) -> list[str]:
     """The words of a text."""
-    return [word for chunk in CHUNK.findall(text) for word in _peeled(chunk) if not word.isspace()]
+    return [word for chunk in CHUNK.findall(text) for word in _without_punctuation(chunk) if not word.isspace()]
 
 
-def _peeled(chunk: str) -> Iterator[str]:
+def _without_punctuation(chunk: str) -> Iterator[str]:
     if not any(c.isalnum() for c in chunk):
         yield chunk  # "...", ":)"
         return
@@ -40,10 +40,10 @@ def _peeled(chunk: str) -> Iterator[str]:
 
 
 def join(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """A text of these words, and where each stands in it.
+    """The text of the words, and the start and end of each word in it.
 
-    Words are joined by spaces, but not beside a Chinese or Japanese character, nor between single characters of a
-    sentence that has such characters (one character a line: 2 0 2 4 年).
+    Words are joined by spaces, except next to a Chinese or Japanese character, and between single characters of a
+    sentence with such characters (one character per line: 2 0 2 4 年).
     """
     texts, places, at = [], [], 0
     for gap, word in zip(gaps(words), words, strict=True):
@@ -55,7 +55,7 @@ def join(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 
 
 def gaps(words: Sequence[str]) -> list[str]:
-    """What stands before each word in their text: a space or nothing."""
+    """The separator before each word in the joined text: a space or nothing."""
     by_character = any(IS_CJK.search(word) for word in words)
     found, before = [], ""
     for word in words:
@@ -72,7 +72,7 @@ def gaps(words: Sequence[str]) -> list[str]:
 
 
 def places(text: str, words: Sequence[str]) -> list[tuple[int, int]] | None:
-    """Where each of these words stands in a text, one after another; None where one does not."""
+    """Start and end of each word in a text, in sequence; None if the text does not consist of these words."""
     found, at = [], 0
     for word in words:
         start = text.find(word, at)

@@ -1,4 +1,4 @@
-"""Lists and mappings that a program wrote into one text: JSON, or the way Python, numpy and pandas print them."""
+"""Parse lists and mappings from one text: JSON, or as Python, numpy and pandas print them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 ZERO_OR_ONE = frozenset({"0", "1", "0.0", "1.0", "0.", "1.", "True", "False", "true", "false"})
-"""Numbers of a vector as text."""
+"""Spellings of the numbers of a vector."""
 VECTOR = re.compile(r"[01](?:\.0*)?(?:\s*[\s,;|]\s*[01](?:\.0*)?){2,}")
-"""Three numbers 0 or 1 or more: no class, but a number for every class."""
+"""Three or more numbers 0 or 1: a vector with a number for every class, not a class."""
 BARE = re.compile(r"\[[^\[\]]*\]")
-"""A list whose words have no quotes, as some programs print it."""
+"""A list of words without quotes, as some programs print it."""
 ARRAY = re.compile(r"\barray\(\s*(\[.*?\])\s*(?:,\s*dtype=[\w.<>'\"]+)?\s*\)", re.DOTALL)
 
 
 def parsed(text: str) -> Any:
-    """The list or mapping that a text is; None where it is just a text.
+    """The list or mapping that a text spells; None for any other text.
 
     Raises:
-        ValueError: it begins and ends like one, with quotes or commas in it, and cannot be read.
+        ValueError: the text looks like a list or mapping with quotes, but cannot be parsed.
     """
     text = ARRAY.sub(r"\1", text.strip())
     if (text[:1], text[-1:]) not in (("[", "]"), ("{", "}"), ("(", ")")):
@@ -34,20 +34,22 @@ def parsed(text: str) -> Any:
     except json.JSONDecodeError:
         pass
     if re.search(r"""['"]\s+\.\.\.\s+['"]|\d\s+\.\.\.\s+\d""", text):
-        raise ValueError(f"holds a list that was shortened when it was printed: {text[:80]}")
+        raise ValueError(f"contains a list that was abbreviated when it was printed: {text[:80]}")
     if (items := _printed_by_numpy(text)) is not None:
         return items
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         if re.match(r"""[\[({]\s*['"]""", text) and re.search(r"""['"]\s*[\])}]$""", text):
-            raise ValueError(f"holds a text that looks like a list but cannot be read as one: {text[:80]}") from None
+            raise ValueError(
+                f"contains a text that looks like a list but cannot be parsed as one: {text[:80]}"
+            ) from None
         return None
     return sorted(value) if isinstance(value, set) else list(value) if isinstance(value, tuple) else value
 
 
 def is_list(text: Any) -> bool:
-    """Whether a value is a text that a list was written into: of words, or of several numbers."""
+    """Whether a value is a text that spells a list of words, or of several numbers."""
     if not isinstance(text, str):
         return False
     if VECTOR.fullmatch(text.strip()) or (BARE.fullmatch(text.strip()) and "," in text):
@@ -62,7 +64,7 @@ def is_list(text: Any) -> bool:
 
 
 def is_mapping(text: Any) -> bool:
-    """Whether a value is a text that a mapping was written into."""
+    """Whether a value is a text that spells a mapping."""
     try:
         return isinstance(text, str) and isinstance(parsed(text), dict)
     except ValueError:
@@ -70,21 +72,22 @@ def is_mapping(text: Any) -> bool:
 
 
 def is_vector(items: Sequence[Any]) -> bool:
-    """Whether a row's labels are a 0 or 1 for every class: one of the two stands there twice."""
+    """Whether a row's labels are a vector of 0 and 1, recognised by a repeated number."""
     found = [str(item) for item in items]
     return bool(found) and set(found) <= ZERO_OR_ONE and len(set(found)) < len(found)
 
 
 def is_one(value: Any) -> bool:
-    """Whether a number of a vector stands for yes."""
+    """Whether a number of a vector is 1."""
     return str(value).lower() in ("1", "1.0", "1.", "true")
 
 
 def joint(names: Sequence[str], alone: bool) -> list[str]:
-    """The names that look like several: parts of them are names too, or parts of other names.
+    """The names that look like several names in one text: their parts are also names, or parts of other names.
 
     Args:
-        alone: whether no row has several names although rows may: then one part that is known, and a space, will do.
+        alone: whether rows may have several names but none has; then one known part is enough, and spaces also
+            separate.
     """
     divided = {name: [p for p in re.split(r"[|;,/\s]+" if alone else "[|;,]", name.strip()) if p] for name in names}
     divided = {name: [part.strip() for part in found] for name, found in divided.items()}
@@ -96,7 +99,7 @@ def joint(names: Sequence[str], alone: bool) -> list[str]:
 
 
 def _printed_by_numpy(text: str) -> list[Any] | None:
-    """The items of `['a' 'b']` or `[0 1]`, which no commas part; None where it is written otherwise."""
+    """The items of `['a' 'b']` or `[0 1]`, lists without commas; None for other texts."""
     if not text.startswith("["):
         return None
     if re.fullmatch(r"\[\s*-?[\d.]+(?:\s+-?[\d.]+)+\s*\]", text):

@@ -202,7 +202,7 @@ class CausalLM(Task):
     def load(self, settings: loading.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> loading.Base:
         base = super().load(settings, reporter, empty)
         if self.packing and not empty:
-            packing.refuse_one_text(base.model)
+            packing.refuse_mixed_attention(base.model)
         return base
 
     def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -138,7 +138,7 @@ class TokenClassification(Task):
     def _problems(self, key: str, rows: Sequence[Row]) -> list[str]:
         """The problems with the tags of some rows, for the fitted task."""
         assert self.read_as is not None
-        if odd := tags.strange((tag for row in rows for tag in row["tags"]), self.read_as):
+        if odd := tags.outside_scheme((tag for row in rows for tag in row["tags"]), self.read_as):
             letters = ", ".join(tags.PREFIXES[self.read_as])
             return [
                 f"{key}: tags outside the scheme {self.read_as} (O, or one of {letters}, a hyphen and a type):"
