@@ -138,20 +138,11 @@ def load(
         UserError: it cannot be had, or it has no such architecture.
     """
     import torch
-    import transformers
 
     folder, sha256 = locate(settings, reporter)
     tokenizer = load_tokenizer(folder, settings.source)
     config = _config(folder, settings, values)
-    auto = getattr(transformers, auto_class)
-    if type(config) not in auto._model_mapping:
-        raise UserError(
-            f"base: {settings.source} is a {config.model_type} model, and transformers has no {auto_class} for it"
-        )
-    if reason := not_causal(auto_class, config):
-        raise UserError(f"base: {settings.source} {reason}")
-    with imports.importing():
-        auto._model_mapping[type(config)]
+    auto = _auto_class(auto_class, config, settings.source)
     vocabulary.mend_padding_id(config, tokenizer)
     if settings.init == "scratch":
         with torch.device("meta" if empty else "cpu"):
@@ -167,6 +158,20 @@ def load(
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
     packed = tuple(quantized.matrices(model)) if settings.quantize else ()
     return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new, packed)
+
+
+def _auto_class(name: str, config: Any, source: str) -> Any:
+    """The transformers Auto class of that name. Raises UserError if it has no model for the configuration."""
+    import transformers
+
+    auto = getattr(transformers, name)
+    if type(config) not in auto._model_mapping:
+        raise UserError(f"base: {source} is a {config.model_type} model, and transformers has no {name} for it")
+    if reason := not_causal(name, config):
+        raise UserError(f"base: {source} {reason}")
+    with imports.importing():
+        auto._model_mapping[type(config)]
+    return auto
 
 
 def _pretrained(

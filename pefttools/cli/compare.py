@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
@@ -15,6 +15,9 @@ from pefttools.cli.progress import RichReporter
 from pefttools.errors import UserError
 
 GROUP = Group("Compare", sort_key=3)
+
+if TYPE_CHECKING:
+    from pefttools.bench.sweep import Sweep
 
 
 @app.command(group=GROUP)
@@ -54,24 +57,27 @@ def bench(
     from pefttools.bench import suite as suites
 
     loaded = suites.load(suite, overrides)
-    from pefttools.bench import report, terminal
     from pefttools.bench.sweep import Sweep
 
-    typed = _typed(
-        suite, overrides, {"--out": out, "--workers": workers if workers > 1 else None, "--threads": threads}
-    )
-    command = typed + ("" if texts else " --no-texts") + (" --keep-runs" if keep_runs else "")
-    sweep = Sweep(loaded, out or Path("runs", "bench", loaded.name), command)
+    options = {"--out": out, "--workers": workers if workers > 1 else None, "--threads": threads}
+    flags = ("" if texts else " --no-texts") + (" --keep-runs" if keep_runs else "")
+    sweep = Sweep(loaded, out or Path("runs", "bench", loaded.name), _typed(suite, overrides, options) + flags)
     if plan:
-        commands = sweep.commands()
-        display.as_json({"commands": commands}) if json else display.parts(commands)
+        display.as_json({"commands": sweep.commands()}) if json else display.parts(sweep.commands())
         return
     if workers < 1 or (threads is not None and threads < 1):
         raise UserError("--workers and --threads take at least 1")
     if not collect:
         sweep.run(storage, workers, threads, RichReporter(), keep_runs)
-    elif not sweep.records:
-        raise UserError(f"--out: {sweep.out} holds no trials of {loaded.name}")
+    _report(sweep, texts, json)
+
+
+def _report(sweep: Sweep, texts: bool, json: bool) -> None:
+    """Write the report of the trials that are finished, and print their table."""
+    from pefttools.bench import report, terminal
+
+    if not sweep.records:
+        raise UserError(f"--out: {sweep.out} holds no trials of {sweep.suite.name}")
     values = report.write(sweep, texts)
     display.as_json(values) if json else display.parts(terminal.suite(values, str(sweep.out)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -87,24 +88,14 @@ def predict(
         precision: auto computes in bf16 where the processor has it: several times faster, and probabilities differ in
             the third digit; fp32 computes as evaluate does. A language model's likelihoods stay in fp32 under auto.
     """
-    from pefttools.inference.unlabeled import OVERRIDES, STDIN
+    folders, file, overrides = _runs_and_file(words, run)
+    from pefttools.inference import prediction_files
+    from pefttools.inference.unlabeled import STDIN
 
-    overrides = [word for word in words if "=" in word and not Path(word).exists()]
-    given = [word for word in words if word not in overrides]
-    folders, files = run or [Path(word) for word in given[:1]], given if run else given[1:]
-    if not folders or len(files) > 1:
-        raise UserError("predict: takes RUN FILE, or --run RUN (as often as there are runs) and FILE")
-    if strange := [word.partition("=")[0] for word in overrides if not OVERRIDES.match(word)]:
-        raise UserError(
-            f"{', '.join(strange)}: predict takes overrides of data.columns, and of data.train for how FILE is read"
-        )
-    if keep and not files and Path(keep[-1]).exists():
+    if keep and not file and Path(keep[-1]).exists():
         raise UserError(
             f"--keep: {keep[-1]} was read as the name of a column; put --keep last, or before another option"
         )
-    file = files[0] if files else None
-    from pefttools.inference import prediction_files
-
     if out:
         prediction_files.check(out, overwrite, None if file in STDIN else file)
     from pefttools.inference.prediction import predict_rows, predict_together
@@ -122,6 +113,22 @@ def predict(
         reporter.note(f"{number:,} rows in {out}")
     else:
         display.as_json_lines(answers)
+
+
+def _runs_and_file(words: Sequence[str], runs: list[Path] | None) -> tuple[list[Path], str | None, list[str]]:
+    """Run folders, data file and overrides among the words after `predict`. Raises UserError."""
+    from pefttools.inference.unlabeled import OVERRIDES
+
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    paths = [word for word in words if word not in overrides]
+    folders, files = runs or [Path(word) for word in paths[:1]], paths if runs else paths[1:]
+    if not folders or len(files) > 1:
+        raise UserError("predict: takes RUN FILE, or --run RUN (as often as there are runs) and FILE")
+    if unknown := [word.partition("=")[0] for word in overrides if not OVERRIDES.match(word)]:
+        raise UserError(
+            f"{', '.join(unknown)}: predict takes overrides of data.columns, and of data.train for how FILE is read"
+        )
+    return folders, files[0] if files else None, overrides
 
 
 @app.command(group=GROUP)

@@ -60,22 +60,34 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
                 yield dict(zip(names, fields, strict=True))
             else:
                 yield _ragged(fields, names, number, found, settings)
-        if repeated:
-            reporter.warn(
-                f"{settings.name}: the header line occurs {repeated + 1} times; its repeats were not read as rows"
-            )
-        if enclosed and settings.quotes is None:
-            reporter.warn(
-                f"{settings.name}: {enclosed} rows hold a text in quotes; the quotes were read as part of the text;"
-                " set `quotes: true` next to its `source` if they enclose the text"
-            )
-        if records.long:
-            number = len(records.long)
-            start, end = max(records.long, key=lambda place: place[1] - place[0])
-            many = (
-                f"{number} rows hold texts of several lines, the longest in" if number > 1 else "1 row is in several,"
-            )
-            reporter.note(f"{settings.name}: {many} lines {start} to {end}")
+        _report_oddities(settings, repeated, enclosed, records.long, reporter)
+
+
+def _report_oddities(
+    settings: FileSettings, repeated: int, enclosed: int, long: Sequence[tuple[int, int]], reporter: Reporter
+) -> None:
+    """Report what a file held that may not be what its author meant.
+
+    Args:
+        repeated: how often the header line was found again.
+        enclosed: number of rows with a text in quotes that were read as text.
+        long: first and last line of every record of several lines.
+    """
+    if repeated:
+        reporter.warn(
+            f"{settings.name}: the header line occurs {repeated + 1} times; its repeats were not read as rows"
+        )
+    if enclosed and settings.quotes is None:
+        reporter.warn(
+            f"{settings.name}: {enclosed} rows hold a text in quotes; the quotes were read as part of the text;"
+            " set `quotes: true` next to its `source` if they enclose the text"
+        )
+    if long:
+        start, end = max(long, key=lambda place: place[1] - place[0])
+        many = (
+            f"{len(long)} rows hold texts of several lines, the longest in" if len(long) > 1 else "1 row is in several,"
+        )
+        reporter.note(f"{settings.name}: {many} lines {start} to {end}")
 
 
 class _Records:

@@ -59,17 +59,17 @@ def load_file(
         UserError: a file that cannot be read, a missing column, rows the task cannot use.
     """
     file, key = getattr(settings, name), f"data.{name}"
+    where = f"{key}: {file.name}"
     placed = read_placed(file, key, reporter, errors_in_place=settings.invalid_rows == "skip")
     readable = [raw for _, raw in placed if not isinstance(raw, UserError)]
     unreadable = [str(raw) for _, raw in placed if isinstance(raw, UserError)]
-    shown = "; ".join(unreadable[:3]) + (f"; and {len(unreadable) - 3} lines more" if len(unreadable) > 3 else "")
+    shown = _first_three(unreadable)
     if not readable:
-        raise UserError(f"{key}: {file.name}: no line can be read: {shown}")
+        raise UserError(f"{where}: no line can be read: {shown}")
     known = list(dict.fromkeys(chain.from_iterable(readable)))
     columns = _columns(known, key, file, settings, task, missing_header(readable, key, file))
     rows: list[Found] = []
     invalid: dict[str, list[str]] = {}
-    where = f"{key}: {file.name}"
     inside: Counter[str] = Counter()
     written: set[str] = set()
     for place, raw in placed:
@@ -95,8 +95,7 @@ def load_file(
         reporter.warn(f"{key}: the lines that cannot be read: {shown}")
     _warn_unread(where, inside, reporter)
     if not rows:
-        reasons = "; ".join(f"{number} rows: {reason}" for reason, number in counts.items())
-        raise UserError(f"{where}: no row can be used ({reasons})")
+        raise UserError(f"{where}: no row can be used ({'; '.join(f'{n} rows: {why}' for why, n in counts.items())})")
     return Loaded(rows, invalid, [column for column in known if column not in columns.values()], frozenset(written))
 
 
@@ -140,6 +139,12 @@ def _some(columns: Sequence[str]) -> str:
 def _shown(numbers: Sequence[str]) -> str:
     more = f" and {len(numbers) - SHOWN} more" if len(numbers) > SHOWN else ""
     return ", ".join(numbers[:SHOWN]) + more
+
+
+def _first_three(problems: Sequence[str]) -> str:
+    """The first problems in one line, and how many more there are."""
+    more = f"; and {len(problems) - 3} lines more" if len(problems) > 3 else ""
+    return "; ".join(problems[:3]) + more
 
 
 def _checked(values: dict[str, Any], settings: DataSettings, task: RowReader, written: set[str]) -> Row:

@@ -35,16 +35,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
     task, recipe = trained.task, trained.recipe
     whole = task.to_transformers(recipe.strategy.merge(trained.model))
     base = task.load(recipe.base)
-    factors: dict[str, tuple[Tensor, Tensor]] = {}
-    kept = total = 0.0
-    for path in module_paths.linears(base.model):
-        change = _matrix(whole, path) - _matrix(base.model, path)
-        if not change.any():
-            continue
-        left, right, share = decomposed(change, size)
-        factors[path] = (left, right)
-        total += float(change.square().sum())
-        kept += float(change.square().sum()) * share
+    factors, energy = _factors(base.model, whole, size)
     if not factors:
         raise UserError(f"as_lora: {recipe.strategy.name} changed no matrix of the blocks; use --to merged")
     ranks = {path: len(right) for path, (_, right) in factors.items()}
@@ -72,8 +63,23 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
             new = inner.get_submodule(path).modules_to_save["default"]
             new.load_state_dict(whole.get_submodule(path).state_dict())
     others = _others(whole, inner, factors, base.head)
-    facts = {"ranks": [min(ranks.values()), max(ranks.values())], "energy": kept / total, "left_out": others}
+    facts = {"ranks": [min(ranks.values()), max(ranks.values())], "energy": energy, "left_out": others}
     return model.eval(), {"as_lora": facts}
+
+
+def _factors(before: nn.Module, after: nn.Module, size: int | float) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+    """Path -> the factors of every changed matrix's difference, and the share of all squared changes in them."""
+    factors: dict[str, tuple[Tensor, Tensor]] = {}
+    inside = total = 0.0
+    for path in module_paths.linears(before):
+        change = _matrix(after, path) - _matrix(before, path)
+        if not change.any():
+            continue
+        left, right, share = decomposed(change, size)
+        factors[path] = (left, right)
+        total += float(change.square().sum())
+        inside += float(change.square().sum()) * share
+    return factors, inside / total if total else 0.0
 
 
 def decomposed(change: Tensor, size: int | float) -> tuple[Tensor, Tensor, float]:

@@ -28,6 +28,9 @@ from pefttools.training.run import Run, load, write_recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pefttools.training.own_rows import ScoredRows
+    from pefttools.training.run import Trained
+
 MARK = "# What was trained, by pefttools; `pefttools predict` on this folder reads rows as this says."
 PROVING = ("pefttools.exporters.proving",)
 """What the fresh process imports while this one still answers."""
@@ -104,7 +107,26 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
     answer = _fresh_process(case, part)
     tolerance = exporter.tolerance(proof.scale)
     _refuse_unless_equal(exporter, proof, answer, tolerance)
-    manifest = {
+    manifest = _manifest(trained, exporter, proof, scored, answer) | {
+        **errors,
+        "answers_in_text": len(texts),
+        "tolerance": tolerance,
+        **facts,
+    }
+    atomic.write_json(part / "manifest.json", manifest)
+    card.write(part, trained, exporter, result, manifest)
+    return manifest
+
+
+def _manifest(
+    trained: Trained, exporter: Exporter, proof: Proof, scored: ScoredRows, answer: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the artifact is, and how it was compared with the trained model.
+
+    Args:
+        answer: the results of the fresh process that loaded the artifact.
+    """
+    return {
         "exporter": exporter.name,
         "settings": exporter.model_dump(mode="json"),
         "base": {"id": trained.base.source, "sha256": trained.base.sha256, "quantize": trained.recipe.base.quantize},
@@ -113,26 +135,19 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         "dtype": exporter.rounds_to,
         "compared_rows": len(proof.rows),
         "max_logit_error": answer["max_logit_error"],
-        **errors,
         "loaded_error": answer["loaded_error"],
-        "answers_in_text": len(texts),
         "largest_logit": proof.largest,
-        "tolerance": tolerance,
         "scored_rows": len(scored.rows),
         "scored_on": scored.split,
         "metric": proof.metric,
         "trained": proof.metrics[proof.metric],
         "exported": answer["metrics"][proof.metric],
-        **facts,
         **answer["facts"],
         "head": list(trained.base.new),
         "task": trained.task.as_dict(),
         "config": {**trained.task.config_values(), "pad_token_id": proof.pad_token_id},
         "versions": {name: metadata.version(name) for name in (*LIBRARIES, *exporter.libraries)},
     }
-    atomic.write_json(part / "manifest.json", manifest)
-    card.write(part, trained, exporter, result, manifest)
-    return manifest
 
 
 def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[Tensor], dict[str, float]]:

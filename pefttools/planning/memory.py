@@ -7,7 +7,6 @@ torch's FakeTensorMode computes shapes only, and every storage that appears or g
 from __future__ import annotations
 
 import gc
-import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pefttools.data.batching import step_multiple
@@ -25,6 +23,7 @@ from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives.base import Batch as Tensors
 from pefttools.objectives.base import Composed, Context, Forward, Loss, composed, need_plain_autograd
 from pefttools.planning.heap import Event, heap_peak_bytes
+from pefttools.planning.storages import StorageTracker, without_data
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
@@ -63,42 +62,6 @@ def largest(max_rows: int, max_tokens: int, longest: int, multiple: int, total: 
     return Batch(rows[length], length, -(-total // rows[length]))
 
 
-class Alive(TorchDispatchMode):
-    """Counts the bytes of the storages alive, and keeps when each came and went."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = self.made = 0
-        self.numbers: dict[int, int] = {}
-        self.events: list[Event] = []
-
-    def see(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.numbers:
-            return
-        self.made += 1
-        self.numbers[key] = self.made
-        self.events.append((self.made, size))
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._gone, key, size)
-
-    def _gone(self, key: int, size: int) -> None:
-        self.events.append((self.numbers.pop(key), 0))
-        self.bytes -= size
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        del types
-        if func is torch.ops.aten._local_scalar_dense.default:
-            return args[0].dtype is torch.bool or 0  # a value that nobody has: what may happen does, a count begins
-        outputs = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(outputs):
-            if isinstance(leaf, Tensor):
-                self.see(leaf)
-        return outputs
-
-
 def peak_by_part(
     recipe: Recipe,
     base: Base,
@@ -120,74 +83,79 @@ def peak_by_part(
         evaluation: what the evaluation computes at once.
         rows: tokens of every row that a run would keep of what frozen blocks make.
     """
-    device = device_type()
-    bf16 = computes_in_bf16(recipe.train.precision)
-    optimizer, begin = None, 0
     gc.disable()  # a collection in the middle would move the end of a tensor
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            without_data(model, device)
-            few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
-            last = last_block(model, few) if recipe.strategy.trains else None
-            features = _feature_bytes(recipe, model, few, rows, last, device, bf16)
-            held = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
-            with Alive() as alive:
-                for tensor in (*model.parameters(), *model.buffers()):
-                    alive.see(tensor)
-                own = len(held)
-                penalties = Penalties.bind(recipe, base, model)
-                context, loss = Context(recipe.task, recipe.strategy, base, model), _loss_of(recipe.task)
-                acting = composed(recipe.objectives, context, loss)
-                weights = alive.bytes
-                _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)
-                if recipe.strategy.trains:
-                    optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
-                    batch = _batch(recipe, base, row, step, device)
-                    plain, settings = need_plain_autograd(recipe.objectives), recipe.train.with_values(compile=False)
-                    with speedups.steps(model, settings, device, bf16, last, plain):
-                        for _ in range(2):  # only the second has the optimizer's state during its passes
-                            begin = len(alive.events)
-                            _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
-                        _evaluate(
-                            model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, bf16
-                        )
-            gradients = sum(p.nbytes for p in trained(model).values())
-            state = _state_bytes(optimizer)
-            peak, events = max(alive.peak, weights + gradients + state), alive.events
+        trace = _trace(recipe, base, model, row, step, evaluation, rows)
     finally:
         gc.enable()
+    events, own = trace.events, trace.num_weights
     mapped = {number for number, _ in events[:own]}  # the base's weights lie in the file's pages, not on the heap
-    first, again = ([e for e in part if e[0] not in mapped] for part in (events[:begin], events[begin:]))
-    heap = heap_peak_bytes(first, again) if device == "cpu" else 0
-    parts = {"weights": weights, "gradients": gradients, "optimizer": state}
-    kept = sum(size for _, size in events[:own])
+    parts = (events[: trace.second_step], events[trace.second_step :])
+    first, again = ([event for event in part if event[0] not in mapped] for part in parts)
+    heap = heap_peak_bytes(first, again) if device_type() == "cpu" else 0
+    whole = {"weights": trace.weights, "gradients": trace.gradients, "optimizer": trace.optimizer}
+    peak = max(trace.peak, sum(whole.values()))
+    in_file = sum(size for _, size in events[:own])
     return {
-        **parts,
-        "activations": peak - sum(parts.values()),
-        "features": features,
-        "allocator": max(0, heap - (peak - kept)),
+        **whole,
+        "activations": peak - sum(whole.values()),
+        "features": trace.features,
+        "allocator": max(0, heap - (peak - in_file)),
     }
 
 
-def without_data(model: nn.Module, device: str) -> nn.Module:
-    """The model with every tensor replaced by one of the same shape without data, tied ones by one."""
-    made: dict[int, Any] = {}
+@dataclass(frozen=True)
+class _Trace:
+    """Sizes in bytes of what two simulated steps and the evaluations around them allocate."""
 
-    def replaced(tensor: Tensor) -> Any:
-        if id(tensor) not in made:
-            empty: Any = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
-            if isinstance(tensor, nn.Parameter):
-                empty = nn.Parameter(empty, tensor.requires_grad)
-            vars(empty).update({k: v for k, v in vars(tensor).items() if k == "pretrained"})
-            made[id(tensor)] = (empty, tensor)  # keeping the old one keeps its id
-        return made[id(tensor)][0]
+    weights: int
+    gradients: int
+    optimizer: int
+    features: int
+    peak: int
+    events: Sequence[Event]
+    """Every allocation and release: the tensor's number and its size."""
+    num_weights: int
+    """How many of the first events are the tensors of the wrapped model."""
+    second_step: int
+    """Index of the event with which the second step begins."""
 
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers, vars(module)):
-            for name, value in list(tensors.items()):
-                if isinstance(value, Tensor):
-                    tensors[name] = replaced(value)  # type: ignore[index]
-    return model
+
+def _trace(
+    recipe: Recipe, base: Base, model: nn.Module, row: Mapping[str, Any], step: Batch, evaluation: Batch,
+    rows: Sequence[int],
+) -> _Trace:  # fmt: skip
+    """Run two training steps between two evaluations on tensors without data."""
+    device, bf16 = device_type(), computes_in_bf16(recipe.train.precision)
+    optimizer, second_step = None, 0
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        without_data(model, device)
+        few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
+        last = last_block(model, few) if recipe.strategy.trains else None
+        features = _feature_bytes(recipe, model, few, rows, last, device, bf16)
+        tensors = (*model.parameters(), *model.buffers())
+        num_weights = len({tensor.untyped_storage()._cdata for tensor in tensors})
+        with StorageTracker() as tracker:
+            for tensor in tensors:
+                tracker.track(tensor)
+            penalties = Penalties.bind(recipe, base, model)
+            context, loss = Context(recipe.task, recipe.strategy, base, model), _loss_of(recipe.task)
+            acting = composed(recipe.objectives, context, loss)
+            weights = tracker.bytes
+            _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)
+            if recipe.strategy.trains:
+                optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
+                batch = _batch(recipe, base, row, step, device)
+                plain, settings = need_plain_autograd(recipe.objectives), recipe.train.with_values(compile=False)
+                with speedups.steps(model, settings, device, bf16, last, plain):
+                    for _ in range(2):  # only the second has the optimizer's state during its passes
+                        second_step = len(tracker.events)
+                        _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
+                    _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, bf16)
+        gradients = sum(p.nbytes for p in trained(model).values())
+    return _Trace(
+        weights, gradients, _state_bytes(optimizer), features, tracker.peak, tracker.events, num_weights, second_step
+    )
 
 
 def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, device: str) -> dict[str, Tensor]:
@@ -260,7 +228,7 @@ def _feature_bytes(
     """What `feature_cache` keeps in memory of rows of so many tokens."""
     if not rows:
         return 0
-    with Alive():
+    with StorageTracker():
         frozen = frozen_part(model, inputs)
         if not frozen.forms:
             return 0

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
+    from pefttools.bases.loading import Base
+    from pefttools.planning.memory import Batch
     from pefttools.recipe.recipe import Recipe
     from pefttools.strategies.base import Strategy
     from pefttools.tasks.base import Task
@@ -69,7 +71,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         import datasets  # noqa: F401  # training holds it in memory, which `process` counts
 
         from pefttools.training import wrapping
-    from pefttools.training.process import computes_in_bf16, device_type, resident_bytes
+    from pefttools.training.process import computes_in_bf16, device_type
 
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
@@ -77,42 +79,21 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     recipe = recipe.model_copy(update={"task": task})
     strategy, settings = recipe.strategy, recipe.train
 
-    base = wrapping.load_base(recipe, reporter, empty=True)
-    packed = recipe.base.quantize  # on the meta device nothing is
-    saved = quantized.saved_bytes(packed, base.model) if packed else 0
-    try:
-        model = wrapping.wrap(recipe, base, empty=True)
-    except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
-        model = None
-    process = resident_bytes() if device_type() == "cpu" else 0  # before any weight is there
-    if model is None:
-        reporter.note(f"{strategy.name} needs the weights of {base.source} to know its shapes; loading them")
-        base, saved = wrapping.load_base(recipe, reporter), 0
-        model = wrapping.wrap(recipe, base)
+    base, model, saved, process = _wrapped(recipe, reporter)
     facts = strategy.facts(model)
-    if any(value != value for value in facts.values()):  # NaN: it takes the weights to say
+    if any(value != value for value in facts.values()):  # NaN: the facts depend on the weights
         facts = strategy.facts(strategy.wrap(wrapping.load_base(recipe, reporter)))
     params = count_parameters(model, base.head)
     encoded = task.encode_training(splits.train[:1], base.tokenizer)
     row = {name: values[0] for name, values in encoded.items()}
 
-    from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
     from pefttools.planning import memory
-    from pefttools.training import evaluation
     from pefttools.training.trial_step import refusal
 
-    longest = task.longest(base.tokenizer.model_max_length)
-    total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
-    tokens = settings.micro_batch_tokens or token_budget(device_type())
-    padded = step_multiple(settings.pad_multiple, device_type())
-    step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
-    most = max(len(rows) for rows in (splits.validation, splits.test))
-    at_once = memory.largest(
-        evaluation.MAX_ROWS, eval_budget(device_type()), longest, pad_multiple(device_type()), most
-    )
-    kept = _kept_rows(recipe, base, model, splits, reporter)
+    step, evaluation = _batches(recipe, base, max(len(splits.validation), len(splits.test)))
+    cached = _kept_rows(recipe, base, model, splits, reporter)
     with refusal(recipe, base, computes_in_bf16(settings.precision)):
-        parts = {**memory.peak_by_part(recipe, base, model, row, step, at_once, kept), "process": process}
+        parts = {**memory.peak_by_part(recipe, base, model, row, step, evaluation, cached), "process": process}
     parts["weights"] -= saved
     return Plan(
         recipe=recipe.name,
@@ -128,6 +109,47 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         bytes={**parts, "peak": sum(parts.values())},
         facts=facts,
     )
+
+
+def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, int]:
+    """The base and the wrapped model, without weights where the strategy allows it.
+
+    Returns:
+        the base, the model, the bytes that quantizing the weights will save, and the bytes of this process before
+        any weight is loaded (0 where the model computes on a GPU).
+    """
+    from pefttools.training import wrapping
+    from pefttools.training.process import device_type, resident_bytes
+
+    base = wrapping.load_base(recipe, reporter, empty=True)
+    packed = recipe.base.quantize  # on the meta device nothing is
+    saved = quantized.saved_bytes(packed, base.model) if packed else 0
+    try:
+        model = wrapping.wrap(recipe, base, empty=True)
+    except (RuntimeError, NotImplementedError):  # torch raises these where an empty tensor's values are needed
+        model = None
+    process = resident_bytes() if device_type() == "cpu" else 0
+    if model is not None:
+        return base, model, saved, process
+    reporter.note(f"{recipe.strategy.name} needs the weights of {base.source} to know its shapes; loading them")
+    base = wrapping.load_base(recipe, reporter)
+    return base, wrapping.wrap(recipe, base), 0, process
+
+
+def _batches(recipe: Recipe, base: Base, num_evaluated: int) -> tuple[Batch, Batch]:
+    """The largest micro-batch of a step, and of an evaluation of so many rows."""
+    from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
+    from pefttools.planning import memory
+    from pefttools.training import evaluation
+    from pefttools.training.process import device_type
+
+    settings, device = recipe.train, device_type()
+    longest = recipe.task.longest(base.tokenizer.model_max_length)
+    total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    tokens = settings.micro_batch_tokens or token_budget(device)
+    padded = step_multiple(settings.pad_multiple, device)
+    step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
+    return step, memory.largest(evaluation.MAX_ROWS, eval_budget(device), longest, pad_multiple(device), num_evaluated)
 
 
 def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> list[int]:

@@ -106,10 +106,10 @@ class Task(RowContract, ABC):
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         """What is said of every encoded row."""
 
-    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], said: Sequence[Prediction]) -> Prediction:
-        """What is said of a row, from its encoded rows and what was said of each."""
+    def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
+        """The prediction on a row, from its encoded rows and the prediction on each of them."""
         del row, encoded
-        return said[0]
+        return parts[0]
 
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase

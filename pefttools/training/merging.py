@@ -71,18 +71,8 @@ def merge(
     else:
         summed, recipe = _parameters(tensors, weights), recipes[0]
     recipe = recipe.model_copy(update={"name": out.absolute().name})
-    told = ", ".join(f"{weight:g} x {run.path.name}" for weight, run in zip(weights, runs, strict=True))
-    about = [
-        {"run": run.path.name, "digest": run.result()["digest"], "weight": weight, "test": run.result()["test"]}
-        for weight, run in zip(weights, runs, strict=True)
-    ]
     try:
-        with atomic.new_folder(out.absolute()) as part:
-            merged = Run(part)
-            write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {told}.")
-            params = _write_adapter(recipe, summed, merged.adapter, reporter)
-            result = _scored(merged, recipe, params, runs[0], reporter) | {"merged_from": about, "merged_by": how}
-            result = results.write(merged, result)
+        return _write_run(out, recipe, summed, runs, weights, how, reporter)
     except UserError as error:
         hint = ("merge: --by parameters keeps the rank",) if how == "changes" else ()
         raise UserError(*error.problems, *hint) from error
@@ -90,7 +80,30 @@ def merge(
         if not atomic.of_disk(error):
             raise
         raise UserError(f"--out: {out} cannot be written: {error}") from error
-    return result
+
+
+def _write_run(
+    out: Path,
+    recipe: Recipe,
+    summed: dict[str, Tensor],
+    runs: Sequence[Run],
+    weights: Sequence[float],
+    how: How,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Write the sum as a finished run, scored on the rows of the first one; returns its `result.json`."""
+    sources = list(zip(weights, runs, strict=True))
+    summands = ", ".join(f"{weight:g} x {run.path.name}" for weight, run in sources)
+    about = [
+        {"run": run.path.name, "digest": run.result()["digest"], "weight": weight, "test": run.result()["test"]}
+        for weight, run in sources
+    ]
+    with atomic.new_folder(out.absolute()) as part:
+        merged = Run(part)
+        write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {summands}.")
+        params = _write_adapter(recipe, summed, merged.adapter, reporter)
+        result = _scored(merged, recipe, params, runs[0], reporter) | {"merged_from": about, "merged_by": how}
+        return results.write(merged, result)
 
 
 def _refuse_unlike(
