@@ -174,6 +174,20 @@ def wrapped(bases: Callable[[str], Path]) -> Callable[[str], Any]:
     return lambda how: Wrapped(bases("bert"), how)
 
 
+@pytest.fixture
+def recipe_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Architecture and sections -> a recipe on an untrained tiny base; the feature cache starts empty."""
+    from feature_runs import write_feature_recipe
+
+    monkeypatch.setenv("PEFTTOOLS_CACHE", str(tmp_path / "cache"))
+    return lambda architecture, **sections: write_feature_recipe(tmp_path, architecture, **sections)
+
+
+@pytest.fixture
+def bert_recipe(recipe_of: Callable[..., Path]) -> Path:
+    return recipe_of("bert")
+
+
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """600 rows of three classes, as JSON lines."""

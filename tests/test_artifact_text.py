@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import train_tiny, write_recipe, write_rows
-from test_causal_lm import make_model
 from test_chat import make_tokenizer
+from tiny_decoders import make_model
 
 from pefttools.errors import UserError
 from pefttools.exporters import writing

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from conftest import write_recipe, write_rows
-from test_causal_lm import make_model
 from test_chat import CHATML, make_tokenizer
+from tiny_decoders import make_model
 
 from pefttools import cli
 

@@ -1,4 +1,4 @@
-"""csv and tsv files as people bring them: every line is in a row, or the file is refused with the line."""
+"""csv and tsv files of users: every line is read into a row, or the file is refused with the line's number."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def table(folder: Path, name: str = "a.csv", sep: str = ",", **lines: str) -> Pa
     made = [f"text{sep}label"] + [f"number {i} of them{sep}{LABELS[i % 3]}" for i in range(400)]
     for name_, line in lines.items():
         made[int(name_.removeprefix("line")) - 1] = line
-    return written(folder / name, "\n".join(made) + "\n")
+    return write_file(folder / name, "\n".join(made) + "\n")
 
 
-def written(path: Path, text: str | bytes) -> Path:
+def write_file(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
-def rows_of(path: Path, heard: Listener | None = None, **settings: Any) -> list[dict[str, Any]]:
-    return read(FileSettings(source=str(path), **settings), "data.train", heard or Listener())
+def rows_of(path: Path, listener: Listener | None = None, **settings: Any) -> list[dict[str, Any]]:
+    return read(FileSettings(source=str(path), **settings), "data.train", listener or Listener())
 
 
 def refusal(path: Path, **settings: Any) -> str:
@@ -43,23 +43,23 @@ def refusal(path: Path, **settings: Any) -> str:
     return message
 
 
-SWALLOWED = {"line52": '"so they call it{}pos', "line152": 'as he called it"{}neg'}
+UNBALANCED = {"line52": '"so they call it{}pos', "line152": 'as he called it"{}neg'}
 
 
 def test_quotes_in_a_tsv_file_are_text(tmp_path: Path) -> None:
-    opened = {name: line.format("\t") for name, line in SWALLOWED.items()}
-    rows = rows_of(table(tmp_path, "a.tsv", "\t", **opened))
+    lines = {name: line.format("\t") for name, line in UNBALANCED.items()}
+    rows = rows_of(table(tmp_path, "a.tsv", "\t", **lines))
     assert len(rows) == 400
     assert rows[50] == {"text": '"so they call it', "label": "pos"}
     assert len(rows_of(table(tmp_path, "b.tsv", "\t", line390='"never closed\tneu'))) == 400
-    message = refusal(table(tmp_path, "a.tsv", "\t", **opened), quotes=True)
+    message = refusal(table(tmp_path, "a.tsv", "\t", **lines), quotes=True)
     assert "a.tsv line 52: the quote that opens here closes in line 152" in message
 
 
 @pytest.mark.parametrize("sep", [",", ";", "|", "\t"])
-def test_rows_between_quotes_that_are_text_are_not_swallowed(tmp_path: Path, sep: str) -> None:
-    opened = {name: line.format(sep) for name, line in SWALLOWED.items()}
-    path = table(tmp_path, sep=sep, **opened)
+def test_unbalanced_quotes_are_refused_instead_of_swallowing_rows(tmp_path: Path, sep: str) -> None:
+    lines = {name: line.format(sep) for name, line in UNBALANCED.items()}
+    path = table(tmp_path, sep=sep, **lines)
     assert "a.csv line 52: the quote that opens here closes in line 152" in refusal(path)
     assert len(rows_of(path, quotes=False)) == 400
 
@@ -78,7 +78,7 @@ def test_rows_between_quotes_that_are_text_are_not_swallowed(tmp_path: Path, sep
         ({f"line{i}": "none" for i in range(5, 11)}, "3 more lines cannot be read"),
     ],
 )
-def test_a_line_that_is_no_row_is_named(tmp_path: Path, lines: dict[str, str], message: str) -> None:
+def test_unreadable_line_is_refused_with_its_number(tmp_path: Path, lines: dict[str, str], message: str) -> None:
     assert message in refusal(table(tmp_path, **lines))
 
 
@@ -92,15 +92,15 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, lines: dict[str, str], m
         ('5" pipe,pos', '5" pipe'),
     ],
 )
-def test_texts_that_quotes_do_enclose(tmp_path: Path, line: str, text: str) -> None:
-    heard = Listener()
-    rows = rows_of(table(tmp_path, line52=line, line99="last,pos"), heard)
+def test_quoted_text_may_contain_separators_and_line_breaks(tmp_path: Path, line: str, text: str) -> None:
+    listener = Listener()
+    rows = rows_of(table(tmp_path, line52=line, line99="last,pos"), listener)
     assert (len(rows), rows[50], rows[97]) == (400, {"text": text, "label": "pos"}, {"text": "last", "label": "pos"})
     lines = line.count("\n")
-    assert heard.notes == ([f"{tmp_path}/a.csv: 1 row is in several, lines 52 to {52 + lines}"] if lines else [])
+    assert listener.notes == ([f"{tmp_path}/a.csv: 1 row is in several, lines 52 to {52 + lines}"] if lines else [])
 
 
-def test_quotes_behind_a_backslash(tmp_path: Path) -> None:
+def test_escape_setting_reads_escaped_quotes_and_separators(tmp_path: Path) -> None:
     path = table(tmp_path, line7=r'"a \"word\", here",pos', line8=r"a comma\, here,pos")
     rows = rows_of(path, escape="\\")
     assert [row["text"] for row in rows[5:7]] == ['a "word", here', "a comma, here"]
@@ -125,36 +125,36 @@ def test_quotes_behind_a_backslash(tmp_path: Path) -> None:
         ("a.csv", 'text\n"one, two"\n', {"text": "one, two"}, None),
     ],
 )
-def test_the_separator_is_found(tmp_path: Path, name: str, text: str, expected: dict[str, str], note: str) -> None:
-    heard = Listener()
-    assert rows_of(written(tmp_path / name, text), heard)[0] == expected
-    told = f"{tmp_path / name}: its columns were split at {note}; set `separator` to use another character"
-    assert heard.notes == ([told] if note else [])
+def test_separator_is_detected(tmp_path: Path, name: str, text: str, expected: dict[str, str], note: str) -> None:
+    listener = Listener()
+    assert rows_of(write_file(tmp_path / name, text), listener)[0] == expected
+    expected_note = f"{tmp_path / name}: its columns were split at {note}; set `separator` to use another character"
+    assert listener.notes == ([expected_note] if note else [])
 
 
-def test_the_separator_that_is_set(tmp_path: Path) -> None:
-    heard = Listener()
-    path = written(tmp_path / "a.csv", "text:label\na,b:c\n")
-    assert rows_of(path, heard, separator=":") == [{"text": "a,b", "label": "c"}]
-    assert rows_of(written(tmp_path / "b.csv", "a\tb\n1\t2\n"), heard, separator="tab") == [{"a": "1", "b": "2"}]
-    assert not heard.notes
-    for given in ("::", "", '"'):
+def test_separator_setting(tmp_path: Path) -> None:
+    listener = Listener()
+    path = write_file(tmp_path / "a.csv", "text:label\na,b:c\n")
+    assert rows_of(path, listener, separator=":") == [{"text": "a,b", "label": "c"}]
+    assert rows_of(write_file(tmp_path / "b.csv", "a\tb\n1\t2\n"), listener, separator="tab") == [{"a": "1", "b": "2"}]
+    assert not listener.notes
+    for separator in ("::", "", '"'):
         with pytest.raises(ValueError, match="must be one character"):
-            FileSettings(source="a.csv", separator=given)
-    assert "`separator` is for csv and tsv files" in refusal(written(tmp_path / "a.jsonl", "{}"), separator=";")
-    unnamed = written(tmp_path / "c.csv", "neg;well, no\npos;yes, it is\n")
-    assert rows_of(unnamed, heard, header=("label", "text"))[0] == {"label": "neg", "text": "well, no"}
+            FileSettings(source="a.csv", separator=separator)
+    assert "`separator` is for csv and tsv files" in refusal(write_file(tmp_path / "a.jsonl", "{}"), separator=";")
+    unnamed = write_file(tmp_path / "c.csv", "neg;well, no\npos;yes, it is\n")
+    assert rows_of(unnamed, listener, header=("label", "text"))[0] == {"label": "neg", "text": "well, no"}
 
 
-def test_names_of_columns(tmp_path: Path) -> None:
-    message = refusal(written(tmp_path / "a.csv", "text,label,text\na,b,c\n"))
+def test_column_names_come_from_the_header_line_or_setting(tmp_path: Path) -> None:
+    message = refusal(write_file(tmp_path / "a.csv", "text,label,text\na,b,c\n"))
     assert "line 1: names the column 'text' twice" in message
-    heard = Listener()
-    both = written(tmp_path / "b.csv", "Text,Label\na,b\n")
-    assert rows_of(both, heard, header=("text", "label")) == [{"text": "a", "label": "b"}]
-    assert "its first line equals the names in `header`" in heard.warnings[0]
+    listener = Listener()
+    both = write_file(tmp_path / "b.csv", "Text,Label\na,b\n")
+    assert rows_of(both, listener, header=("text", "label")) == [{"text": "a", "label": "b"}]
+    assert "its first line equals the names in `header`" in listener.warnings[0]
     assert "line 1 has 3 columns and `header` names 2" in refusal(
-        written(tmp_path / "c.csv", "a,b,c\n"), header=("text", "label")
+        write_file(tmp_path / "c.csv", "a,b,c\n"), header=("text", "label")
     )
 
 
@@ -169,10 +169,10 @@ MARKED = {
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl", "a.txt", "a.conll"])
 @pytest.mark.parametrize("encoding", MARKED)
-def test_a_byte_order_mark_is_the_encoding(tmp_path: Path, name: str, encoding: str) -> None:
+def test_byte_order_mark_sets_the_encoding(tmp_path: Path, name: str, encoding: str) -> None:
     texts = {".csv": "text\ncafé ł\n", ".tsv": "text\ncafé ł\n", ".txt": "café ł\n", ".conll": "café\n"}
     text = texts.get(Path(name).suffix, '{"text": "café ł"}')
-    rows = rows_of(written(tmp_path / name, MARKED[encoding] + text.encode(encoding)))
+    rows = rows_of(write_file(tmp_path / name, MARKED[encoding] + text.encode(encoding)))
     assert rows in ([{"text": "café ł"}], [{"tokens": ["café"]}])
 
 
@@ -186,25 +186,25 @@ def test_a_byte_order_mark_is_the_encoding(tmp_path: Path, name: str, encoding: 
         ("こんにちは", "shift_jis"),
     ],
 )
-def test_an_encoding_is_not_guessed(tmp_path: Path, text: str, encoding: str) -> None:
-    path = written(tmp_path / "a.txt", ("a long line of plain words to begin with\n" * 20 + text).encode(encoding))
+def test_unknown_encoding_is_refused_instead_of_guessed(tmp_path: Path, text: str, encoding: str) -> None:
+    path = write_file(tmp_path / "a.txt", ("a long line of plain words to begin with\n" * 20 + text).encode(encoding))
     assert "is not utf-8 (line 21); set `encoding`" in refusal(path)
     assert rows_of(path, encoding=encoding)[-1] == {"text": text}
-    assert "contains zero bytes" in refusal(written(tmp_path / "b.csv", "text,label\n".encode("utf-16-le")))
+    assert "contains zero bytes" in refusal(write_file(tmp_path / "b.csv", "text,label\n".encode("utf-16-le")))
 
 
-def test_windows_own_western_encoding(tmp_path: Path) -> None:
-    heard = Listener()
+def test_cp1252_is_read_with_a_warning(tmp_path: Path) -> None:
+    listener = Listener()
     text = "text;label\nplain;a\nun café à la carte, 5 €;b\n"
-    rows = rows_of(written(tmp_path / "a.csv", text.encode("cp1252")), heard)
+    rows = rows_of(write_file(tmp_path / "a.csv", text.encode("cp1252")), listener)
     assert rows[1] == {"text": "un café à la carte, 5 €", "label": "b"}
-    assert "is not UTF-8; it was read as cp1252, in which line 3 is 'un café à la carte, 5 €;b'" in heard.warnings[0]
-    mixed = written(tmp_path / "b.csv", "text;label\nâ;a\n".encode() + b"caf\xe9;b\n")
+    assert "is not UTF-8; it was read as cp1252, in which line 3 is 'un café à la carte, 5 €;b'" in listener.warnings[0]
+    mixed = write_file(tmp_path / "b.csv", "text;label\nâ;a\n".encode() + b"caf\xe9;b\n")
     assert "byte 0xe9 at position 19 is not utf-8 (line 3)" in refusal(mixed)
 
 
 @pytest.mark.slow
-def test_training_on_a_spreadsheets_csv(recipe_file: Path, tmp_path: Path) -> None:
+def test_csv_of_a_spreadsheet_gives_the_same_run(recipe_file: Path, tmp_path: Path) -> None:
     rows = make_rows(120, seed=4)
     usual = write_csv(tmp_path / "a.csv", rows)
     (tmp_path / "b.csv").write_bytes(usual.read_text("utf-8").replace(",", "; ").encode("utf-16"))
@@ -224,8 +224,10 @@ def test_training_on_a_spreadsheets_csv(recipe_file: Path, tmp_path: Path) -> No
         "A man is playing the flute.;A man plays.;x\nA dog runs.;A cat runs.;y\n",
     ],
 )
-def test_a_file_without_a_line_of_names_asks_for_them(recipe_file: Path, tmp_path: Path, text: str) -> None:
-    path = written(tmp_path / "a.csv", text)
+def test_file_without_header_line_is_refused_with_the_setting_to_use(
+    recipe_file: Path, tmp_path: Path, text: str
+) -> None:
+    path = write_file(tmp_path / "a.csv", text)
     with pytest.raises(UserError, match=r"looks like a row, not like column names; if it is a row, set data\.train"):
         train_tiny(recipe_file, tmp_path / "run", f"data.train={path}")
     assert not (tmp_path / "run").exists()

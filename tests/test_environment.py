@@ -1,4 +1,4 @@
-"""The machine's faults and a user's surroundings: caches and folders that cannot be written, encodings, plug-ins."""
+"""Faults of the machine and the environment: caches and folders that cannot be written, encodings, plug-ins."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def command(words: list[str], stdout: int | None = None, **environment: str) -> 
 
 
 @pytest.mark.parametrize("name", ["PEFTTOOLS_CACHE", "HOME"])
-def test_a_cache_that_cannot_be_written_is_one_message(
+def test_unwritable_cache_is_one_message(
     name: str, rows_file: Path, bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -56,7 +56,7 @@ def test_a_cache_that_cannot_be_written_is_one_message(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_cache_is_checked_again_when_it_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_is_checked_again_after_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEFTTOOLS_CACHE", str(tmp_path / "new"))
     assert cache_dir("a", "b") == tmp_path / "new" / "a" / "b"
     assert list((tmp_path / "new").iterdir()) == []
@@ -67,16 +67,14 @@ def test_the_cache_is_checked_again_when_it_is_another(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("words", [["train", "question-type-lora"], ["bench", "smoke"]], ids=lambda words: words[0])
-def test_an_out_where_nothing_can_be_made_is_refused_first(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unwritable_output_folder_is_refused_first(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([*words, "--out", "/proc/none/out"]) == 2
     assert capsys.readouterr().err.startswith("error: --out: cannot write to /proc (")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_every_output_encoding_takes_what_is_printed(encoding: str) -> None:
+def test_output_is_printed_in_every_encoding(encoding: str) -> None:
     found = command(["list", "strategies"], PYTHONIOENCODING=encoding)
     assert (found.returncode, found.stderr) == (0, b"")
     shown = found.stdout.decode(encoding)
@@ -88,7 +86,7 @@ def test_every_output_encoding_takes_what_is_printed(encoding: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is Linux's")
 @pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["show", "spam-lora"]], ids=" ".join)
-def test_an_output_that_is_full_is_one_message(words: list[str]) -> None:
+def test_full_standard_output_is_one_message(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         found = command(words, stdout=full.fileno())
     assert found.returncode == 3
@@ -108,8 +106,8 @@ PLUGINS: Mapping[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("case", PLUGINS)
-def test_a_plugin_that_cannot_be_used_is_named(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its file; every other choice still works."""
+def test_broken_plugin_is_reported_with_its_file(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other strategy still works."""
     body, message = PLUGINS[case]
     (tmp_path / "strategies").mkdir()
     (tmp_path / "strategies" / "mine.py").write_text(body)
@@ -132,9 +130,11 @@ def test_a_plugin_that_cannot_be_used_is_named(case: str, tmp_path: Path, monkey
     ["from pefttools.strategies.lora import Lora\nclass Mine(Lora):\n    pass\n",
      "from pefttools.strategies import lora\nclass Mine(lora.Lora):\n    pass\n",
      "from pefttools.strategies._shared import Half\nclass Mine(Half):\n    pass\n"],
-    ids=["a shipped class", "by its module", "by a helper"],
+    ids=["by its class", "by its module", "by a helper"],
 )  # fmt: skip
-def test_a_plugin_may_extend_what_is_there(body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_may_extend_a_strategy_of_the_package(
+    body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "strategies"
     folder.mkdir()
     (folder / "mine.py").write_text(f'"""mine: a strategy."""\n{body}')
@@ -152,7 +152,7 @@ def test_a_plugin_may_extend_what_is_there(body: str, tmp_path: Path, monkeypatc
     assert [problem.partition(": ")[2][:11] for problem in plugin_problems()] == ["is ignored,"]
 
 
-def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
+def test_missing_or_empty_plugin_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     found = command(
         ["list", "tasks"], PEFTTOOLS_PLUGINS=os.pathsep.join([str(tmp_path / "none"), str(tmp_path / "empty")])
@@ -168,8 +168,8 @@ def test_a_plugin_folder_that_is_none_is_reported(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to a process group")
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0, 4.0])
-def test_an_interrupt_is_one_line_wherever_it_comes(seconds: float, recipe_file: Path, tmp_path: Path) -> None:
-    """While libraries are imported, too; a run that has begun names the command that goes on with it."""
+def test_interrupt_at_any_time_is_one_line(seconds: float, recipe_file: Path, tmp_path: Path) -> None:
+    """Also while libraries are imported; a run that has started prints the command to resume it."""
     words = ["train", str(recipe_file), "train.epochs=5000", "--out", str(tmp_path / "out")]
     started = time.monotonic()
     process = subprocess.Popen(

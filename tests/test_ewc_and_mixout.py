@@ -1,4 +1,4 @@
-"""EWC, which looks at rows, and mixout, which draws: the Fisher values by hand, and a mixture right on average."""
+"""EWC and mixout: Fisher values by hand, mixed weights with the right mean, gradients and masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pefttools.regularizers.base import Penalty
 
 
 def linear_rows(model: Tiny, num_rows: int = 3) -> Callable[[FileSettings, int], Iterator[Tensor]]:
-    """The loss of row i is ½(Σ w ⊙ i)², of which the gradient is known."""
+    """The loss of row i is ½(Σ w ⊙ i)²; its gradient is i²·Σw for every weight."""
 
     def row_losses(data: FileSettings, rows: int) -> Iterator[Tensor]:
         assert data.source == "old.csv"
@@ -34,14 +34,14 @@ def test_ewc_fisher_by_hand() -> None:
     model = Tiny()
     penalty = bound("ewc", model, linear_rows(model), weight=0.6, data="old.csv", rows=2)
     total = model.inner.weight.sum().item()
-    fisher = ((1 * total) ** 2 + (4 * total) ** 2) / 2  # the gradient of row i is i²·Σw, everywhere the same
+    fisher = ((1 * total) ** 2 + (4 * total) ** 2) / 2  # the gradient of row i is i²·Σw, the same for every weight
     assert value_of(penalty) == 0
     moves = move(model)
     expected = 0.3 * fisher * moves["inner.weight"].square().sum().item()
     assert value_of(penalty) == pytest.approx(expected, rel=1e-9)
 
 
-def test_ewc_refuses_what_holds_nothing() -> None:
+def test_ewc_refuses_zero_fisher_values_and_empty_data() -> None:
     model = Tiny()
     with pytest.raises(UserError, match=r"every Fisher value is zero over 2 rows of old\.csv"):
         bound("ewc", model, lambda data, rows: (model.classifier.weight.sum() for _ in range(2)), data="old.csv")
@@ -69,11 +69,13 @@ def mixed_once(penalty: Penalty, weight: Tensor, seed: int) -> Tensor:
 
 
 @pytest.mark.slow
-def test_mixout_is_right_on_average() -> None:
+def test_mixout_weights_have_the_right_mean() -> None:
     model = Tiny()
     start = model.inner.weight.detach().clone()
     penalty = bound("mixout", model, p=0.7)
-    assert (mixed_once(penalty, model.inner.weight, 0) - start).abs().max() < 1e-12, "at the start it changes nothing"
+    assert (mixed_once(penalty, model.inner.weight, 0) - start).abs().max() < 1e-12, (
+        "without weight change, mixout changes nothing"
+    )
     move(model, by=0.5)
     weight = model.inner.weight.detach().clone()
     draws = torch.stack([mixed_once(penalty, model.inner.weight, seed) for seed in range(2000)])
@@ -91,7 +93,7 @@ def test_mixout_restores_bit_for_bit_even_after_an_error() -> None:
     with pytest.raises(KeyError), penalty.perturbed():
         assert not torch.equal(model.inner.weight, before["inner.weight"])
         for name in ("inner.bias", "norm.weight", "classifier.weight"):
-            assert torch.equal(model.state_dict()[name], before[name]), "neither vectors nor the new are mixed"
+            assert torch.equal(model.state_dict()[name], before[name]), "vectors and new parameters are not mixed"
         raise KeyError
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
 
@@ -119,21 +121,21 @@ def test_mixout_gradient_is_that_of_the_mixed_loss() -> None:
     for p in (model.inner.weight, model.inner.bias, model.classifier.weight):
         gradient = gradients[id(p)]
         assert gradient is not None
-        way = torch.randn_like(p)
+        direction = torch.randn_like(p)
         ends = []
         for sign in (1, -2):
             with torch.no_grad():
-                p += sign * 1e-6 * way
+                p += sign * 1e-6 * direction
             ends.append(step(backward=False))
         with torch.no_grad():
-            p += 1e-6 * way
-        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx((gradient * way).sum().item(), rel=1e-6)
+            p += 1e-6 * direction
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx((gradient * direction).sum().item(), rel=1e-6)
     mixed = gradients[id(model.inner.weight)]
     assert mixed is not None
-    assert (mixed == 0).any(), "what was swapped gets no gradient"
+    assert (mixed == 0).any(), "swapped weights get no gradient"
 
 
-def test_mixout_draws_anew_each_step_and_alike_on_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mixout_masks_differ_between_steps_and_agree_between_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Tiny()
     penalty: Any = bound("mixout", model, p=0.5)
     masks = [penalty.masks()[0] for _ in range(20)]

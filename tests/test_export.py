@@ -1,4 +1,4 @@
-"""Exports: loaded by strangers, equal to the trained model, and refused when they are not."""
+"""Exports load without pefttools and equal the trained model; an artifact that does not is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pefttools.strategies.lora import Lora
 
 @pytest.fixture(scope="module", params=["full", "low_rank", "lora"])
 def run(request: pytest.FixtureRequest, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of ours, of one that swaps modules, and of peft's; tests/test_strategies.py merges every one."""
+    """A finished run of `full`, of `low_rank` and of peft's LoRA; tests/test_strategies.py merges every strategy."""
     overrides = [f"strategy={request.param}", "train.learning_rate=1e-3", "train.epochs=1"]
     return train_tiny(recipe_file, tmp_path_factory.mktemp(request.param) / "run", *overrides)[0]
 
@@ -31,7 +31,7 @@ def batch(tokenizer: Any) -> Any:
     return tokenizer([row["text"] for row in make_rows(20, seed=11)], padding=True, return_tensors="pt")
 
 
-def answers(model: Any, tokenizer: Any) -> torch.Tensor:
+def logits(model: Any, tokenizer: Any) -> torch.Tensor:
     with torch.no_grad():
         return model.eval()(**batch(tokenizer)).logits
 
@@ -48,7 +48,7 @@ def test_merged_is_a_plain_transformers_model(run: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(run / "export" / "merged")
     tokenizer = AutoTokenizer.from_pretrained(run / "export" / "merged")
     trained = pefttools.load(run)
-    assert (answers(model, tokenizer) - answers(trained.model, trained.base.tokenizer)).abs().max() <= 1e-5
+    assert (logits(model, tokenizer) - logits(trained.model, trained.base.tokenizer)).abs().max() <= 1e-5
     assert model.config.id2label == {0: "colour", 1: "fruit", 2: "tool"}
     assert model.config.label2id == {"colour": 0, "fruit": 1, "tool": 2}
     assert (
@@ -57,7 +57,7 @@ def test_merged_is_a_plain_transformers_model(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_adapter_loads_with_peft_or_pefttools(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -72,11 +72,11 @@ def test_adapter_loads_by_its_makers_loader(run: Path, bases: Callable[[str], Pa
     else:
         model = pefttools.load(tmp_path / "adapter").model
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
-    assert torch.equal(answers(model, tokenizer), answers(trained.model, trained.base.tokenizer))
+    assert torch.equal(logits(model, tokenizer), logits(trained.model, trained.base.tokenizer))
 
 
 @pytest.mark.parametrize("strategy", [name for name in strategies.names() if not strategies.get(name)().mergeable])
-def test_what_cannot_merge_says_why_before_anything_is_loaded(strategy: str, recipe_file: Path) -> None:
+def test_unmergeable_strategy_is_refused_before_anything_is_loaded(strategy: str, recipe_file: Path) -> None:
     chosen = recipes.load(str(recipe_file), [f"strategy={strategy}"]).recipe
     with pytest.raises(UserError, match=rf"--to merged: {strategy} cannot be merged: .*; use --to adapter, or train"):
         exporters.get("merged")().refuse(chosen)
@@ -104,7 +104,7 @@ def one_tensor_off(self: Any, model: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", [scaling_dropped, head_swapped, one_tensor_off])
-def test_a_wrong_merge_is_thrown_away(
+def test_wrong_merge_is_refused_and_removed(
     wrong: Callable[..., Any], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Lora, "merge", wrong)
@@ -113,25 +113,27 @@ def test_a_wrong_merge_is_thrown_away(
     assert not list(tmp_path.iterdir())
 
 
-def test_logits_that_are_compared_hide_nothing_behind_rounding(finished_run: Path) -> None:
-    """Of one weight the last bit of fp32 shows, and the weights stay bit for bit what they were."""
+def test_exact_logits_are_float64_and_leave_weights_unchanged(finished_run: Path) -> None:
+    """They even change with the last bit of one float32 weight."""
     trained = pefttools.load(finished_run)
     before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
     rows = make_rows(4, seed=11)
-    asked = (trained.model, trained.task, rows, trained.base.tokenizer)
-    once, again = verify.exact_logits(*asked), verify.exact_logits(*asked)
+    arguments = (trained.model, trained.task, rows, trained.base.tokenizer)
+    once, again = verify.exact_logits(*arguments), verify.exact_logits(*arguments)
     assert all(row.dtype is torch.float64 and torch.equal(row, same) for row, same in zip(once, again, strict=True))
     for name, tensor in trained.model.state_dict().items():
         assert tensor.dtype is before[name].dtype
         assert torch.equal(tensor, before[name])
     weight = next(p for n, p in trained.model.named_parameters() if n.endswith("LayerNorm.weight")).data
     weight[0] = torch.nextafter(weight[0], torch.tensor(torch.inf))
-    changed = verify.exact_logits(*asked)
+    changed = verify.exact_logits(*arguments)
     assert all(0 < (row - other).abs().max() < 1e-5 for row, other in zip(once, changed, strict=True))
 
 
 @pytest.mark.slow
-def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifact_with_changed_id2label_is_refused(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = Lora.merge
 
     def renamed(self: Any, model: Any) -> Any:
@@ -145,7 +147,9 @@ def test_other_labels_are_noticed(finished_run: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifact_without_its_tokenizer_is_refused(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pefttools.exporters.merged import Merged
 
     plain = Merged.write
@@ -161,7 +165,7 @@ def test_a_lost_tokenizer_is_noticed(finished_run: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_a_base_that_changed_is_refused(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_changed_base_is_refused(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(bases("bert"), tmp_path / "base")
@@ -172,7 +176,7 @@ def test_a_base_that_changed_is_refused(recipe_file: Path, bases: Callable[[str]
         pefttools.load(run)
 
 
-def test_an_adapter_that_is_not_whole_is_refused(finished_run: Path, tmp_path: Path) -> None:
+def test_incomplete_adapter_is_refused(finished_run: Path, tmp_path: Path) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -185,7 +189,7 @@ def test_an_adapter_that_is_not_whole_is_refused(finished_run: Path, tmp_path: P
         pefttools.load(tmp_path / "run")
 
 
-def test_a_damaged_adapter_is_noticed(finished_run: Path, tmp_path: Path) -> None:
+def test_damaged_adapter_is_refused(finished_run: Path, tmp_path: Path) -> None:
     import shutil
 
     from safetensors.torch import load_file, save_file
@@ -198,17 +202,21 @@ def test_a_damaged_adapter_is_noticed(finished_run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_other_rows_are_noticed_of_a_run_that_kept_none(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_changed_data_is_refused_for_a_run_without_stored_rows(
+    recipe_file: Path, rows_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train.source={tmp_path / 'rows.jsonl'}", "train.epochs=1")
     (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
-    (run / "rows.parquet").unlink()  # as runs were before they kept their rows
+    (run / "rows.parquet").unlink()  # as in runs from before rows were stored
     with pytest.raises(UserError, match="the run's data has changed since it was trained"):
         export(run, "merged")
 
 
 @pytest.mark.slow
-def test_a_bf16_decoder_without_padding(recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_bf16_decoder_without_padding_token_is_exported(
+    recipe_file: Path, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
     from transformers import LlamaModel
 
     model = LlamaModel.from_pretrained(bases("llama"), dtype=torch.bfloat16)
@@ -224,7 +232,7 @@ def test_a_bf16_decoder_without_padding(recipe_file: Path, bases: Callable[[str]
 
 
 @pytest.mark.slow
-def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
+def test_text_pairs_are_trained_exported_and_predicted(recipe_file: Path, tmp_path: Path) -> None:
     from pefttools.inference.prediction import predict_rows
 
     rows = [{**row, "second": "word1 word2"} for row in make_rows(200)]
@@ -232,7 +240,7 @@ def test_pairs_from_end_to_end(recipe_file: Path, tmp_path: Path) -> None:
     run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
     assert result["test"]["accuracy"] >= 0.9
     assert export(run, "merged")["exported"] == result["test"]["accuracy"]
-    (answer,) = predict_rows(run, [{"text": "word1 saw", "second": "word2"}])
-    assert (answer["prediction"], answer["text_pair"]) == ("tool", "word2")
+    (prediction,) = predict_rows(run, [{"text": "word1 saw", "second": "word2"}])
+    assert (prediction["prediction"], prediction["text_pair"]) == ("tool", "word2")
     with pytest.raises(UserError, match=r"predict: the rows have no column .second. for text_pair"):
         list(predict_rows(run, [{"text": "word1 saw"}]))

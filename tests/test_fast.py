@@ -1,4 +1,4 @@
-"""What makes steps fast gives what torch and peft give: weights bit for bit, outputs, gradients, probabilities."""
+"""Faster layers compute what torch and peft compute: weights bit for bit, outputs, gradients, dropout rates."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TASK = TextClassification(labels=("colour", "fruit", "tool"), max_length=32)
 
 @pytest.mark.slow
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20))
-def test_halves_are_the_nearest_bf16_and_give_the_number_back(numbers: list[float]) -> None:
+def test_bf16_split_is_lossless_and_its_upper_half_the_nearest_bf16(numbers: list[float]) -> None:
     values = torch.tensor(numbers, dtype=torch.float32)
     upper, lower = bf16_split.split(values)
     assert torch.equal(bf16_split.joined(upper, lower).view(torch.int32), values.view(torch.int32))
@@ -40,7 +40,7 @@ def test_halves_are_the_nearest_bf16_and_give_the_number_back(numbers: list[floa
     assert ((upper[inside].float() - values[inside]).abs() <= (nearest.float() - values[inside]).abs()).all()
 
 
-def test_only_frozen_matrices_change_and_come_back() -> None:
+def test_only_frozen_matrices_are_stored_in_bf16_and_restored() -> None:
     model = nn.Sequential(nn.Embedding(7, 4), nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 7, bias=False))
     model[3].weight = model[0].weight  # tied
     model[0].weight.requires_grad_(False)
@@ -54,13 +54,13 @@ def test_only_frozen_matrices_change_and_come_back() -> None:
     }  # fmt: skip
     assert model[3].weight is model[0].weight
     restore()
-    restore()  # nothing is left to do
+    restore()  # a second call changes nothing
     assert all(torch.equal(p, before[name]) and p.dtype is torch.float32 for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.3, 0.5, 0.9])
-def test_dropout_drops_that_share_and_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
+def test_dropout_zeroes_the_share_p_and_keeps_the_mean(dtype: torch.dtype, p: float) -> None:
     torch.manual_seed(0)
     x = torch.ones(301, 997, dtype=dtype, requires_grad=True)
     y = dropout.dropout(x, p)
@@ -80,7 +80,7 @@ def test_dropout_drops_that_share_and_keeps_the_mean(dtype: torch.dtype, p: floa
     assert halves_differ == pytest.approx(2 * p * (1 - p), rel=0.05)
 
 
-def test_dropout_follows_torchs_seed_and_its_edges() -> None:
+def test_dropout_follows_the_torch_seed_and_handles_edge_cases() -> None:
     x = torch.randn(3, 5, 7)
     torch.manual_seed(3)
     first, second = dropout.dropout(x, 0.4), dropout.dropout(x, 0.4)
@@ -93,7 +93,7 @@ def test_dropout_follows_torchs_seed_and_its_edges() -> None:
     changed /= 2  # as a model may do
     changed.sum().backward()
     assert dropout.dropout(x.transpose(0, 2), 0.5).shape == (7, 5, 3)
-    assert dropout.dropout(x.double(), 0.5).dtype is torch.float64  # left to torch
+    assert dropout.dropout(x.double(), 0.5).dtype is torch.float64  # torch's own dropout
     model = nn.Sequential(nn.Dropout(0.5), nn.Dropout1d(0.5))
     with dropout.in_place_of_torchs(model):
         assert [type(m) for m in model] == [dropout.Dropout, nn.Dropout1d]
@@ -108,7 +108,7 @@ class _Attends(nn.Module):
 
 @pytest.mark.parametrize("tokens", [2, 9, 40])
 @pytest.mark.parametrize("mask", ["none", "causal", "padding"])
-def test_attention_is_sdpas_with_its_gradients(tokens: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_outputs_and_gradients_equal_sdpa(tokens: int, mask: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "FEW", {False: 64})
     torch.manual_seed(0)
     inputs = [torch.randn(3, tokens, heads, 8).transpose(1, 2).requires_grad_() for heads in (4, 2, 2)]
@@ -119,32 +119,32 @@ def test_attention_is_sdpas_with_its_gradients(tokens: int, mask: str, monkeypat
         "is_causal": mask == "causal",
     }
 
-    def answer() -> list[torch.Tensor]:
+    def outputs_and_gradients() -> list[torch.Tensor]:
         out, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](_Attends(), *inputs, scaling=0.3, dropout=0.0, **arguments)
         return [out, *torch.autograd.grad(out.square().sum(), inputs)]
 
-    expected = answer()
+    expected = outputs_and_gradients()
     called: list[int] = []
     ours = attention.attention
     monkeypatch.setattr(attention, "attention", lambda *args: called.append(1) or ours(*args))
     with attention.in_place_of_torchs():
-        got = answer()
+        found = outputs_and_gradients()
     assert called == [1]
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
-    for one, other in zip(got, expected, strict=True):
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("unusual", ["float mask", "one query", "more keys", "long", "bias"])
-def test_attention_leaves_to_torch_what_it_is_not_made_for(unusual: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_falls_back_to_torch_for_unsupported_inputs(unusual: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "attention", lambda *_: pytest.fail("not to be called"))
     queries, keys = {"one query": (1, 4), "more keys": (3, 5), "long": (60, 60)}.get(unusual, (5, 5))
     query, key = torch.randn(1, 2, queries, 8), torch.randn(1, 2, keys, 8)
     more: dict[str, Any] = {"position_bias": torch.randn(1, 2, 5, 5)} if unusual == "bias" else {}
     mask = torch.zeros(1, 1, 5, 5) if unusual == "float mask" else None
     with attention.in_place_of_torchs():
-        answer, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](nn.Module(), query, key, key, mask, is_causal=True, **more)
-    assert answer.shape == (1, queries, 2, 8)
+        output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](nn.Module(), query, key, key, mask, is_causal=True, **more)
+    assert output.shape == (1, queries, 2, 8)
 
 
 def lora_layer(**settings: Any) -> Any:
@@ -160,20 +160,20 @@ def test_lora_equals_pefts_outputs_and_gradients(rslora: bool) -> None:
     x = torch.randn(2, 7, 12, requires_grad=True)
     weights = [x, *trained(model).values()]
 
-    def answer() -> list[torch.Tensor]:
+    def outputs_and_gradients() -> list[torch.Tensor]:
         out = model(x)
         out /= 2  # as DeBERTa does
         return [out, *torch.autograd.grad(out.pow(2).sum(), weights)]
 
-    expected = answer()
+    expected = outputs_and_gradients()
     with lora_linear.in_place_of_pefts(model) as number:
         assert number == 1
-        got = answer()
+        found = outputs_and_gradients()
         assert "_LoraLinear" in str(model(x).grad_fn.next_functions)
         state = {name: value.clone() for name, value in peft.get_peft_model_state_dict(model).items()}
     assert "_LoraLinear" not in str(model(x).grad_fn.next_functions)
     assert state.keys() == peft.get_peft_model_state_dict(model).keys()
-    for one, other in zip(got, expected, strict=True):
+    for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_lora_in_bf16_is_as_near_to_fp32_as_pefts() -> None:
     x = torch.randn(64, 12, requires_grad=True)
     weights = [x, *trained(model).values()]
 
-    def answer(bf16: bool) -> list[torch.Tensor]:
+    def outputs_and_gradients(bf16: bool) -> list[torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             out = model(x)
         return [out.float(), *torch.autograd.grad(out.float().pow(2).sum(), weights)]
@@ -190,16 +190,16 @@ def test_lora_in_bf16_is_as_near_to_fp32_as_pefts() -> None:
     def error(values: list[torch.Tensor]) -> list[float]:
         return [((a - b).norm() / b.norm()).item() for a, b in zip(values, exact, strict=True)]
 
-    exact = answer(bf16=False)
-    pefts = error(answer(bf16=True))
+    exact = outputs_and_gradients(bf16=False)
+    pefts = error(outputs_and_gradients(bf16=True))
     with lora_linear.in_place_of_pefts(model):
-        outputs = answer(bf16=True)
+        outputs = outputs_and_gradients(bf16=True)
         ours = error(outputs)
     assert all(one <= 2 * other for one, other in zip(ours, pefts, strict=True)), (ours, pefts)
     assert all(value.dtype is torch.float32 for value in outputs)
 
 
-def test_lora_leaves_to_peft_what_it_is_not_made_for() -> None:
+def test_lora_falls_back_to_peft_for_unsupported_layers() -> None:
     for settings in ({"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}):
         assert not lora_linear.applies(lora_layer(**settings).base_model.model[0]), settings
     for change in ("merged", "two", "trained", "off"):
@@ -219,7 +219,7 @@ def test_lora_leaves_to_peft_what_it_is_not_made_for() -> None:
         assert not lora_linear.applies(layer), change
 
 
-def test_lora_with_a_frozen_input_asks_for_no_gradient_of_it() -> None:
+def test_lora_with_a_frozen_input_has_gradients() -> None:
     model = lora_layer()
     with lora_linear.in_place_of_pefts(model):
         model(torch.randn(3, 12)).sum().backward()
@@ -229,7 +229,7 @@ def test_lora_with_a_frozen_input_asks_for_no_gradient_of_it() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "llama", "bart"])
 @pytest.mark.parametrize("name", strategies.names())
-def test_every_strategy_steps_in_bf16_and_gets_its_frozen_weights_back(
+def test_every_strategy_steps_in_bf16_and_restores_its_frozen_weights(
     name: str, family: str, bases: Callable[[str], Path]
 ) -> None:
     strategy = strategies.get(name)()

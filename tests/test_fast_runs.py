@@ -1,4 +1,4 @@
-"""Runs that save memory or are compiled: the same losses as without, the same names, refused where it cannot be."""
+"""Runs with gradient checkpointing or compilation: the same losses and names; refused where unsupported."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ SHORT = ("train.epochs=1", "data.train_rows=96")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["lora", "full", "bitfit"])
-def test_checkpointed_blocks_give_the_same_losses(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_gives_the_same_losses(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     common = (f"strategy={strategy}", "base.dropout=0.1", *SHORT)
     plain, result = train_tiny(recipe_file, tmp_path / "plain", *common)
     again, other = train_tiny(recipe_file, tmp_path / "again", *common, "train.gradient_checkpointing=true")
     assert losses(again) == pytest.approx(losses(plain), abs=1e-5)
-    assert other["digest"] == result["digest"]  # how it is computed is not what is learnt
+    assert other["digest"] == result["digest"]  # the digest does not depend on how steps are computed
 
 
 @pytest.mark.slow
-def test_checkpointing_is_taken_back(recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradient_checkpointing_is_disabled_again(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[Any] = []
     within = speedups._checkpointing
 
@@ -38,7 +40,7 @@ def test_checkpointing_is_taken_back(recipe_file: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(speedups, "_checkpointing", watched)
     train_tiny(recipe_file, tmp_path / "run", "train.gradient_checkpointing=true", *SHORT)
-    assert [model.is_activation_checkpointing for model in seen] == [False, False]  # the step tried first, the run
+    assert [model.is_activation_checkpointing for model in seen] == [False, False]  # the trial step, the run
 
 
 @pytest.mark.slow
@@ -59,7 +61,7 @@ def test_compiled_steps_give_the_same_losses_and_names(
     assert names[0] == names[1]
 
 
-def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_compilation_and_checkpointing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     settings = TrainSettings(compile=True, gradient_checkpointing=True)

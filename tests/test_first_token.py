@@ -1,4 +1,4 @@
-"""The last block for its first token alone: the logits and gradients of the whole block, and only where it may be."""
+"""The last block computed for the first token only: the same logits and gradients, where the model allows it."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def built(architecture: str, kind: Any = AutoModelForSequenceClassification, **v
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "electra"])
-def test_logits_and_gradients_are_the_whole_blocks(architecture: str) -> None:
+def test_logits_and_gradients_equal_those_of_the_whole_block(architecture: str) -> None:
     model = built(architecture)
     last = first_token.last_block(model, INPUTS)
     assert last is not None
     shapes: list[Any] = []
     last.block.register_forward_hook(lambda _, __, output: shapes.append(output.shape[1]))
 
-    def answer() -> list[torch.Tensor]:
+    def logits_and_gradients() -> list[torch.Tensor]:
         logits = model(**INPUTS).logits
         named = {n: p for n, p in model.named_parameters() if "position_embeddings" not in n}
         return [logits, *torch.autograd.grad(logits.square().sum(), list(named.values()), materialize_grads=True)]
 
-    whole = answer()
+    whole = logits_and_gradients()
     with last.alone():
-        alone = answer()
-    again = answer()
+        alone = logits_and_gradients()
+    again = logits_and_gradients()
     assert shapes == [6, 1, 6]
     for one, other, third in zip(whole, alone, again, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
@@ -69,7 +69,7 @@ def _mean(model: Any) -> Any:
 
 
 def _blind(model: Any) -> Any:
-    nn.init.zeros_(model.classifier.weight)  # its logits say nothing of what is read
+    nn.init.zeros_(model.classifier.weight)  # its logits do not depend on the input
     return model
 
 
@@ -84,25 +84,25 @@ OTHERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_others_compute_the_whole_block(name: str) -> None:
+def test_other_models_compute_the_whole_block(name: str) -> None:
     model = OTHERS[name]()
     before = {module: set(vars(module)) for module in model.modules()}
     assert first_token.last_block(model, INPUTS) is None
     assert {module: set(vars(module)) for module in model.modules()} == before
 
 
-def test_rows_of_one_token_show_nothing() -> None:
+def test_rows_of_one_token_compute_the_whole_block() -> None:
     assert first_token.last_block(built("bert"), {"input_ids": INPUTS["input_ids"][:, :1]}) is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", [name for name in strategies.names() if strategies.get(name)().trains])
-def test_a_run_has_the_losses_of_one_without(
+def test_losses_of_a_run_equal_those_with_the_whole_block(
     strategy: str, recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[Any] = []
-    look = first_token.last_block
-    monkeypatch.setattr(preparation, "last_block", lambda *args: found.append(look(*args)) or found[-1])
+    last_block = first_token.last_block
+    monkeypatch.setattr(preparation, "last_block", lambda *args: found.append(last_block(*args)) or found[-1])
     common = (f"strategy={strategy}", "base.dropout=0", "train.epochs=1", "data.train_rows=64", "train.precision=fp32")
     alone, result = train_tiny(recipe_file, tmp_path / "alone", *common)
     monkeypatch.setattr(preparation, "last_block", lambda *_: None)
@@ -110,4 +110,4 @@ def test_a_run_has_the_losses_of_one_without(
     assert losses(alone) == pytest.approx(losses(whole), abs=1e-5)
     assert result["test"]["loss"] == pytest.approx(other["test"]["loss"], abs=1e-5)
     assert len(found) == 1
-    assert (found[0] is not None) is (strategy != "prefix")  # its keys come from elsewhere
+    assert (found[0] is not None) is (strategy != "prefix")  # prefix tuning adds keys of its own

@@ -1,4 +1,4 @@
-"""Files of sentences, of lines side by side, and of questions on paragraphs, as rows."""
+"""Rows read from CoNLL files, parallel lines, SQuAD files and hub sets."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ def rows_of(path: Path, **settings: Any) -> list[dict[str, Any]]:
     return read(FileSettings(source=str(path), **settings), "data.train", SILENT)
 
 
-def written(path: Path, text: str) -> Path:
+def write_file(path: Path, text: str) -> Path:
     path.write_bytes(text.encode())
     return path
 
 
 @pytest.mark.parametrize("ending", ["conll", "bio", "iob", "iob2", "bmes"])
-def test_two_columns(tmp_path: Path, ending: str) -> None:
-    path = written(tmp_path / f"a.{ending}", "\nEU B-ORG\nrejects O\n\n\n# O\n1 O\n\n")
+def test_conll_with_two_columns(tmp_path: Path, ending: str) -> None:
+    path = write_file(tmp_path / f"a.{ending}", "\nEU B-ORG\nrejects O\n\n\n# O\n1 O\n\n")
     assert rows_of(path) == [
         {"tokens": ["EU", "rejects"], "tags": ["B-ORG", "O"]},
         {"tokens": ["#", "1"], "tags": ["O", "O"]},
     ]
 
 
-def test_more_columns_documents_and_comments(tmp_path: Path) -> None:
+def test_conll_with_more_columns_documents_and_comments(tmp_path: Path) -> None:
     text = (
         "-DOCSTART- -X- O O\r\n\r\n# id 7\r\nEU NNP I-NP B-ORG\r\n. . O O\r\n-DOCSTART- -X- O O\r\nPeter NNP I-NP B-PER"
     )
-    path = written(tmp_path / "a.conll", text)
+    path = write_file(tmp_path / "a.conll", text)
     rows = rows_of(path)
     assert [row["tokens"] for row in rows] == [["EU", "."], ["Peter"]]
     assert rows[0] == {"tokens": ["EU", "."], "column2": ["NNP", "."], "column3": ["I-NP", "O"], "tags": ["B-ORG", "O"]}
@@ -45,21 +45,21 @@ def test_more_columns_documents_and_comments(tmp_path: Path) -> None:
     assert rows_of(path, last_rows=1)[0]["tokens"] == ["Peter"]
 
 
-def test_tabs_let_a_token_hold_a_space(tmp_path: Path) -> None:
+def test_conll_tokens_between_tabs_may_contain_spaces(tmp_path: Path) -> None:
     text = "# text = New York\tUSA\nNew York\tB-LOC\n\t\n\ufeff\nof\tO\n# O\tO\n"
-    path = written(tmp_path / "a.data", text)
+    path = write_file(tmp_path / "a.data", text)
     assert rows_of(path, format="conll") == [
         {"tokens": ["# text = New York", "New York"], "tags": ["USA", "B-LOC"]},
         {"tokens": ["of", "# O"], "tags": ["O", "O"]},
     ]
-    spaced = written(tmp_path / "b.conll", "# id 1\tdomain=en\nof _ _ O\n")
+    spaced = write_file(tmp_path / "b.conll", "# id 1\tdomain=en\nof _ _ O\n")
     assert rows_of(spaced)[0]["tokens"] == ["of"]
 
 
-def test_a_character_a_line(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.bmes", "北 B-LOC\n京 E-LOC\n\u3000 O\n。 O\n\n我 O\n")
+def test_conll_with_one_character_a_line(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.bmes", "北 B-LOC\n京 E-LOC\n\u3000 O\n。 O\n\n我 O\n")
     assert [row["tokens"] for row in rows_of(path)] == [["北", "京", "\u3000", "。"], ["我"]]
-    alone = written(tmp_path / "b.conll", "北\n京\n\n我\n")
+    alone = write_file(tmp_path / "b.conll", "北\n京\n\n我\n")
     assert rows_of(alone) == [{"tokens": ["北", "京"]}, {"tokens": ["我"]}]
 
 
@@ -73,22 +73,25 @@ def test_a_character_a_line(tmp_path: Path) -> None:
         ("a O\nb\nc\nd\ne\n", "line 4 has 1 columns instead of 2: 'd' (and 1 more lines)"),
     ],
 )
-def test_lines_that_are_no_tokens(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_conll_lines_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        rows_of(written(tmp_path / "a.conll", text))
+        rows_of(write_file(tmp_path / "a.conll", text))
     assert message in str(caught.value)
     assert "data.train: " in str(caught.value)
 
 
-def test_every_line_is_a_text(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.txt", "one\r\n\n  two\u2028still two\n")
+def test_lines_of_a_text_file_are_rows(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "a.txt", "one\r\n\n  two\u2028still two\n")
     assert rows_of(path) == [{"text": "one"}, {"text": "  two\u2028still two"}]
     assert rows_of(path, last_rows=1) == [{"text": "  two\u2028still two"}]
 
 
-def test_lines_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text, tags = written(tmp_path / "seq.in", "play jazz\n\nstop\n"), written(tmp_path / "seq.out", "O B-genre\n\nO")
-    label = written(tmp_path / "label", "Play\n\nStop\n")
+def test_parallel_files_are_joined_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, tags = (
+        write_file(tmp_path / "seq.in", "play jazz\n\nstop\n"),
+        write_file(tmp_path / "seq.out", "O B-genre\n\nO"),
+    )
+    label = write_file(tmp_path / "label", "Play\n\nStop\n")
     expected = [
         {"text": "play jazz", "tags": "O B-genre", "label": "Play"},
         {"text": "stop", "tags": "O", "label": "Stop"},
@@ -98,7 +101,7 @@ def test_lines_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert settings.parallel_files == {"tags": str(tags), "label": str(label)}
     monkeypatch.chdir("/")
     assert read(settings, "data.train", SILENT) == expected
-    numbered = written(tmp_path / "numbered", "1 play jazz\n2 \n3 stop\n")
+    numbered = write_file(tmp_path / "numbered", "1 play jazz\n2 \n3 stop\n")
     rows = rows_of(numbered, parallel_files={"tags": str(tags)}, pattern=r"(?P<id>\d) (?P<text>.*)", last_rows=2)
     assert rows == [{"id": "2", "text": "", "tags": ""}, {"id": "3", "text": "stop", "tags": "O"}]
     latin = tmp_path / "latin"
@@ -107,8 +110,8 @@ def test_lines_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         rows_of(text, parallel_files={"tags": str(latin)})
 
 
-def test_numbers_of_lines_differ(tmp_path: Path) -> None:
-    text, tags = written(tmp_path / "a.in", "one\ntwo\nthree\n"), written(tmp_path / "a.out", "O\nO\n")
+def test_parallel_files_of_different_length_are_refused(tmp_path: Path) -> None:
+    text, tags = write_file(tmp_path / "a.in", "one\ntwo\nthree\n"), write_file(tmp_path / "a.out", "O\nO\n")
     with pytest.raises(
         UserError, match=r"a\.out has 2 lines and .*a\.in has 3; parallel files must have the same number"
     ):
@@ -134,7 +137,7 @@ def test_numbers_of_lines_differ(tmp_path: Path) -> None:
         ({"format": "conll", "header": ("a", "a")}, "`header` names a column twice"),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
+def test_contradictory_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FileSettings(source="a", **settings)
 
@@ -147,13 +150,13 @@ def test_squad_is_flattened(tmp_path: Path) -> None:
     answer = {"text": "cat", "answer_start": 2}
     first = {"id": 1, "question": "Who?", "answers": [answer, answer]}
     second = {"id": "b", "question": "Why?", "is_impossible": True, "answers": [], "plausible_answers": [answer]}
-    path = written(tmp_path / "a.json", json.dumps(squad(first, second)))
+    path = write_file(tmp_path / "a.json", json.dumps(squad(first, second)))
     same = {"title": "T", "context": "A cat sat."}
     assert rows_of(path) == [
         {"id": "1", **same, "question": "Who?", "answers": [answer, answer], "is_impossible": False},
         {"id": "b", **same, "question": "Why?", "answers": [], "is_impossible": True},
     ]
-    plain = written(tmp_path / "b.json", json.dumps({"data": [{"text": "a"}]}))
+    plain = write_file(tmp_path / "b.json", json.dumps({"data": [{"text": "a"}]}))
     assert rows_of(plain) == [{"text": "a"}]
 
 
@@ -167,9 +170,9 @@ def test_squad_is_flattened(tmp_path: Path) -> None:
         ({"data": [{"paragraphs": []}, {"title": "T"}]}, "data[1] has no 'paragraphs'"),
     ],
 )
-def test_squad_with_something_missing(tmp_path: Path, value: dict[str, Any], message: str) -> None:
+def test_incomplete_squad_file_is_refused(tmp_path: Path, value: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        rows_of(written(tmp_path / "a.json", json.dumps(value)))
+        rows_of(write_file(tmp_path / "a.json", json.dumps(value)))
     assert "has SQuAD's layout, but data[" in str(caught.value)
     assert message in str(caught.value)
 

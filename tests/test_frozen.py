@@ -1,4 +1,4 @@
-"""Which blocks training never changes, and that they draw no dropout."""
+"""The frozen part of a model: which blocks training never changes, and that they stay in eval mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TASK = TextClassification.example()
 
 
 @pytest.mark.parametrize("strategy", ["prompt", "prefix", "lora", "full"])
-def test_what_training_reaches_is_not_frozen(strategy: str) -> None:
+def test_strategies_that_train_below_a_block_leave_no_block_frozen(strategy: str) -> None:
     base = tiny_models.base(TASK, "bert", False, tiny_models.ARCHITECTURES["bert"].sizes)
     model = strategies.get(strategy)().wrap(base)
     assert not frozen_part(model, TASK.inputs_of(tiny_models.batch(TASK, base.model.config, 3))).blocks
@@ -29,7 +29,7 @@ def frozen_bert(layers: int) -> tuple[Any, Frozen]:
     return model, frozen_part(model, TASK.inputs_of(tiny_models.batch(TASK, base.model.config, 3)))
 
 
-def test_a_tied_table_that_is_trained_is_not_frozen() -> None:
+def test_blocks_above_trained_embeddings_are_not_frozen() -> None:
     model, frozen = frozen_bert(1)
     assert len(frozen.blocks) == 1
     model.bert.embeddings.word_embeddings.weight.requires_grad_(True)
@@ -37,7 +37,7 @@ def test_a_tied_table_that_is_trained_is_not_frozen() -> None:
     assert not frozen_part(model, batch).blocks
 
 
-def test_the_frozen_part_is_held_in_evaluation_mode() -> None:
+def test_frozen_part_stays_in_eval_mode() -> None:
     model, frozen = frozen_bert(1)
     names = set(model.state_dict())
     with frozen.in_eval_mode():

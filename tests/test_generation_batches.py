@@ -1,6 +1,6 @@
-"""An answer in text is its row's own: written alone or in a batch beside longer ones, on every kind of writer.
+"""Generated text does not depend on the batch, on every architecture.
 
-And an artifact that answers otherwise in a batch alone is no artifact: its proof asks in both ways.
+Exports are verified on rows alone and in a batch, so an artifact that differs only in a batch is refused.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pefttools.tasks import tasks
 pytestmark = pytest.mark.slow
 
 TEMPLATE = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
-SAME = 1e-4
-"""How far logits may differ that should be the same, in parts of the largest; single precision rounds at every step."""
-CASES = [(kind, 0) for kind in (*tiny_bases.DECODERS, *tiny_bases.BOTH)]
+TOLERANCE = 1e-4
+"""Tolerance between logits that should be equal, relative to the largest; float32 rounds at every step."""
+CASES = [(kind, 0) for kind in (*tiny_bases.DECODERS, *tiny_bases.ENCODER_DECODERS)]
 CASES += [("llama", 8), ("gpt2", 8), ("opt", -1), ("bloom", 3), ("bart", 8)]
-"""Architecture, and the padding token of its configuration; the tokenizer of other ones than 0 has none."""
+"""Architecture, and the padding token of its configuration; unless that is 0, the tokenizer has none."""
 
 
 def checkpoint(folder: Path, kind: str, pad: int = 0) -> Path:
-    """A base whose output layer is its table of embeddings, so that a headless checkpoint has both."""
+    """A base with tied embeddings, so that a checkpoint without head has its output layer."""
     tiny_bases.write(folder, kind, without_padding if pad else None, tie_word_embeddings=True)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": pad}))
@@ -42,42 +42,42 @@ def checkpoint(folder: Path, kind: str, pad: int = 0) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "pad"), CASES)
-def test_a_text_is_answered_the_same_alone_and_in_a_batch(kind: str, pad: int, tmp_path: Path) -> None:
-    two_sided = kind in tiny_bases.BOTH
-    task = tasks.get("seq2seq" if two_sided else "causal_lm").example()
-    task = task.with_values(max_new_tokens=5, **({"num_beams": 1} if two_sided else {"chat_template": TEMPLATE}))
+def test_generated_text_independent_of_batch(kind: str, pad: int, tmp_path: Path) -> None:
+    encoder_decoder = kind in tiny_bases.ENCODER_DECODERS
+    task = tasks.get("seq2seq" if encoder_decoder else "causal_lm").example()
+    task = task.with_values(max_new_tokens=5, **({"num_beams": 1} if encoder_decoder else {"chat_template": TEMPLATE}))
     base = task.load(BaseSettings(source=str(checkpoint(tmp_path, kind, pad))))
     model: Any = base.model
     steps: list[torch.Tensor] = []
-    model.get_output_embeddings().register_forward_hook(lambda *given: steps.append(given[2][:, -1]))
-    rows = [task.read_unlabeled({"source" if two_sided else "prompt": text}) for text in TEXTS]
-    answered = list(task.generate(model, rows, base.tokenizer))
+    model.get_output_embeddings().register_forward_hook(lambda _, __, logits: steps.append(logits[:, -1]))
+    rows = [task.read_unlabeled({"source" if encoder_decoder else "prompt": text}) for text in TEXTS]
+    generated = list(task.generate(model, rows, base.tokenizer))
     together = torch.stack(steps, 1)
-    said, place = dict(answered), {row: i for i, (row, _) in enumerate(answered)}
+    predictions, position = dict(generated), {row: i for i, (row, _) in enumerate(generated)}
     for i, row in enumerate(rows):
         steps.clear()
-        assert list(task.generate(model, [row], base.tokenizer)) == [(0, said[i])]
+        assert list(task.generate(model, [row], base.tokenizer)) == [(0, predictions[i])]
         alone = torch.cat(steps)
-        assert float((together[place[i], : len(alone)] - alone).abs().max() / alone.abs().max()) < SAME
+        assert float((together[position[i], : len(alone)] - alone).abs().max() / alone.abs().max()) < TOLERANCE
 
 
-def test_a_run_answers_in_text_the_same_alone_and_in_a_batch(tmp_path: Path) -> None:
+def test_generated_text_of_a_run_independent_of_batch(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base", "llama", 8)
     pairs = [{"prompt": row["text"], "completion": row["label"]} for row in make_rows(60)]
     task = {"name": "causal_lm", "max_length": 40, "max_new_tokens": 5, "chat_template": TEMPLATE, "generate_rows": 4}
     recipe = write_recipe(tmp_path / "r.yaml", base, write_rows(tmp_path / "rows.jsonl", pairs), task=task,
                           train={"epochs": 1, "learning_rate": 0.02})  # fmt: skip
     run, _ = train_tiny(recipe, tmp_path / "run")
-    asked = [{"prompt": text} for text in TEXTS]
-    together = list(predict_rows(run, asked, precision="fp32"))
-    assert together == [said for one in asked for said in predict_rows(run, [one], precision="fp32")]
+    prompts = [{"prompt": text} for text in TEXTS]
+    together = list(predict_rows(run, prompts, precision="fp32"))
+    assert together == [alone for one in prompts for alone in predict_rows(run, [one], precision="fp32")]
 
 
 @pytest.mark.parametrize("kind", ["llama", "xlnet"])
-def test_an_artifact_that_answers_otherwise_in_a_batch_is_thrown_away(
+def test_artifact_with_other_logits_in_a_batch_is_refused(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another padding token in its config.json, or another side in its tokenizer's: rows alone are as they were."""
+    """With another padding token or padding side, the probabilities of rows alone stay right."""
     base = tiny_bases.write(tmp_path / "base", kind)
     recipe = write_recipe(tmp_path / "r.yaml", base, write_rows(tmp_path / "rows.jsonl", make_rows(60)),
                           task={"name": "text_classification", "max_length": 32}, train={"epochs": 1})  # fmt: skip
@@ -101,7 +101,7 @@ def test_an_artifact_that_answers_otherwise_in_a_batch_is_thrown_away(
         export(run, "merged", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     expected = [
-        [*said["probabilities"].values()] for said in predict_rows(run, [{"text": t} for t in TEXTS], precision="fp32")
+        [*row["probabilities"].values()] for row in predict_rows(run, [{"text": t} for t in TEXTS], precision="fp32")
     ]
     for values, right in zip(alone[:5], expected[:5], strict=True):
         assert values == pytest.approx(right, abs=1e-5)

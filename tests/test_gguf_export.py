@@ -1,4 +1,4 @@
-"""GGUF: a tiny Llama through llama.cpp's own converter, which comes from the package index, and back."""
+"""GGUF export of a tiny Llama with llama.cpp's own converter, which comes from the package index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converter, taking every byte-level tokenizer for GPT-2's; it goes by what they were trained on."""
+    """The converter, changed to treat every tokenizer that it does not recognize as GPT-2's."""
     try:
         found = fetch(*gguf.CONVERTER)
     except UserError as error:
@@ -32,8 +32,10 @@ def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(found, folder)
     file = folder / "conversion" / "base.py"
     text = file.read_text("utf-8")
-    place = text.index("def get_vocab_base_pre")
-    file.write_text(text[:place] + text[place:].replace("        res = None\n", '        res = "gpt-2"\n', 1), "utf-8")
+    position = text.index("def get_vocab_base_pre")
+    file.write_text(
+        text[:position] + text[position:].replace("        res = None\n", '        res = "gpt-2"\n', 1), "utf-8"
+    )
     return folder
 
 
@@ -76,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "q8_0"])
-def test_gguf_answers_as_it_was_written_in_transformers_and_in_llama_cpp(
+def test_gguf_gives_the_same_predictions_in_transformers_and_llama_cpp(
     dtype: str, run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
@@ -85,19 +87,19 @@ def test_gguf_answers_as_it_was_written_in_transformers_and_in_llama_cpp(
     assert manifest["loaded_error"] <= 1e-5 * max(1, manifest["largest_logit"])
     if dtype != "float32":
         assert 1e-5 < manifest["rounding_error"] == pytest.approx(manifest["max_logit_error"], rel=1e-2)
-    said = manifest["llama_cpp"]
-    assert 1 <= said["rows"] <= 16
-    assert 0 < said["max_logprob_error"] <= said["tolerance"] <= 0.1 * manifest["largest_logit"]
+    facts = manifest["llama_cpp"]
+    assert 1 <= facts["rows"] <= 16
+    assert 0 < facts["max_logprob_error"] <= facts["tolerance"] <= 0.1 * manifest["largest_logit"]
     assert {"model.gguf", "README.md", "manifest.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
-    assert f"of {said['rows']} rows; the logarithms" in (tmp_path / "out" / "README.md").read_text("utf-8")
-    (answer,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
-    assert isinstance(answer["prediction"], str)
+    assert f"of {facts['rows']} rows; the logarithms" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    (prediction,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
+    assert isinstance(prediction["prediction"], str)
 
 
-def test_llama_cpp_is_told_where_it_is_missing_and_refuses_what_it_answers_otherwise(
+def test_missing_llama_cpp_is_reported_and_different_probabilities_are_a_problem(
     run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process: the exporter itself is asked about a file it has proven."""
+    """In this process, on the exporter itself and a file that it has verified."""
     monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
     manifest = export(run, "gguf", tmp_path / "out", settings=["dtype=float32"])
     exporter, recipe = gguf.Gguf(dtype="float32"), recipe_of(tmp_path / "out")
@@ -115,7 +117,7 @@ def test_llama_cpp_is_told_where_it_is_missing_and_refuses_what_it_answers_other
     assert "not checked with llama.cpp" in capsys.readouterr().out
 
 
-def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: Path) -> None:
+def test_tokenizer_that_llama_cpp_does_not_support_is_refused(run: Path, tmp_path: Path) -> None:
     try:
         fetch(*gguf.CONVERTER)
     except UserError as error:
@@ -126,10 +128,10 @@ def test_a_tokenizer_that_llama_cpp_does_not_know_is_told(run: Path, tmp_path: P
     assert json.loads((run / "result.json").read_text())["task"] == "causal_lm"
 
 
-def test_the_file_ends_where_the_template_ends_answers(
+def test_gguf_has_the_end_of_turn_token_and_the_chat_template(
     base: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """llama.cpp stops at the end of a turn that is no end of text, and has the recipe's template."""
+    """llama.cpp stops at the end of a turn even if that is not the end-of-text token."""
     from gguf import GGUFReader
     from transformers import AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""Continued pretraining: losses, masks filled, what is refused or told, and a run that died."""
+"""Masked language modeling: losses, filled masks, remarks and errors, and a resumed run."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def make_model() -> Any:
 
 
 def counting(number: int, words: int = 12, known: int = 40) -> list[dict[str, str]]:
-    """Texts in which each word says what the next one is."""
+    """Texts in which each word determines the next one."""
     return [{"text": " ".join(WORDS[(i * 7 + j) % known] for j in range(words))} for i in range(number)]
 
 
 @pytest.fixture(scope="module")
 def counter(tokenizer) -> tuple[Any, list[float]]:
-    """A model that has learnt to count, and its losses."""
+    """A model trained on texts of `counting`, and its losses."""
     task, model = MaskedLM(max_length=32), make_model().train()
     encoded = task.encode_training(counting(40, 14, known=6), tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -57,7 +57,7 @@ def counter(tokenizer) -> tuple[Any, list[float]]:
 # losses
 
 
-def test_the_loss_is_the_models_own(tokenizer):
+def test_loss_equals_that_of_the_model(tokenizer):
     task, model = MaskedLM(max_length=32), make_model()
     encoded = task.encode(counting(5) + counting(2, 3), tokenizer)
     batch = task.collate(encoded, tokenizer, 8)
@@ -66,14 +66,14 @@ def test_the_loss_is_the_models_own(tokenizer):
     loss = task.loss(outputs, batch)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(outputs.loss.item() * sum(encoded["num_targets"]), rel=1e-5)
-    said = task.predict(outputs, batch)
-    assert [p["num_targets"] for p in said] == encoded["num_targets"] == [2] * 5 + [1] * 2
-    assert sum(p["nll"] for p in said) == pytest.approx(loss.item(), rel=1e-5)
-    right = (outputs.logits.argmax(-1) == batch["labels"]).sum(1).tolist()
-    assert [p["num_correct"] for p in said] == right
+    predictions = task.predict(outputs, batch)
+    assert [p["num_targets"] for p in predictions] == encoded["num_targets"] == [2] * 5 + [1] * 2
+    assert sum(p["nll"] for p in predictions) == pytest.approx(loss.item(), rel=1e-5)
+    num_correct = (outputs.logits.argmax(-1) == batch["labels"]).sum(1).tolist()
+    assert [p["num_correct"] for p in predictions] == num_correct
 
 
-def test_rows_join_their_windows():
+def test_windows_of_a_row_are_aggregated():
     task = MaskedLM()
     parts = [{"nll": 1.0, "num_correct": 1, "num_targets": 2}, {"nll": 3.0, "num_correct": 0, "num_targets": 1}]
     row = task.aggregate({"text": "x"}, [{}, {}], parts)
@@ -85,7 +85,7 @@ def test_rows_join_their_windows():
 
 
 @pytest.mark.slow
-def test_learns(counter, tokenizer):
+def test_training_learns_masked_tokens(counter, tokenizer):
     model, losses = counter
     assert losses[0] > 3.5
     assert sum(losses[-5:]) / 5 < 0.3
@@ -98,7 +98,7 @@ def test_learns(counter, tokenizer):
     assert values["perplexity"] < 2
 
 
-def test_sizes_for_planning(tokenizer):
+def test_longest_batch_for_planning(tokenizer):
     task = MaskedLM(max_length=32, whole_word=True)
     assert (task.longest(10**9), task.longest(20)) == (32, 20)
     encoded = task.encode_training(counting(1), tokenizer)
@@ -112,18 +112,18 @@ def test_sizes_for_planning(tokenizer):
 # masks filled
 
 
-def test_fills_masks(counter, tokenizer):
+def test_generate_fills_masks(counter, tokenizer):
     model, _ = counter
     task = MaskedLM(max_length=32)
     texts = [
         "word1 word2 word3 [MASK] word5 word0 word1",
         "word5 word0 word1 word2 [MASK] word4 word5 word0 [MASK] word2",
     ]
-    said = dict(task.generate(model, [{"text": text} for text in texts], tokenizer))
-    assert said[0]["prediction"] == "word1 word2 word3 word4 word5 word0 word1"
-    assert said[1]["prediction"] == "word5 word0 word1 word2 word3 word4 word5 word0 word1 word2"
-    assert [len(fill) for fill in said[1]["fills"]] == [5, 5]
-    (fill,) = said[0]["fills"]
+    predictions = dict(task.generate(model, [{"text": text} for text in texts], tokenizer))
+    assert predictions[0]["prediction"] == "word1 word2 word3 word4 word5 word0 word1"
+    assert predictions[1]["prediction"] == "word5 word0 word1 word2 word3 word4 word5 word0 word1 word2"
+    assert [len(fill) for fill in predictions[1]["fills"]] == [5, 5]
+    (fill,) = predictions[0]["fills"]
     assert fill[0]["token"] == "word4"
     assert [guess["probability"] for guess in fill] == sorted((g["probability"] for g in fill), reverse=True)
     ids = torch.tensor([tokenizer(texts[0])["input_ids"]])
@@ -133,24 +133,24 @@ def test_fills_masks(counter, tokenizer):
     assert sum(guess["probability"] for guess in fill) <= 1
 
 
-def test_masks_in_long_texts_are_filled_in_their_order(counter, tokenizer):
+def test_masks_in_long_texts_are_filled_in_order(counter, tokenizer):
     model, _ = counter
     words = [WORDS[i % 6] for i in range(60)]
-    asked = [3, 20, 29, 31, 47, 58]
-    text = " ".join("[MASK]" if i in asked else word for i, word in enumerate(words))
+    masked = [3, 20, 29, 31, 47, 58]
+    text = " ".join("[MASK]" if i in masked else word for i, word in enumerate(words))
     rows = [{"text": "word1 [MASK] word3"}, {"text": text}]
-    said = dict(MaskedLM(max_length=16).generate(model, rows, tokenizer))
-    assert {*said} == {0, 1}
-    assert len(said[1]["fills"]) == 6
-    filled = said[1]["prediction"].split()
-    assert [word for i, word in enumerate(filled) if i not in asked] == [
-        w for i, w in enumerate(words) if i not in asked
+    predictions = dict(MaskedLM(max_length=16).generate(model, rows, tokenizer))
+    assert {*predictions} == {0, 1}
+    assert len(predictions[1]["fills"]) == 6
+    filled = predictions[1]["prediction"].split()
+    assert [word for i, word in enumerate(filled) if i not in masked] == [
+        w for i, w in enumerate(words) if i not in masked
     ]
-    assert [filled[i] for i in asked] == [fill[0]["token"] for fill in said[1]["fills"]]
-    assert sum(filled[i] == words[i] for i in asked) >= 4
+    assert [filled[i] for i in masked] == [fill[0]["token"] for fill in predictions[1]["fills"]]
+    assert sum(filled[i] == words[i] for i in masked) >= 4
 
 
-def test_a_piece_that_goes_on_with_a_word_is_put_next_to_it():
+def test_continuation_token_is_joined_to_the_word_before_it():
     from pefttools.tasks.masked_lm import _filled
 
     fills = [[{"token": "##ing"}], [{"token": "fish"}]]
@@ -167,7 +167,7 @@ def test_a_text_without_a_mask_is_refused(tokenizer):
 # bad input
 
 
-def test_rows():
+def test_rows_are_read_or_refused():
     assert MaskedLM().read({"text": " a line ", "id": 3}) == {"text": " a line ", "id": "3"}
     with pytest.raises(LeftOut, match="empty text"):
         MaskedLM().read({"text": "  "})
@@ -181,7 +181,7 @@ def test_rows():
         assert not isinstance(caught.value, LeftOut)
 
 
-def test_settings_that_contradict():
+def test_contradictory_settings_are_refused():
     _, problems = check(MaskedLM, {"replaced_share": 0.9, "random_share": 0.2}, "task")
     assert len(problems) == 1
     assert problems[0].startswith("task: replaced_share and random_share add up to")
@@ -193,7 +193,7 @@ def test_settings_that_contradict():
     ]
 
 
-def test_remarks(tokenizer):
+def test_short_texts_are_remarked(tokenizer):
     def remarks(rows, **settings):
         return MaskedLM(**settings).remarks(Splits(rows, rows, rows), tokenizer)
 
@@ -218,11 +218,10 @@ def test_a_tokenizer_without_a_mask_token_is_refused():
 
 
 @pytest.mark.slow
-def test_a_run_that_died_and_was_resumed_masks_as_if_nothing_had_happened(bases, tmp_path):
-
+def test_resumed_run_draws_the_same_masks(bases, tmp_path):
     texts = [{"text": f"{row['text']} {i}"} for i, row in enumerate(counting(60))]
     sections = {
-        "base": {"dropout": None},  # the base's own: what is drawn by it must come back as well
+        "base": {"dropout": None},  # the base's own dropout, whose random state must be restored too
         "data": {"deduplicate": False},
         "task": {"name": "masked_lm", "max_length": 12, "whole_word": True},
         "strategy": "full",
@@ -239,8 +238,8 @@ def test_a_run_that_died_and_was_resumed_masks_as_if_nothing_had_happened(bases,
     assert {*expected["test"]} == {"perplexity", "accuracy", "loss"}
     assert expected["test"]["perplexity"] == pytest.approx(math.exp(expected["test"]["loss"]))
     assert expected["test"]["perplexity"] < expected["before"]["perplexity"]
-    (answer,) = predict_rows(whole, [{"text": "word1 [MASK] word3"}])
-    assert len(answer["fills"][0]) == 5
+    (prediction,) = predict_rows(whole, [{"text": "word1 [MASK] word3"}])
+    assert len(prediction["fills"][0]) == 5
 
 
 def test_a_decoder_is_refused(bases):

@@ -1,4 +1,4 @@
-"""What is masked and how, long texts cut into windows and short ones joined, and the batches that come of both."""
+"""Masking: which tokens are masked and how, windows of long texts, joined short texts, and batches."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-# what is masked
+# targets
 
 
-def test_shares_of_what_is_masked():
-    """15% exactly, of which 80% become the mask, 10% another token, 10% stay, within four standard deviations."""
-    draw, kinds, places = seeded(0), Counter(), Counter()
+def test_masked_tokens_have_the_set_shares():
+    """Exactly 15% are targets: 80% become the mask, 10% another token, 10% stay, within four standard deviations."""
+    draw, kinds, positions = seeded(0), Counter(), Counter()
     ids = [2, *range(10, 50), 1, 3]  # 40 tokens and three special ones
     rounds = 3000
     for _ in range(rounds):
-        said, labels = masking.masked(ids, KNOWN, SHARES, None, draw)
-        asked = [i for i, label in enumerate(labels) if label != -100]
-        assert len(asked) == masking.num_targets(ids, KNOWN, SHARES) == 6
-        assert all(labels[i] == ids[i] for i in asked)
-        assert all(said[i] == ids[i] for i in range(len(ids)) if i not in asked)
-        assert not {0, 41, 42} & {*asked}
-        kinds.update("mask" if said[i] == MASK else "same" if said[i] == ids[i] else "other" for i in asked)
-        places.update(asked)
+        inputs, labels = masking.masked(ids, KNOWN, SHARES, None, draw)
+        targets = [i for i, label in enumerate(labels) if label != -100]
+        assert len(targets) == masking.num_targets(ids, KNOWN, SHARES) == 6
+        assert all(labels[i] == ids[i] for i in targets)
+        assert all(inputs[i] == ids[i] for i in range(len(ids)) if i not in targets)
+        assert not {0, 41, 42} & {*targets}
+        kinds.update("mask" if inputs[i] == MASK else "same" if inputs[i] == ids[i] else "other" for i in targets)
+        positions.update(targets)
     total = 6 * rounds
     for kind, share in {"mask": 0.8, "other": 0.1 * 48 / 49, "same": 0.1 + 0.1 / 49}.items():
         assert abs(kinds[kind] / total - share) < 4 * math.sqrt(share * (1 - share) / total), kind
-    assert len(places) == 40
-    assert max(places.values()) / min(places.values()) < 1.4
+    assert len(positions) == 40
+    assert max(positions.values()) / min(positions.values()) < 1.4
 
 
-def test_random_tokens_are_any_but_special_ones():
+def test_random_tokens_are_never_special():
     known = Vocabulary(10, 4, frozenset({0, 4, 9}))
     found = Counter()
     for seed in range(200):
@@ -55,16 +55,16 @@ def test_random_tokens_are_any_but_special_ones():
     assert {*found} == {1, 2, 3, 5, 6, 7, 8}
 
 
-@pytest.mark.parametrize(("number", "asked"), [(0, 0), (1, 1), (3, 1), (9, 1), (10, 2), (17, 3), (100, 15)])
-def test_how_many_are_asked(number, asked):
+@pytest.mark.parametrize(("number", "targets"), [(0, 0), (1, 1), (3, 1), (9, 1), (10, 2), (17, 3), (100, 15)])
+def test_number_of_targets(number, targets):
     ids = [2, *[7] * number, 3]
-    assert masking.num_targets(ids, KNOWN, SHARES) == asked
+    assert masking.num_targets(ids, KNOWN, SHARES) == targets
     labels = masking.masked(ids, KNOWN, SHARES, None)[1]
-    assert sum(label != -100 for label in labels) == asked
+    assert sum(label != -100 for label in labels) == targets
 
 
-def test_words_are_masked_whole():
-    """Words of one to three pieces: of a window at most one is taken in part, and only where none fits."""
+def test_whole_words_are_masked():
+    """Words of one to three tokens: at most one word of a window is masked in part, only if no word fits."""
     words = [-1, 0, 0, 1, 2, 2, 2, 3, 4, 4, 5, 6, 6, 6, 7, 8, 8, 9, 10, 11, 11, -1]
     ids = [2, *range(10, 10 + len(words) - 2), 3]
     shares = Shares(0.3, 1.0, 0.0)
@@ -78,20 +78,20 @@ def test_words_are_masked_whole():
         partial += len(broken)
     assert partial < 20
     both = masking.masked([2, 10, 11, 12, 3], KNOWN, Shares(0.3, 1.0, 0.0), [-1, 0, 0, 0, -1], seeded(0))[1]
-    assert sum(label != -100 for label in both) == 1  # no word is short enough: the number is what counts
+    assert sum(label != -100 for label in both) == 1  # no word is short enough, and the number of targets must be right
 
 
 # windows
 
 
-def test_frame(tokenizer):
+def test_frame_is_the_special_tokens_around_a_text(tokenizer):
     assert windows.frame(tokenizer) == windows.Frame([2], [3])
 
 
 @pytest.mark.parametrize(
     ("tokens", "room", "sizes"), [(5, 8, [5]), (8, 8, [8]), (9, 8, [4, 5]), (17, 8, [6, 5, 6]), (0, 8, [0])]
 )
-def test_long_texts_become_windows_about_as_long(tokens, room, sizes):
+def test_long_texts_are_split_into_windows_of_similar_length(tokens, room, sizes):
     piece = windows.Piece(list(range(tokens)), list(range(tokens)))
     made = windows.cut(piece, room)
     assert [len(part.ids) for part in made] == sizes
@@ -105,10 +105,10 @@ def test_short_texts_are_joined():
     words = [word for part in made for word in part.words]
     assert [word for word in words if word == -1] == [-1] * 2
     known = [word for word in words if word >= 0]
-    assert all(a < b for a, b in pairwise(known[:5]))  # words of two texts are not taken for one
+    assert all(a < b for a, b in pairwise(known[:5]))  # words of two texts have different numbers
 
 
-def test_nothing_of_a_long_text_is_lost(tokenizer):
+def test_windows_cover_every_token_of_a_long_text(tokenizer):
     task = MaskedLM(max_length=16)
     rows = counting(1, 100) + counting(1, 5)
     encoded = task.encode(rows, tokenizer)
@@ -126,7 +126,7 @@ def test_nothing_of_a_long_text_is_lost(tokenizer):
     assert training["num_targets"] == encoded["num_targets"]
 
 
-def test_lines_are_joined_for_training_alone(tokenizer):
+def test_lines_are_joined_only_for_training(tokenizer):
     task, rows = MaskedLM(max_length=16, join_lines=True), counting(20, 3)
     encoded = task.encode_training(rows, tokenizer)
     assert len(encoded["input_ids"]) == 6  # 20 lines of 3 and a separator between them, 14 to a window
@@ -142,7 +142,7 @@ def test_lines_are_joined_for_training_alone(tokenizer):
 
 
 @pytest.mark.parametrize("settings", [{}, {"whole_word": True}, {"join_lines": True, "whole_word": True}])
-def test_every_batch_has_the_targets_it_was_said_to_have(tokenizer, settings):
+def test_batches_have_num_targets_targets(tokenizer, settings):
     task = MaskedLM(max_length=20, **settings)
     rows = [*counting(12, 30), *counting(3, 2), {"text": "never heard of it"}]
     encoded = task.encode_training(rows, tokenizer)
@@ -160,7 +160,7 @@ def test_every_batch_has_the_targets_it_was_said_to_have(tokenizer, settings):
         assert batch["labels"].flatten()[batch["places"]].ne(-100).all()
 
 
-def test_training_masks_are_drawn_anew_and_resume_with_torchs_random_state(tokenizer):
+def test_training_masks_differ_between_epochs_and_follow_the_torch_random_state(tokenizer):
     task = MaskedLM(max_length=32)
     encoded = task.encode_training(counting(8), tokenizer)
     torch.manual_seed(1)
@@ -174,7 +174,7 @@ def test_training_masks_are_drawn_anew_and_resume_with_torchs_random_state(token
     assert torch.equal(task.collate_training(encoded, tokenizer, 8)["labels"], third)
 
 
-def test_a_batch_cut_in_two_masks_the_same(tokenizer):
+def test_masks_independent_of_micro_batch_size(tokenizer):
     task = MaskedLM(max_length=32)
     encoded = task.encode_training(counting(8), tokenizer)
     torch.manual_seed(1)
@@ -188,15 +188,15 @@ def test_a_batch_cut_in_two_masks_the_same(tokenizer):
         assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
 
 
-def test_scored_rows_are_masked_once_and_for_all(tokenizer):
+def test_evaluation_masks_are_fixed(tokenizer):
     task, rows = MaskedLM(max_length=16), counting(6, 30)
     encoded = task.encode(rows, tokenizer)
     torch.manual_seed(5)
     again = task.encode(rows[3:], tokenizer)
     assert again["labels"] == encoded["labels"][-len(again["labels"]) :]
     assert again["input_ids"] == encoded["input_ids"][-len(again["labels"]) :]
-    places = {tuple(i for i, label in enumerate(labels) if label != -100) for labels in encoded["labels"]}
-    assert len(places) > 6  # not the same places in every text
+    positions = {tuple(i for i, label in enumerate(labels) if label != -100) for labels in encoded["labels"]}
+    assert len(positions) > 6  # not the same places in every text
     assert encoded["num_targets"] == [2] * 18
     state = torch.get_rng_state()
     task.encode(rows, tokenizer)

@@ -1,4 +1,4 @@
-"""One contract over the registry: a new metric file is tested with no edit here."""
+"""The contract of every metric in the registry; a new metric file is tested without an edit here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_metric_is_explained_and_can_be_combined(name: str) -> None:
     assert made.features
 
 
-def test_texts_are_scored_by_metrics_of_texts() -> None:
+def test_generation_tasks_take_text_metrics_only() -> None:
     assert {"bleu", "chrf", "rouge"} <= set(text_metrics.names())
     assert "accuracy" not in text_metrics.names()
     assert tasks.parse({"name": "causal_lm", "scores": ["bleu", "exact_match"]}, "task")[1] == []

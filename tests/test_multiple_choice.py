@@ -1,4 +1,4 @@
-"""Multiple choice: every way to write choices and labels, rows of different numbers, and learning."""
+"""Multiple choice: notations of choices and labels, rows with different numbers of choices, and training."""
 
 from __future__ import annotations
 
@@ -62,22 +62,22 @@ def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"choice_a": "red", "choice_b": "green", "choice_c": "blue", "choice_d": None, "choice_e": " ", "label": 2},
     ],
 )
-def test_one_row_however_it_is_written(values: dict[str, Any]) -> None:
+def test_row_is_read_from_every_notation(values: dict[str, Any]) -> None:
     assert MultipleChoice().read({"text": "which?", **values}) == {"text": "which?", "choices": ABC, "label": 2}
 
 
-def test_a_label_is_read_as_the_settings_say() -> None:
+def test_ambiguous_label_is_read_as_set_by_label_is() -> None:
     row = {"text": "1 + 1 =", "choices": [1, 2, 3], "label": "2"}
     with pytest.raises(ValueError, match=r"label '2', which may mean '2', '3'; set task.label_is to number, letter or"):
         MultipleChoice().read(row)
     assert MultipleChoice(label_is="number").read(row)["label"] == 2
     assert MultipleChoice(label_is="words").read(row)["label"] == 1
-    assert MultipleChoice(first_number=1).read(row)["label"] == 1  # both ways say the same
+    assert MultipleChoice(first_number=1).read(row)["label"] == 1  # both readings agree
     assert MultipleChoice(label_is="letter").read({**row, "choices": ["B", "A"], "label": "A"})["label"] == 0
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         (
             {"choices": ABC, "label": 3},
@@ -105,18 +105,18 @@ def test_a_label_is_read_as_the_settings_say() -> None:
         ({"text": True, "choices": ABC, "label": 0}, "has a text that is not text: True"),
     ],
 )
-def test_bad_rows_are_told(values: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_invalid_rows_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         MultipleChoice().read({"text": "which?", **values})
 
 
-def test_a_bad_row_refuses_its_file(tmp_path: Path) -> None:
+def test_error_about_an_invalid_row_names_its_file(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [*quizzes(9), {"text": "which?", "choices": ABC, "label": 7}])
     with pytest.raises(UserError, match=r"data.train: .*rows.jsonl: row 10 has the label '7', which names none"):
         load_splits(DataSettings.model_validate({"train": str(file)}), MultipleChoice())
 
 
-def test_every_choice_is_read_with_its_question() -> None:
+def test_every_choice_is_encoded_with_its_question() -> None:
     rows = [{"text": "word1", "choices": ABC, "label": 2}, {"text": "word2 word3", "choices": ABC[:2], "label": 0}]
     tokenizer = make_tokenizer(("input_ids", "token_type_ids", "attention_mask"))
     columns = TASK.encode(rows, tokenizer)
@@ -138,7 +138,7 @@ def test_every_choice_is_read_with_its_question() -> None:
     assert set(TASK.inputs_of(batch)) == {"input_ids", "attention_mask", "token_type_ids"}
 
 
-def test_a_long_passage_is_cut_before_the_question() -> None:
+def test_long_context_is_truncated_before_the_question() -> None:
     row = {"context": "word9 " * 40, "text": "word1 word2", "choices": ABC, "label": 0}
     columns = MultipleChoice(max_length=12).encode([row], make_tokenizer())
     assert columns["cut"] == [True]
@@ -146,17 +146,17 @@ def test_a_long_passage_is_cut_before_the_question() -> None:
     assert make_tokenizer().decode(columns["input_ids"][0][2]).endswith("word9 [SEP] word1 word2 blue [SEP]")
 
 
-def test_choices_that_a_row_lacks_change_nothing(bases: Callable[[str], Path]) -> None:
+def test_padding_choices_do_not_change_predictions_and_loss(bases: Callable[[str], Path]) -> None:
     torch.manual_seed(0)
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
     rows = [{"text": "word1", "choices": ABC[:2], "label": 1}, {"text": "word2 word4", "choices": ABC, "label": 0}]
     alone = verify.logits_and_predictions(base.model, TASK, rows[:1], base.tokenizer)[1]
-    logits, said = verify.logits_and_predictions(base.model, TASK, rows, base.tokenizer)
-    assert said[0]["probabilities"] == pytest.approx(alone[0]["probabilities"], abs=1e-5)
-    assert list(said[0]["probabilities"]) == ["A", "B"]
-    assert all(sum(one["probabilities"].values()) == pytest.approx(1) for one in said)
-    assert [one["choice"] for one in said] == [
-        row["choices"][one["prediction"]] for row, one in zip(rows, said, strict=True)
+    logits, predictions = verify.logits_and_predictions(base.model, TASK, rows, base.tokenizer)
+    assert predictions[0]["probabilities"] == pytest.approx(alone[0]["probabilities"], abs=1e-5)
+    assert list(predictions[0]["probabilities"]) == ["A", "B"]
+    assert all(sum(one["probabilities"].values()) == pytest.approx(1) for one in predictions)
+    assert [one["choice"] for one in predictions] == [
+        row["choices"][one["prediction"]] for row, one in zip(rows, predictions, strict=True)
     ]
     assert [len(row) for row in logits] == [2, 3]
     assert torch.cat(logits).isfinite().all()
@@ -167,20 +167,20 @@ def test_choices_that_a_row_lacks_change_nothing(bases: Callable[[str], Path]) -
     assert loss.item() == pytest.approx(-sum(part.item() for part in parts), rel=1e-5)
 
 
-def test_what_is_never_there_is_never_said() -> None:
+def test_padding_choices_are_never_predicted() -> None:
     outputs = SimpleNamespace(logits=torch.tensor([[1.0, 2.0, 9.0]]))
     batch = {"choice_mask": torch.tensor([[True, True, False]])}
-    [said] = TASK.predict(outputs, batch)
-    assert said == {"prediction": 1, "probabilities": pytest.approx({"A": 0.268941, "B": 0.731059}, abs=1e-6)}
+    [prediction] = TASK.predict(outputs, batch)
+    assert prediction == {"prediction": 1, "probabilities": pytest.approx({"A": 0.268941, "B": 0.731059}, abs=1e-6)}
 
 
-def test_the_bias_that_no_answer_depends_on_is_saved_and_not_trained(bases: Callable[[str], Path]) -> None:
+def test_bias_without_effect_is_saved_and_not_trained(bases: Callable[[str], Path]) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
     assert "classifier.bias" in base.model.state_dict()
     assert "classifier.bias" not in dict(base.model.named_parameters())
 
 
-def test_memory_is_estimated_of_full_rows() -> None:
+def test_longest_rows_for_planning_are_full() -> None:
     assert TASK.longest(512) == 96
     row = {name: values[0] for name, values in TASK.encode(quizzes(1), make_tokenizer()).items()}
     full = TASK.repeat_to_length(row, 96)
@@ -191,23 +191,23 @@ def test_memory_is_estimated_of_full_rows() -> None:
     ]  # fmt: skip
 
 
-def test_the_best_blind_answer_is_the_commonest_place() -> None:
-    train = [{"label": place} for place in (1, 1, 0)]
+def test_majority_baseline_is_the_most_frequent_position() -> None:
+    train = [{"label": position} for position in (1, 1, 0)]
     assert TASK.majority_baseline(train, [{"label": 1}, {"label": 2}, {"label": 1}, {"label": 0}]) == {"accuracy": 0.5}
 
 
 @pytest.mark.slow
-def test_it_is_learnt_and_told(run: Path) -> None:
+def test_run_learns_and_predicts(run: Path) -> None:
     result = json.loads((run / "result.json").read_text())
     assert result["test"]["accuracy"] > 0.95
     assert result["before"]["majority"]["accuracy"] < 0.7
-    [said] = predict_rows(run, [{"text": "word1 word2", "choices": ["saw", "red", "pear"]}])
-    assert (said["prediction"], said["choice"], said["text"]) == (2, "pear", "word1 word2")
-    assert max(said["probabilities"], key=said["probabilities"].get) == "C"
+    [prediction] = predict_rows(run, [{"text": "word1 word2", "choices": ["saw", "red", "pear"]}])
+    assert (prediction["prediction"], prediction["choice"], prediction["text"]) == (2, "pear", "word1 word2")
+    assert max(prediction["probabilities"], key=prediction["probabilities"].get) == "C"
 
 
 @pytest.mark.slow
-def test_a_stranger_gets_the_same_answers(run: Path, tmp_path: Path) -> None:
+def test_merged_model_gives_the_same_predictions_in_transformers(run: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForMultipleChoice
 
     trained = pefttools.load(run)

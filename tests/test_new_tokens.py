@@ -1,4 +1,4 @@
-"""Tokens added to a frozen vocabulary: same answers, trained alone, saved by peft, folded into a plain model."""
+"""Tokens added to a frozen vocabulary: equal logits, training, saving with peft, folding into a plain model."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def batch_of(model: Any, new: bool) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_new_vocabulary_answers_as_before_learns_and_folds(family: str) -> None:
+def test_extended_vocabulary_keeps_logits_trains_and_folds(family: str) -> None:
     model = model_of(family)
     old, new = batch_of(model, False), batch_of(model, True)
     with torch.no_grad():
@@ -68,10 +68,10 @@ def test_a_new_vocabulary_answers_as_before_learns_and_folds(family: str) -> Non
 
     with torch.no_grad():
         extra.weight.add_(torch.randn_like(extra.weight))
-        said = model(**new).logits
+        logits = model(**new).logits
         rows = extra.weight.clone()
         assert new_tokens.fold(model) is model
-        assert torch.equal(model(**new).logits, said)
+        assert torch.equal(model(**new).logits, logits)
         assert torch.equal(model(**old).logits, before)
     assert [(name, type(m)) for name, m in model.named_modules(remove_duplicate=False)] == kinds
     assert model.config.vocab_size == 60 + K
@@ -80,32 +80,32 @@ def test_a_new_vocabulary_answers_as_before_learns_and_folds(family: str) -> Non
 
 
 @pytest.mark.parametrize("family", ["bert", "gemma", "bart", "t5"])
-def test_a_folded_model_is_plain_transformers(family: str, tmp_path: Path) -> None:
+def test_folded_model_loads_in_plain_transformers(family: str, tmp_path: Path) -> None:
     model = model_of(family)
     new_tokens.extend(model, K)
     new = batch_of(model, True)
     with torch.no_grad():
-        said = model(**new).logits
+        logits = model(**new).logits
     new_tokens.fold(model).save_pretrained(tmp_path)
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     with torch.no_grad():
-        assert torch.equal(again(**new).logits, said)
+        assert torch.equal(again(**new).logits, logits)
 
 
 @pytest.mark.parametrize(
     ("family", "tied"), [("bert", True), ("bert", False), ("llama", True), ("llama", False), ("bart", True)]
 )
-def test_an_output_layer_grows_and_stays_tied(family: str, tied: bool, tmp_path: Path) -> None:
+def test_output_layer_grows_and_stays_tied(family: str, tied: bool, tmp_path: Path) -> None:
     auto = {"bert": "AutoModelForMaskedLM", "llama": "AutoModelForCausalLM", "bart": "AutoModelForSeq2SeqLM"}[family]
     model = model_of(family, auto, tie_word_embeddings=tied)
     new_tokens.extend(model, K)
     new = batch_of(model, True)
     with torch.no_grad():
-        said = model(**new).logits
+        logits = model(**new).logits
         new_tokens.fold(model)
         grown = model(**new).logits
-    assert (said.shape[-1], grown.shape[-1]) == (60, 60 + K)
-    assert torch.equal(grown[..., :60], said)
+    assert (logits.shape[-1], grown.shape[-1]) == (60, 60 + K)
+    assert torch.equal(grown[..., :60], logits)
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
     model.save_pretrained(tmp_path)
     again = getattr(transformers, auto).from_pretrained(tmp_path).eval()
@@ -114,7 +114,7 @@ def test_an_output_layer_grows_and_stays_tied(family: str, tied: bool, tmp_path:
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "bart", "modernbert"])
-def test_peft_trains_saves_loads_and_merges_the_new_rows(family: str, tmp_path: Path) -> None:
+def test_peft_trains_saves_loads_and_merges_new_embeddings(family: str, tmp_path: Path) -> None:
     prepare_libraries()  # peft asks transformers for a name that is going away
 
     def extended() -> tuple[Any, list[str]]:
@@ -139,20 +139,20 @@ def test_peft_trains_saves_loads_and_merges_the_new_rows(family: str, tmp_path: 
         optimizer.zero_grad()
     wrapped.eval()
     with torch.no_grad():
-        said = wrapped(**new).logits
+        logits = wrapped(**new).logits
     wrapped.save_pretrained(str(tmp_path))
 
-    fresh, _ = extended()
-    loaded = peft.PeftModel.from_pretrained(fresh, str(tmp_path)).eval()
+    reloaded, _ = extended()
+    loaded = peft.PeftModel.from_pretrained(reloaded, str(tmp_path)).eval()
     with torch.no_grad():
-        assert torch.equal(loaded(**new).logits, said)
+        assert torch.equal(loaded(**new).logits, logits)
         merged = new_tokens.fold(loaded.merge_and_unload())  # type: ignore[operator]
-        torch.testing.assert_close(merged(**new).logits, said, rtol=0, atol=1e-5)
+        torch.testing.assert_close(merged(**new).logits, logits, rtol=0, atol=1e-5)
     assert not torch.equal(merged.get_input_embeddings().weight[60:], start)
     assert type(merged.get_input_embeddings()).__name__ in {"Embedding", "BartScaledWordEmbedding"}
 
 
-def test_new_rows_start_near_the_mean_and_by_the_seed() -> None:
+def test_new_embeddings_start_near_the_mean_and_follow_the_seed() -> None:
     models = [model_of("bert") for _ in range(3)]
     rows = []
     for seed, model in zip((0, 0, 1), models, strict=True):
@@ -161,11 +161,11 @@ def test_new_rows_start_near_the_mean_and_by_the_seed() -> None:
     assert torch.equal(rows[0], rows[1])
     assert not torch.equal(rows[0], rows[2])
     table = models[0].get_input_embeddings().weight
-    away = (rows[0] - table.mean(0)) / table.std(0)
-    assert 0.05 < away.std() < 0.2
+    distance = (rows[0] - table.mean(0)) / table.std(0)
+    assert 0.05 < distance.std() < 0.2
 
 
-def test_tokens_on_spare_rows_of_the_table_and_tokens_that_are_known() -> None:
+def test_tokens_on_unused_embeddings_and_known_tokens() -> None:
     model = model_of("bert")
     batch = batch_of(model, False)
     batch["input_ids"][:] = torch.tensor([2, 57, 58, 59, 60, 5, 6, 3])
@@ -176,16 +176,16 @@ def test_tokens_on_spare_rows_of_the_table_and_tokens_that_are_known() -> None:
     assert torch.equal(model.get_submodule(path).weight[0], table.weight[57])
     with torch.no_grad():
         assert torch.equal(model(**{name: value[:, :2] for name, value in batch.items()}).logits, before)
-        said = table(torch.tensor([57, 58, 59, 60]))
+        looked_up = table(torch.tensor([57, 58, 59, 60]))
         rows = model.get_submodule(path).weight
-        assert torch.equal(said, torch.stack([rows[0], table.weight[58], rows[1], rows[2]]))
-        said = model(**batch).logits
+        assert torch.equal(looked_up, torch.stack([rows[0], table.weight[58], rows[1], rows[2]]))
+        logits = model(**batch).logits
         new_tokens.fold(model)
-        assert torch.equal(model(**batch).logits, said)
+        assert torch.equal(model(**batch).logits, logits)
     assert model.config.vocab_size == len(table.weight) == 61
 
 
-def test_all_tokens_on_spare_rows_leave_the_table_its_size() -> None:
+def test_tokens_on_unused_embeddings_do_not_grow_the_vocabulary() -> None:
     model = model_of("bert")
     new_tokens.extend(model, 2, ids=[40, 41])
     assert len(new_tokens.fold(model).get_input_embeddings().weight) == model.config.vocab_size == 60
@@ -193,7 +193,7 @@ def test_all_tokens_on_spare_rows_leave_the_table_its_size() -> None:
 
 
 @pytest.mark.parametrize("family", ["bert", "gemma", "bart"])
-def test_without_weights_and_in_fake_mode(family: str) -> None:
+def test_extend_works_on_meta_and_fake_tensors(family: str) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with torch.device("meta"):
@@ -208,19 +208,19 @@ def test_without_weights_and_in_fake_mode(family: str) -> None:
         assert table(batch_of(model, True)["input_ids"]).shape == (4, 8, table.embedding_dim)
 
 
-def test_a_copy_asks_its_own_rows() -> None:
+def test_deep_copy_has_its_own_new_embeddings() -> None:
     model = model_of("bart")
     (path,) = new_tokens.extend(model, K)
     other = copy.deepcopy(model)
     new = batch_of(model, True)
     with torch.no_grad():
-        said = model(**new).logits
+        logits = model(**new).logits
         other.get_submodule(path).weight.zero_()
-        assert torch.equal(model(**new).logits, said)
-        assert not torch.equal(other(**new).logits, said)
+        assert torch.equal(model(**new).logits, logits)
+        assert not torch.equal(other(**new).logits, logits)
 
 
-def test_what_cannot_be_extended_is_refused_and_left_as_it_was() -> None:
+def test_unsupported_embeddings_are_refused_and_left_unchanged() -> None:
     class Own(nn.Embedding):
         def forward(self, input: torch.Tensor) -> torch.Tensor:
             return nn.functional.embedding(input, self.weight)

@@ -1,4 +1,4 @@
-"""Objectives: the seam does what it says, under every strategy, and the shipped ones are what their papers say."""
+"""Objectives: gradients, resuming and processes under every strategy; `label_smoothing` and `sam` by hand."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from pefttools.bases.loading import BaseSettings
 from pefttools.data.rows import Splits
 from pefttools.errors import UserError
 from pefttools.nn import embedding_grad
+from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives import objectives
 from pefttools.objectives.base import Composed, Context, composed
 from pefttools.objectives.sam import Sam
@@ -35,7 +36,7 @@ from pefttools.training.step import Part, Update
 PLANTED = Path(__file__).parent / "planted"
 SHORT = ("train.epochs=1", "data.train_rows=200")
 SMOOTH = {"adapter": {"activation": "gelu"}}
-"""Settings without which a strategy's function has corners, where differences say nothing of a gradient."""
+"""Settings that make a strategy differentiable everywhere, as finite differences require."""
 FAMILIES = {"bert": "text_classification", "llama": "causal_lm", "bart": "seq2seq"}
 
 
@@ -45,7 +46,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
+def test_empty_objectives_change_nothing(recipe_file: Path, tmp_path: Path) -> None:
     plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     again, result = train_tiny(recipe_file, tmp_path / "again", *SHORT, "objectives=[]")
     assert losses(plain) == losses(again)
@@ -57,14 +58,14 @@ def test_none_is_what_there_was(recipe_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_no_smoothing_is_none(recipe_file: Path, tmp_path: Path) -> None:
+def test_smoothing_of_zero_changes_nothing(recipe_file: Path, tmp_path: Path) -> None:
     plain, _ = train_tiny(recipe_file, tmp_path / "plain", *SHORT)
     zero, _ = train_tiny(recipe_file, tmp_path / "zero", *SHORT, "objectives.label_smoothing.smoothing=0")
     assert losses(plain) == losses(zero)
     assert_same_weights(plain, zero)
 
 
-def test_smoothing_is_that_of_torch() -> None:
+def test_label_smoothing_equals_torch() -> None:
     logits = torch.randn(5, 3, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
     batch = {"labels": torch.tensor([0, 2, 1, 1, 0])}
     task = TextClassification(labels=("a", "b", "c"))
@@ -79,7 +80,9 @@ def test_smoothing_is_that_of_torch() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in tasks.names() if tasks.get(name).example().has_target_logits])
-def test_smoothing_trains_every_task_with_classes(name: str, bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_label_smoothing_trains_every_task_with_classes(
+    name: str, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
     cls = tasks.get(name)
     family = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(cls.auto_class, "bert")
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples] * 4)
@@ -90,26 +93,51 @@ def test_smoothing_trains_every_task_with_classes(name: str, bases: Callable[[st
     assert result["validation"]["loss"] < result["before"]["loss"]
 
 
+def keep_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Casts to float32 leave float64 tensors unchanged; norms and softmax of some models cast whatever their input."""
+    to_float, to = torch.Tensor.float, torch.Tensor.to
+
+    def to_unless_narrower(x: torch.Tensor, *arguments: Any, **named: Any) -> torch.Tensor:
+        to_float32 = torch.float32 in arguments or named.get("dtype") is torch.float32
+        return x if to_float32 and x.dtype == torch.float64 else to(x, *arguments, **named)
+
+    monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else to_float(x))
+    monkeypatch.setattr(torch.Tensor, "to", to_unless_narrower)
+
+
+def slope_and_differences(loss: Callable[[], torch.Tensor], parameters: list[Any]) -> tuple[float, list[float]]:
+    """The derivative of the loss along a random direction, and its central differences for several step sizes.
+
+    A small step is inexact by rounding, a large one by curvature.
+    """
+    draw = torch.Generator().manual_seed(1)
+    direction = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in parameters]
+    loss().backward()
+    slope = sum(float((p.grad * w).sum()) for p, w in zip(parameters, direction, strict=True) if p.grad is not None)
+
+    def difference(step: float) -> float:
+        values = []
+        with torch.no_grad():
+            for sign in (1, -2, 1):
+                for p, w in zip(parameters, direction, strict=True):
+                    p.add_(w, alpha=sign * step)
+                values.append(float(loss()))
+        return (values[0] - values[1]) / (2 * step)
+
+    return slope, [difference(step) for step in (1e-4, 1e-5, 1e-6, 1e-7)]
+
+
 @pytest.mark.parametrize("objective", sorted({*objectives.names(), "twice", "nudged"}))
 @pytest.mark.parametrize(
     "family", [pytest.param(family, marks=[] if family == "bert" else pytest.mark.slow) for family in FAMILIES]
 )
 @pytest.mark.parametrize("name", strategies.names())
 @pytest.mark.usefixtures("planted")
-def test_gradients_are_those_of_the_loss(
+def test_gradients_equal_finite_differences_of_the_loss(
     name: str, family: str, objective: str, bases: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against central differences in float64, along one direction through all that is trained."""
-    single = torch.Tensor.float
-    monkeypatch.setattr(torch.Tensor, "float", lambda x: x if x.dtype == torch.float64 else single(x))
-    to = torch.Tensor.to
-
-    def stay(x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
-        """Norms and softmax of some models go to fp32, whatever they are given."""
-        asked = torch.float32 in given or named.get("dtype") is torch.float32
-        return x if asked and x.dtype == torch.float64 else to(x, *given, **named)
-
-    monkeypatch.setattr(torch.Tensor, "to", stay)
+    """Against central differences in float64, along one random direction of all trained parameters."""
+    keep_float64(monkeypatch)
     cls = tasks.get(FAMILIES[family])
     unfitted = cls.model_validate({"max_length": 32, **cls.sample_settings})
     rows = [unfitted.read(dict(row)) for row in cls.samples]
@@ -129,44 +157,22 @@ def test_gradients_are_those_of_the_loss(
     chosen = {objective: objectives.get(objective)()}
     if reason := chosen[objective].problem(task, strategy):
         pytest.skip(reason)
-    acting = composed(chosen, Context(task, strategy, base, model))
-    parameters = list(trained(model).values())
-    draw = torch.Generator().manual_seed(1)
-    way = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in parameters]
+    objective_loss = composed(chosen, Context(task, strategy, base, model)).loss
 
-    def loss() -> torch.Tensor:
-        def run(batch: Any, embeddings: Any = None) -> Any:
-            from pefttools.nn.input_embeddings import substituted
+    def forward(batch: Any, embeddings: Any = None) -> Any:
+        with substituted(model, batch["input_ids"], embeddings):
+            return model(**task.inputs_of(batch))
 
-            ids = batch["input_ids"]
-            with substituted(model, ids, embeddings):
-                return model(**task.inputs_of(batch))
-
-        return acting.loss(run, batch)
-
-    loss().backward()
-    slope = sum(float((p.grad * w).sum()) for p, w in zip(parameters, way, strict=True) if p.grad is not None)
-
-    def difference(step: float) -> float:
-        values = []
-        with torch.no_grad():
-            for sign in (1, -2, 1):
-                for p, w in zip(parameters, way, strict=True):
-                    p.add_(w, alpha=sign * step)
-                values.append(float(loss()))
-        return (values[0] - values[1]) / (2 * step)
-
-    # a small step rounds, a large one is no tangent
-    errors = [abs(difference(step) - slope) / (abs(slope) + 0.1) for step in (1e-4, 1e-5, 1e-6, 1e-7)]
+    slope, differences = slope_and_differences(lambda: objective_loss(forward, batch), list(trained(model).values()))
+    errors = [abs(difference - slope) / (abs(slope) + 0.1) for difference in differences]
     assert min(errors) < 1e-3, errors
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("acting", ["[twice]", "[nudged]", "[label_smoothing, twice, sam]", "[sam, nudged]"])
+@pytest.mark.parametrize("chosen", ["[twice]", "[nudged]", "[label_smoothing, twice, sam]", "[sam, nudged]"])
 @pytest.mark.usefixtures("planted")
-def test_however_a_step_is_computed(acting: str, recipe_file: Path, tmp_path: Path) -> None:
-    """In one micro-batch or several; died and resumed: the same."""
-    common = [f"objectives={acting}", *SHORT, "train.batch_size=8"]
+def test_loss_independent_of_micro_batch_size(chosen: str, recipe_file: Path, tmp_path: Path) -> None:
+    common = [f"objectives={chosen}", *SHORT, "train.batch_size=8"]
     whole, _ = train_tiny(recipe_file, tmp_path / "whole", *common)
     parts, _ = train_tiny(recipe_file, tmp_path / "parts", *common, "train.micro_batch_size=2")
     assert losses(parts) == pytest.approx(losses(whole), abs=2e-5)
@@ -174,8 +180,7 @@ def test_however_a_step_is_computed(acting: str, recipe_file: Path, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
-def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path) -> None:
-
+def test_resumed_run_equals_an_uninterrupted_one(recipe_file: Path, tmp_path: Path) -> None:
     common = ["objectives=[label_smoothing, twice, nudged, sam]", "base.dropout=0.1", *SHORT, "train.batch_size=8"]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
     with power_cut(7):
@@ -188,7 +193,7 @@ def test_it_goes_on_where_it_died(recipe_file: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
-def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(recipe_file: Path, tmp_path: Path) -> None:
     common = ["objectives=[twice, nudged, sam]", *SHORT, "train.batch_size=14"]
     one = train_tiny(recipe_file, tmp_path / "one", *common)[0]
     train_in_two(recipe_file, tmp_path / "two", *common)
@@ -196,7 +201,7 @@ def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
     assert losses(tmp_path / "two") == pytest.approx(losses(one), abs=2e-5)
 
 
-def test_sam_takes_the_gradient_where_the_loss_is_highest() -> None:
+def test_sam_takes_the_gradient_at_the_perturbed_weights() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 1, bias=False)
     rows = torch.randn(6, 3)
@@ -208,26 +213,26 @@ def test_sam_takes_the_gradient_where_the_loss_is_highest() -> None:
         return forward(batch).square().sum()
 
     start = model.weight.detach().clone()
-    at = start.clone().requires_grad_()
-    (first,) = torch.autograd.grad((rows @ at.T).square().sum() / 6, at)
-    there = (start + 0.3 * first / first.norm()).requires_grad_()
-    (second,) = torch.autograd.grad((rows @ there.T).square().sum() / 6, there)
+    weights = start.clone().requires_grad_()
+    (first,) = torch.autograd.grad((rows @ weights.T).square().sum() / 6, weights)
+    perturbed = (start + 0.3 * first / first.norm()).requires_grad_()
+    (second,) = torch.autograd.grad((rows @ perturbed.T).square().sum() / 6, perturbed)
     seen: list[torch.Tensor] = []
     strategy: Any = type("Nothing", (), {"penalty": lambda self, model: None})()
-    acting = Composed(loss, {"sam": Sam(rho=0.3).bind(Context(None, strategy, None, model))})  # type: ignore[arg-type]
+    composed_loss = Composed(loss, {"sam": Sam(rho=0.3).bind(Context(None, strategy, None, model))})  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     update = Update(
-        acting, Penalties(strategy, model), optimizer, torch.Tensor.backward, lambda: 0.0,
+        composed_loss, Penalties(strategy, model), optimizer, torch.Tensor.backward, lambda: 0.0,
         watch=lambda: seen.append(model.weight.detach().clone()),
     )  # fmt: skip
     update.step(lambda: (Part({"x": half}, run) for half in rows.split(3)), 6)
-    assert torch.equal(seen[0], start)  # the weights are back before the optimizer changes them
+    assert torch.equal(seen[0], start)  # the weights are restored before the optimizer changes them
     torch.testing.assert_close(model.weight.detach(), start - 0.1 * second)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("planted")
-def test_shortcuts_are_off_where_they_must_be(
+def test_feature_cache_and_embedding_grad_are_off_if_an_objective_needs_embeddings(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
@@ -257,7 +262,7 @@ def test_shortcuts_are_off_where_they_must_be(
         (["objectives=sam", "strategy=frozen"], "objectives.sam: strategy=frozen trains nothing"),
     ],
 )
-def test_mistakes_are_one_message(
+def test_invalid_objectives_are_refused(
     overrides: list[str], message: str, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", str(recipe_file), *overrides, "--out", str(tmp_path / "run")]) == 2
@@ -272,18 +277,18 @@ def test_objectives_that_exclude_each_other_are_refused(recipe_file: Path, monke
 
 
 @pytest.mark.slow
-def test_they_are_listed_and_planned(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_objectives_are_listed_and_planned(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["list", "objectives", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["objectives"].keys() >= {"label_smoothing", "sam"}
     peaks = []
-    for acting in ("[]", "[label_smoothing, sam]"):
-        assert cli.run(["plan", str(recipe_file), f"objectives={acting}", "--json"]) == 0
+    for chosen in ("[]", "[label_smoothing, sam]"):
+        assert cli.run(["plan", str(recipe_file), f"objectives={chosen}", "--json"]) == 0
         peaks.append(json.loads(capsys.readouterr().out)["bytes"]["peak"])
     assert peaks[1] >= peaks[0] > 0
 
 
 @pytest.mark.slow
-def test_it_learns_with_them(recipe_file: Path, tmp_path: Path) -> None:
+def test_training_with_several_objectives_learns(recipe_file: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", make_rows(300))
     _, result = train_tiny(recipe_file, tmp_path / "run", f"data.train={rows}", "objectives=[label_smoothing, sam]")
     assert result["test"]["accuracy"] >= 0.9

@@ -1,4 +1,4 @@
-"""One contract over the registry of optimizers, through the command line: a new file is tested with no edit here."""
+"""The contract of every optimizer in the registry, on the command line; a new file is tested without an edit here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHOICES = [
     for settings in ({}, *optimizers.get(name).variants.values())
 ]
 RATE = 0.003
-"""Of adamw on the tiny recipe."""
+"""The learning rate of adamw on the tiny recipe."""
 Trained = Callable[..., Path]
 
 
@@ -38,7 +38,7 @@ def named(optimizer: Optimizer) -> str:
 
 
 def chosen(optimizer: Optimizer) -> list[str]:
-    """The overrides that choose it."""
+    """The overrides that choose an optimizer and its learning rate."""
     rate = f"train.learning_rate={RATE * optimizer.adamw_lr_ratio}"
     return [f"train.optimizer={json.dumps(optimizer.as_dict())}", rate]
 
@@ -61,8 +61,7 @@ def loaded(recipe_file: Path, *overrides: str) -> recipes.Resolved:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", CHOICES, ids=named)
-def test_it_learns_and_resumes_bit_for_bit(optimizer: Optimizer, trained: Trained) -> None:
-
+def test_every_optimizer_learns_and_resumes_bit_for_bit(optimizer: Optimizer, trained: Trained) -> None:
     overrides = [*chosen(optimizer), "base.dropout=0.1", "data.train_rows=200", "train.epochs=4"]
     whole = trained("whole", *overrides)
     assert losses(whole)[-1] < 0.8 * losses(whole)[0]
@@ -81,7 +80,9 @@ def test_it_learns_and_resumes_bit_for_bit(optimizer: Optimizer, trained: Traine
     [pytest.param(one, marks=pytest.mark.slow if one.model_fields_set else []) for one in CHOICES],
     ids=named,
 )
-def test_a_run_keeps_it_and_its_memory_is_planned(optimizer: Optimizer, recipe_file: Path, tmp_path: Path) -> None:
+def test_recipe_keeps_the_optimizer_and_its_memory_is_planned(
+    optimizer: Optimizer, recipe_file: Path, tmp_path: Path
+) -> None:
     full = [*chosen(optimizer), "strategy=full"]
     resolved = loaded(recipe_file, *full)
     assert resolved.recipe.train.optimizer == optimizer
@@ -94,8 +95,8 @@ def test_a_run_keeps_it_and_its_memory_is_planned(optimizer: Optimizer, recipe_f
 
 
 @pytest.mark.slow
-def test_what_the_state_takes(recipe_file: Path) -> None:
-    """Bytes a trained parameter: two averages in fp32, one, one in bytes, rows and columns only."""
+def test_planned_bytes_of_the_optimizer_state(recipe_file: Path) -> None:
+    """Bytes per trained parameter: two averages in fp32, one in fp32, two in 8 bits, or rows and columns only."""
 
     def planned(name: str, *overrides: str) -> float:
         made: Plan = plan(loaded(recipe_file, "strategy=full", f"train.optimizer={name}", *overrides).recipe)
@@ -113,7 +114,7 @@ def test_what_the_state_takes(recipe_file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_muon_takes_the_matrices_of_the_blocks_alone(recipe_file: Path, trained: Trained) -> None:
+def test_muon_updates_only_the_matrices_of_the_blocks(recipe_file: Path, trained: Trained) -> None:
     run = trained("run", "strategy=full", "train.optimizer=muon", "train.epochs=1", "train.keep_checkpoints=true")
     (state,) = (run / "checkpoints").glob("step-*/state.pt")
     saved = torch.load(state, weights_only=True)["optimizer"]
@@ -133,7 +134,7 @@ def test_muon_without_matrices_is_refused(
     assert "train.optimizer: muon is made for matrices inside the blocks" in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_name_or_a_mapping_is_one_recipe(recipe_file: Path) -> None:
+def test_optimizer_as_name_or_mapping_is_the_same_recipe(recipe_file: Path) -> None:
     default = loaded(recipe_file).recipe
     for override in ("=adamw", ".name=adamw", "={name: adamw}", ".betas=[0.9,0.999]", "={eps: 1e-8}"):
         same = loaded(recipe_file, f"train.optimizer{override}").recipe
@@ -143,7 +144,7 @@ def test_a_name_or_a_mapping_is_one_recipe(recipe_file: Path) -> None:
     assert other.digest != default.digest
 
 
-def test_origins_and_listing(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_optimizers_are_listed_and_have_origins(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     origins = loaded(recipe_file, "train.optimizer=lion", "train.optimizer.betas=[0.8,0.9]").origins
     assert origins["train.optimizer.name"] == origins["train.optimizer.betas"] == "override"
     assert loaded(recipe_file).origins["train.optimizer.name"] == "default"
@@ -159,7 +160,7 @@ def test_origins_and_listing(recipe_file: Path, capsys: pytest.CaptureFixture[st
         (["train.optimizer=sgd", "train.momentum=0.5"], ["train.optimizer=sgd", "train.optimizer.momentum=0.5"]),
     ],
 )
-def test_old_keys_are_understood_with_a_note(old: list[str], new: list[str], recipe_file: Path) -> None:
+def test_old_keys_are_accepted_with_a_note(old: list[str], new: list[str], recipe_file: Path) -> None:
     before, now = loaded(recipe_file, *old), loaded(recipe_file, *new)
     assert before.recipe == now.recipe
     (key,) = {word.partition("=")[0] for word in old} - {"train.optimizer"}
@@ -168,7 +169,7 @@ def test_old_keys_are_understood_with_a_note(old: list[str], new: list[str], rec
     assert note not in now.notes
 
 
-def test_old_keys_in_a_file(recipe_file: Path, tmp_path: Path) -> None:
+def test_old_keys_in_a_recipe_file_are_accepted(recipe_file: Path, tmp_path: Path) -> None:
     values = yaml.safe_load(recipe_file.read_text())
     values["train"] |= {"optimizer": "sgd", "betas": [0.9, 0.999], "eps": 1e-6, "momentum": 0.5}
     text = yaml.safe_dump(values)
@@ -186,7 +187,7 @@ def test_old_keys_in_a_file(recipe_file: Path, tmp_path: Path) -> None:
     assert over.train.optimizer.as_dict() == {"name": "sgd", "momentum": 0.7}
 
 
-def test_digests_are_those_of_before() -> None:
+def test_digests_have_not_changed() -> None:
     """Recorded when betas, eps and momentum were settings of `train`."""
     found = {
         words: recipes.load("question-type-lora", words.split()).recipe.digest[:12]
@@ -208,7 +209,7 @@ def test_digests_are_those_of_before() -> None:
         (["train.optimizer=sgd", "strategy=galore"], "train.optimizer: galore works only with adamw, got sgd"),
     ],
 )
-def test_mistakes_are_refused(
+def test_invalid_optimizers_are_refused(
     overrides: list[str], expected: str, recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["train", str(recipe_file), *overrides, "--out", str(tmp_path / "run")]) == 2
@@ -224,7 +225,7 @@ def test_old_and_new_key_in_one_file_are_refused(recipe_file: Path, tmp_path: Pa
         recipes.load(str(tmp_path / "mine.yaml"))
 
 
-def test_a_learning_rate_of_adamw_is_reported(recipe_file: Path) -> None:
+def test_learning_rate_chosen_for_adamw_is_reported(recipe_file: Path) -> None:
     def notes(*overrides: str) -> list[str]:
         return [note for note in loaded(recipe_file, *overrides).notes if "was chosen for adamw" in note]
 
@@ -235,7 +236,7 @@ def test_a_learning_rate_of_adamw_is_reported(recipe_file: Path) -> None:
     assert notes("train.optimizer=lion", "train.learning_rate=1e-4") == notes("train.optimizer=muon") == []
 
 
-def test_without_effect_where_nothing_is_trained(recipe_file: Path) -> None:
+def test_optimizer_without_effect_is_reported_if_nothing_is_trained(recipe_file: Path) -> None:
     notes = loaded(recipe_file, "strategy=frozen", "train.optimizer=sgd").notes
     assert any("train.optimizer=sgd: has no effect" in note for note in notes)
 
@@ -256,7 +257,7 @@ class Mine(Optimizer):
 
 
 @pytest.mark.slow
-def test_a_plugin_is_found(
+def test_optimizer_plugin_is_found(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "optimizers").mkdir()

@@ -1,4 +1,4 @@
-"""Words of peft and transformers in a recipe lead to what exists here."""
+"""Setting names of peft and transformers in a recipe: the error suggests the setting of this package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pefttools.synonyms import METHODS, WORDS
 from pefttools.tasks import tasks
 
 
-def refused(file: Path, *overrides: str) -> str:
+def error_of(file: Path, *overrides: str) -> str:
     with pytest.raises(UserError) as caught:
         plan(recipes.load(str(file), list(overrides)).recipe)
     return str(caught.value)
@@ -36,8 +36,10 @@ def exists(key: str) -> bool:
     return value in strategies.names() if section == "strategy" else section in Recipe.model_fields
 
 
-def test_what_is_named_exists() -> None:
-    keys = {key for words in (WORDS, METHODS) for told in words.values() for key in re.findall("`(.*?)`", told)}
+def test_suggested_settings_exist() -> None:
+    keys = {
+        key for words in (WORDS, METHODS) for suggestion in words.values() for key in re.findall("`(.*?)`", suggestion)
+    }
     assert len(keys) > 30
     assert not [key for key in keys if not exists(key)]
 
@@ -62,5 +64,5 @@ def test_what_is_named_exists() -> None:
         ("strategy=LoHa", "in pefttools: strategy=peft with strategy.type=LOHA"),
     ],
 )
-def test_another_librarys_word_leads_here(override: str, expected: str, recipe_file: Path) -> None:
-    assert expected in refused(recipe_file, override)
+def test_setting_name_of_another_library_suggests_ours(override: str, expected: str, recipe_file: Path) -> None:
+    assert expected in error_of(recipe_file, override)

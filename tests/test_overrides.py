@@ -1,4 +1,4 @@
-"""Overrides: texts are taken as they are written; what is replaced takes along what belongs to it alone."""
+"""Overrides: texts are taken literally; new data drops the settings that belong to the old data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def loaded(file: Path | str, *overrides: str) -> dict[str, Any]:
 
 @pytest.fixture
 def mine(tmp_path: Path) -> Path:
-    """A recipe of my own, with everything said of my file."""
+    """A user's recipe with settings about its data file."""
     values = {
         "description": "my letters",
         "base": {"source": str(tmp_path / "base"), "dropout": 0.0},
@@ -56,7 +56,7 @@ def mine(tmp_path: Path) -> Path:
     "text",
     ["#1 String", "no", "007", "1e5", "null", "2024-01-01", "12:30", "a: b", "[x", "{y}", "1_000", "'a'", " b "],
 )
-def test_a_text_is_taken_as_it_is_written(text: str) -> None:
+def test_text_override_is_taken_literally(text: str) -> None:
     values = loaded("spam-lora", f"data.columns.text={text}", f"data.labels.0={text}")
     assert values["data"]["columns"]["text"] == text
     assert values["data"]["labels"]["0"] == text
@@ -81,14 +81,14 @@ def test_a_text_is_taken_as_it_is_written(text: str) -> None:
         ("base.dropout=null", None),
     ],
 )
-def test_lists_mappings_and_nulls(override: str, value: Any) -> None:
+def test_overrides_with_lists_mappings_and_nulls(override: str, value: Any) -> None:
     key = override.partition("=")[0]
     key = {"data.train": "data.train.header", "data.bins": "data.bins.names", "strategy": "strategy.rank"}.get(key, key)
     found = get(loaded("question-type-lora", override), key)
     assert value in found if key == "regularizers" else found == value
 
 
-def test_prompts_and_files_need_no_quoting() -> None:
+def test_prompts_and_paths_need_no_quoting() -> None:
     prompt = "{text} # why: {{no}}"
     values = loaded("sentiment-smollm2-zeroshot", f"task.prompt={prompt}", "data.train=1: #2.csv")
     assert values["task"]["prompt"] == prompt
@@ -96,7 +96,7 @@ def test_prompts_and_files_need_no_quoting() -> None:
     assert values["task"]["verbalizers"] == {}
 
 
-def test_numbers_and_truth_are_still_read_as_such() -> None:
+def test_numbers_and_booleans_are_parsed() -> None:
     values = loaded("question-type-lora", "train.epochs=1e0", "task.multi_label=yes", "seed=3", "strategy.rank=0x10")
     assert (values["train"]["epochs"], values["task"]["multi_label"], values["seed"]) == (1.0, True, 3)
     assert values["strategy"]["rank"] == 16
@@ -104,7 +104,7 @@ def test_numbers_and_truth_are_still_read_as_such() -> None:
         loaded("question-type-lora", "train.epochs=no")
 
 
-def test_texts_in_a_file_are_taken_as_they_are_written(mine: Path) -> None:
+def test_texts_in_a_recipe_file_are_taken_literally(mine: Path) -> None:
     text = mine.read_text().replace("'0': 'no'", "0: no").replace("'1': 'yes'", "007: 1_000")
     mine.write_text(text.replace("- words", "- 2024-01-01").replace("- kind", "- 12:30"))
     values = loaded(mine)
@@ -115,7 +115,7 @@ def test_texts_in_a_file_are_taken_as_they_are_written(mine: Path) -> None:
         loaded(mine)
 
 
-def test_a_shipped_recipes_amounts_and_words_go_with_its_rows() -> None:
+def test_new_data_drops_the_data_settings_of_a_packaged_recipe() -> None:
     for override in ("data.train=my.jsonl", "data.train.source=my.jsonl", "data.train={source: my.jsonl}"):
         resolved = recipes.load("gsm8k-smollm2-lora", [override, "task.max_new_tokens=9"])
         values = resolved.recipe.as_dict()
@@ -142,7 +142,7 @@ def test_a_shipped_recipes_amounts_and_words_go_with_its_rows() -> None:
         ("swag-lora", ["task.label_is", "data.train_rows"]),
     ],
 )
-def test_words_of_every_kind_of_task_go(name: str, keys: list[str], tmp_path: Path) -> None:
+def test_new_data_drops_task_settings_about_the_old_data(name: str, keys: list[str], tmp_path: Path) -> None:
     plain = loaded(name)
     cls = tasks.get(plain["task"]["name"])
     for key in keys:
@@ -157,7 +157,9 @@ def test_words_of_every_kind_of_task_go(name: str, keys: list[str], tmp_path: Pa
     assert all(get(explicit, k) == get(plain, k) for k in keys if k.startswith("task."))
 
 
-def test_a_copy_keeps_only_what_was_changed_in_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copy_of_a_packaged_recipe_keeps_only_changed_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["show", "gsm8k-smollm2-lora"]) == 0
     copy = tmp_path / "copy.yaml"
     copy.write_text(capsys.readouterr().out)
@@ -168,7 +170,7 @@ def test_a_copy_keeps_only_what_was_changed_in_it(tmp_path: Path, capsys: pytest
     assert (resolved.recipe.data.train_rows, resolved.recipe.data.validation_share) == (70, 0.1)
 
 
-def test_my_own_recipe_keeps_what_it_says_of_my_file(mine: Path, tmp_path: Path) -> None:
+def test_new_data_keeps_the_settings_of_a_users_recipe(mine: Path, tmp_path: Path) -> None:
     before = loaded(mine)
     resolved = recipes.load(str(mine), [f"data.train={tmp_path / 'new.csv'}"])
     after = resolved.recipe.as_dict()
@@ -189,7 +191,7 @@ def test_my_own_recipe_keeps_what_it_says_of_my_file(mine: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_run_keeps_its_mapping_and_learns_its_classes_again(
+def test_recipe_of_a_run_keeps_columns_and_refits_labels_on_new_data(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"words": r["text"], "kind": r["label"]} for r in make_rows(90, labels=("fruit", "tool"))]
@@ -209,22 +211,24 @@ def test_a_run_keeps_its_mapping_and_learns_its_classes_again(
     assert recipes.load(str(run / "recipe.yaml")).recipe.digest == recipes.load(str(run / "recipe.yaml")).recipe.digest
 
 
-def test_train_tells_it_in_one_line(mine: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_dropped_settings_are_reported_in_one_line(
+    mine: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     out = str(tmp_path / "run")
     assert cli.run(["train", "gsm8k-smollm2-lora", f"data.train={tmp_path}/no.jsonl", "base=./no", "--out", out]) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if "data.train_rows (500)" in line]
-    assert len(told) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if "data.train_rows (500)" in line]
+    assert len(lines) == 1
     assert not Path(out).exists()
 
 
-def test_a_suite_hands_texts_on_as_they_are_written(tmp_path: Path) -> None:
+def test_suite_passes_texts_on_literally(tmp_path: Path) -> None:
     from pefttools.bench import suite
 
     file = tmp_path / "mine.yaml"
     file.write_text("recipe: spam-lora\naxes: {strategies: [lora]}\nseeds: [0]\n")
     loaded_suite = suite.load(str(file), ["data.labels.0=no", "data.columns.text=#1 String", "train.epochs=2"])
-    made = loaded_suite.cells()[0].recipe(0)
-    assert (made.data.labels["0"], made.data.columns["text"], made.train.epochs) == ("no", "#1 String", 2.0)
+    recipe = loaded_suite.cells()[0].recipe(0)
+    assert (recipe.data.labels["0"], recipe.data.columns["text"], recipe.train.epochs) == ("no", "#1 String", 2.0)
 
 
 @pytest.mark.parametrize(
@@ -236,18 +240,18 @@ def test_a_suite_hands_texts_on_as_they_are_written(tmp_path: Path) -> None:
         ("stsb-lora", "data.test_share=0.3", "no data.test"),
     ],
 )
-def test_a_setting_without_effect_is_refused(name: str, override: str, takes: str) -> None:
+def test_override_without_effect_is_refused(name: str, override: str, takes: str) -> None:
     with pytest.raises(UserError, match=f"has no effect: it takes {takes}"):
         loaded(name, override)
 
 
-def test_a_files_setting_without_effect_is_reported(mine: Path) -> None:
+def test_recipe_setting_without_effect_is_reported(mine: Path) -> None:
     resolved = recipes.load(str(mine), ["data.validation=val.csv"])
     assert any("data.validation_share=0.2 has no effect" in note for note in resolved.notes)
 
 
 @pytest.mark.parametrize("registry", [tasks, strategies, regularizers, optimizers])
-def test_conditions_name_settings_and_hold_at_the_defaults(registry: Any) -> None:
+def test_only_with_names_settings_and_holds_at_the_defaults(registry: Any) -> None:
     for name in registry.names():
         cls = registry.get(name)
         assert set(cls.only_with) <= set(cls.model_fields), name

@@ -1,4 +1,4 @@
-"""What is shown of the rows before training, and one set of classes under every mean over classes."""
+"""The overview of rows before training, and the classes that macro averages are taken over."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rows_of(**classes: int) -> list[dict[str, str]]:
     return [{"text": f"{name} {i}", "label": name} for name, number in classes.items() for i in range(number)]
 
 
-def test_one_line_on_the_rows(tmp_path: Path) -> None:
+def test_overview_is_one_line(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{**row, "date": "today", "by": "me"} for row in rows_of(yes=40, no=40)]
     rows[3]["text"] = ""
     test = write_csv(tmp_path / "test.csv", [{key: row[key] for key in ("text", "label")} for row in rows[10:14]])
@@ -44,7 +44,7 @@ def test_one_line_on_the_rows(tmp_path: Path) -> None:
     )
 
 
-def test_many_classes_are_shortened() -> None:
+def test_overview_shortens_many_classes() -> None:
     splits = Splits(rows_of(**{f"c{i}": 50 - i for i in range(40)}), rows_of(c1=1), [])
     assert overview(splits).endswith("c0 50, c1 49, c2 48, c3 47, c4 46, c5 45, …, c38 12, c39 11 (40 in all)")
 
@@ -52,42 +52,42 @@ def test_many_classes_are_shortened() -> None:
 @pytest.mark.parametrize(
     ("one", "other"), [("Neg", "neg"), ("caf\u00e9", "cafe\u0301"), ("not good", "not  good"), ("ﬁne", "fine")]
 )
-def test_names_that_differ_in_writing_only(one: str, other: str) -> None:
+def test_labels_that_differ_only_in_spelling_are_remarked(one: str, other: str) -> None:
     for rows in (rows_of(**{one: 3, other: 2}), [{"tokens": ["a"] * 5, "tags": [one] * 3 + [other] * 2}]):
-        (told,) = remarks(Splits(rows, [], []))
-        assert f"{one!r} (3)" in told
-        assert f"data.labels={{{other!r}: {one!r}}} merges them" in told
+        (remark,) = remarks(Splits(rows, [], []))
+        assert f"{one!r} (3)" in remark
+        assert f"data.labels={{{other!r}: {one!r}}} merges them" in remark
     assert remarks(Splits(rows_of(neg=3, pos=2, neu=1), [], [])) == []
 
 
-def test_the_renaming_that_is_proposed_makes_them_one(tmp_path: Path, recipe_file: Path) -> None:
-    """As pasted from the warning into the command."""
+def test_suggested_renaming_merges_the_labels(tmp_path: Path, recipe_file: Path) -> None:
+    """The override is pasted from the warning into the command."""
     rows = [{**row, "label": "Fruit" if row["label"] == "fruit" and i % 9 == 0 else row["label"]}
             for i, row in enumerate(make_rows(120))]  # fmt: skip
-    told = Listener()
+    listener = Listener()
     file = write_csv(tmp_path / "rows.csv", rows)
     resolved = recipes.load(str(recipe_file), [f"data.train={file}"]).recipe
-    splits = load_splits(resolved.data, TASK, told)
+    splits = load_splits(resolved.data, TASK, listener)
     (message,) = [remark for remark in remarks(splits) if "case" in remark]
     override = message.split("; ")[1].removesuffix(" merges them")
     resolved = recipes.load(str(recipe_file), [f"data.train={file}", override]).recipe
     assert {row["label"] for row in load_splits(resolved.data, TASK).train} == {"fruit", "tool", "colour"}
 
 
-def test_classes_that_are_not_scored_are_told() -> None:
+def test_classes_without_evaluation_rows_are_remarked() -> None:
     splits = Splits(rows_of(a=3, b=2, c=1), rows_of(a=1, b=1, c=1), rows_of(a=1))
     assert remarks(splits) == ["data.test: no row of 'b', 'c'; means over classes (macro-F1) leave these out"]
 
 
-def test_macro_f1_is_over_the_classes_of_the_references() -> None:
-    """Whatever is predicted: before and after are means over one set of classes."""
+def test_macro_f1_averages_over_classes_of_the_references() -> None:
+    """Scores before and after training are means over the same classes, whatever is predicted."""
 
-    def f1(name: str, predictions: Any, references: Any) -> dict[str, Any]:
-        return combined(name).compute(predictions=predictions, references=references) or {}
+    def f1(name: str, predictions: Any, labels: Any) -> dict[str, Any]:
+        return combined(name).compute(predictions=predictions, references=labels) or {}
 
-    right = [0, 0, 1, 1]
-    assert f1("f1", [2, 0, 1, 1], right)["f1"] == pytest.approx((2 / 3 + 1) / 2)
-    assert f1("f1", [3, 0, 1, 1], right)["f1"] == f1("f1", [2, 0, 1, 1], right)["f1"]
+    references = [0, 0, 1, 1]
+    assert f1("f1", [2, 0, 1, 1], references)["f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert f1("f1", [3, 0, 1, 1], references)["f1"] == f1("f1", [2, 0, 1, 1], references)["f1"]
     several = f1("multi_label", [[1, 0, 1], [0, 1, 0]], [[1, 0, 0], [0, 1, 0]])
     assert several["f1"] == 1.0
     assert several["per_class"]["2"]["support"] == 0
@@ -103,15 +103,15 @@ def test_macro_f1_is_over_the_classes_of_the_references() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_tells_its_rows_first(recipe_file: Path, tmp_path: Path) -> None:
-    """And its result holds what was skipped, with row numbers."""
+def test_run_reports_its_rows_and_skipped_ones(recipe_file: Path, tmp_path: Path) -> None:
+    """The result lists skipped rows by number."""
     rows = [{**row, "source": "web"} for row in make_rows(90)]
     rows[6]["label"] = ""
     file = write_csv(tmp_path / "rows.csv", rows)
-    told = Listener()
+    listener = Listener()
     overrides = [f"data.train={file}", "data.invalid_rows=skip", "train.epochs=0.5"]
-    result = train(recipes.load(str(recipe_file), overrides).recipe, tmp_path / "run", reporter=told)
-    (line,) = [note for note in told.notes if "rows to train on" in note]
+    result = train(recipes.load(str(recipe_file), overrides).recipe, tmp_path / "run", reporter=listener)
+    (line,) = [note for note in listener.notes if "rows to train on" in note]
     assert line.endswith("columns that are not read: 'source'; left out: 1 (invalid)")
     assert result["data"]["left_out"] == {"invalid": 1}
     assert result["data"]["invalid"] == {"train": {"has no label": ["7"]}}
@@ -120,7 +120,7 @@ def test_a_run_tells_its_rows_first(recipe_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sum_of_runs_is_scored_on_their_own_rows(recipe_file: Path, tmp_path: Path) -> None:
+def test_merged_run_is_scored_on_the_rows_of_its_runs(recipe_file: Path, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "rows.csv", make_rows(90))
     words = (f"data.train={file}", "train.epochs=0.5")
     runs = [train_tiny(recipe_file, tmp_path / f"run{seed}", *words, f"seed={seed}")[0] for seed in (0, 1)]

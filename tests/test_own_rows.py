@@ -1,4 +1,4 @@
-"""A run's own rows: scored again whatever became of their file, named by id or number, known when they come again."""
+"""The stored rows of a run: scored again even if the data file changed, and recognized in other data."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def own(tmp_path_factory: pytest.TempPathFactory, bases: Any) -> tuple[Path, Pat
 
 
 @pytest.mark.slow
-def test_predictions_name_their_rows(own: tuple[Path, Path]) -> None:
-    """The id is the row's number in its file, counted from 1, and its text stands beside it."""
+def test_predictions_have_the_ids_and_texts_of_their_rows(own: tuple[Path, Path]) -> None:
+    """The id is the number of the row in its file, counted from 1."""
     import pyarrow.parquet
 
     run, _ = own
@@ -53,16 +53,16 @@ def test_predictions_name_their_rows(own: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_a_file_that_grew_or_moved_changes_no_score(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_score_is_unchanged_if_the_data_file_grew_or_is_gone(own: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = own
     result = Run(run).result()["test"]
     before = file.read_text("utf-8")
 
     def scored() -> tuple[float, float, list[str]]:
-        told = Listener()
-        values = evaluate_run(run, reporter=told)
+        listener = Listener()
+        values = evaluate_run(run, reporter=listener)
         assert (values["rows"], values["scored_on"]) == (len(Run(run).predictions()[0]), "test")
-        return values["accuracy"], round(values["loss"], 6), told.warnings
+        return values["accuracy"], round(values["loss"], 6), listener.warnings
 
     expected = (result["accuracy"], round(result["loss"], 6))
     try:
@@ -87,28 +87,28 @@ def test_a_file_that_grew_or_moved_changes_no_score(own: tuple[Path, Path], tmp_
 
 
 @pytest.mark.slow
-def test_rows_that_were_trained_on_are_told(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_scoring_training_rows_warns(own: tuple[Path, Path], tmp_path: Path) -> None:
     run, file = own
     hashes = Run(run).row_hashes()
     assert hashes is not None
-    told = Listener()
-    assert evaluate_run(run, [f"data.test={file}"], told)["rows"] == 120
-    assert told.warnings == [
+    listener = Listener()
+    assert evaluate_run(run, [f"data.test={file}"], listener)["rows"] == 120
+    assert listener.warnings == [
         f"the run used {len(hashes['train'].ids)} of the 120 rows to score for training; the score is too optimistic",
         f"the run used {len(hashes['validation'].ids)} of the 120 rows to score for validation;"
         " the score is too optimistic",
     ]
-    told = Listener()
-    evaluate_run(run, ["data.split_seed=4"], told)
-    assert "rows to score for training" in told.warnings[0]
-    told = Listener()
+    listener = Listener()
+    evaluate_run(run, ["data.split_seed=4"], listener)
+    assert "rows to score for training" in listener.warnings[0]
+    listener = Listener()
     other = write_rows(tmp_path / "other.jsonl", make_rows(30, seed=77))
-    assert evaluate_run(run, [f"data.test={other}"], told)["rows"] == 30
-    assert told.warnings == []
+    assert evaluate_run(run, [f"data.test={other}"], listener)["rows"] == 30
+    assert listener.warnings == []
 
 
-def test_a_run_of_before_is_scored_only_on_its_rows(own: tuple[Path, Path], tmp_path: Path) -> None:
-    """A run that kept no rows is scored where its file gives the same ones, and refused where not."""
+def test_run_without_stored_rows_is_scored_only_on_unchanged_data(own: tuple[Path, Path], tmp_path: Path) -> None:
+    """A run without stored rows is scored if its data file gives the same rows, and refused otherwise."""
     import shutil
 
     run, file = own
@@ -125,7 +125,7 @@ def test_a_run_of_before_is_scored_only_on_its_rows(own: tuple[Path, Path], tmp_
         file.write_text(before, "utf-8")
 
 
-def test_rows_that_were_tampered_with_are_refused(own: tuple[Path, Path], tmp_path: Path) -> None:
+def test_changed_prediction_rows_are_refused(own: tuple[Path, Path], tmp_path: Path) -> None:
     import shutil
 
     import pyarrow.compute
@@ -135,13 +135,15 @@ def test_rows_that_were_tampered_with_are_refused(own: tuple[Path, Path], tmp_pa
     shutil.copytree(own[0], run)
     table = pyarrow.parquet.read_table(run / "predictions.parquet")
     upper = pyarrow.compute.utf8_upper(table["text"])  # type: ignore[attr-defined]
-    place = table.column_names.index("text")
-    pyarrow.parquet.write_table(table.set_column(place, table.schema.field("text"), upper), run / "predictions.parquet")
+    position = table.column_names.index("text")
+    pyarrow.parquet.write_table(
+        table.set_column(position, table.schema.field("text"), upper), run / "predictions.parquet"
+    )
     with pytest.raises(UserError, match="these are not the rows that the run was scored on"):
         own_rows(Run(run), Run(run).recipe().task)
 
 
-def test_rows_of_every_kind_come_back_as_they_were(tmp_path: Path) -> None:
+def test_rows_of_every_type_are_stored_and_read_back(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"messages": [{"role": "user", "content": "  a\n"}, {"role": "assistant", "content": "b", "weight": 0}],
          "prompt": "a", "completion": "b", "score": 1.5, "tokens": ["x", ""], "none": None, "flag": True},
@@ -150,15 +152,15 @@ def test_rows_of_every_kind_come_back_as_they_were(tmp_path: Path) -> None:
         {"messages": [], "prompt": "c", "extra": {"a": [1, 2.5, None]}, "score": 2.0, "tokens": ["y"], "flag": False},
     ]  # fmt: skip
     own_ids = [{**row, "id": f"r{i}"} for i, row in enumerate(rows)]
-    for given, ids in ((rows, ["3", "1", "2"]), (own_ids, ["r0", "r1", "r2"])):
-        splits = Splits(rows[:1], given, [], ids={"validation": ids})
+    for stored, ids in ((rows, ["3", "1", "2"]), (own_ids, ["r0", "r1", "r2"])):
+        splits = Splits(rows[:1], stored, [], ids={"validation": ids})
         write_hashes(tmp_path / "rows.parquet", splits, CausalLM())
         predictions = [{"prediction": "p", "nll": 1.0}] * 3
-        write_predictions(tmp_path / "p.parquet", "validation", ids, given, ["a", "b", "c"], predictions)
+        write_predictions(tmp_path / "p.parquet", "validation", ids, stored, ["a", "b", "c"], predictions)
         found = read_scored(tmp_path / "p.parquet", read_hashes(tmp_path / "rows.parquet"))
         assert (found.split, found.ids) == ("validation", ids)
         assert [json.dumps(row) for row in found.rows] == [
-            json.dumps({name: row[name] for name in back}) for row, back in zip(given, found.rows, strict=True)
+            json.dumps({name: row[name] for name in back}) for row, back in zip(stored, found.rows, strict=True)
         ]
-        assert all(row.keys() == back.keys() for row, back in zip(given, found.rows, strict=True))
+        assert all(row.keys() == back.keys() for row, back in zip(stored, found.rows, strict=True))
     assert content_hash(rows[0]) == content_hash(own_ids[0])

@@ -1,4 +1,4 @@
-"""Packed rows against single ones, and what would read them as one text."""
+"""Packed rows equal single rows; packing is refused for models that read a packed row as one text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_causal_lm import FAMILIES, ROWS, encoded, loss_of, make_model
 from test_chat import TWO_TURNS, make_tokenizer
+from tiny_decoders import FAMILIES, ROWS, encoded, loss_of, make_model
 
 from pefttools.data import packing
 from pefttools.errors import UserError
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_rows_have_the_loss_and_gradients_of_single_ones(family: str, attention: str) -> None:
+def test_packed_rows_have_the_loss_and_gradients_of_single_rows(family: str, attention: str) -> None:
     more = {"sliding_window": 12} if family == "mistral" else {}
     model = make_model(family, attn_implementation=attention, **more).train()
     tokenizer, task = make_tokenizer(), CausalLM(max_length=150, packing=True, chat=True)
@@ -37,8 +37,8 @@ def test_packed_rows_have_the_loss_and_gradients_of_single_ones(family: str, att
         assert (gradient - found[0][1]).abs().max() <= 1e-5 * found[0][1].abs().max()
 
 
-def test_packed_rows_without_positions_would_see_each_other() -> None:
-    """The test above can fail: an ordinary mask lets a packed row read the ones before it."""
+def test_packed_rows_without_position_ids_attend_to_each_other() -> None:
+    """This shows that the test above can fail: an ordinary mask lets a packed row attend to those before it."""
     model, tokenizer = make_model("llama"), make_tokenizer()
     task = CausalLM(max_length=150, packing=True, chat=True)
     columns = encoded(task, ROWS, tokenizer)
@@ -48,7 +48,7 @@ def test_packed_rows_without_positions_would_see_each_other() -> None:
     assert abs(loss_of(task, model, blind).item() / single - 1) > 1e-3
 
 
-def test_packing_is_refused_where_rows_would_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_is_refused_where_rows_would_attend_to_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
     from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model

@@ -42,7 +42,7 @@ def test_l1_by_hand() -> None:
     assert value_of(penalty) == pytest.approx(0.5 * old, rel=1e-9)
 
 
-def test_l1_toward_the_start_wants_something_pretrained(wrapped: Callable[[str], Wrapped]) -> None:
+def test_l1_toward_the_start_requires_pretrained_parameters(wrapped: Callable[[str], Wrapped]) -> None:
     with pytest.raises(UserError, match=r"no pretrained parameter \(toward: start\) among the .*lora_A"):
         wrapped("lora").bind(make("l1", toward="start"))
 
@@ -71,13 +71,13 @@ def one_step(optimizer: Any, weight: float, **values: Any) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-def test_l2_is_weight_decay_under_sgd_and_not_under_adam() -> None:
-    def apart(optimizer: Any) -> float:
+def test_l2_equals_weight_decay_with_sgd_but_not_with_adam() -> None:
+    def difference(optimizer: Any) -> float:
         return (one_step(optimizer, 0.2) - one_step(optimizer, 0.0, weight_decay=0.2)).abs().max().item()
 
-    assert apart(torch.optim.SGD) <= 1e-7
+    assert difference(torch.optim.SGD) <= 1e-7
     assert (one_step(torch.optim.SGD, 0.2) - one_step(torch.optim.SGD, 0.0)).abs().max() > 1e-4
-    assert apart(torch.optim.AdamW) > 1e-4
+    assert difference(torch.optim.AdamW) > 1e-4
 
 
 # L2-SP.
@@ -94,7 +94,7 @@ def test_l2_sp_by_hand() -> None:
     assert value_of(penalty) == pytest.approx(0.3 * old + 0.1 * head, rel=1e-9)
 
 
-def test_l2_sp_without_beta_wants_something_pretrained(wrapped: Callable[[str], Wrapped]) -> None:
+def test_l2_sp_without_beta_requires_pretrained_parameters(wrapped: Callable[[str], Wrapped]) -> None:
     assert value_of(wrapped("lora").bind(make("l2_sp"))) > 0
     with pytest.raises(UserError, match="no pretrained parameter"):
         wrapped("lora").bind(make("l2_sp", beta=0))
@@ -108,7 +108,7 @@ def test_frobenius_is_the_distance_of_the_merged_matrices(how: str, wrapped: Cal
     made = wrapped(how)
     penalty = made.bind(make("frobenius", weight=0.4))
     move(made.model)
-    said = value_of(penalty)
+    value = value_of(penalty)
     merged: nn.Module = made.model.merge_and_unload() if hasattr(made.model, "merge_and_unload") else made.model
     matrices = {n: p.detach() for n, p in merged.named_parameters()}
     matrices |= {f"{n}.weight": m.weight().detach() for n, m in merged.named_modules() if isinstance(m, LowRankLinear)}
@@ -118,7 +118,7 @@ def test_frobenius_is_the_distance_of_the_merged_matrices(how: str, wrapped: Cal
         if w.ndim == 2 and not any(name.startswith(f"{path}.") for path in made.head)
     )
     assert change > 1e-4
-    assert said == pytest.approx(0.2 * change, rel=1e-6)
+    assert value == pytest.approx(0.2 * change, rel=1e-6)
 
 
 def test_frobenius_of_a_truncated_svd_start() -> None:
@@ -131,7 +131,7 @@ def test_frobenius_of_a_truncated_svd_start() -> None:
     assert max(g.abs().max().item() for g in gradients) < 1e-5
 
 
-def test_cheap_forms_are_the_built_ones() -> None:
+def test_penalties_without_building_the_product_equal_those_with_it() -> None:
     model, weight = svd_projection(rank=3)
     penalty = bound("frobenius", model, weight=2.0)
     move(model, by=0.3)
@@ -148,28 +148,28 @@ def test_l2_of_the_factors_is_the_nuclear_norm_at_the_start() -> None:
     assert value_of(bound("l2", model, weight=1.0)) == pytest.approx(nuclear, rel=1e-6)
 
 
-def test_l2_of_the_product_counts_the_head_as_it_is(wrapped: Callable[[str], Wrapped]) -> None:
+def test_l2_of_the_product_includes_the_head(wrapped: Callable[[str], Wrapped]) -> None:
     made = wrapped("projection")
     head = sum(p.square().sum() for n, p in trained(made.model).items() if p.ndim == 2 and n.startswith("classifier"))
     inner = sum(m.weight().square().sum() for m in made.model.modules() if isinstance(m, LowRankLinear))
-    said = value_of(made.bind(make("l2", weight=0.5, of="product")))
-    assert said == pytest.approx(0.25 * torch.as_tensor(head + inner).item(), rel=1e-9)
+    value = value_of(made.bind(make("l2", weight=0.5, of="product")))
+    assert value == pytest.approx(0.25 * torch.as_tensor(head + inner).item(), rel=1e-9)
 
 
-def test_l2_of_the_product_wants_a_product(wrapped: Callable[[str], Wrapped]) -> None:
+def test_l2_of_the_product_requires_a_low_rank_projection(wrapped: Callable[[str], Wrapped]) -> None:
     with pytest.raises(UserError, match=r"no low-rank projection \(of: product\)"):
         wrapped("full").bind(make("l2", of="product"))
 
 
 @pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
-def test_frobenius_refuses_a_start_that_edits_the_base(start: str, bases: Callable[[str], Path]) -> None:
+def test_frobenius_refuses_an_initialization_that_changes_the_base(start: str, bases: Callable[[str], Path]) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert")), dropout=0.0))
     model = by_peft("LoraConfig", r=4, init_lora_weights=start)(base)
     with pytest.raises(UserError, match=rf"regularizers\.frobenius: a start by {start} changes"):
         make("frobenius").bind(model, base.head, no_rows)
 
 
-def test_frobenius_refuses_a_change_it_cannot_follow(wrapped: Callable[[str], Wrapped]) -> None:
+def test_frobenius_refuses_a_weight_change_without_a_formula(wrapped: Callable[[str], Wrapped]) -> None:
     made = wrapped("vera")
     layer: Any = next(m for m in made.model.modules() if hasattr(m, "vera_lambda_b"))
     layer.get_delta_weight = lambda adapter: torch.zeros(2, 2)
@@ -177,7 +177,7 @@ def test_frobenius_refuses_a_change_it_cannot_follow(wrapped: Callable[[str], Wr
         made.bind(make("frobenius"))
 
 
-def test_frobenius_without_its_start_is_our_mistake() -> None:
+def test_frobenius_without_the_initial_weights_is_an_assertion_error() -> None:
     assert regularizers.get("frobenius").needs_start
     with pytest.raises(AssertionError, match="inner was wrapped without its start"):
         bound("frobenius", svd_projection(keep_start=False)[0])

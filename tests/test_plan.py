@@ -1,4 +1,4 @@
-"""The plan: counts without weights are those of the loaded model, and the memory's parts add up."""
+"""The plan: counts without weights equal those of the loaded model, and the parts of memory add up."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from pefttools.training.wrapping import wrap_empty
 
 TASK = TextClassification(labels=("a", "b", "c"), pair=False)
 PARTS = ("weights", "gradients", "optimizer", "activations", "features", "allocator", "process")
-MADE = {
+STRATEGIES = {
     f"{name}/{variant}" if variant else name: strategies.get(name)(**values)
     for name in strategies.names()
     for variant, values in {"": {}, **getattr(strategies.get(name), "variants", {})}.items()
 }
-"""Every strategy and every variant it names."""
+"""Every strategy and each of its variants."""
 
 
 def empty(source: Path, **settings: Any) -> loading.Base:
@@ -51,28 +51,28 @@ def planned(recipe_file: Path) -> Callable[..., Plan]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "llama"])
-@pytest.mark.parametrize("name", MADE)
-def test_counts_without_weights_are_those_of_the_model(name: str, family: str, bases: Callable[[str], Path]) -> None:
-    """Or the refusal is the same; what must see weights says so in torch's words, and `plan` loads them."""
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_counts_without_weights_equal_those_of_the_model(name: str, family: str, bases: Callable[[str], Path]) -> None:
+    """Or both raise the same error. A strategy that needs weights raises torch's error, and `plan` then loads them."""
     real, bare = TASK.load(BaseSettings(source=str(bases(family)))), empty(bases(family))
     assert bare.head == real.head
     try:
-        expected = count_parameters(MADE[name].wrap(real), real.head)
+        expected = count_parameters(STRATEGIES[name].wrap(real), real.head)
     except UserError as error:
         with pytest.raises(UserError, match=re.escape(str(error))):
-            wrap_empty(MADE[name], bare)
+            wrap_empty(STRATEGIES[name], bare)
         return
-    if getattr(MADE[name], "energy", None) is not None:
+    if getattr(STRATEGIES[name], "energy", None) is not None:
         with pytest.raises((RuntimeError, NotImplementedError)):
-            wrap_empty(MADE[name], bare)
+            wrap_empty(STRATEGIES[name], bare)
         return
-    model = wrap_empty(MADE[name], bare)
+    model = wrap_empty(STRATEGIES[name], bare)
     assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
     assert count_parameters(model, bare.head) == expected
     assert expected["adapter"] + expected["head"] == expected["trainable"]
 
 
-def test_a_head_that_is_there_is_found_without_weights(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_head_of_the_checkpoint_is_found_without_weights(bases: Callable[[str], Path], tmp_path: Path) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
     nn.init.zeros_(base.model.bert.pooler.dense.bias)  # type: ignore[union-attr]
     base.model.save_pretrained(tmp_path)
@@ -87,7 +87,7 @@ def test_a_head_that_is_there_is_found_without_weights(bases: Callable[[str], Pa
 
 
 @pytest.mark.parametrize("shards", [False, True])
-def test_never_trained_is_read_from_the_checkpoint_alone(
+def test_untrained_pooler_is_detected_from_the_checkpoint_file(
     shards: bool, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     model = transformers.BertModel.from_pretrained(bases("bert"))
@@ -167,14 +167,14 @@ def test_no_weight_is_loaded(planned: Callable[..., Plan], monkeypatch: pytest.M
 
 
 @pytest.mark.slow
-def test_what_a_projection_loses_is_told(planned: Callable[..., Plan]) -> None:
+def test_plan_reports_the_reconstruction_error(planned: Callable[..., Plan]) -> None:
     few, more = planned("strategy=low_rank", "strategy.rank=4"), planned("strategy=low_rank", "strategy.rank=16")
     assert 0 < more.facts["reconstruction_error"] < few.facts["reconstruction_error"] < 1
     assert planned("strategy=adalora").facts == planned("strategy=lora").facts == {}
 
 
 @pytest.mark.slow
-def test_ranks_by_energy_are_had_from_the_weights(planned: Callable[..., Plan]) -> None:
+def test_ranks_by_energy_are_computed_from_the_weights(planned: Callable[..., Plan]) -> None:
     params = planned("strategy=low_rank", "strategy.energy=0.5").params
     assert 0 < params["adapter"] < params["total"]
 
@@ -194,21 +194,23 @@ def test_parts_add_up(strategy: str, planned: Callable[..., Plan]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["full", "peft"])
 def test_adamw_keeps_two_moments(strategy: str, planned: Callable[..., Plan], bases: Callable[[str], Path]) -> None:
-    """`peft` is LoHa there, which draws whether an adapter takes part at all: it does."""
+    """`peft` is LoHa here, which skips adapters at random; the plan must count all of them."""
     made = planned(f"strategy={strategy}")
-    tensors = len(trained(wrap_empty(MADE[strategy], empty(bases("bert")))))
-    assert made.bytes["optimizer"] == 8 * made.params["trainable"] + 4 * tensors  # and each tensor's step
+    tensors = len(trained(wrap_empty(STRATEGIES[strategy], empty(bases("bert")))))
+    assert made.bytes["optimizer"] == 8 * made.params["trainable"] + 4 * tensors  # and a step counter for each tensor
 
 
 @pytest.mark.slow
-def test_a_method_of_its_own_optimizer(planned: Callable[..., Plan]) -> None:
+def test_plan_uses_the_optimizer_of_galore(planned: Callable[..., Plan]) -> None:
     full, galore = planned("strategy=full", "train.optimizer=sgd"), planned("strategy=galore")
     assert full.bytes["optimizer"] == 0 < galore.bytes["optimizer"] < 8 * galore.params["trainable"]
 
 
 @pytest.mark.slow
-def test_more_never_plans_less(planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "heap_peak_bytes", lambda *events: 0)  # the heap's holes come as they come
+def test_planned_bytes_grow_with_batch_size_and_length(
+    planned: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "heap_peak_bytes", lambda *events: 0)  # fragmentation does not grow steadily
 
     def step_bytes(*overrides: str) -> int:
         size = planned(*overrides).bytes
@@ -223,7 +225,7 @@ def test_more_never_plans_less(planned: Callable[..., Plan], monkeypatch: pytest
     assert planned_bytes[0] < planned_bytes[-1]
 
 
-def test_the_largest_batch_is_of_the_most_tokens() -> None:
+def test_largest_batch_has_the_most_tokens() -> None:
     assert memory.largest(1024, 2048, 64, 8, 32) == memory.Batch(32, 64, 1)
     assert memory.largest(8, 2048, 61, 8, 32) == memory.Batch(8, 64, 4)
     assert memory.largest(1024, 2048, 1032, 8, 32) == memory.Batch(2, 1024, 16)  # two rows of 1024, not one of 1032
@@ -231,21 +233,21 @@ def test_the_largest_batch_is_of_the_most_tokens() -> None:
     assert memory.largest(1024, 2048, 4, 8, 3) == memory.Batch(3, 8, 1)
 
 
-def test_the_heap_holds_at_least_what_is_alive() -> None:
+def test_heap_peak_is_at_least_the_live_bytes() -> None:
     begin = [(number, 2**20) for number in range(8)]
     step = [(100, 3 * 2**20), (101, 2**18), (100, 0), (101, 0)]
-    held = heap.heap_peak_bytes(begin, step)
-    assert held == 0 or held >= 11 * 2**20
+    peak = heap.heap_peak_bytes(begin, step)
+    assert peak == 0 or peak >= 11 * 2**20
 
 
 @pytest.mark.slow
-def test_the_pretrained_weights_a_penalty_keeps_are_planned(planned: Callable[..., Plan]) -> None:
-    plain, kept = planned("strategy=full"), planned("strategy=full", "regularizers=l2_sp")
-    assert kept.bytes["weights"] > 1.5 * plain.bytes["weights"]
+def test_weights_stored_by_a_penalty_are_planned(planned: Callable[..., Plan]) -> None:
+    plain, with_penalty = planned("strategy=full"), planned("strategy=full", "regularizers=l2_sp")
+    assert with_penalty.bytes["weights"] > 1.5 * plain.bytes["weights"]
 
 
 @pytest.mark.slow
-def test_the_command_line(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_on_the_command_line(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", str(recipe_file), "--json", "strategy.rank=4"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["params"]["head"] == 99
@@ -255,7 +257,7 @@ def test_the_command_line(recipe_file: Path, capsys: pytest.CaptureFixture[str])
     assert "peak memory" in capsys.readouterr().out
 
 
-def test_mistakes_are_told(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_recipes_are_refused(recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["plan", str(recipe_file), "strategy.rnk=4"]) == 2
     assert "did you mean 'rank'" in capsys.readouterr().err
     assert cli.run(["plan", str(recipe_file), f"data.train={tmp_path / 'nothing.csv'}"]) == 2

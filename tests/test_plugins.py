@@ -1,4 +1,4 @@
-"""A file of each kind in a folder of a user's own: commands and contract tests find it, with no other edit."""
+"""A plug-in of each kind in a user's folder: commands and contract tests find it without another edit."""
 
 from __future__ import annotations
 
@@ -49,8 +49,9 @@ class Mine(text_classification.TextClassification):
         from pefttools.metrics import combined
 
         ids = {name: i for i, name in enumerate(self.labels)}
-        said, right = [ids[p["prediction"]] for p in predictions], [ids[name] for name in references]
-        found = combined("mine").compute(predictions=said, references=right)
+        predicted = [ids[p["prediction"]] for p in predictions]
+        expected = [ids[name] for name in references]
+        found = combined("mine").compute(predictions=predicted, references=expected)
         return {**super().metrics(predictions, references), **found}
 ''',
     "metrics": '''"""mine: the share of right predictions, squared."""
@@ -71,7 +72,7 @@ from pefttools.regularizers.l2 import L2
 
 
 class Mine(L2):
-    """Strength, and what is measured."""
+    """Twice the weight."""
 
     weight: float = Field(default=0.02, gt=0)
     """λ, on half the sum of squares."""
@@ -83,17 +84,17 @@ from pefttools.objectives.label_smoothing import LabelSmoothing
 
 
 class Mine(LabelSmoothing):
-    """How much is given away."""
+    """Stronger smoothing."""
 
     smoothing: float = Field(default=0.2, ge=0, lt=1)
-    """The share of a target that all classes have."""
+    """The share of a target that is spread over all classes."""
 ''',
-    "augmentations": '''"""mine: the words the other way round."""
+    "augmentations": '''"""mine: the words in reverse order."""
 from pefttools.augmentations.base import Augmentation
 
 
 class Mine(Augmentation):
-    """How often."""
+    """Reverses the words."""
 
     def rewrite(self, text, draw):
         return " ".join(reversed(text.split())) or None
@@ -110,15 +111,15 @@ class Mine(Optimizer):
     def build(self, groups, learning_rate):
         return torch.optim.NAdam(groups, lr=learning_rate)
 ''',
-    "exporters": '''"""mine: a merged model with a file of my own beside it."""
+    "exporters": '''"""mine: a merged model with a note in a file."""
 from pefttools.exporters.merged import Merged
 
 
 class Mine(Merged):
-    """What the weights are rounded to, and a note."""
+    """The type of the weights, and a note."""
 
     note: str = "mine"
-    """What the file says."""
+    """The text of the file."""
 
     def write(self, model, proof, folder):
         super().write(model, proof, folder)
@@ -138,7 +139,7 @@ OVERRIDES = {
     "augmentations": "augmentations=mine",
     "optimizers": "train.optimizer=mine",
 }
-"""Folder -> what picks the plug-in for a run."""
+"""Folder -> the override that chooses the plug-in for a run."""
 CONTRACTS = {
     "strategies": "test_strategies.py",
     "tasks": "test_tasks.py",
@@ -155,7 +156,7 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plug-ins, outside the tree."""
+    """The plug-ins, in a folder outside the repository."""
     root = tmp_path_factory.mktemp("plugins")
     for kind, text in FILES.items():
         (root / kind).mkdir()
@@ -164,7 +165,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def python(folder: Path, *words: str) -> str:
-    """What `python WORDS` prints in a fresh process with the plug-ins."""
+    """The output of `python WORDS` in a new process with the plug-ins."""
     found = subprocess.run(
         [sys.executable, *words], env={**os.environ, "PEFTTOOLS_PLUGINS": str(folder)}, cwd=TESTS,
         capture_output=True, text=True, check=False,
@@ -175,7 +176,7 @@ def python(folder: Path, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which every plug-in that a recipe can pick takes part."""
+    """A run that uses every plug-in that a recipe can choose."""
     out = tmp_path_factory.mktemp("run") / "run"
     python(folder, "-m", "pefttools", "train", str(recipe_file), *OVERRIDES.values(), "--out", str(out))
     return out
@@ -195,7 +196,7 @@ def test_plugins_are_listed(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path: Path) -> None:
+def test_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path: Path) -> None:
     result, recipe = json.loads((run / "result.json").read_text()), yaml.safe_load((run / "recipe.yaml").read_text())
     assert (result["strategy"], result["task"]) == ("mine", "mine")
     assert recipe["strategy"]["rank"] == 3
@@ -206,12 +207,12 @@ def test_a_run_of_plugins_trains_and_predicts(folder: Path, run: Path, tmp_path:
     assert recipe["train"]["optimizer"]["name"] == "mine"
     assert result["test"]["mine"] == pytest.approx(result["test"]["accuracy"] ** 2)
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in make_rows(5)])
-    said = python(folder, "-m", "pefttools", "predict", str(run), str(rows)).splitlines()
-    assert [json.loads(line)["prediction"] in ("colour", "fruit", "tool") for line in said] == [True] * 5
+    output = python(folder, "-m", "pefttools", "predict", str(run), str(rows)).splitlines()
+    assert [json.loads(line)["prediction"] in ("colour", "fruit", "tool") for line in output] == [True] * 5
 
 
 @pytest.mark.slow
-def test_an_exporter_of_mine_is_proven_and_has_a_card(folder: Path, run: Path, tmp_path: Path) -> None:
+def test_exporter_plugin_is_verified_and_has_a_model_card(folder: Path, run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = ["-m", "pefttools", "export", str(run), "note=hello", "--to", "mine", "--out", str(out)]
     assert "the note says hello" in python(folder, *words)
@@ -225,6 +226,6 @@ def test_an_exporter_of_mine_is_proven_and_has_a_card(folder: Path, run: Path, t
 @pytest.mark.slow
 def test_the_contract_tests_run_over_plugins(folder: Path) -> None:
     words = ["-m", "pytest", *CONTRACTS.values(), "-k", "mine", "-v", "-n0", "-o", "addopts=", "-p", "no:cacheprovider"]
-    said = python(folder, *words)
+    output = python(folder, *words)
     for kind, file in CONTRACTS.items():
-        assert any(file in line and "mine" in line and "PASSED" in line for line in said.splitlines()), kind
+        assert any(file in line and "mine" in line and "PASSED" in line for line in output.splitlines()), kind

@@ -1,4 +1,4 @@
-"""Many rows answered: in order, in either precision, read as they are asked for, padded as the tokenizer would."""
+"""Prediction of many rows: order, precision, streaming, and padding equal to the tokenizer's."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from pefttools.strategies import strategies
 from pefttools.tasks import tasks
 from pefttools.training.run import Run, Trained, load
 
-ASKED = [{"text": row["text"], "id": str(i)} for i, row in enumerate(make_rows(300, seed=5))]
+ROWS = [{"text": row["text"], "id": str(i)} for i, row in enumerate(make_rows(300, seed=5))]
 
 
 def tokenizers() -> dict[str, Any]:
     made = {
         "plain": make_tokenizer(),
-        "of two segments": make_tokenizer(("input_ids", "token_type_ids", "attention_mask")),
+        "two segments": make_tokenizer(("input_ids", "token_type_ids", "attention_mask")),
         "left": make_tokenizer(),
         "without a mask": make_tokenizer(("input_ids",)),
     }
@@ -66,45 +66,45 @@ def test_batches_are_padded_as_the_tokenizer_pads(name: str, lengths: list[int],
 
 
 @pytest.mark.parametrize("second", [None, ["pear", "saw", "red " * 30]])
-def test_texts_that_are_too_long_are_cut_where_they_stand(second: list[str] | None) -> None:
-    first, tokenizer = ["word1 apple", "word2 " * 40, "word3"], tokenizers()["of two segments"]
-    said = encode_pairs(first, second, tokenizer, 16)
+def test_truncation_independent_of_batch(second: list[str] | None) -> None:
+    first, tokenizer = ["word1 apple", "word2 " * 40, "word3"], tokenizers()["two segments"]
+    together = encode_pairs(first, second, tokenizer, 16)
     alone = [
         encode_pairs([a], [b] if b else None, tokenizer, 16) for a, b in zip(first, second or [""] * 3, strict=True)
     ]
-    assert said == {name: [one[name][0] for one in alone] for name in said}
-    assert said["cut"] == [False, True, second is not None]
+    assert together == {name: [one[name][0] for one in alone] for name in together}
+    assert together["cut"] == [False, True, second is not None]
 
 
 @pytest.mark.slow
-def test_fp32_answers_as_the_run_was_scored(finished_run: Path) -> None:
+def test_fp32_predictions_equal_those_of_the_run(finished_run: Path) -> None:
     recipe = Run.open(finished_run).recipe()
     rows = load_splits(recipe.data, recipe.task).test
-    kept = pyarrow.parquet.read_table(finished_run / "predictions.parquet").to_pylist()
-    said = list(predict_rows(finished_run, rows, precision="fp32"))
-    assert [one["prediction"] for one in said] == [one["prediction"] for one in kept]
-    for one, known in zip(said, kept, strict=True):
+    stored = pyarrow.parquet.read_table(finished_run / "predictions.parquet").to_pylist()
+    predictions = list(predict_rows(finished_run, rows, precision="fp32"))
+    assert [one["prediction"] for one in predictions] == [one["prediction"] for one in stored]
+    for one, known in zip(predictions, stored, strict=True):
         assert list(one["probabilities"].values()) == pytest.approx(known["probabilities"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_bf16_says_the_same_in_the_same_order(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exact = list(predict_rows(finished_run, ASKED, precision="fp32"))
+def test_bf16_predictions_are_close_and_in_the_same_order(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = list(predict_rows(finished_run, ROWS, precision="fp32"))
     monkeypatch.setattr(prediction, "CHUNK", 70)
-    rounded = list(predict_rows(finished_run, ASKED, precision="bf16"))
-    assert [row["id"] for row in exact] == [row["id"] for row in rounded] == [row["id"] for row in ASKED]
-    far = 0.0
+    rounded = list(predict_rows(finished_run, ROWS, precision="bf16"))
+    assert [row["id"] for row in exact] == [row["id"] for row in rounded] == [row["id"] for row in ROWS]
+    largest = 0.0
     for one, other in zip(exact, rounded, strict=True):
         shares, others = one["probabilities"], other["probabilities"]
         first, second, *_ = sorted(shares.values(), reverse=True)
         assert one["prediction"] == other["prediction"] or first - second < 0.05
-        far = max(far, *(abs(shares[name] - others[name]) for name in shares))
-    assert 0 < far < 0.05
+        largest = max(largest, *(abs(shares[name] - others[name]) for name in shares))
+    assert 0 < largest < 0.05
 
 
 @pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
 @pytest.mark.parametrize("name", ["text_classification", "token_classification", "causal_lm", "seq2seq"])
-def test_every_architecture_answers_in_bf16(name: str, architecture: str) -> None:
+def test_bf16_logits_are_close_on_every_architecture(name: str, architecture: str) -> None:
     task = tasks.get(name).example()
     try:
         base = tiny_models.base(task, architecture, False, tiny_models.ARCHITECTURES[architecture].sizes)
@@ -125,7 +125,7 @@ def test_every_architecture_answers_in_bf16(name: str, architecture: str) -> Non
 
 
 @pytest.mark.parametrize("name", tasks.names())
-def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_of_likelihoods_stay_in_fp32_unless_bf16_is_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimize, "computes_in_bf16", lambda precision: precision != "fp32")
     task = tasks.get(name).example()
     architecture = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(task.auto_class, "bert")
@@ -138,25 +138,25 @@ def test_likelihoods_stay_in_fp32_unless_asked_for(name: str, monkeypatch: pytes
         assert table.dtype == (torch.bfloat16 if rounded else torch.float32)
 
 
-def test_no_more_rows_are_held_than_a_chunk(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_one_chunk_at_a_time(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pulled = 0
 
     def rows() -> Iterator[dict[str, Any]]:
         nonlocal pulled
-        for row in ASKED:
+        for row in ROWS:
             pulled += 1
             yield row
 
     monkeypatch.setattr(prediction, "CHUNK", 8)
-    answers = predict_rows(finished_run, rows())
-    next(answers)
+    predictions = predict_rows(finished_run, rows())
+    next(predictions)
     assert pulled == 8
-    list(islice(answers, 8))
+    list(islice(predictions, 8))
     assert pulled == 16
 
 
 @pytest.mark.slow
-def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path) -> None:
+def test_files_are_streamed(finished_run: Path, tmp_path: Path) -> None:
     good = [{"text": f"word{i % 40} apple", "label": "fruit"} for i in range(30_000)]
     broken = tmp_path / "rows.jsonl"
     broken.write_text("".join(json.dumps(row) + "\n" for row in good) + "{")
@@ -164,12 +164,12 @@ def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path
     assert list(islice(rows, 30_000)) == good
     assert re.search(r"rows.jsonl line 30001: not JSON", str(next(rows)))
     ragged = write_csv(tmp_path / "rows.csv", good)
-    place = ragged.stat().st_size + 3
+    position = ragged.stat().st_size + 3
     with ragged.open("ab") as file:
         file.write(b"caf\x81,fruit\n")
     rows = stream(FileSettings(source=str(ragged)), "predict", SILENT)
-    with pytest.raises(UserError, match=rf"byte 0x81 at position {place} is not utf-8 \(line 30002\)"):
-        next(rows)  # before a row is read: nothing was done yet
+    with pytest.raises(UserError, match=rf"byte 0x81 at position {position} is not utf-8 \(line 30002\)"):
+        next(rows)  # before the first row, so that no prediction is lost
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_files_are_read_as_they_are_asked_for(finished_run: Path, tmp_path: Path
         ("a.jsonl", '{"text": "a"}\r\n\n{"text": "\u2028"}', {}, [{"text": "a"}, {"text": "\u2028"}]),
     ],
 )
-def test_lines_end_where_they_should(
+def test_lines_are_split_at_line_breaks_only(
     name: str, text: str, more: dict[str, Any], expected: list[Any], tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(text.encode())
@@ -195,20 +195,20 @@ def test_lines_end_where_they_should(
 
 
 @pytest.mark.slow
-def test_json_lines_come_in_blocks(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_prints_json_lines(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ASKED))
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     assert cli.run(["predict", str(finished_run), str(file), "--precision", "fp32"]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert answers == list(predict_rows(finished_run, ASKED, precision="fp32"))
+    predictions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert predictions == list(predict_rows(finished_run, ROWS, precision="fp32"))
     assert cli.run(["predict", str(finished_run), str(file), "--precision", "fp16"]) == 2
-    said = capsys.readouterr()
-    assert not said.out
-    assert "fp16" in said.err
-    assert "bf16" in said.err
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "fp16" in captured.err
+    assert "bf16" in captured.err
 
 
-def test_a_classifier_answers_from_one_token_of_its_last_block(finished_run: Path) -> None:
+def test_classifier_computes_its_last_block_for_one_token(finished_run: Path) -> None:
     found = load(finished_run)
     ids = torch.arange(12).view(2, 6)
     model: Any = found.recipe.strategy.merge(found.model).eval()

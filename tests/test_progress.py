@@ -1,4 +1,4 @@
-"""What a person watches while a run trains: the bar, its width, and TensorBoard."""
+"""Progress of a run: the bar, its width, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_bar_moves_at_every_step_and_shows_the_last_validation_score(recipe_
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_what_matters_fits_on_a_terminal(width: int) -> None:
+def test_progress_bar_fits_the_terminal(width: int) -> None:
     reporter = RichReporter()
     reporter.console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
     with reporter.bar("training", 12345, "steps", 100) as bar:

@@ -1,4 +1,4 @@
-"""Classes by the likelihood of their verbalisers: against transformers' own loss, and what a prompt can get wrong."""
+"""Classification by the likelihood of verbalizers: equal to transformers' own loss; invalid prompts and settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_causal_lm import make_model
 from test_chat import make_tokenizer
+from tiny_decoders import make_model
 
 from pefttools.data.splitting import Splits
 from pefttools.errors import UserError
@@ -28,22 +28,22 @@ def make_task(**values: Any) -> PromptedClassification:
     return PromptedClassification(**values).fit(Splits(ROWS, ROWS[:1], []))
 
 
-def said_of(task: PromptedClassification, model: Any, rows: list[dict[str, str]], tokenizer: Any) -> list[Any]:
-    """Each row's prediction, as the toolkit makes it."""
+def predictions_of(task: PromptedClassification, model: Any, rows: list[dict[str, str]], tokenizer: Any) -> list[Any]:
+    """The prediction for each row."""
     columns = task.encode(rows, tokenizer)
     batch = task.collate(columns, tokenizer, 8)
     with torch.inference_mode():
-        said = task.predict(model(**task.inputs_of(batch)), batch)
-    encoded = [{name: column[i] for name, column in columns.items()} for i in range(len(said))]
+        predictions = task.predict(model(**task.inputs_of(batch)), batch)
+    encoded = [{name: column[i] for name, column in columns.items()} for i in range(len(predictions))]
     parts = [[i for i, number in enumerate(columns["row"]) if number == row] for row in range(len(rows))]
     return [
-        task.aggregate(row, [encoded[i] for i in indices], [said[i] for i in indices])
+        task.aggregate(row, [encoded[i] for i in indices], [predictions[i] for i in indices])
         for row, indices in zip(rows, parts, strict=True)
     ]
 
 
 def log_likelihood(model: Any, tokenizer: Any, head: str, answer: str) -> float:
-    """By transformers' own mean loss over the answer's bytes."""
+    """From transformers' mean loss over the bytes of the answer."""
     ids = torch.tensor([tokenizer(head + answer)["input_ids"]])
     number = len(answer.encode())
     labels = ids.clone()
@@ -74,7 +74,7 @@ def test_likelihoods_are_those_of_transformers(normalize: Any, calibrate: bool) 
     model, tokenizer = make_model("llama"), make_tokenizer()
     verbalizers = {"good": " excellent", "bad": " no"}
     task = make_task(verbalizers=verbalizers, normalize=normalize, calibrate=calibrate)
-    for row, said in zip(ROWS, said_of(task, model, ROWS, tokenizer), strict=True):
+    for row, predicted in zip(ROWS, predictions_of(task, model, ROWS, tokenizer), strict=True):
         scores = []
         for answer in (" no", " excellent"):
             score = log_likelihood(model, tokenizer, f"{row['text']}\nLabel:", answer)
@@ -82,11 +82,11 @@ def test_likelihoods_are_those_of_transformers(normalize: Any, calibrate: bool) 
             scores.append(score / len(answer) if normalize == "mean" else score)
         shares = [math.exp(score) for score in scores]
         expected = [share / sum(shares) for share in shares]
-        assert list(said["probabilities"].values()) == pytest.approx(expected, rel=1e-4)
-        assert said["prediction"] == ("bad", "good")[expected[1] > expected[0]]
+        assert list(predicted["probabilities"].values()) == pytest.approx(expected, rel=1e-4)
+        assert predicted["prediction"] == ("bad", "good")[expected[1] > expected[0]]
 
 
-def test_loss_is_that_of_the_right_answers() -> None:
+def test_loss_is_that_of_the_right_verbalizers() -> None:
     model, tokenizer, task = make_model("llama"), make_tokenizer(), make_task()
     expected = -sum(log_likelihood(model, tokenizer, f"{r['text']}\nLabel:", f" {r['label']}") for r in ROWS)
     for columns in (task.encode(ROWS, tokenizer), task.encode_training(ROWS, tokenizer)):
@@ -100,21 +100,21 @@ def test_examples_come_before_the_row() -> None:
     labels = [example["label"] for example in task.examples]
     assert sorted(labels) == ["bad", "good"]
     (first, second) = (f"Text: {e['text']}\nIt is {e['label']}\n\n" for e in task.examples)
-    said = tokenizer.decode(task.encode([{"text": "new"}], tokenizer)["input_ids"][0])
-    assert said == f"{first}{second}Text: new\nIt is bad"
+    text = tokenizer.decode(task.encode([{"text": "new"}], tokenizer)["input_ids"][0])
+    assert text == f"{first}{second}Text: new\nIt is bad"
     assert make_task(shots=1).examples == task.examples
-    assert task.fit(Splits(ROWS[:2], ROWS[:1], [])).examples == task.examples  # a run's examples stay its own
+    assert task.fit(Splits(ROWS[:2], ROWS[:1], [])).examples == task.examples  # the examples of a run stay the same
     assert {len(make_task(shots=n).examples) for n in (2, 5)} == {4}
 
 
-def test_chat_asks_in_the_bases_template() -> None:
+def test_chat_prompts_use_the_template_of_the_base() -> None:
     tokenizer, task = make_tokenizer(), make_task(chat=True, prompt="Is it good?\n{text}")
-    said = [tokenizer.decode(ids) for ids in task.encode(ROWS[1:2], tokenizer)["input_ids"]]
+    texts = [tokenizer.decode(ids) for ids in task.encode(ROWS[1:2], tokenizer)["input_ids"]]
     head = "<|im_start|>user\nIs it good?\ndull<|im_end|>\n<|im_start|>assistant\n"
-    assert said == [f"{head}bad", f"{head}good"]
+    assert texts == [f"{head}bad", f"{head}good"]
 
 
-def test_long_texts_lose_their_end_and_nothing_else() -> None:
+def test_only_the_text_within_a_prompt_is_truncated() -> None:
     tokenizer, task = make_tokenizer(), make_task(max_length=24)
     columns = task.encode([{"text": "abcdefghijklmnopqrst", "label": "bad"}, ROWS[1]], tokenizer)
     assert [tokenizer.decode(ids) for ids in columns["input_ids"][:2]] == [
@@ -123,46 +123,48 @@ def test_long_texts_lose_their_end_and_nothing_else() -> None:
     assert columns["cut"] == [True, False, False, False]
 
 
-def test_pairs_fill_both_places() -> None:
+def test_text_pairs_fill_both_fields() -> None:
     rows = [{**row, "text_pair": "b"} for row in ROWS]
     task = PromptedClassification(prompt="{text} / {text_pair} =").fit(Splits(rows, rows[:1], []))
     tokenizer = make_tokenizer()
     assert tokenizer.decode(task.encode(rows[1:2], tokenizer)["input_ids"][0]) == "dull / b = bad"
 
 
-def test_metrics_and_majority() -> None:
+def test_metrics_and_majority_baseline() -> None:
     task = make_task()
-    said = [{"prediction": label} for label in ("good", "bad", "good", "good")]
-    told = task.metrics(said, [row["label"] for row in ROWS])
-    assert told["accuracy"] == 0.75
-    assert told["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
-    assert told["per_class"]["bad"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+    predictions = [{"prediction": label} for label in ("good", "bad", "good", "good")]
+    scores = task.metrics(predictions, [row["label"] for row in ROWS])
+    assert scores["accuracy"] == 0.75
+    assert scores["f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert scores["per_class"]["bad"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
     assert task.majority_baseline(ROWS, ROWS)["accuracy"] == 0.5
 
 
 def test_remark_on_verbalisers_of_different_length() -> None:
     splits, tokenizer = Splits(ROWS, ROWS[:1], []), make_tokenizer()
-    (said,) = make_task().remarks(splits, tokenizer)
-    assert said.startswith("the verbaliser of 'good' has 5 tokens, that of 'bad' 4; longer verbalisers are less likely")
+    (remark,) = make_task().remarks(splits, tokenizer)
+    assert remark.startswith(
+        "the verbaliser of 'good' has 5 tokens, that of 'bad' 4; longer verbalisers are less likely"
+    )
     assert make_task(normalize="mean").remarks(splits, tokenizer) == []
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"prompt": "Label:"}, "task.prompt: has no {text}"),
         ({"prompt": "{text} {title}"}, "task.prompt: has {title}; only {text} and {text_pair} are known"),
         ({"prompt": "{text"}, "task.prompt: is not a format string: expected '}'"),
     ],
 )
-def test_prompts_that_cannot_be_filled_are_told(values: dict[str, Any], told: str) -> None:
+def test_invalid_prompts_are_refused(values: dict[str, Any], message: str) -> None:
     task, problems = check(PromptedClassification, values, "task")
     assert task is None
-    assert problems[0].startswith(told)
+    assert problems[0].startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"verbalizers": {"god": " yes"}}, "task.verbalizers: unknown label 'god'; did you mean 'good'?"),
         (
@@ -173,18 +175,18 @@ def test_prompts_that_cannot_be_filled_are_told(values: dict[str, Any], told: st
         ({"labels": ("good",)}, "data.train: labels that no training row has: 'bad'"),
     ],
 )
-def test_settings_that_do_not_fit_the_data_are_told(values: dict[str, Any], told: str) -> None:
+def test_settings_that_do_not_fit_the_data_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         make_task(**values)
-    assert any(problem.startswith(told) for problem in caught.value.problems), caught.value.problems
+    assert any(problem.startswith(message) for problem in caught.value.problems), caught.value.problems
 
 
-def test_rows_are_read_and_strange_labels_refused() -> None:
+def test_rows_are_read_and_unknown_labels_refused() -> None:
     task = make_task()
     assert task.read({"text": " a ", "label": 3.0}) == {"text": " a ", "label": "3"}
     assert task.read({"text": "a"}) == {"text": "a"}
-    for bad, told in (({"label": None}, "has no label"), ({"label": ["x"]}, "not a single text")):
-        with pytest.raises(ValueError, match=told):
+    for bad, message in (({"label": None}, "has no label"), ({"label": ["x"]}, "not a single text")):
+        with pytest.raises(ValueError, match=message):
             task.read({"text": "a", **bad})
     with pytest.raises(UserError, match=r"data.test: labels the model does not know: 'ugly'. It has 'bad', 'good'"):
         task.refuse_strange("data.test", [{"text": "a", "label": "ugly"}])

@@ -1,4 +1,4 @@
-"""Question answering: rows read, contexts into windows, what is told of the data, and a run."""
+"""Question answering: reading rows, windows over contexts, remarks, metrics, and a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTEXT = " ".join(WORDS)  # word0 to word39
 
 
 def answer(first: int, last: int | None = None) -> dict[str, Any]:
-    """The words from one to another of the context, as an answer."""
+    """The words `first` to `last` of the context as an answer."""
     text = " ".join(WORDS[first : (first if last is None else last) + 1])
     return {"text": text, "answer_start": f"{CONTEXT} ".index(f"{text} ")}
 
@@ -33,7 +33,7 @@ def row_of(*answers: dict[str, Any], question: str = "apple pear plum") -> dict[
 # rows
 
 
-def test_every_form_of_answers_is_read() -> None:
+def test_answers_are_read_from_every_notation() -> None:
     task = QuestionAnswering()
     values = {"question": " what? ", "context": " a red fox, a fox", "id": 7, "title": None}
     row = {"question": " what? ", "context": " a red fox, a fox", "id": "7"}
@@ -44,9 +44,9 @@ def test_every_form_of_answers_is_read() -> None:
         {"text": ["fox"], "answer_start": [14]},
         {"text": "fox", "answer_start": 14},
         [{"text": " fox", "answer_start": 13}],
-        [{"text": "fox", "answer_start": 15}],  # the nearest place it is at
+        [{"text": "fox", "answer_start": 15}],  # the nearest occurrence is used
         [{"text": "fox", "answer_start": 99}],
-        [{"text": "cat", "answer_start": 3}, {"text": "fox", "answer_start": 14}],  # one of two is there
+        [{"text": "cat", "answer_start": 3}, {"text": "fox", "answer_start": 14}],  # only one of two is in the context
     ):
         assert task.read({**values, "answers": answers}) == found
     first = {**row, "answers": [{"text": "fox", "answer_start": 7}]}
@@ -60,7 +60,7 @@ def test_every_form_of_answers_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"question": " "}, "has no question"),
         ({"question": None}, "has no question"),
@@ -73,8 +73,8 @@ def test_every_form_of_answers_is_read() -> None:
         ({"is_impossible": "maybe"}, "has an is_impossible that is neither true nor false: 'maybe'"),
     ],
 )
-def test_bad_rows_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)) as error:
+def test_invalid_rows_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
         QuestionAnswering().read({"question": "q", "context": "a b", "answers": ["a"], **values})
     assert not isinstance(error.value, LeftOut)
 
@@ -85,7 +85,7 @@ def test_an_answer_that_is_not_in_its_context_leaves_its_row_out(answers: Any) -
         QuestionAnswering().read({"question": "q", "context": "a b", "answers": answers})
 
 
-# contexts into windows
+# windows over contexts
 
 
 def windows(row: dict[str, Any], limit: int = 24, stride: int = 4) -> dict[str, list[Any]]:
@@ -94,21 +94,21 @@ def windows(row: dict[str, Any], limit: int = 24, stride: int = 4) -> dict[str, 
 
 
 def texts(encoded: dict[str, list[Any]], context: str = CONTEXT) -> list[str]:
-    """What each window has of the context."""
+    """The part of the context in each window."""
     pairs = zip(encoded["starts"], encoded["ends"], strict=True)
     return [context[min(s for s in starts if s >= 0) : max(ends)] for starts, ends in pairs]
 
 
 def labelled(encoded: dict[str, list[Any]], context: str = CONTEXT) -> list[str | None]:
     """The text between the labels of every window, None for "not here"."""
-    said = []
+    found = []
     for i, (first, last) in enumerate(encoded["labels"]):
         here = (first, last) != (encoded["not_here"][i],) * 2
-        said.append(context[encoded["starts"][i][first] : encoded["ends"][i][last]] if here else None)
-    return said
+        found.append(context[encoded["starts"][i][first] : encoded["ends"][i][last]] if here else None)
+    return found
 
 
-def test_windows_overlap_and_keep_the_whole_context() -> None:
+def test_windows_overlap_and_cover_the_context() -> None:
     encoded = windows(row_of(answer(2)))
     assert texts(encoded) == [" ".join(WORDS[a:b]) for a, b in ((0, 18), (14, 32), (28, 40))]
     assert encoded["row"] == [0, 0, 0]
@@ -121,7 +121,7 @@ def test_windows_overlap_and_keep_the_whole_context() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("gold", "found"),
     [
         (answer(0), ["word0", None, None]),  # the very start
         (answer(17), ["word17", "word17", None]),  # the last token of a window, and in the overlap
@@ -133,16 +133,16 @@ def test_windows_overlap_and_keep_the_whole_context() -> None:
         (answer(10, 20), [None, None, None]),  # longer than the overlap: no window has the whole of it
     ],
 )
-def test_a_window_is_labelled_with_the_answer_it_has_whole(given: dict[str, Any], found: list[str | None]) -> None:
-    assert labelled(windows(row_of(given))) == found
+def test_window_is_labeled_with_an_answer_that_it_contains_whole(gold: dict[str, Any], found: list[str | None]) -> None:
+    assert labelled(windows(row_of(gold))) == found
 
 
-def test_a_question_without_answer_is_nowhere_and_the_first_answer_counts() -> None:
+def test_unanswerable_question_has_no_span_and_the_first_answer_is_used() -> None:
     assert labelled(windows(row_of())) == [None, None, None]
     assert labelled(windows(row_of(answer(3), answer(20)))) == ["word3", None, None]
 
 
-def test_part_of_a_word_is_labelled_as_the_word_and_places_are_characters() -> None:
+def test_answer_within_a_word_is_labeled_as_the_word() -> None:
     context = "🦊 red 中文 word1, word2"
     row = QuestionAnswering().read(
         {"question": "apple", "context": context, "answers": [{"text": "ord1", "answer_start": 10}]}
@@ -152,7 +152,7 @@ def test_part_of_a_word_is_labelled_as_the_word_and_places_are_characters() -> N
     assert texts(encoded, context) == [context]
 
 
-def test_long_questions_are_cut_and_counted() -> None:
+def test_long_questions_are_truncated_and_marked() -> None:
     long = " ".join(WORDS[:30])
     encoded = QuestionAnswering(max_length=24, stride=4).encode([row_of(answer(1), question=long)], make_tokenizer())
     assert make_tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])[1:13] == WORDS[:12]
@@ -162,7 +162,7 @@ def test_long_questions_are_cut_and_counted() -> None:
     assert make_tokenizer().convert_ids_to_tokens(few["input_ids"][0])[:4] == ["[CLS]", "word0", "word1", "[SEP]"]
 
 
-def test_a_great_stride_is_lowered_and_a_small_window_refused() -> None:
+def test_large_stride_is_lowered_and_small_window_refused() -> None:
     assert texts(windows(row_of(answer(1)), stride=1000)) == texts(windows(row_of(answer(1)), stride=4))
     tokenizer = make_tokenizer()
     tokenizer.model_max_length = 8
@@ -170,7 +170,7 @@ def test_a_great_stride_is_lowered_and_a_small_window_refused() -> None:
         QuestionAnswering().encode([row_of(answer(1))], tokenizer)
 
 
-def test_rows_keep_their_windows_apart_and_need_no_answers() -> None:
+def test_windows_have_their_row_number_and_need_no_answers() -> None:
     task = QuestionAnswering(max_length=24, stride=4)
     rows = [row_of(answer(1)), {"question": "apple", "context": "word1 word2"}, row_of(answer(2))]
     encoded = task.encode(rows, make_tokenizer())
@@ -189,14 +189,14 @@ def test_a_tokenizer_without_cls_uses_its_first_token() -> None:
 # fitting, a sample, metrics and a run
 
 
-def test_fitting_looks_for_unanswerable_questions() -> None:
+def test_fit_detects_unanswerable_questions() -> None:
     some, none = row_of(answer(1)), row_of()
     assert QuestionAnswering().fit(Splits([some, none], [some], [])).unanswerable is True
     assert QuestionAnswering().fit(Splits([some], [some], [], spare=[none])).unanswerable is True
     fitted = QuestionAnswering().fit(Splits([some], [some, none], []))
     assert fitted.unanswerable is False
-    (told,) = fitted.remarks(Splits([some], [some, none], []), make_tokenizer())
-    assert told.startswith("1 of 2 validation questions have no answer")
+    (remark,) = fitted.remarks(Splits([some], [some, none], []), make_tokenizer())
+    assert remark.startswith("1 of 2 validation questions have no answer")
     forced = QuestionAnswering(unanswerable=True).fit(Splits([some], [none], []))
     assert forced.remarks(Splits([some], [none], []), make_tokenizer()) == []
     with pytest.raises(UserError, match="no question has an answer"):
@@ -212,7 +212,7 @@ def test_a_sample_shows_where_the_answer_is() -> None:
     assert shown[1].endswith("\n-> tokens 11 to 13: word20 word21 word22")
 
 
-def test_the_tasks_metrics() -> None:
+def test_metrics_with_several_answers_and_none() -> None:
     task = QuestionAnswering()
     rows = [row_of(answer(1), answer(3)), row_of()]
     assert [task.reference(row) for row in rows] == [["word1", "word3"], []]
@@ -223,15 +223,15 @@ def test_the_tasks_metrics() -> None:
 
 @pytest.mark.slow
 def test_a_run_learns_to_find_an_answer(tmp_path: Path, bases: Callable[[str], Path]) -> None:
-    """From a file to predictions: the answer is the tool among 30 words, looked for in overlapping windows."""
+    """The answer is the only tool among 30 words, in overlapping windows."""
     from pefttools.inference.prediction import predict_rows
 
     draw = random.Random(0)
     lines = []
     for _ in range(160):
         words = draw.choices(WORDS, k=30)
-        place, tool = draw.randrange(30), draw.choice(KEYS["tool"])
-        words[place] = tool
+        position, tool = draw.randrange(30), draw.choice(KEYS["tool"])
+        words[position] = tool
         answers = [{"text": tool, "answer_start": " ".join(words).index(tool)}]
         lines.append({"question": "apple", "context": " ".join(words), "answers": answers})
     lines.append({**lines[0], "context": "pear", "answers": [{"text": "nowhere", "answer_start": 0}]})
@@ -243,8 +243,8 @@ def test_a_run_learns_to_find_an_answer(tmp_path: Path, bases: Callable[[str], P
     assert result["data"]["left_out"]["an answer that is not in its context"] == 1
     assert result["test"]["f1"] > result["before"]["f1"] + 0.3
     context = f" {' '.join(WORDS)} a saw, {' '.join(WORDS)}"
-    (said,) = predict_rows(run, [{"question": "apple", "context": context}])
-    assert said["prediction"] == context[said["start"] : said["end"]] == "saw"
+    (prediction,) = predict_rows(run, [{"question": "apple", "context": context}])
+    assert prediction["prediction"] == context[prediction["start"] : prediction["end"]] == "saw"
     table = pyarrow.parquet.read_table(run / "predictions.parquet").to_pylist()
     assert len(table) == result["data"]["rows"]["test"]
     assert table[0]["prediction"] == table[0]["nbest"][0]["text"]

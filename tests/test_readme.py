@@ -1,4 +1,4 @@
-"""The README keeps its word: its commands are ones the command line knows, its links and its made table are right."""
+"""The README: its commands parse, its linked files exist, and its generated table is up to date."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def benchmark(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_are_known(line: str) -> None:
+def test_commands_parse(line: str) -> None:
     words = shlex.split(line.partition(" > ")[0], comments=True)
     command, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
     assert command.__name__.strip("_") == words[1]
 
 
-def test_links_lead_somewhere() -> None:
+def test_linked_files_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
-def test_the_table_is_that_of_the_results() -> None:
+def test_table_equals_the_results() -> None:
     assert benchmark("readme").updated(README) == README

@@ -1,4 +1,4 @@
-"""Recipes: layers, resets, digests, and every shipped one."""
+"""Recipes: overrides, resets, digests, and every packaged recipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pefttools.settings import Settings, explain_field
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_a_shipped_recipe(name: str) -> None:
+def test_packaged_recipe_loads_and_pins_its_sources(name: str) -> None:
     file = recipes.find(name)
     first = file.read_text("utf-8").splitlines()[0]
     assert first == f"# pefttools train {name}"
@@ -27,7 +27,7 @@ def test_a_shipped_recipe(name: str) -> None:
             assert source.sha256, f"{source.source} is not pinned"
 
 
-def test_what_a_run_writes_is_the_same_recipe(tmp_path: Path) -> None:
+def test_recipe_written_as_yaml_is_the_same_recipe(tmp_path: Path) -> None:
     resolved = recipes.load("spam-lora", ["strategy.rank=4"]).recipe
     (tmp_path / "again.yaml").write_text(yaml.safe_dump(resolved.as_dict()))
     again = recipes.load(str(tmp_path / "again.yaml")).recipe
@@ -42,19 +42,19 @@ def test_what_a_run_writes_is_the_same_recipe(tmp_path: Path) -> None:
         ("train.trackers=[]", True),
         ("name=other", True),
         ("description=other", True),
-        ("strategy.rank=8", True),  # the default, said aloud
+        ("strategy.rank=8", True),  # the default, set explicitly
         ("strategy.rank=9", False),
         ("train.epochs=5", False),
         ("seed=1", False),
         ("data.split_seed=1", False),
     ],
 )
-def test_digest_follows_what_is_learnt(override: str, same: bool) -> None:
+def test_digest_depends_on_settings_that_affect_training(override: str, same: bool) -> None:
     plain = recipes.load("question-type-lora").recipe.digest
     assert (recipes.load("question-type-lora", [override]).recipe.digest == plain) is same
 
 
-def test_numbers_as_yaml_reads_them() -> None:
+def test_numbers_in_scientific_notation_are_parsed() -> None:
     loaded = recipes.load("question-type-lora", ["train.learning_rate=3e-4", "train.optimizer.eps=1e-6"]).recipe
     assert (loaded.train.learning_rate, loaded.train.optimizer.as_dict()["eps"]) == (
         3e-4,
@@ -62,7 +62,7 @@ def test_numbers_as_yaml_reads_them() -> None:
     )  # PyYAML reads both as text
 
 
-def test_own_rows_drop_what_was_said_of_the_old_ones() -> None:
+def test_new_data_drops_settings_of_the_old_data() -> None:
     resolved = recipes.load("sst2-lora", ["data.train=my.csv", "data.columns.label=class"])
     data = resolved.recipe.data
     assert data.train.source == str(Path("my.csv").absolute())
@@ -73,12 +73,12 @@ def test_own_rows_drop_what_was_said_of_the_old_ones() -> None:
     assert resolved.origins["data.train.format"] == "default"
 
 
-def test_another_source_drops_the_pin() -> None:
+def test_new_source_drops_the_pinned_hash() -> None:
     assert recipes.load("spam-lora", ["base=./mine"]).recipe.base.sha256 is None
     assert recipes.load("spam-lora", ["base.source=./mine"]).recipe.base.sha256 is None
     assert recipes.load("spam-lora", ["data.train.source=./mine.csv"]).recipe.data.train.sha256 is None
-    kept = recipes.load("spam-lora", ["base.source=./mine", f"base.sha256={'a' * 64}"]).recipe
-    assert kept.base.sha256 == "a" * 64
+    pinned = recipes.load("spam-lora", ["base.source=./mine", f"base.sha256={'a' * 64}"]).recipe
+    assert pinned.base.sha256 == "a" * 64
 
 
 def test_order_of_overrides_does_not_matter() -> None:
@@ -86,7 +86,7 @@ def test_order_of_overrides_does_not_matter() -> None:
     assert one == recipes.load("question-type-lora", ["strategy=top_layers", "strategy.layers=1"]).recipe
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("bse: x\nseed: -1\ntask: nope\nstrategy: {name: lora, rank: 0, alpa: 3}\n")
     with pytest.raises(UserError) as caught:
         recipes.load(str(tmp_path / "bad.yaml"))
@@ -95,7 +95,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a list", "a: [", "\x00"])
-def test_a_file_that_is_no_recipe(text: str, tmp_path: Path) -> None:
+def test_invalid_recipe_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     with pytest.raises(UserError, match=r"bad\.yaml"):
         recipes.load(str(tmp_path / "bad.yaml"))
@@ -107,14 +107,14 @@ def test_every_setting_is_explained(cls: type[Settings]) -> None:
         assert explain_field(field), f"{cls.__name__}.{name} has no docstring under it"
 
 
-def test_settings_that_came_later_change_no_digest_until_they_are_set() -> None:
-    """What is kept under a digest (trials of a suite) must be found again."""
+def test_later_settings_at_their_default_do_not_change_the_digest() -> None:
+    """Results stored under a digest, such as trials of a suite, must be found again."""
     digest = recipes.load("question-type-lora").recipe.digest
     assert digest.startswith("48fcc8ce")
     assert recipes.load("question-type-lora", ["base.quantize=nf4"]).recipe.digest != digest
 
 
-def test_old_keys_are_understood(recipe_file: Path, tmp_path: Path) -> None:
+def test_old_keys_are_accepted(recipe_file: Path, tmp_path: Path) -> None:
     found = recipes.load(str(recipe_file), ["task.too_long=refuse"])
     assert found.recipe.task.truncation == "refuse"
     assert "task.too_long is now task.truncation; the old key still works" in found.notes

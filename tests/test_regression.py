@@ -1,4 +1,4 @@
-"""Numbers: read, learnt in any unit, and answered in the labels' own, by whoever loads the model."""
+"""Regression: reading numbers, training in any unit, and predictions in the unit of the labels."""
 
 from __future__ import annotations
 
@@ -46,27 +46,29 @@ def run(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_correlations_and_errors_are_those_of_scipy(seed: int) -> None:
+def test_correlations_and_errors_equal_scipy(seed: int) -> None:
     draw = random.Random(seed)
-    right = [draw.choice([0, 1, 2, 3.5]) for _ in range(50)]  # with ties
-    said = [value + draw.gauss(0, 1) for value in right]
-    gaps = [a - b for a, b in zip(said, right, strict=True)]
-    assert combined("pearson", "spearman", "mse", "mae").compute(predictions=said, references=right) == pytest.approx(
+    references = [draw.choice([0, 1, 2, 3.5]) for _ in range(50)]  # with ties
+    predictions = [value + draw.gauss(0, 1) for value in references]
+    errors = [a - b for a, b in zip(predictions, references, strict=True)]
+    assert combined("pearson", "spearman", "mse", "mae").compute(
+        predictions=predictions, references=references
+    ) == pytest.approx(
         {
-            "pearson": stats.pearsonr(said, right)[0],
-            "spearman": stats.spearmanr(said, right)[0],
-            "mse": sum(gap**2 for gap in gaps) / 50,
-            "mae": sum(map(abs, gaps)) / 50,
+            "pearson": stats.pearsonr(predictions, references)[0],
+            "spearman": stats.spearmanr(predictions, references)[0],
+            "mse": sum(error**2 for error in errors) / 50,
+            "mae": sum(map(abs, errors)) / 50,
         },
         rel=1e-12,
     )
 
 
 @pytest.mark.parametrize(
-    ("said", "right"), [([2.0] * 3, [1.0, 2.0, 3.0]), ([1.0, 2.0, 3.0], [2.0] * 3), ([1.0], [2.0])]
+    ("predictions", "references"), [([2.0] * 3, [1.0, 2.0, 3.0]), ([1.0, 2.0, 3.0], [2.0] * 3), ([1.0], [2.0])]
 )
-def test_what_is_always_the_same_correlates_with_nothing(said: list[float], right: list[float]) -> None:
-    found = combined("pearson", "spearman").compute(predictions=said, references=right)
+def test_constant_values_have_zero_correlation(predictions: list[float], references: list[float]) -> None:
+    found = combined("pearson", "spearman").compute(predictions=predictions, references=references)
     assert found == {"pearson": 0.0, "spearman": 0.0}
 
 
@@ -78,7 +80,7 @@ def test_numbers_are_read(value: Any, number: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("good", "has a label that is not a number: 'good'"),
         ("3,5", "has a label that is not a number: '3,5'"),
@@ -94,12 +96,12 @@ def test_numbers_are_read(value: Any, number: float) -> None:
         (None, "has no label"),
     ],
 )
-def test_what_is_no_number_is_told(value: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_labels_that_are_not_numbers_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Regression().read({"text": "a", "label": value})
 
 
-def test_a_bad_row_is_told_with_its_place(tmp_path: Path) -> None:
+def test_error_about_an_invalid_row_has_its_number(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "rows.csv", [{"text": f"a{i}", "label": "x" if i == 4 else "1"} for i in range(9)])
     with pytest.raises(UserError, match=r"data.train: .*rows.csv: row 5 has a label that is not a number: 'x'"):
         load_splits(DataSettings.model_validate({"train": str(file)}), Regression())
@@ -109,29 +111,29 @@ def splits(*train: dict[str, Any]) -> Splits:
     return Splits(list(train), list(train[:1]), [])
 
 
-def test_the_unit_is_the_training_labels() -> None:
+def test_mean_and_scale_are_those_of_the_training_labels() -> None:
     task = Regression().fit(splits(*({"text": "a", "label": label} for label in (1.0, 2.0, 6.0))))
     assert (task.label_mean, task.label_scale, task.pair) == (3.0, pytest.approx(14**0.5 / 3**0.5), False)
-    given = Regression(label_mean=0.0, label_scale=2.0).fit(
+    fixed = Regression(label_mean=0.0, label_scale=2.0).fit(
         splits({"text": "a", "label": 1.0}, {"text": "b", "label": 2.0})
     )
-    assert (given.label_mean, given.label_scale) == (0.0, 2.0)
+    assert (fixed.label_mean, fixed.label_scale) == (0.0, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([{"text": "a", "label": 0.1}] * 3, "every row has the label 0.1; there is nothing to learn"),
         ([{"text": "a", "label": 1.0}, {"text": "a", "text_pair": "b", "label": 2.0}], "some rows are pairs of texts"),
         ([{"text": "a", "label": "low"}], "data.bins: makes classes of numbers"),
     ],
 )
-def test_data_that_cannot_serve_is_refused(rows: list[dict[str, Any]], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_data_without_usable_labels_is_refused(rows: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Regression().fit(splits(*rows))
 
 
-def test_errors_are_measured_in_the_labels_spread() -> None:
+def test_loss_is_in_standard_deviations_of_the_labels() -> None:
     task = Regression(label_mean=100.0, label_scale=10.0)
     batch = {"input_ids": torch.zeros(2, 3), "labels": torch.tensor([100.0, 130.0])}
     outputs = SimpleNamespace(logits=torch.tensor([[120.0], [100.0]]))
@@ -143,7 +145,7 @@ def test_errors_are_measured_in_the_labels_spread() -> None:
     }  # fmt: skip
 
 
-def test_pairs_are_encoded_and_cut() -> None:
+def test_text_pairs_are_encoded_and_truncated() -> None:
     rows = [
         {"text": "word1 word2 word3", "text_pair": "word4", "label": 1.5},
         {"text": "word1", "text_pair": "word2", "label": 2},
@@ -155,7 +157,7 @@ def test_pairs_are_encoded_and_cut() -> None:
     }  # fmt: skip
 
 
-def test_pairs_without_an_order_are_asked_in_both() -> None:
+def test_symmetric_pairs_are_predicted_in_both_orders() -> None:
     rows = [
         {"text": "word1 word2", "text_pair": "word4", "label": 1.5},
         {"text": "word1", "text_pair": "word2", "label": 2},
@@ -174,26 +176,26 @@ def test_pairs_without_an_order_are_asked_in_both() -> None:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_the_last_layer_saves_as_the_plain_one_that_answers_the_same(bias: bool) -> None:
+def test_scaled_linear_saves_as_a_plain_linear_with_the_same_outputs(bias: bool) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(6, 1, bias=bias)
     start = [p.detach().clone() for p in plain.parameters()]
     layer = score.ScaledLinear.of(plain, 300.0, 50.0, trained=False)
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), start, strict=True))
-    stranger = nn.Linear(6, 1, bias=bias)
-    stranger.load_state_dict(layer.state_dict())
+    reloaded = nn.Linear(6, 1, bias=bias)
+    reloaded.load_state_dict(layer.state_dict())
     values = torch.randn(5, 6)
-    torch.testing.assert_close(stranger(values), layer(values))
+    torch.testing.assert_close(reloaded(values), layer(values))
     assert layer(torch.zeros(1, 6)).item() == pytest.approx(300.0 + 50.0 * start[1].item() if bias else 0.0)
     other = score.ScaledLinear.of(nn.Linear(6, 1, bias=bias), 300.0, 50.0, trained=False)
     other.load_state_dict(layer.state_dict())
     torch.testing.assert_close(other(values), layer(values))
-    again = score.ScaledLinear.of(stranger, -7.0, 3.0, trained=True)
+    again = score.ScaledLinear.of(reloaded, -7.0, 3.0, trained=True)
     torch.testing.assert_close(again(values), layer(values))
 
 
 @pytest.mark.slow
-def test_prices_are_learnt_and_answered_in_their_own_unit(run: Path) -> None:
+def test_run_learns_and_predicts_in_the_unit_of_the_labels(run: Path) -> None:
     test = json.loads((run / "result.json").read_text())["test"]
     assert test["pearson"] > 0.9
     assert test["mae"] < 10_000
@@ -203,7 +205,9 @@ def test_prices_are_learnt_and_answered_in_their_own_unit(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stranger_gets_the_same_prices(run: Path, bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_merged_model_and_adapter_give_the_same_predictions_in_transformers(
+    run: Path, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -214,17 +218,17 @@ def test_a_stranger_gets_the_same_prices(run: Path, bases: Callable[[str], Path]
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     base = AutoModelForSequenceClassification.from_pretrained(bases("bert"), num_labels=1)
     adapter = PeftModel.from_pretrained(base, str(run / "adapter")).eval()
-    # trained on from there, in another unit, it starts with the same answers
-    on = Regression(label_mean=1.0, label_scale=2.0).load(BaseSettings(source=str(tmp_path / "merged"))).model
+    # training that continues from it in another unit starts with the same predictions
+    continued = Regression(label_mean=1.0, label_scale=2.0).load(BaseSettings(source=str(tmp_path / "merged"))).model
     with torch.no_grad():
         ours = trained.model(**batch).logits
-        for model in (merged, adapter, on):
+        for model in (merged, adapter, continued):
             torch.testing.assert_close(model(**batch).logits, ours, rtol=1e-5, atol=0.5)
     assert 290_000 < ours.min() < 320_000 < ours.mean() < 360_000
 
 
 @pytest.mark.slow
-def test_years_are_proven_and_full_fine_tuning_saves_them(recipe_file: Path, tmp_path: Path) -> None:
+def test_full_fine_tuning_of_years_saves_equal_predictions(recipe_file: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 
     rows = [{**row, "label": str(1990 + int(row["label"]) / 10_000)} for row in prices(120)]
@@ -235,15 +239,15 @@ def test_years_are_proven_and_full_fine_tuning_saves_them(recipe_file: Path, tmp
     with torch.no_grad():
         ours = trained.model(**batch).logits
         trained.recipe.strategy.merge(trained.model).save_pretrained(tmp_path / "merged")
-        stranger = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
-        theirs = stranger(**batch).logits
+        reloaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+        theirs = reloaded(**batch).logits
     outputs = [SimpleNamespace(logits=logits) for logits in (ours, theirs)]
     ours, theirs = (trained.task.logits(output, batch) for output in outputs)
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
     assert 0.99 < ours.item() < 1.01
 
 
-def test_labels_that_single_precision_loses_are_told() -> None:
+def test_labels_beyond_the_resolution_of_float32_are_remarked() -> None:
     far, near = Regression(label_mean=1.7e9, label_scale=100.0), Regression(label_mean=2000.0, label_scale=10.0)
     tokenizer, rows = make_tokenizer(), splits({"text": "a", "label": 1.0})
     assert near.remarks(rows, tokenizer) == []
@@ -253,7 +257,7 @@ def test_labels_that_single_precision_loses_are_told() -> None:
     ]
 
 
-def test_heads_without_a_bias_learn_the_mean_too(bases: Callable[[str], Path]) -> None:
+def test_head_without_a_bias_has_a_scale_that_includes_the_mean(bases: Callable[[str], Path]) -> None:
     base = Regression(label_mean=30.0, label_scale=40.0).load(BaseSettings(source=str(bases("llama"))))
     layer: Any = base.model.get_submodule("score")
     assert (layer.bias, layer.mean, layer.scale) == (None, 0.0, 50.0)

@@ -1,4 +1,4 @@
-"""One contract over the registry of regularizers: a new file is tested with no edit here. What is pretrained."""
+"""The contract of every regularizer in the registry (a new file is tested without an edit), and what is pretrained."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def regularizer(request: pytest.FixtureRequest) -> Regularizer:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", WRAPPINGS)
-def test_gradient_is_that_of_finite_differences(
+def test_gradient_equals_finite_differences(
     regularizer: Regularizer, how: str, wrapped: Callable[[str], Wrapped]
 ) -> None:
     made = wrapped(how)
@@ -43,21 +43,21 @@ def test_gradient_is_that_of_finite_differences(
     move(made.model)
     value = penalty.value()
     if value is None:
-        return  # it perturbs: what it does to gradients is tested where it does
+        return  # it perturbs weights instead; its gradients are tested in test_ewc_and_mixout.py
     assert value.shape == ()
     assert value.item() > 0
     parameters = list(trained(made.model).values())
     gradients = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
     assert any(g.any() for g in gradients)
     torch.manual_seed(4)
-    for i in range(3):  # all of them, then each half apart: two errors cannot cancel
+    for i in range(3):  # all parameters, then each half, so that two errors cannot cancel
         chosen = [i == 0 or j % 2 == i - 1 for j in range(len(parameters))]
-        ways = [torch.randn_like(p) * on for p, on in zip(parameters, chosen, strict=True)]
-        expected = sum((g * w).sum() for g, w in zip(gradients, ways, strict=True))
+        directions = [torch.randn_like(p) * on for p, on in zip(parameters, chosen, strict=True)]
+        expected = sum((g * w).sum() for g, w in zip(gradients, directions, strict=True))
         ends = []
         for sign in (1, -2, 1):
             with torch.no_grad():
-                for p, w in zip(parameters, ways, strict=True):
+                for p, w in zip(parameters, directions, strict=True):
                     p += sign * 1e-6 * w
             ends.append(value_of(penalty))
         assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float(expected), rel=2e-5, abs=1e-7)
@@ -73,7 +73,9 @@ def test_binding_changes_nothing(regularizer: Regularizer, wrapped: Callable[[st
     assert all(torch.equal(p, before[n]) and p.grad is None for n, p in made.model.named_parameters())
 
 
-def test_what_trains_nothing_is_refused(regularizer: Regularizer, wrapped: Callable[[str], Wrapped]) -> None:
+def test_model_without_trained_parameters_is_refused(
+    regularizer: Regularizer, wrapped: Callable[[str], Wrapped]
+) -> None:
     made = wrapped("full")
     made.model.requires_grad_(False)
     with pytest.raises(UserError, match=rf"^regularizers\.{regularizer.name}: .* 0 trained tensors \(none\)"):
@@ -91,7 +93,7 @@ def test_every_setting_is_explained(regularizer: Regularizer) -> None:
         assert explain_field(field), f"{regularizer.name}.{name} has no docstring under it"
 
 
-def test_every_strength_is_positive(regularizer: Regularizer) -> None:
+def test_every_float_setting_must_be_positive(regularizer: Regularizer) -> None:
     numbers = [n for n, f in type(regularizer).model_fields.items() if f.annotation is float]
     assert numbers
     for name in numbers:
@@ -107,7 +109,7 @@ def test_first_line_names_the_file(regularizer: Regularizer) -> None:
 
 
 @pytest.mark.slow
-def test_no_torch_to_read_a_recipe() -> None:
+def test_reading_a_recipe_does_not_import_torch() -> None:
     code = (
         "import sys; from pefttools.regularizers import regularizers as r;"
         "assert r.names(); [r.get(n) for n in r.names()];"
@@ -119,7 +121,7 @@ def test_no_torch_to_read_a_recipe() -> None:
 # What is pretrained.
 
 
-def test_full_parts_base_from_head(wrapped: Callable[[str], Wrapped]) -> None:
+def test_parameters_outside_the_head_are_pretrained_under_full(wrapped: Callable[[str], Wrapped]) -> None:
     made = wrapped("full")
     pretrained, new = pretrained_and_new(made.model, made.head)
     assert pretrained
@@ -128,7 +130,7 @@ def test_full_parts_base_from_head(wrapped: Callable[[str], Wrapped]) -> None:
     assert set(pretrained) | set(new) == set(trained(made.model))
 
 
-def test_the_head_is_new_whatever_its_mark() -> None:
+def test_head_is_new_even_if_marked_as_pretrained() -> None:
     model = Tiny()
     mark(model, ())
     assert set(pretrained_and_new(model, HEAD)[1]) == {"classifier.weight", "classifier.bias"}
@@ -142,7 +144,7 @@ def test_factors_and_head_are_new_under_lora(wrapped: Callable[[str], Wrapped]) 
     assert any(".classifier.modules_to_save." in name for name in new)
 
 
-def test_the_copies_peft_trains_are_pretrained(wrapped: Callable[[str], Wrapped]) -> None:
+def test_copies_that_peft_trains_are_pretrained(wrapped: Callable[[str], Wrapped]) -> None:
     made = wrapped("ln_tuning")
     pretrained, new = pretrained_and_new(made.model, made.head)
     assert pretrained

@@ -1,4 +1,4 @@
-"""Relation extraction: markers read and refused, windows that keep them, and F1 without the class that says none."""
+"""Relation extraction: markers, truncation that keeps them, and F1 without the class for no relation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tokenizer() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("given", "written"),
+    ("text", "normalized"),
     [
         ("The <e1>child</e1> has a <e2>cradle</e2>.", "The <e1>child</e1> has a <e2>cradle</e2>."),
         ("The <e1> child </e1> has a <e2> cradle </e2>.", "The <e1>child</e1> has a <e2>cradle</e2>."),
@@ -43,16 +43,16 @@ def tokenizer() -> Any:
         ("(<e1> a </e1>) and <e2> b </e2>c", "(<e1>a</e1>) and <e2>b</e2> c"),
     ],
 )
-def test_entities_are_written_one_way(given: str, written: str) -> None:
-    assert RelationExtraction().read({"text": given, "label": " Other "}) == {"text": written, "label": "Other"}
+def test_spaces_around_markers_are_normalized(text: str, normalized: str) -> None:
+    assert RelationExtraction().read({"text": text, "label": " Other "}) == {"text": normalized, "label": "Other"}
 
 
-def test_other_spellings_and_offsets_give_the_same_row() -> None:
+def test_other_markers_and_offsets_give_the_same_row() -> None:
     spelled = RelationExtraction(markers=("[E1]", "[/E1]", "[E2]", "[/E2]"))
     row = spelled.read({"text": "The [E1] child [/E1] has a [E2]cradle[/E2].", "label": 3.0})
     assert row == {"text": "The <e1>child</e1> has a <e2>cradle</e2>.", "label": "3"}
-    places = {"e1_start": "4", "e1_end": 9, "e2_start": 16.0, "e2_end": 22}
-    assert RelationExtraction().read({"text": "The child has a cradle.", **places, "label": 3}) == row
+    offsets = {"e1_start": "4", "e1_end": 9, "e2_start": 16.0, "e2_end": 22}
+    assert RelationExtraction().read({"text": "The child has a cradle.", **offsets, "label": 3}) == row
     nested = {"e1_start": 0, "e1_end": 10, "e2_start": 0, "e2_end": 5}
     assert RelationExtraction().read({"text": "glass door", **nested})["text"] == "<e1><e2>glass</e2> door</e1>"
     touching = {"e1_start": 2, "e1_end": 4, "e2_start": 0, "e2_end": 2}
@@ -62,7 +62,7 @@ def test_other_spellings_and_offsets_give_the_same_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"text": "no entity"}, "has no marker <e1>"),
         ({"text": "<e1>a</e1> <e2>b"}, "has no marker </e2>"),
@@ -87,12 +87,12 @@ def test_other_spellings_and_offsets_give_the_same_row() -> None:
         ),
     ],
 )
-def test_bad_rows_are_refused(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_invalid_rows_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         RelationExtraction().read(values)
 
 
-def test_markers_of_other_spellings_do_not_mix() -> None:
+def test_two_kinds_of_markers_in_one_row_are_refused() -> None:
     task = RelationExtraction(markers=("[E1]", "[/E1]", "[E2]", "[/E2]"))
     with pytest.raises(ValueError, match="has <e1> in its text"):
         task.read({"text": "[E1]a[/E1] [E2]b[/E2] <e1>"})
@@ -103,7 +103,7 @@ def test_markers_of_other_spellings_do_not_mix() -> None:
             RelationExtraction(markers=wrong)
 
 
-def test_encoding_keeps_markers_and_what_is_near() -> None:
+def test_truncation_keeps_markers_and_nearby_tokens() -> None:
     words = random.Random(0).choices(WORDS, k=60)
     made = tokenizer()
 
@@ -142,13 +142,13 @@ def test_two_long_entities_keep_their_markers() -> None:
         RelationExtraction(labels=LABELS).encode([{"text": text}], made)
 
 
-def test_a_space_before_an_entity_belongs_to_its_first_word() -> None:
+def test_space_before_an_entity_moves_inside_its_marker() -> None:
     assert marked.for_tokens("A <e1>b</e1> c <e2>d</e2>") == "A<e1> b</e1> c<e2> d</e2>"
     assert marked.for_tokens("A <e1><e2>b</e2> c</e1>") == "A<e1><e2> b</e2> c</e1>"
     assert marked.for_tokens("<e1>a</e1><e2>b</e2>") == "<e1>a</e1><e2>b</e2>"
 
 
-def test_labels_become_ids_and_a_file_without_them_has_none() -> None:
+def test_labels_are_encoded_if_present() -> None:
     task = RelationExtraction(labels=LABELS)
     row = {"text": "<e1>word1</e1> <e2>word2</e2>"}
     encoded = task.encode([{**row, "label": LABELS[3]}, {**row, "label": "Other"}], tokenizer())
@@ -164,10 +164,10 @@ def test_loss_and_predictions() -> None:
     loss = task.loss(outputs, {"labels": torch.tensor([1, 0])})
     expected = -logits.log_softmax(-1)[[0, 1], [1, 0]].sum()
     assert loss.item() == pytest.approx(expected.item())
-    said = task.predict(outputs, {})
-    assert [p["prediction"] for p in said] == ["Cause-Effect(e1,e2)", "Part-Whole(e2,e1)"]
-    assert list(said[0]["probabilities"]) == list(LABELS)
-    assert said[0]["probabilities"]["Other"] == pytest.approx(logits[0].softmax(-1)[0].item())
+    predictions = task.predict(outputs, {})
+    assert [p["prediction"] for p in predictions] == ["Cause-Effect(e1,e2)", "Part-Whole(e2,e1)"]
+    assert list(predictions[0]["probabilities"]) == list(LABELS)
+    assert predictions[0]["probabilities"]["Other"] == pytest.approx(logits[0].softmax(-1)[0].item())
 
 
 def f1(predictions: list[str], references: list[str], other: str | None = "Other") -> dict[str, float]:
@@ -176,7 +176,7 @@ def f1(predictions: list[str], references: list[str], other: str | None = "Other
     return values
 
 
-def test_f1_without_directions_is_sklearns() -> None:
+def test_f1_without_directions_equals_scikit_learn() -> None:
     draw = random.Random(1)
     names = ["Other", "a", "b", "c"]
     references, predictions = ([draw.choice(names) for _ in range(200)] for _ in range(2))
@@ -188,34 +188,34 @@ def test_f1_without_directions_is_sklearns() -> None:
     assert with_other["f1_micro"] == pytest.approx(f1_score(references, predictions, average="micro"))
 
 
-def test_both_directions_are_one_relation_whose_hits_need_the_right_one() -> None:
+def test_f1_merges_directions_but_counts_only_the_right_direction() -> None:
     ce, ec, pw, wp = LABELS[1:]
     references = [ce, ce, ec, ec, "Other", "Other", pw, pw, wp]
     predictions = [ce, ec, ec, "Other", ce, "Other", pw, "Other", pw]
-    # Cause-Effect: 2 right (1 and 3) of 4 said and 4 true: P = 2/4, R = 2/4, F1 = 1/2
-    # Part-Whole: 1 right (7) of 2 said and 3 true: P = 1/2, R = 1/3, F1 = 2/5
+    # Cause-Effect: 2 right (1 and 3) of 4 predicted and 4 true: P = 2/4, R = 2/4, F1 = 1/2
+    # Part-Whole: 1 right (7) of 2 predicted and 3 true: P = 1/2, R = 1/3, F1 = 2/5
     values = f1(predictions, references)
     assert values["f1"] == pytest.approx((1 / 2 + 2 / 5) / 2)
-    # both together: 3 right of 6 said and 7 true
+    # both together: 3 right of 6 predicted and 7 true
     assert values["f1_micro"] == pytest.approx(2 * 3 / 13)
     # e1,e2: 1 of 2 and 2; e2,e1: 1 of 2 and 2; Part-Whole e1,e2: 1 of 2 and 2, e2,e1: none of 0 and 1
     assert values["f1_directed"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 2 + 0) / 4)
 
 
-def test_f1_where_there_is_nothing_to_count() -> None:
+def test_f1_without_relations_is_zero() -> None:
     assert f1(["Other"], ["Other"]) == {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0}
     assert f1(["a(e1,e2)"], ["Other"])["f1"] == 0.0
     assert f1(["a(e1,e2)"], ["a(e2,e1)"])["f1"] == 0.0
     assert f1(["(e1,e2)"], ["(e1,e2)"])["f1"] == 1.0
 
 
-def test_the_tasks_metrics_and_its_simplest_answer() -> None:
+def test_metrics_and_majority_baseline() -> None:
     task = RelationExtraction(labels=LABELS)
     draw = random.Random(2)
-    references, said = ([draw.choice(LABELS) for _ in range(100)] for _ in range(2))
-    values = task.metrics([{"prediction": name} for name in said], references)
-    assert values["accuracy"] == sum(a == b for a, b in zip(said, references, strict=True)) / 100
-    precision, _, _, support = precision_recall_fscore_support(references, said, labels=list(LABELS))
+    references, predictions = ([draw.choice(LABELS) for _ in range(100)] for _ in range(2))
+    values = task.metrics([{"prediction": name} for name in predictions], references)
+    assert values["accuracy"] == sum(a == b for a, b in zip(predictions, references, strict=True)) / 100
+    precision, _, _, support = precision_recall_fscore_support(references, predictions, labels=list(LABELS))
     assert list(values["per_class"]) == list(LABELS)
     assert [v["precision"] for v in values["per_class"].values()] == pytest.approx(list(precision))  # type: ignore[arg-type]
     assert [v["support"] for v in values["per_class"].values()] == list(support)  # type: ignore[arg-type]
@@ -223,7 +223,7 @@ def test_the_tasks_metrics_and_its_simplest_answer() -> None:
     assert task.majority_baseline(rows, rows) == {"f1": 0.0, "f1_micro": 0.0, "f1_directed": 0.0, "accuracy": 2 / 3}
 
 
-def test_fitting_takes_the_labels_and_refuses_what_cannot_serve() -> None:
+def test_fit_takes_labels_and_refuses_unusable_data() -> None:
     def rows(*labels: str) -> list[dict[str, Any]]:
         return [{"text": f"<e1>{i}</e1> <e2>b</e2>", "label": label} for i, label in enumerate(labels)]
 
@@ -245,17 +245,17 @@ def test_fitting_takes_the_labels_and_refuses_what_cannot_serve() -> None:
         task.refuse_strange("data.test", rows("c"))
 
 
-def test_a_class_that_looks_like_other_is_told() -> None:
+def test_class_that_looks_like_other_is_remarked() -> None:
     task = RelationExtraction(labels=("no_relation", "per:title"))
-    (told,) = task.remarks(Splits([], [], []), tokenizer())
-    assert "set task.other='no_relation'" in told
+    (remark,) = task.remarks(Splits([], [], []), tokenizer())
+    assert "set task.other='no_relation'" in remark
     assert RelationExtraction(labels=("no_relation", "a"), other="no_relation").remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
     assert RelationExtraction(labels=("a", "b")).remarks(Splits([], [], []), None) == []  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 def test_a_run_trains_saves_and_merges_the_markers(tmp_path: Path, bases: Callable[[str], Path]) -> None:
-    """From a file to a plain transformers folder that knows the markers."""
+    """From a file to an exported folder whose tokenizer has the markers."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     import pefttools

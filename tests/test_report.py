@@ -1,4 +1,4 @@
-"""report.html: it holds everything, no text breaks out of it, and in a browser it sorts, filters and shows."""
+"""report.html: it is self-contained, escapes all text, and sorts, filters and shows details in a browser."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def page() -> str:
     return report.page(summary, {"one": rows, "two": rows})
 
 
-def test_nothing_comes_from_a_network(page: str) -> None:
+def test_page_loads_nothing_from_the_network(page: str) -> None:
     assert set(re.findall(r"https?://[^\"'\s)]+", page)) <= {"http://www.w3.org/2000/svg"}
     assert not re.search(r"<(link|script)[^>]+(src|href)=\"(?!data:)", page)
 
 
-def test_no_text_breaks_out(page: str) -> None:
+def test_texts_are_escaped(page: str) -> None:
     assert EVIL not in page
     assert page.count("</script>") == 2
     assert "\u2028" not in page
 
 
-def test_the_front_is_what_none_beats() -> None:
+def test_pareto_front_has_only_points_that_none_beats() -> None:
     points = [(1, 0.5), (2, 0.4), (3, 0.7), (3, 0.6), (4, 0.7)]
     assert front(points) == [(1, 0.5), (3, 0.7)]
     assert front(points, lower_is_better=True) == [(1, 0.5), (2, 0.4)]
@@ -96,9 +96,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory, page: str) -> Iterator[Any
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     driver.get(file.as_uri())
     yield driver
-    said = driver.get_log("browser")
+    log = driver.get_log("browser")
     driver.quit()
-    assert said == []
+    assert log == []
 
 
 def methods_shown(browser: Any) -> list[str]:
@@ -124,7 +124,7 @@ def test_the_table_filters(browser: Any) -> None:
     assert len(methods_shown(browser)) == 4
 
 
-def test_points_tell_what_they_are(browser: Any) -> None:
+def test_points_show_a_tooltip(browser: Any) -> None:
     from selenium.webdriver import ActionChains
 
     point = browser.find_element("css selector", "#pareto [data-method=lora] circle")
@@ -135,7 +135,7 @@ def test_points_tell_what_they_are(browser: Any) -> None:
     assert "accuracy 0.9500" in tip.text
 
 
-def test_a_row_opens_its_command(browser: Any) -> None:
+def test_clicked_row_shows_its_command(browser: Any) -> None:
     browser.find_element("css selector", "#methods tr[data-method=lora]").click()
     details = browser.find_element("id", "details").text
     assert "pefttools train x strategy=lora seed=0" in details
@@ -143,7 +143,7 @@ def test_a_row_opens_its_command(browser: Any) -> None:
     browser.find_element("css selector", "#methods tr[data-method=lora]").click()
 
 
-def test_costs_rows_and_problems_can_be_chosen(browser: Any) -> None:
+def test_cost_rows_and_problem_can_be_selected(browser: Any) -> None:
     from selenium.webdriver.support.ui import Select
 
     Select(browser.find_element("id", "cost")).select_by_value("seconds")
@@ -156,8 +156,8 @@ def test_costs_rows_and_problems_can_be_chosen(browser: Any) -> None:
 
 
 @pytest.mark.slow
-def test_it_fits_a_phone(browser: Any) -> None:
-    browser.set_window_size(500, 900)  # no narrower in a window without one
+def test_page_fits_a_phone(browser: Any) -> None:
+    browser.set_window_size(500, 900)  # headless Chromium allows no narrower window
     width = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
     assert width <= 0
     browser.set_window_size(1280, 1600)

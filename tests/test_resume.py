@@ -1,4 +1,4 @@
-"""Nothing is lost when a run dies, is killed, is interrupted or comes upon a loss that is no number."""
+"""Runs that die, are killed, are interrupted or meet a loss that is not finite can be resumed without loss."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluat
 
 
 def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0) -> None:
-    """In a process of its own: train, resuming what is there; `delay` seconds a step make room to be killed."""
+    """Train in this process, resuming an earlier run; each step waits `delay` seconds, so that it can be killed."""
     from pefttools.training import loop
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in the run it is compared with
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in the run that it is compared with
     plain = loop.Loop.step
 
     def slow(self: Any) -> None:
@@ -49,12 +49,11 @@ def spawn(*arguments: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", LEARNING)
-def test_died_and_resumed_is_never_interrupted(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
-
+def test_resumed_run_equals_an_uninterrupted_one(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     overrides = [f"strategy={strategy}", "base.dropout=0.1", "data.train_rows=200", "train.log_every=3"]
     overrides += ["train.evaluate_every=0.4", "regularizers=[l2]"]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *overrides)
-    moments = (5, 17, 30) if strategy == "adalora" else (5, 30)  # before, among and after its prunings
+    moments = (5, 17, 30) if strategy == "adalora" else (5, 30)  # before, during and after pruning
     for moment in moments:
         with power_cut(moment):
             train_tiny(recipe_file, tmp_path / "died", *overrides, "train.checkpoint_seconds=0", resume=True)
@@ -66,7 +65,7 @@ def test_died_and_resumed_is_never_interrupted(strategy: str, recipe_file: Path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["lora"])
-def test_killed_and_resumed_is_never_interrupted(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     overrides = [
         f"strategy={strategy}",
         "base.dropout=0.1",
@@ -102,7 +101,7 @@ def test_killed_and_resumed_is_never_interrupted(strategy: str, recipe_file: Pat
 
 
 @pytest.mark.slow
-def test_resuming_under_other_conditions_is_refused(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_resuming_on_changed_data_is_refused(recipe_file: Path, rows_file: Path, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
     overrides = [f"data.train={tmp_path / 'rows.jsonl'}", "train.keep_checkpoints=true", "train.epochs=1"]
     run, _ = train_tiny(recipe_file, tmp_path / "run", *overrides)
@@ -113,7 +112,7 @@ def test_resuming_under_other_conditions_is_refused(recipe_file: Path, rows_file
     assert (run / "checkpoints").exists()
 
 
-def test_two_cannot_train_in_one_folder(recipe_file: Path, tmp_path: Path) -> None:
+def test_second_process_in_the_same_folder_is_refused(recipe_file: Path, tmp_path: Path) -> None:
     with (
         Run(tmp_path / "run").only_one(),
         pytest.raises(UserError, match=r"another process is training in .*run"),
@@ -140,14 +139,14 @@ def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_f
             assert process.poll() is None, process.stderr and process.stderr.read()
             time.sleep(0.05)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert f"go on with `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in said
-    (kept,) = (tmp_path / "run" / "checkpoints").glob("step-*")
-    assert int(kept.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert f"go on with `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in stderr
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    assert int(checkpoint.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
 
 
-def test_an_interrupt_that_a_library_caught_stops_the_run(
+def test_interrupt_swallowed_by_a_library_stops_the_run(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signals, "came", [])
@@ -158,7 +157,7 @@ def test_an_interrupt_that_a_library_caught_stops_the_run(
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_stops_the_run(
+def test_loss_that_is_not_finite_stops_the_run(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pefttools.tasks.text_classification import TextClassification

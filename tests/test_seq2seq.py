@@ -1,4 +1,4 @@
-"""Translation and summarisation: rows read, sources and targets encoded, losses that are the model's own, metrics."""
+"""Translation and summarization: reading rows, encoding, loss, metrics and remarks."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def splits_of(rows: list[dict[str, str]]) -> Splits:
         ({"source_lang": "de", "target_lang": "en"}, {"translation": {"de": "Hund"}}, {"source": "Hund"}),
     ],
 )  # fmt: skip
-def test_rows(settings, values, row):
+def test_rows_are_read_from_every_notation(settings, values, row):
     assert Seq2Seq(**settings).read(values) == row
 
 
@@ -88,13 +88,13 @@ def test_rows(settings, values, row):
         ),
     ],
 )  # fmt: skip
-def test_rows_that_are_refused(settings, values, message):
+def test_invalid_rows_are_refused(settings, values, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         Seq2Seq(**settings).read(values)
     assert str(caught.value) == message
 
 
-def test_training_rows_need_targets_and_say_how_bleu_finds_words():
+def test_fit_requires_targets_and_chooses_the_bleu_tokenizer():
     rows = some_rows()
     with pytest.raises(UserError, match=r"^data.train: 1 of 3 rows have no target; name its column in data"):
         Seq2Seq().fit(Splits([*rows[:2], {"source": "x"}], rows[:1], []))
@@ -106,7 +106,7 @@ def test_training_rows_need_targets_and_say_how_bleu_finds_words():
     assert Seq2Seq(bleu_tokenizer="char").fit(splits_of(chinese)).bleu_tokenizer == "char"
 
 
-def test_settings_that_contradict():
+def test_contradictory_settings_are_refused():
     _, problems = check(Seq2Seq, {"min_new_tokens": 9, "max_target_length": 8}, "task")
     assert problems == ["task: min_new_tokens is 9, above the maximum of 8 tokens, got " + repr({
         "min_new_tokens": 9, "max_target_length": 8})]  # fmt: skip
@@ -117,7 +117,7 @@ def test_settings_that_contradict():
 # encoding
 
 
-def test_encoded_rows(tokenizer):
+def test_encoding_adds_prefix_and_end_tokens(tokenizer):
     encoded = Seq2Seq(prefix="word9 ").encode(some_rows(), tokenizer)
     assert [tokenizer.decode(ids) for ids in encoded["input_ids"][1:]] == [
         "[CLS] word9 word6 [SEP]",
@@ -132,7 +132,7 @@ def test_encoded_rows(tokenizer):
     assert encoded["cut"] == [False] * 3
 
 
-def test_long_sources_and_long_targets_are_cut_and_counted_and_keep_their_end(tokenizer):
+def test_truncated_sources_and_targets_are_marked_and_keep_their_end(tokenizer):
     encoded = Seq2Seq(max_length=5, max_target_length=4).encode(some_rows(), tokenizer)
     assert [len(ids) for ids in encoded["input_ids"]] == [5, 3, 4]
     assert [len(ids) for ids in encoded["labels"]] == [3, 4, 4]
@@ -140,12 +140,12 @@ def test_long_sources_and_long_targets_are_cut_and_counted_and_keep_their_end(to
     assert {ids[-1] for name in ("input_ids", "labels") for ids in encoded[name]} == {tokenizer.sep_token_id}
 
 
-def test_rows_without_targets_have_none(tokenizer):
+def test_rows_without_targets_have_no_labels(tokenizer):
     encoded = Seq2Seq().encode([{"source": "word1"}], tokenizer)
     assert encoded == {"input_ids": [[2, 6, 3]], "num_targets": [0], "cut": [False]}
 
 
-def test_batches_pad_sources_and_targets_apart(tokenizer):
+def test_sources_and_targets_are_padded_separately(tokenizer):
     task = Seq2Seq()
     batch = task.collate(task.encode(some_rows(), tokenizer), tokenizer, 4)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (3, 8)
@@ -153,11 +153,11 @@ def test_batches_pad_sources_and_targets_apart(tokenizer):
     assert (batch["labels"] != -100).sum(1).tolist() == [3, 5, 4]
     assert batch["labels"][0].tolist() == [2, 6, 3, *[-100] * 5]
     alone = task.collate(task.encode(some_rows()[:1], tokenizer), tokenizer, 4)
-    assert alone["labels"].shape == (1, 4)  # its source has 8
+    assert alone["labels"].shape == (1, 4)  # its source is padded to 8
     assert {*task.inputs_of(batch)} == {"input_ids", "attention_mask", "labels"}
 
 
-def test_sizes_for_planning(tokenizer):
+def test_longest_rows_for_planning(tokenizer):
     task = Seq2Seq(max_length=24, max_target_length=8)
     assert task.longest(10**9) == 32
     assert task.longest(16) == 16 + 8
@@ -170,7 +170,7 @@ def test_sizes_for_planning(tokenizer):
 # losses
 
 
-def test_the_loss_is_the_models_own(tokenizer):
+def test_loss_equals_that_of_the_model(tokenizer):
     task, model = Seq2Seq(), make_model()
     encoded = task.encode(some_rows(), tokenizer)
     batch = task.collate(encoded, tokenizer, 8)
@@ -179,13 +179,13 @@ def test_the_loss_is_the_models_own(tokenizer):
     loss = task.loss(outputs, batch)
     assert loss.shape == ()
     assert loss.item() == pytest.approx(outputs.loss.item() * 12, rel=1e-6)
-    said = task.predict(outputs, batch)
-    assert [p["num_targets"] for p in said] == encoded["num_targets"] == [3, 5, 4]
-    assert sum(p["nll"] for p in said) == pytest.approx(loss.item(), rel=1e-6)
-    assert task.metrics(said, ["x"] * 3) == pytest.approx({"perplexity": math.exp(outputs.loss.item())})
+    predictions = task.predict(outputs, batch)
+    assert [p["num_targets"] for p in predictions] == encoded["num_targets"] == [3, 5, 4]
+    assert sum(p["nll"] for p in predictions) == pytest.approx(loss.item(), rel=1e-6)
+    assert task.metrics(predictions, ["x"] * 3) == pytest.approx({"perplexity": math.exp(outputs.loss.item())})
 
 
-def test_a_row_has_the_same_loss_alone(tokenizer):
+def test_loss_independent_of_batch(tokenizer):
     task, model = Seq2Seq(), make_model()
 
     def losses(rows):
@@ -196,7 +196,7 @@ def test_a_row_has_the_same_loss_alone(tokenizer):
     assert losses(some_rows()) == pytest.approx([losses([row])[0] for row in some_rows()], abs=1e-5)
 
 
-def test_virtual_tokens_before_the_target_are_no_targets(tokenizer):
+def test_virtual_tokens_are_not_targets(tokenizer):
     task = Seq2Seq()
     batch = task.collate(task.encode(some_rows(), tokenizer), tokenizer, 8)
     with torch.inference_mode():
@@ -212,8 +212,11 @@ def test_virtual_tokens_before_the_target_are_no_targets(tokenizer):
 def test_metrics_of_generated_and_scored_rows():
     task = Seq2Seq()
     scored = [{"nll": 2.0, "num_targets": 3}, {"nll": 4.0, "num_targets": 3}, {"nll": 0.0, "num_targets": 2}]
-    said = [{"prediction": "the cat sat on the mat", "finish": "stop"}, {"prediction": "hello", "finish": "length"}]
-    predictions = [{**a, **b} for a, b in zip(scored, said, strict=False)] + scored[2:]
+    generated = [
+        {"prediction": "the cat sat on the mat", "finish": "stop"},
+        {"prediction": "hello", "finish": "length"},
+    ]
+    predictions = [{**a, **b} for a, b in zip(scored, generated, strict=False)] + scored[2:]
     references = ["the cat is on the mat", "hello there", "not generated"]
     values = task.metrics(predictions, references)
     assert {*values} == {"perplexity", "bleu", "chrf", "rouge1", "rouge2", "rouge_l", "stopped"}
@@ -235,7 +238,7 @@ def test_chinese_targets_are_scored_by_characters():
     assert values["rouge1"] == pytest.approx(4 / 6)
 
 
-def test_remarks(tokenizer):
+def test_unknown_tokens_and_missing_end_tokens_are_remarked(tokenizer):
     rows = some_rows()
     assert Seq2Seq().remarks(splits_of(rows), tokenizer) == []
     unknown = [{"source": "word1", "target": "never heard word1"}]

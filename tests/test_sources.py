@@ -1,4 +1,4 @@
-"""Sources: pinned, fetched once, and clear about what is wrong."""
+"""Sources: pinned hashes, fetching once, and errors."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
-def test_a_file_and_a_folder_of_a_wheel(index: Path) -> None:
+def test_file_and_folder_of_a_wheel_are_fetched(index: Path) -> None:
     file = fetch("pypi:some-rows==1.2/some_rows/data/a.csv")
     assert file.read_text() == "text,label\nx,1\n"
-    folder = fetch("pypi:some-rows==1.2/some_rows/data")  # a file of it being cached does not make it whole
+    folder = fetch("pypi:some-rows==1.2/some_rows/data")  # one cached file does not make the folder complete
     assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == ["a.csv", "deep/b.txt"]
     (index / "some_rows-1.2-py3-none-any.whl").unlink()
     assert fetch("pypi:some_rows==1.2/some_rows/data/deep/b.txt").read_text() == "b"  # from the cached wheel
 
 
 @pytest.mark.slow
-def test_downloading_shows_its_progress(index: Path) -> None:
+def test_download_reports_progress_once(index: Path) -> None:
     seen: list[str] = []
 
     class Listener(Reporter):
@@ -63,12 +63,12 @@ def test_downloading_shows_its_progress(index: Path) -> None:
     assert seen == ["downloading some-rows==1.2 bytes"]
 
 
-def test_progress_as_pip_says_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    moved: list[float] = []
+def test_progress_is_read_from_the_output_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    amounts: list[float] = []
 
     class Meter(Bar):
         def advance(self, amount: float) -> None:
-            moved.append(amount)
+            amounts.append(amount)
 
     class Listener(Reporter):
         @contextmanager
@@ -79,10 +79,10 @@ def test_progress_as_pip_says_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "pip").write_text("#!/bin/sh\necho Progress 0 of 10\necho Progress 4 of 10\necho Progress 10 of 10\n")
     (tmp_path / "pip").chmod(0o755)
     pypi._download("x==1", str(tmp_path), Listener())
-    assert moved == [0, 4, 6]
+    assert amounts == [0, 4, 6]
 
 
-def test_an_installed_distribution_comes_first() -> None:
+def test_installed_distribution_is_used_first() -> None:
     version = metadata.version("pip")
     assert fetch(f"pypi:pip=={version}/pip/py.typed").parent.name == "pip"
 
@@ -102,13 +102,13 @@ def test_an_installed_distribution_comes_first() -> None:
         ("hf:some/model", "cannot be reached, and it is not in the cache"),
     ],
 )
-def test_what_cannot_be_had(source: str, message: str, index: Path) -> None:
+def test_unavailable_sources_are_refused(source: str, message: str, index: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         fetch(source)
     assert "://" not in str(caught.value)
 
 
-def test_a_hub_model_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_model_is_found_in_the_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
@@ -121,7 +121,7 @@ def test_a_hub_model_from_the_hubs_cache(tmp_path: Path, monkeypatch: pytest.Mon
     assert fetch(f"hf:some/model@{'a' * 40}") == snapshot
 
 
-def test_pins(tmp_path: Path) -> None:
+def test_content_that_differs_from_the_pinned_hash_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a\n")
     pin = hashlib.sha256(b"a\n").hexdigest()
     assert fetch(str(tmp_path / "rows.csv"), pin) == tmp_path / "rows.csv"
@@ -129,7 +129,7 @@ def test_pins(tmp_path: Path) -> None:
         fetch(str(tmp_path / "rows.csv"), "0" * 64)
 
 
-def test_a_folders_pin_is_what_the_shell_says(tmp_path: Path) -> None:
+def test_hash_of_a_folder_equals_that_of_the_shell_command(tmp_path: Path) -> None:
     for name in ("b/x.txt", "B.txt", "a.txt", ".hidden/y"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -138,7 +138,7 @@ def test_a_folders_pin_is_what_the_shell_says(tmp_path: Path) -> None:
     assert content_sha256(tmp_path) == shell.stdout.split()[0]
 
 
-def test_nothing_half_written(tmp_path: Path) -> None:
+def test_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), new_file(tmp_path / "file") as part:
         part.write_text("half")
         raise RuntimeError

@@ -1,4 +1,4 @@
-"""Windows into answers: the best spans of a question's windows, no answer where there is none, and the loss."""
+"""Spans from windows: the best spans, unanswerable questions, and the loss."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ LOW = -30.0
 
 
 def outputs_for(encoded: dict[str, list[Any]], **scores: dict[tuple[int, int], float]) -> tuple[Any, Any]:
-    """A batch of the windows, and logits that are low but at (window, token)."""
+    """A batch of the windows, and logits that are low except at the given (window, token)."""
     task, tokenizer = QuestionAnswering(), make_tokenizer()
     batch = task.collate(encoded, tokenizer, 8)
     logits = {side: torch.full(batch["input_ids"].shape, LOW) for side in ("start", "end")}
     for side, values in scores.items():
-        for place, value in values.items():
-            logits[side][place] = value
+        for position, value in values.items():
+            logits[side][position] = value
     return SimpleNamespace(start_logits=logits["start"], end_logits=logits["end"]), batch
 
 
-def said_of(
+def prediction_for(
     task: QuestionAnswering, row: dict[str, Any], encoded: dict[str, list[Any]], outputs: Any, batch: Any
 ) -> Any:
     rows = [{name: values[i] for name, values in encoded.items()} for i in range(len(encoded["row"]))]
     return task.aggregate(row, rows, task.predict(outputs, batch))
 
 
-def test_a_batch_says_what_is_context() -> None:
+def test_batch_marks_the_tokens_of_the_context() -> None:
     encoded = QuestionAnswering(max_length=24, stride=4).encode(
         [row_of(answer(1)), {**row_of(answer(2)), "context": "word0 word1 word2"}], make_tokenizer()
     )
@@ -44,7 +44,7 @@ def test_a_batch_says_what_is_context() -> None:
     assert set(QuestionAnswering().inputs_of(batch)) == {"input_ids", "attention_mask"}
 
 
-def test_two_labels_and_two_tokens_are_no_labels_a_token() -> None:
+def test_span_labels_are_not_padded_like_tokens() -> None:
     columns = {
         "input_ids": [[1, 2]], "starts": [[-1, 0]], "ends": [[-1, 5]], "not_here": [0], "labels": [[1, 1]]
     }  # fmt: skip
@@ -53,35 +53,36 @@ def test_two_labels_and_two_tokens_are_no_labels_a_token() -> None:
     assert (longer["labels"], longer["starts"]) == ([0, 0], [-1, 0, 0, 0, 0])
 
 
-def test_the_best_span_of_all_windows_is_the_answer() -> None:
+def test_prediction_is_the_best_span_of_all_windows() -> None:
     encoded = windows(row_of(answer(20, 22)))
     # window 1 begins with word14 at token 5
     outputs, batch = outputs_for(encoded, start={(0, 7): 1.0, (1, 11): 9.0}, end={(0, 8): 1.0, (1, 13): 9.0})
-    for window in (0, 2):  # what is not there is said not to be
+    for window in (0, 2):  # these windows predict that the answer is not there
         outputs.start_logits[window, 0] = outputs.end_logits[window, 0] = 5.0
-    said = said_of(QuestionAnswering(), row_of(), encoded, outputs, batch)
+    prediction = prediction_for(QuestionAnswering(), row_of(), encoded, outputs, batch)
     expected = answer(20, 22)
-    assert said["prediction"] == expected["text"]
-    assert CONTEXT[said["start"] : said["end"]] == expected["text"]
-    assert said["start"] == expected["answer_start"]
-    assert said["nbest"][0] == {
-        "text": expected["text"], "start": said["start"], "end": said["end"], "probability": said["probability"]
+    assert prediction["prediction"] == expected["text"]
+    assert CONTEXT[prediction["start"] : prediction["end"]] == expected["text"]
+    assert prediction["start"] == expected["answer_start"]
+    assert prediction["nbest"][0] == {
+        "text": expected["text"], "start": prediction["start"], "end": prediction["end"],
+        "probability": prediction["probability"],
     }  # fmt: skip
-    assert len(said["nbest"]) == 5
-    assert said["nbest"][1]["text"] == "word2 word3"
-    assert sum(one["probability"] for one in said["nbest"]) == pytest.approx(1)
-    assert "null_margin" not in said
+    assert len(prediction["nbest"]) == 5
+    assert prediction["nbest"][1]["text"] == "word2 word3"
+    assert sum(one["probability"] for one in prediction["nbest"]) == pytest.approx(1)
+    assert "null_margin" not in prediction
 
 
-def test_an_answer_in_the_overlap_is_told_once() -> None:
+def test_answer_in_overlapping_windows_is_listed_once() -> None:
     encoded = windows(row_of(answer(15)))
     outputs, batch = outputs_for(encoded, start={(0, 20): 9.0, (1, 6): 8.0}, end={(0, 20): 9.0, (1, 6): 8.0})
-    said = said_of(QuestionAnswering(), row_of(), encoded, outputs, batch)
-    assert [one["text"] for one in said["nbest"]].count("word15") == 1
-    assert said["prediction"] == "word15"
+    prediction = prediction_for(QuestionAnswering(), row_of(), encoded, outputs, batch)
+    assert [one["text"] for one in prediction["nbest"]].count("word15") == 1
+    assert prediction["prediction"] == "word15"
 
 
-def test_spans_lie_in_the_context_forwards_and_are_not_too_long() -> None:
+def test_spans_lie_in_the_context_and_are_limited_in_length() -> None:
     encoded = windows(row_of(answer(1)), limit=60)
     high = {(0, 1): 50.0, (0, 2): 50.0, (0, 45): 50.0, (0, 30): 4.0, (0, 10): 3.0}
     outputs, batch = outputs_for(encoded, start=high, end={(0, 2): 50.0, (0, 20): 5.0, (0, 29): 8.0, (0, 12): 2.0})
@@ -89,9 +90,9 @@ def test_spans_lie_in_the_context_forwards_and_are_not_too_long() -> None:
 
     def best(length: int) -> str:
         task = QuestionAnswering(max_answer_length=length)
-        return said_of(task, row_of(), encoded, outputs, batch)["prediction"]
+        return prediction_for(task, row_of(), encoded, outputs, batch)["prediction"]
 
-    # question tokens are no answer however high they score; 30 to 29 would go backwards
+    # tokens of the question are never an answer; the span 30 to 29 would be reversed
     assert best(30) == " ".join(WORDS[5:25])  # 3 + 8: tokens 10 to 29, twenty of them
     assert best(20) == " ".join(WORDS[5:25])
     assert best(19) == " ".join(WORDS[5:16])  # 3 + 5: tokens 10 to 20
@@ -99,7 +100,7 @@ def test_spans_lie_in_the_context_forwards_and_are_not_too_long() -> None:
     assert best(100) == best(30)
 
 
-def test_the_search_for_spans_finds_what_trying_all_finds() -> None:
+def test_span_search_equals_exhaustive_search() -> None:
     encoded = windows(row_of(answer(1)))
     task = QuestionAnswering(max_answer_length=6, num_best=20)
     for seed in range(5):
@@ -121,50 +122,55 @@ def test_the_search_for_spans_finds_what_trying_all_finds() -> None:
             assert found[window]["nowhere"] == pytest.approx((logs[0][0] + logs[1][0]).item(), abs=1e-5)
 
 
-def test_no_answer_is_given_only_where_it_may_be_and_beyond_the_threshold() -> None:
+def test_no_answer_is_predicted_only_if_allowed_and_beyond_the_threshold() -> None:
     encoded = windows(row_of())
     outputs, batch = outputs_for(encoded, start={(1, 11): 4.0}, end={(1, 11): 4.0})
-    outputs.start_logits[:, 0] = outputs.end_logits[:, 0] = 5.0  # of every window "not here" is likelier: by 1 + 1
+    outputs.start_logits[:, 0] = outputs.end_logits[:, 0] = 5.0  # "not here" is likelier in every window, by 1 + 1
 
-    def said(**settings: Any) -> Any:
-        return said_of(QuestionAnswering(**settings), row_of(), encoded, outputs, batch)
+    def prediction(**settings: Any) -> Any:
+        return prediction_for(QuestionAnswering(**settings), row_of(), encoded, outputs, batch)
 
-    assert said()["prediction"] == said(unanswerable=False)["prediction"] == "word20"
-    none = said(unanswerable=True)
+    assert prediction()["prediction"] == prediction(unanswerable=False)["prediction"] == "word20"
+    none = prediction(unanswerable=True)
     assert (none["prediction"], none["start"], none["end"]) == ("", None, None)
     assert none["null_margin"] == pytest.approx(2.0, abs=1e-4)
     assert none["nbest"][0]["text"] == "word20"
     assert none["probability"] + sum(one["probability"] for one in none["nbest"]) == pytest.approx(1)
-    assert said(unanswerable=True, null_threshold=2.1)["prediction"] == "word20"
+    assert prediction(unanswerable=True, null_threshold=2.1)["prediction"] == "word20"
     outputs.start_logits[1, 0] = LOW  # one window that has an answer is enough
-    assert said(unanswerable=True)["prediction"] == "word20"
+    assert prediction(unanswerable=True)["prediction"] == "word20"
 
 
-def test_an_answer_is_always_a_stretch_of_the_context_without_spaces_around_it() -> None:
+def test_predicted_spans_have_no_spaces_around_them() -> None:
     context = "  Über   den\tWolken\n"
-    encoded = {"starts": [-1, 0, 6, 12], "ends": [-1, 6, 12, 20]}  # a tokenizer that counts spaces to words
-    said = {"spans": [(1, 2, -1.0), (2, 3, -2.0), (3, 3, -3.0)], "nowhere": -9.0}
-    found = QuestionAnswering().aggregate({"context": context, "question": "wo"}, [encoded], [said])
+    encoded = {"starts": [-1, 0, 6, 12], "ends": [-1, 6, 12, 20]}  # a tokenizer whose tokens include spaces
+    prediction = {"spans": [(1, 2, -1.0), (2, 3, -2.0), (3, 3, -3.0)], "nowhere": -9.0}
+    found = QuestionAnswering().aggregate({"context": context, "question": "wo"}, [encoded], [prediction])
     assert [one["text"] for one in found["nbest"]] == ["Über   den", "den\tWolken", "Wolken"]
     assert all(context[one["start"] : one["end"]] == one["text"] for one in found["nbest"])
 
 
-def test_a_context_the_tokenizer_makes_nothing_of_has_no_answer() -> None:
-    said = QuestionAnswering().aggregate(
+def test_context_without_tokens_has_no_answer() -> None:
+    prediction = QuestionAnswering().aggregate(
         {"context": "x"}, [{"starts": [-1], "ends": [-1]}], [{"spans": [], "nowhere": 0.0}]
     )
-    assert (said["prediction"], said["start"], said["probability"], said["nbest"]) == ("", None, 1.0, [])
+    assert (prediction["prediction"], prediction["start"], prediction["probability"], prediction["nbest"]) == (
+        "",
+        None,
+        1.0,
+        [],
+    )
 
 
 # the loss
 
 
-def test_the_loss_is_the_mean_of_both_ends_over_what_may_be_said() -> None:
+def test_loss_is_the_mean_of_start_and_end_over_allowed_tokens() -> None:
     encoded = windows(row_of(answer(20, 22)))
     generator = torch.Generator().manual_seed(0)
     task = QuestionAnswering()
 
-    def of(windows: list[int], multiple: int, start: torch.Tensor, end: torch.Tensor) -> float:
+    def loss_of(windows: list[int], multiple: int, start: torch.Tensor, end: torch.Tensor) -> float:
         columns = {name: [values[i] for i in windows] for name, values in encoded.items()}
         batch = task.collate(columns, make_tokenizer(), multiple)
         padding = (0, batch["input_ids"].shape[1] - 24)
@@ -175,14 +181,14 @@ def test_the_loss_is_the_mean_of_both_ends_over_what_may_be_said() -> None:
     expected = 0.0
     for window, (first, last) in enumerate([(0, 0), (11, 13), (0, 0)]):
         allowed = [0, *range(5, 5 + (12 if window == 2 else 18))]
-        for side, place in ((start, first), (end, last)):
-            expected -= 0.5 * (side[window, place] - side[window, allowed].logsumexp(0)).item()
-    assert of([0, 1, 2], 8, start, end) == pytest.approx(expected, rel=1e-5)
-    assert of([0, 1, 2], 32, start, end) == pytest.approx(expected, rel=1e-5)  # padding is no answer
-    assert sum(of([i], 8, start, end) for i in range(3)) == pytest.approx(expected, rel=1e-5)
+        for side, position in ((start, first), (end, last)):
+            expected -= 0.5 * (side[window, position] - side[window, allowed].logsumexp(0)).item()
+    assert loss_of([0, 1, 2], 8, start, end) == pytest.approx(expected, rel=1e-5)
+    assert loss_of([0, 1, 2], 32, start, end) == pytest.approx(expected, rel=1e-5)  # padding is no answer
+    assert sum(loss_of([i], 8, start, end) for i in range(3)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_virtual_tokens_in_front_are_cut_off() -> None:
+def test_virtual_tokens_are_removed_from_logits() -> None:
     encoded = windows(row_of(answer(20, 22)))
     outputs, batch = outputs_for(encoded, start={(1, 11): 9.0}, end={(1, 13): 9.0})
     longer = SimpleNamespace(

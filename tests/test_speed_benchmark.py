@@ -1,4 +1,4 @@
-"""The benchmark against Trainer: both sides train the same, what is measured is kept, and the tables tell it."""
+"""The benchmark against Trainer: equal training, measures, stored results, and the tables of the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(case: str, contender: str, number: int, **values: Any) -> dict[str, Any]:
-    """A training of 100 rows of 10 tokens in 10 seconds."""
+    """The measures of a training on 100 rows of 10 tokens in 10 seconds."""
     usual = {
         "full": False, "seconds": 10.0, "wall_seconds": 12.0, "rows": 100, "tokens": 1000, "loaded_bytes": 10**9,
         "peak_bytes": 2 * 10**9, "score": 0.8, "trainable": 7, "operations_per_token": 10**6,
@@ -49,7 +49,7 @@ def measured(case: str, contender: str, number: int, **values: Any) -> dict[str,
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_both_sides_train_the_same(case: str, speed: Any, folder: Path) -> None:
+def test_both_contenders_train_the_same_parameters(case: str, speed: Any, folder: Path) -> None:
     import torch
 
     cases, plain = speed("cases"), speed("plain")
@@ -63,27 +63,27 @@ def test_both_sides_train_the_same(case: str, speed: Any, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_contenders_measure_alike(speed: Any, folder: Path) -> None:
+def test_contenders_report_the_same_measures(speed: Any, folder: Path) -> None:
     cases, ours, trainer = speed("cases"), speed("ours"), speed("trainer")
     recipe = cases.recipe_of(cases.Order("lora", "trainer", 0, str(folder), 64, smoke=True))
     mine, theirs = ours.run(recipe), trainer.run(recipe, tuned=True)
     assert mine.keys() == theirs.keys()
     assert all(mine[name] == theirs[name] for name in ("trainable", "rows", "tokens"))
-    for answer in (mine, theirs):
-        assert 0 < answer["seconds"] < answer["wall_seconds"]
-        assert answer["loaded_bytes"] <= answer["peak_bytes"]
-        assert 0 <= answer["score"] <= 1
+    for measures in (mine, theirs):
+        assert 0 < measures["seconds"] < measures["wall_seconds"]
+        assert measures["loaded_bytes"] <= measures["peak_bytes"]
+        assert 0 <= measures["score"] <= 1
 
 
 @pytest.mark.slow
-def test_the_clock_leaves_scoring_out(speed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_excludes_evaluation(speed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = speed("clock")
     now = iter(range(100))
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     made = clock.Clock()  # 0
     with made.bar("test, untouched", 1, "rows"):  # 1 to 2, when training begins
         pass
-    with made.bar("training", 2, "steps") as bar:  # memory is looked at from 3 to 4; 5
+    with made.bar("training", 2, "steps") as bar:  # memory is measured from 3 to 4; 5
         bar.advance(1)  # 6
         with made.bar("validation", 1, "rows"):  # 7 to 8
             pass
@@ -93,7 +93,7 @@ def test_the_clock_leaves_scoring_out(speed: Any, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_work_is_counted_by_hand(speed: Any, folder: Path) -> None:
+def test_operations_per_token_by_hand(speed: Any, folder: Path) -> None:
     cases, work = speed("cases"), speed("work")
     a_block = 4 * 32 * 32 + 2 * 32 * 64
     lora = 2 * 8 * (32 + 32)
@@ -105,7 +105,7 @@ def test_work_is_counted_by_hand(speed: Any, folder: Path) -> None:
         assert work.operations_per_token(recipe, task, training=False) == 2 * 2 * a_block
 
 
-def test_texts_are_as_long_as_asked(speed: Any, folder: Path) -> None:
+def test_texts_have_the_exact_number_of_tokens(speed: Any, folder: Path) -> None:
     exact, smoke = speed("exact"), speed("smoke")
     import json
 
@@ -117,14 +117,14 @@ def test_texts_are_as_long_as_asked(speed: Any, folder: Path) -> None:
     assert [len(ids) for ids in tokenizer(texts)["input_ids"]] == [12] * 10
 
 
-def test_what_is_measured_is_kept(speed: Any, tmp_path: Path) -> None:
+def test_measures_are_stored_and_settings_compared(speed: Any, tmp_path: Path) -> None:
     kept, cases = speed("kept"), speed("cases")
     order = cases.Order("lora", "trainer", 1, str(tmp_path), 64)
-    there = kept.Kept(tmp_path)
-    there.settle({"rows": 64})
-    assert not there.has(order.identity)
-    there.add({**order.identity, "seconds": 1.0})
-    with there.file.open("a") as stream:
+    store = kept.Kept(tmp_path)
+    store.settle({"rows": 64})
+    assert not store.has(order.identity)
+    store.add({**order.identity, "seconds": 1.0})
+    with store.file.open("a") as stream:
         stream.write('{"case": "lo')  # cut short
     again = kept.Kept(tmp_path)
     again.settle({"rows": 64})
@@ -143,7 +143,7 @@ def test_unequal_numbers_of_parameters_are_refused(speed: Any) -> None:
         kept.refuse_unequal([one, {**other, "trainable": 8}])
 
 
-def test_the_report(speed: Any) -> None:
+def test_report_tables(speed: Any) -> None:
     report = speed("report")
     measures = [
         *(measured("lora", "trainer", i, seconds=seconds) for i, seconds in enumerate((10, 20, 30))),
@@ -171,7 +171,7 @@ def test_the_report(speed: Any) -> None:
     assert "What must be shown" not in report.text(measures, {"smoke": True})
 
 
-def test_fits_find_what_was_put_in(speed: Any) -> None:
+def test_fits_recover_their_parameters(speed: Any) -> None:
     fits = speed("fits")
     xs = [1, 2, 4, 8, 16]
     law = fits.power(xs, [3 * x**1.5 for x in xs])
@@ -188,7 +188,7 @@ def test_fits_find_what_was_put_in(speed: Any) -> None:
 
 
 @pytest.mark.slow
-def test_the_picture(speed: Any, tmp_path: Path) -> None:
+def test_growth_plot_is_written(speed: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     fits, picture = speed("fits"), speed("picture")
     values = {x: [{"step_seconds": x, "peak_bytes": x}] for x in (1, 2)}

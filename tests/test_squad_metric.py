@@ -1,4 +1,4 @@
-"""SQuAD's exact match and F1, against its own definitions written anew."""
+"""SQuAD's exact match and F1, against an independent implementation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def squad(predictions: list[str], references: list[list[str]]) -> dict[str, floa
     return values
 
 
-def official(said: str, right: str) -> tuple[float, float]:
-    """Exact match and F1 of one pair by the definitions of SQuAD's paper and script, written anew."""
+def official(prediction: str, reference: str) -> tuple[float, float]:
+    """Exact match and F1 of one pair by the definitions of SQuAD's paper and script."""
 
     def normal(text: str) -> str:
-        kept = [c for c in text.lower() if c not in set(string.punctuation)]
-        return " ".join(re.sub(r"\b(a|an|the)\b", " ", "".join(kept)).split())
+        characters = [c for c in text.lower() if c not in set(string.punctuation)]
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", "".join(characters)).split())
 
-    ours, theirs = normal(said).split(), normal(right).split()
-    exact = float(normal(said) == normal(right))
+    ours, theirs = normal(prediction).split(), normal(reference).split()
+    exact = float(normal(prediction) == normal(reference))
     if not ours or not theirs:
         return exact, float(ours == theirs)
     same = sum((collections.Counter(ours) & collections.Counter(theirs)).values())
@@ -37,7 +37,7 @@ def official(said: str, right: str) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "exact", "f1"),
+    ("prediction", "reference", "exact", "f1"),
     [
         ("the Eiffel Tower", "Eiffel tower.", 1, 1),
         ("Eiffel", "the Eiffel Tower", 0, 2 / 3),
@@ -51,14 +51,14 @@ def official(said: str, right: str) -> tuple[float, float]:
         ("anthem", "them", 0, 0),  # articles are words, not letters
     ],
 )
-def test_exact_match_and_f1_are_squads(said: str, right: str, exact: float, f1: float) -> None:
-    values = squad([said], [[right] if right else []])
+def test_exact_match_and_f1_equal_squad(prediction: str, reference: str, exact: float, f1: float) -> None:
+    values = squad([prediction], [[reference] if reference else []])
     assert values["exact_match"] == exact
     assert values["f1"] == pytest.approx(f1)
-    assert official(said, right) == pytest.approx((exact, f1))
+    assert official(prediction, reference) == pytest.approx((exact, f1))
 
 
-def test_many_rows_with_several_references_are_squads() -> None:
+def test_metrics_with_several_references_equal_squad() -> None:
     draw = random.Random(0)
     words = ["the", "a", "Tower", "tower,", "in", "Paris", "Paris.", "1999", "An", "over-all"]
 
@@ -76,7 +76,7 @@ def test_many_rows_with_several_references_are_squads() -> None:
     assert set(values) == {"exact_match", "f1"}
 
 
-def test_rows_without_answer_are_told_apart() -> None:
+def test_unanswerable_rows_are_scored_separately() -> None:
     values = squad(["", "x", "y", "y z"], [[], [], ["y"], ["z"]])
     assert values == pytest.approx(
         {
@@ -88,17 +88,17 @@ def test_rows_without_answer_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "right", "exact", "f1"),
+    ("prediction", "reference", "exact", "f1"),
     [
-        ("北京市", "北京", 0, 4 / 5),  # 2 of 3 characters said, 2 of 2 wanted
+        ("北京市", "北京", 0, 4 / 5),  # 2 of 3 predicted characters, 2 of 2 in the reference
         ("《红楼梦》。", "红楼梦", 1, 1),
-        ("1999年", "在1999年", 0, 4 / 5),  # a number is a word: 2 of 2 said, 2 of 3 wanted
+        ("1999年", "在1999年", 0, 4 / 5),  # a number is a word: 2 of 2 predicted, 2 of 3 in the reference
         ("iPhone 手机", "iphone手机", 1, 1),
         ("东京", "北京", 0, 1 / 2),
         ("さくら", "サクラ", 0, 0),
     ],
 )
-def test_characters_are_the_words_of_chinese(said: str, right: str, exact: float, f1: float) -> None:
-    values = squad([said], [[right]])
+def test_chinese_is_compared_by_characters(prediction: str, reference: str, exact: float, f1: float) -> None:
+    values = squad([prediction], [[reference]])
     assert values["exact_match"] == exact
     assert values["f1"] == pytest.approx(f1)

@@ -1,4 +1,4 @@
-"""What a command must not import: most of a short command's time is the import of libraries that it does not need."""
+"""Imports that a command must avoid: unneeded libraries would take most of the time of a short command."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ assert helpers.bnb.nn.Linear4bit
 
 
 def run(code: str, *arguments: str) -> str:
-    """What a fresh process prints."""
+    """The output of a new process."""
     command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def imported(*arguments: str) -> set[str]:
@@ -47,13 +47,13 @@ def imported(*arguments: str) -> set[str]:
     return {*run(COMMAND, *arguments).splitlines()[-1].split()}
 
 
-def test_a_text_is_predicted_without_what_only_training_needs(finished_run: Path) -> None:
+def test_predicting_a_text_does_not_import_training_libraries(finished_run: Path) -> None:
     modules = imported("predict", str(finished_run), "--text", "hammer word1")
     assert "peft" in modules
     assert not modules & {*COMPILER, *TRAINING}
 
 
-def test_a_plan_is_made_without_bitsandbytes(recipe_file: Path) -> None:
+def test_plan_does_not_import_bitsandbytes(recipe_file: Path) -> None:
     modules = imported("plan", str(recipe_file), "train.precision=bf16")
     assert "peft" in modules
     assert not modules & COMPILER

@@ -1,4 +1,4 @@
-"""The statistics of a suite: intervals cover, planted differences are found, planted twins are not told apart."""
+"""The statistics of a suite: intervals cover, real differences are found, and equal methods are not separated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROWS, SEEDS = 250, 3
 
 
 def simulated(draw: np.random.Generator, effects: dict[str, float], seed_sd: float) -> dict[str, stats.Array]:
-    """Right or wrong answers on rows that are easy or hard; a method's effect is in its chance of being right."""
+    """Correct (1) or wrong (0) on easy and hard rows; a method's effect is added to its chance of being correct."""
     easy = draw.normal(0.0, 0.15, ROWS)
     tables = {}
     for name, effect in effects.items():
@@ -50,15 +50,15 @@ def test_one_seed_has_no_interval() -> None:
     assert math.isnan(high)
 
 
-def test_the_interval_is_students() -> None:
+def test_interval_is_that_of_student_t() -> None:
     mean, low, high = stats.interval([1.0, 2.0, 3.0])
     assert mean == 2.0
     assert (low, high) == pytest.approx((2 - 4.302652729911275 / math.sqrt(3), 2 + 4.302652729911275 / math.sqrt(3)))
 
 
 @pytest.mark.slow
-def test_twins_share_a_tier_and_a_loser_falls_below() -> None:
-    """Twins differ by luck alone, so a corrected test parts them in about 5 of 100 suites."""
+def test_equal_methods_share_a_tier_above_a_worse_one() -> None:
+    """Equal methods differ only by chance, so a corrected test separates them in about 5 of 100 suites."""
     draw, together, number = np.random.default_rng(3), 0, 100
     for _ in range(number):
         tables = simulated(draw, {"one": 0.1, "again": 0.1, "loser": -0.2}, 0.01)
@@ -70,7 +70,7 @@ def test_twins_share_a_tier_and_a_loser_falls_below() -> None:
     assert together / number >= 0.9
 
 
-def test_the_same_answers_are_never_told_apart() -> None:
+def test_identical_predictions_never_differ() -> None:
     table = np.random.default_rng(0).integers(0, 2, (SEEDS, ROWS)).astype(float)
     (pair,) = stats.compare({"a": table, "b": table.copy()})
     assert (pair.difference, pair.p, pair.mcnemar) == (0.0, 1.0, 1.0)
@@ -87,7 +87,7 @@ def test_false_alarms_over_all_pairs_are_rare() -> None:
     assert alarms <= 10
 
 
-def test_mcnemar_is_that_of_a_table() -> None:
+def test_mcnemar_by_hand() -> None:
     """Exact binomial: 1 row for a alone, 8 for b alone; twice the lower tail of (1/2)^9."""
     a = np.array([[1.0] * 1 + [0.0] * 8 + [1.0] * 20])
     b = np.array([[0.0] * 1 + [1.0] * 8 + [1.0] * 20])
@@ -95,19 +95,19 @@ def test_mcnemar_is_that_of_a_table() -> None:
     assert pair.mcnemar == pytest.approx(2 * (1 + 9) / 2**9)
 
 
-def test_holm_is_that_of_a_table() -> None:
+def test_holm_equals_r() -> None:
     """R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")."""
     assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_lower_is_better_turns_tiers_round() -> None:
+def test_lower_is_better_reverses_tiers() -> None:
     differ = {frozenset(("low", "high"))}
     assert stats.tiers({"low": 1.0, "high": 2.0}, differ, lower_is_better=True) == {"low": 1, "high": 2}
     assert stats.tiers({"low": 1.0, "high": 2.0}, differ) == {"high": 1, "low": 2}
 
 
 @pytest.mark.slow
-def test_the_smallest_difference_would_have_been_found_4_times_of_5() -> None:
+def test_smallest_difference_is_found_with_a_power_of_80_percent() -> None:
     draw = np.random.default_rng(6)
     tables = [simulated(draw, {"a": 0.0, "b": 0.0}, 0.0) for _ in range(10)]
     least = np.median([stats.smallest_difference(stats.compare(table)) or 0.0 for table in tables])
@@ -134,11 +134,11 @@ SIZES = {"ia3": 10, "lora": 100, "full": 1000}
 def test_the_best_mean_is_recommended(
     means: dict[str, float], tiers: tuple[int, ...], method: str, smaller: tuple[str, ...], verdict: str
 ) -> None:
-    """Not the smallest of those that cannot be told apart: no difference seen is not no difference."""
+    """Not the smallest method of the first tier: a difference that is not significant can still exist."""
     found = recommend(means, dict(zip(means, tiers, strict=True)), SIZES)
     assert (found.method, found.may_be_as_good) == (method, smaller)
     assert verdict in found.verdict
 
 
-def test_a_lower_perplexity_is_the_better_mean() -> None:
+def test_lower_mean_is_recommended_if_lower_is_better() -> None:
     assert recommend({"ia3": 9.0, "lora": 8.0}, {"ia3": 1, "lora": 1}, SIZES, lower_is_better=True).method == "lora"

@@ -1,4 +1,4 @@
-"""One contract over the registry: a new strategy file is tested with no edit here."""
+"""The contract of every strategy in the registry; a new strategy file is tested without an edit here."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ VARIANTS = [(name, variant) for name in strategies.names() for variant in ("", *
 
 @pytest.fixture(params=VARIANTS, ids=lambda pair: "-".join(filter(None, pair)))
 def strategy(request: pytest.FixtureRequest) -> Strategy:
-    """Every strategy with its default settings, and each variant it names."""
+    """Every strategy with its default settings, and each of its variants."""
     name, variant = request.param
     cls = strategies.get(name)
     return cls(**cls.variants[variant]) if variant else cls()
@@ -43,7 +43,7 @@ def strategy(request: pytest.FixtureRequest) -> Strategy:
 
 @pytest.fixture(scope="module")
 def load(bases: Callable[[str], Path]) -> Callable[[str, int], Base]:
-    """Family and seed -> a base of one's own, copied from one that was read from disk with that seed."""
+    """Family and seed -> a copy of the base that was loaded with that seed."""
     read: dict[tuple[str, int], tuple[Base, torch.Tensor]] = {}
 
     def copied(family: str, seed: int) -> Base:
@@ -51,7 +51,7 @@ def load(bases: Callable[[str], Path]) -> Callable[[str, int], Base]:
             torch.manual_seed(seed)
             base = TASK.load(BaseSettings(source=str(bases(family)), dropout=0.0))
             read[family, seed] = base, torch.get_rng_state()
-        prepare_libraries()  # every load does, and a test's warnings begin anew
+        prepare_libraries()  # every load does this, and pytest resets warning filters for each test
         base, state = read[family, seed]
         torch.set_rng_state(state)
         return copy.deepcopy(base)
@@ -61,7 +61,7 @@ def load(bases: Callable[[str], Path]) -> Callable[[str, int], Base]:
 
 @pytest.fixture(scope="module")
 def refusals(load: Callable[[str, int], Base]) -> Callable[[Strategy, str], str | None]:
-    """Strategy and family -> why it does not fit; the support matrix (tests/test_support.py) holds which do."""
+    """Strategy and family -> the error if it does not fit, or None; tests/test_support.py tests the matrix of these."""
     found: dict[tuple[str, str], str | None] = {}
 
     def refusal(strategy: Strategy, family: str) -> str | None:
@@ -78,13 +78,13 @@ def refusals(load: Callable[[str, int], Base]) -> Callable[[Strategy, str], str 
 
 
 @pytest.fixture(params=FAMILIES)
-def fresh(
+def load_base(
     request: pytest.FixtureRequest,
     load: Callable[[str, int], Base],
     refusals: Callable[[Strategy, str], str | None],
     strategy: Strategy,
 ) -> Callable[..., Base]:
-    """Loads a base this strategy fits."""
+    """Loads a base that the strategy fits."""
     family = request.param
     if refusal := refusals(strategy, family):
         pytest.skip(refusal)
@@ -104,19 +104,19 @@ def batch_of(base: Base, number: int) -> dict[str, torch.Tensor]:
 
 
 def wrapped(strategy: Strategy, base: Base) -> Any:
-    """As training wraps it, the start from data included."""
+    """The model as training wraps it, with data-driven initialization."""
     model = strategy.wrap(base)
     strategy.start(model, [{k: v for k, v in batch_of(base, 16).items() if k != "labels"}])
     return model
 
 
 def learn(model: Any, base: Base, strategy: Strategy, num_steps: int = 5) -> list[float]:
-    """A few steps as the loop makes them, with the strategy's optimizer and learning rates; the losses."""
+    """The losses of a few steps like those of the loop, with the strategy's optimizer and learning rates."""
     if not strategy.trains:
         return []
     settings = TrainSettings(learning_rate=strategy.start_lr(), weight_decay=0.0)
     optimizer = optimizer_setup.build(model, strategy, settings)
-    batch, said = batch_of(base, 48), []
+    batch, losses = batch_of(base, 48), []
     model.train()
     for step in range(1, num_steps + 1):
         outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
@@ -126,67 +126,67 @@ def learn(model: Any, base: Base, strategy: Strategy, num_steps: int = 5) -> lis
         optimizer.step()
         strategy.updated(model, step, num_steps)
         optimizer.zero_grad()
-        said.append(loss.item())
-    return said
+        losses.append(loss.item())
+    return losses
 
 
-def test_start_is_exact_where_claimed(strategy: Strategy, fresh: Callable[..., Base]) -> None:
-    base = fresh()
+def test_start_is_exact_where_claimed(strategy: Strategy, load_base: Callable[..., Base]) -> None:
+    base = load_base()
     plain = logits(base.model, base)
-    difference = (logits(wrapped(strategy, fresh()), base) - plain).abs().max()
+    difference = (logits(wrapped(strategy, load_base()), base) - plain).abs().max()
     if not strategy.exact_start:
-        assert difference < 1  # METHODS: near zero, or lossy
+        assert difference < 1  # it starts near zero, or lossy
     elif strategy.rewrites_base:
         assert difference <= 1e-5
     else:
         assert difference == 0
 
 
-def test_what_is_trained_moves_and_nothing_else(strategy: Strategy, fresh: Callable[..., Base]) -> None:
-    base = fresh()
+def test_exactly_the_trained_parameters_change(strategy: Strategy, load_base: Callable[..., Base]) -> None:
+    base = load_base()
     model = wrapped(strategy, base)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     names = set(trained(model))
     learn(model, base, strategy)
-    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert moved == names
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == names
     for path in base.head if strategy.trains else ():
         assert any(f".{path}." in f".{name}" for name in names), f"the head's {path} is not trained"
 
 
 @pytest.mark.slow
-def test_loss_falls(strategy: Strategy, fresh: Callable[..., Base]) -> None:
-    base = fresh()
-    said = learn(wrapped(strategy, base), base, strategy, 12)
-    assert not strategy.trains or said[-1] < said[0]
+def test_loss_falls(strategy: Strategy, load_base: Callable[..., Base]) -> None:
+    base = load_base()
+    losses = learn(wrapped(strategy, base), base, strategy, 12)
+    assert not strategy.trains or losses[-1] < losses[0]
 
 
-def test_save_and_load_are_bit_equal(strategy: Strategy, fresh: Callable[..., Base], tmp_path: Path) -> None:
-    base = fresh()
+def test_save_and_load_are_bit_equal(strategy: Strategy, load_base: Callable[..., Base], tmp_path: Path) -> None:
+    base = load_base()
     model = wrapped(strategy, base)
     learn(model, base, strategy)
     strategy.save(model, tmp_path)
-    again = strategy.load(fresh(seed=99), tmp_path)  # another start of the head: a lost head would show
+    again = strategy.load(load_base(seed=99), tmp_path)  # another random head, so that a head that was not saved shows
     assert torch.equal(logits(model, base), logits(again, base))
     if strategy.loads_by_peft:
         from peft import PeftModel
 
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Unsupported layer type|lora with eva")  # peft's, of its own
-            plain = PeftModel.from_pretrained(fresh(seed=98).model, str(tmp_path))
+            warnings.filterwarnings("ignore", message="Unsupported layer type|lora with eva")  # peft's own warnings
+            plain = PeftModel.from_pretrained(load_base(seed=98).model, str(tmp_path))
         assert torch.equal(logits(model, base), logits(plain, base))
 
 
 def load_all(folder: Path, base_folder: Path) -> list[str]:
-    """In a process of its own: every saved strategy, loaded; the names of those that answer otherwise."""
+    """Load every saved strategy; returns the names of those whose logits differ. It runs in a new process."""
     wrong = []
-    for place in sorted(folder.iterdir()):
-        torch.manual_seed(99)  # another start of the head
+    for saved in sorted(folder.iterdir()):
+        torch.manual_seed(99)  # another random head
         base = TASK.load(BaseSettings(source=str(base_folder), dropout=0.0))
-        strategy, problems = strategies.parse(yaml.safe_load((place / "strategy.yaml").read_text()), "strategy")
+        strategy, problems = strategies.parse(yaml.safe_load((saved / "strategy.yaml").read_text()), "strategy")
         assert strategy is not None, problems
-        if not torch.equal(logits(strategy.load(base, place), base), torch.load(place / "logits.pt")):
-            wrong.append(place.name)
+        if not torch.equal(logits(strategy.load(base, saved), base), torch.load(saved / "logits.pt")):
+            wrong.append(saved.name)
     return wrong
 
 
@@ -199,22 +199,22 @@ def test_save_and_load_in_a_new_process_are_bit_equal(bases: Callable[[str], Pat
         base = TASK.load(BaseSettings(source=str(bases("bert")), dropout=0.0))
         model = wrapped(strategy, base)
         learn(model, base, strategy)
-        place = tmp_path / f"{name}-{variant}"
-        place.mkdir()
-        strategy.save(model, place)
-        (place / "strategy.yaml").write_text(yaml.safe_dump(strategy.as_dict()))
-        torch.save(logits(model, base), place / "logits.pt")
+        saved = tmp_path / f"{name}-{variant}"
+        saved.mkdir()
+        strategy.save(model, saved)
+        (saved / "strategy.yaml").write_text(yaml.safe_dump(strategy.as_dict()))
+        torch.save(logits(model, base), saved / "logits.pt")
     code = "import sys, json, pathlib, test_strategies as t, torch; torch.set_num_threads(int(sys.argv[3]));"
     code += "from pefttools.bases.loading import prepare_libraries; prepare_libraries();"
     code += "print(json.dumps(t.load_all(*map(pathlib.Path, sys.argv[1:3]))))"
     command = [sys.executable, "-c", code, str(tmp_path), str(bases("bert")), str(torch.get_num_threads())]
-    answer = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout.splitlines()[-1]) == []
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout.splitlines()[-1]) == []
 
 
-def test_merged_answers_the_same(strategy: Strategy, fresh: Callable[..., Base]) -> None:
-    base = fresh()
+def test_merged_model_has_the_same_logits(strategy: Strategy, load_base: Callable[..., Base]) -> None:
+    base = load_base()
     model = wrapped(strategy, base)
     if not strategy.mergeable:
         assert "use --to adapter" in strategy.why_not_merged
@@ -258,7 +258,7 @@ def test_siblings_do_not_import_each_other(package: str) -> None:
         assert not imported & siblings
 
 
-def test_a_tensor_too_few_is_refused(bases: Callable[[str], Path]) -> None:
+def test_missing_tensor_is_refused(bases: Callable[[str], Path]) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
     model = strategies.get("full")().wrap(base)
     tensors = dict(list(trained(model).items())[1:])

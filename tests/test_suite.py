@@ -1,4 +1,4 @@
-"""Suites: what they expand to, and every mistake in one."""
+"""Suites: the trials that they expand to, and invalid ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pefttools.bench import suite
 from pefttools.errors import UserError
 
 
-def written(folder: Path, **values: Any) -> str:
+def suite_file(folder: Path, **values: Any) -> str:
     file = folder / "mine.yaml"
     file.write_text(yaml.safe_dump({"recipe": "question-type-lora", "axes": {"strategies": ["lora"]}, **values}))
     return str(file)
@@ -21,7 +21,7 @@ def written(folder: Path, **values: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", suite.names())
-def test_shipped_suites_hold_recipes_that_load(name: str) -> None:
+def test_packaged_suites_load_within_learning_rate_ranges(name: str) -> None:
     for cell in suite.load(name).cells():
         for rate in cell.learning_rates:
             recipe = cell.recipe(0, rate)
@@ -36,14 +36,14 @@ def test_every_peft_type_that_fits_an_encoder_is_in_the_zoo() -> None:
     assert set(suite.load("peft-zoo").axes["strategies"]) == fits
 
 
-def test_axes_are_multiplied_and_left_out(tmp_path: Path) -> None:
+def test_axes_are_combined_except_for_leave_out(tmp_path: Path) -> None:
     axes = {
         "strategies": {"lora": None, "wide": {"name": "lora", "rank": 32}, "adapter": None},
         "penalties": ["none", "l2_sp", "frobenius"],
         "sizes": [50, "all"],
     }
     rules = [{"strategies": ["adapter"], "penalties": ["frobenius"]}]
-    cells = suite.load(written(tmp_path, axes=axes, leave_out=rules)).cells()
+    cells = suite.load(suite_file(tmp_path, axes=axes, leave_out=rules)).cells()
     assert len(cells) == 2 * (3 * 3 - 1)
     assert {cell.problem for cell in cells} == {"50", "all"}
     assert {cell.method for cell in cells if cell.problem == "50"} == {
@@ -57,11 +57,11 @@ def test_axes_are_multiplied_and_left_out(tmp_path: Path) -> None:
     assert list(recipe.regularizers) == ["l2_sp"]
 
 
-def test_learning_rates_go_over_the_strategys_own_range(tmp_path: Path) -> None:
+def test_learning_rates_span_the_range_of_the_strategy(tmp_path: Path) -> None:
     from pefttools.strategies import strategies
 
     axes = {"strategies": ["full", "lora", "frozen"]}
-    cells = suite.load(written(tmp_path, axes=axes, tuning={"trials": 4})).cells()
+    cells = suite.load(suite_file(tmp_path, axes=axes, tuning={"trials": 4})).cells()
     rates = {cell.method: cell.learning_rates for cell in cells}
     assert rates["frozen"] == [None]
     for name in ("full", "lora"):
@@ -69,16 +69,16 @@ def test_learning_rates_go_over_the_strategys_own_range(tmp_path: Path) -> None:
         assert (rates[name][0], rates[name][-1]) == pytest.approx(strategies.get(name).lr_range)
 
 
-def test_overrides_are_the_suites_or_every_recipes(tmp_path: Path) -> None:
-    loaded = suite.load(written(tmp_path), ["seeds=[7]", "tuning.trials=1", "train.epochs=9"])
+def test_overrides_set_the_suite_or_every_recipe(tmp_path: Path) -> None:
+    loaded = suite.load(suite_file(tmp_path), ["seeds=[7]", "tuning.trials=1", "train.epochs=9"])
     assert loaded.seeds == (7,)
     (cell,) = loaded.cells()
     assert cell.recipe(7).train.epochs == 9
-    assert loaded.digest != suite.load(written(tmp_path)).digest
+    assert loaded.digest != suite.load(suite_file(tmp_path)).digest
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         ({"axes": {"strategy": ["lora"]}}, "unknown axis 'strategy'; did you mean 'strategies'?"),
         ({"axes": {}}, "nothing to compare"),
@@ -92,14 +92,14 @@ def test_overrides_are_the_suites_or_every_recipes(tmp_path: Path) -> None:
         ({"recipes": "x"}, "did you mean 'recipe'?"),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, values: dict[str, Any], said: str) -> None:
+def test_invalid_suites_are_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as error:
-        suite.load(written(tmp_path, **values))
-    assert said in str(error.value)
+        suite.load(suite_file(tmp_path, **values))
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("train.epochs", "write KEY=VALUE"),
         ("train.epochs=[", "train.epochs: '[' is not YAML"),
@@ -107,30 +107,30 @@ def test_mistakes_are_told(tmp_path: Path, values: dict[str, Any], said: str) ->
         ("train.learning_rate=1", "set `tuning.trials`"),
     ],
 )
-def test_overrides_that_cannot_be_are_told(tmp_path: Path, word: str, said: str) -> None:
+def test_invalid_overrides_are_refused(tmp_path: Path, word: str, message: str) -> None:
     with pytest.raises(UserError) as error:
-        suite.load(written(tmp_path), [word])
-    assert said in str(error.value)
+        suite.load(suite_file(tmp_path), [word])
+    assert message in str(error.value)
 
 
 def test_a_suite_that_leaves_out_everything_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="excludes every combination"):
-        suite.load(written(tmp_path, leave_out=[{"strategies": ["lora"]}])).cells()
+        suite.load(suite_file(tmp_path, leave_out=[{"strategies": ["lora"]}])).cells()
 
 
-def test_an_unknown_suite_is_told_with_the_nearest() -> None:
+def test_unknown_suite_suggests_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"unknown suite 'clasic'; did you mean 'classic'\?"):
         suite.load("clasic")
 
 
-def test_words_of_a_command_give_the_recipe_again(tmp_path: Path) -> None:
+def test_command_of_a_trial_gives_the_same_recipe(tmp_path: Path) -> None:
     import shlex
 
     from pefttools.bench.summary import command_of
     from pefttools.recipe import recipes
 
-    axes = {"strategies": {"wide": {"name": "lora", "rank": 32}}, "penalties": {"held": {"l2_sp": {"alpha": 0.5}}}}
-    (cell,) = suite.load(written(tmp_path, axes=axes)).cells()
+    axes = {"strategies": {"wide": {"name": "lora", "rank": 32}}, "penalties": {"l2_sp": {"l2_sp": {"alpha": 0.5}}}}
+    (cell,) = suite.load(suite_file(tmp_path, axes=axes)).cells()
     program, verb, name, *words = shlex.split(command_of(cell, 1, 0.002))
     assert (program, verb) == ("pefttools", "train")
     assert recipes.load(name, words).recipe.digest == cell.recipe(1, 0.002).digest

@@ -1,4 +1,4 @@
-"""The kept support matrix is what this code does; and a strategy that claims too much stops it from being written."""
+"""The stored support matrix equals what is measured; a false claim of a strategy stops it from being written."""
 
 from __future__ import annotations
 
@@ -23,41 +23,41 @@ TASK = TextClassification.example()
 
 
 @pytest.mark.slow
-def test_the_kept_matrix_is_what_is_measured() -> None:
-    measured, kept = json.loads(json.dumps(matrix.matrix(TASK.name))), matrix.kept()
+def test_stored_matrix_equals_the_measured_one() -> None:
+    measured, stored = json.loads(json.dumps(matrix.matrix(TASK.name))), matrix.kept()
     assert matrix.kept()["versions"].keys() == measured["versions"].keys()
-    assert measured["architectures"] == kept["architectures"]
+    assert measured["architectures"] == stored["architectures"]
     again = f"what fits where has changed; if that is meant, run: {matrix.COMMAND}"
-    assert measured["tasks"] == {TASK.name: kept["tasks"][TASK.name]}, again
+    assert measured["tasks"] == {TASK.name: stored["tasks"][TASK.name]}, again
     problems: list[str] = []
-    assert matrix.peft_types(problems) == kept["peft_types"], again
+    assert matrix.peft_types(problems) == stored["peft_types"], again
     assert not problems
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in tasks.names() if name != TASK.name])
-def test_other_tasks_are_what_is_measured_on_one_architecture(name: str) -> None:
-    kept = matrix.kept()["tasks"][name]
-    architecture = next(a for a in matrix.ARCHITECTURES if kept["lora"]["default"]["fits"][a] is True)
+def test_stored_rows_of_other_tasks_equal_those_measured_on_one_architecture(name: str) -> None:
+    stored = matrix.kept()["tasks"][name]
+    architecture = next(a for a in matrix.ARCHITECTURES if stored["lora"]["default"]["fits"][a] is True)
     measured = matrix.matrix(name, (architecture,))["tasks"][name]
     for strategy, variants in measured.items():
         for variant, row in variants.items():
-            was = kept[strategy][variant]
+            was = stored[strategy][variant]
             found = {"merges": row["merges"], "fits": row["fits"][architecture], "nf4": row["nf4"]}
             nf4 = {a: was["nf4"][a] for a in row["nf4"]}
             assert found == {"merges": was["merges"], "fits": was["fits"][architecture], "nf4": nf4}, matrix.COMMAND
 
 
-def test_every_strategy_and_architecture_is_in_it() -> None:
-    kept = matrix.kept()
-    for found in kept["tasks"].values():
+def test_matrix_has_every_strategy_and_architecture() -> None:
+    stored = matrix.kept()
+    for found in stored["tasks"].values():
         assert found.keys() == set(strategies.names())
         for name, variants in found.items():
             assert variants.keys() == {"default", *strategies.get(name).variants}
             assert all(row["fits"].keys() == matrix.ARCHITECTURES.keys() for row in variants.values())
 
 
-def test_whatever_does_not_fit_is_told_in_our_words() -> None:
+def test_reasons_are_not_raw_exceptions() -> None:
     rows = [row for found in matrix.kept()["tasks"].values() for v in found.values() for row in v.values()]
     rows += matrix.kept()["peft_types"].values()
     reasons = {
@@ -67,7 +67,7 @@ def test_whatever_does_not_fit_is_told_in_our_words() -> None:
     assert not [r for r in reasons if r.partition(":")[0].endswith("Error")]
 
 
-def test_nothing_that_rewrites_weights_takes_a_quantised_base() -> None:
+def test_strategies_that_rewrite_weights_refuse_a_quantised_base() -> None:
     found = matrix.kept()["tasks"]["text_classification"]
     rewriting = ["full", "galore", "low_rank", "top_layers last_one", "lora pissa", "lora olora", "lora loftq"]
     for name, _, variant in (words.partition(" ") for words in rewriting):
@@ -76,7 +76,7 @@ def test_nothing_that_rewrites_weights_takes_a_quantised_base() -> None:
 
 
 class StartsElsewhere(Lora):
-    """Claims an exact start, and shifts the base."""
+    """Claims an exact start, but changes the base."""
 
     exact_start: ClassVar[bool] = True  # type: ignore[override]
 
@@ -89,7 +89,7 @@ class StartsElsewhere(Lora):
 
 
 class MergesWrong(Lora):
-    """Forgets to merge half of it."""
+    """Changes a tensor in merging."""
 
     def merge(self, model: Any) -> Any:
         merged = super().merge(model)
@@ -99,7 +99,7 @@ class MergesWrong(Lora):
 
 
 class LeavesItsOwn(Lora):
-    """Claims to merge, and leaves a module of its own."""
+    """Claims to merge, but leaves a module of its own."""
 
     def merge(self, model: Any) -> Any:
         merged = super().merge(model)
@@ -133,12 +133,12 @@ class DropsTheQuantised(Lora):
         ),
     ],
 )
-def test_a_claim_that_does_not_hold_is_no_row(cls: type[Lora], sentence: str) -> None:
+def test_false_claim_of_a_strategy_is_a_contradiction(cls: type[Lora], sentence: str) -> None:
     with pytest.raises(matrix.Contradiction, match=sentence):
         matrix.row(TASK, cls(), ["bert"])
 
 
-def test_every_contradiction_is_told_at_once_and_nothing_is_written(
+def test_contradictions_are_reported_together_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr(matrix, "KEPT", tmp_path / "support.json")
@@ -158,7 +158,9 @@ def test_every_contradiction_is_told_at_once_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_the_table_fits(columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_fits_the_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     assert cli.run(["list", "strategies"]) == 0
     lines = capsys.readouterr().out.splitlines()

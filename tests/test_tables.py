@@ -1,4 +1,4 @@
-"""json, parquet, arrow and compressed files, lists and folders: read for what they hold, or refused in a line."""
+"""json, parquet, arrow and compressed files, lists and folders: read, or refused in one line."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ NAMES = sorted({row["label"] for row in ROWS})
 
 
 def rows_of(
-    source: Any, heard: Listener | None = None, key: str = "data.train", **settings: Any
+    source: Any, listener: Listener | None = None, key: str = "data.train", **settings: Any
 ) -> list[dict[str, Any]]:
     source = source if isinstance(source, list) else str(source)
-    return read(FileSettings(source=source, **settings), key, heard or Listener())
+    return read(FileSettings(source=source, **settings), key, listener or Listener())
 
 
-def written(path: Path, content: str | bytes) -> Path:
+def write_file(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
@@ -76,8 +76,8 @@ JSON: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", JSON)
-def test_json_is_read_for_what_it_holds(tmp_path: Path, name: str) -> None:
-    path = written(tmp_path / name, JSON[name]())
+def test_every_layout_of_json_is_read(tmp_path: Path, name: str) -> None:
+    path = write_file(tmp_path / name, JSON[name]())
     assert rows_of(path) == ROWS
     if name == "splits.json":
         assert rows_of(path, key="data.test") == ROWS[:3]
@@ -98,9 +98,9 @@ def test_json_is_read_for_what_it_holds(tmp_path: Path, name: str) -> None:
         ("a.json", "{}", "found an object"),
     ],
 )
-def test_json_that_holds_no_rows(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_json_without_rows_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        rows_of(written(tmp_path / name, text))
+        rows_of(write_file(tmp_path / name, text))
     assert message in str(caught.value)
 
 
@@ -111,11 +111,11 @@ def compressed(folder: Path, content: bytes) -> list[Path]:
         archive.writestr("rows.csv", content)
         archive.writestr("__MACOSX/._rows.csv", b"x")
     makers = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
-    made = [written(folder / f"a.csv.{ending}", make(content)) for ending, make in makers.items()]
+    made = [write_file(folder / f"a.csv.{ending}", make(content)) for ending, make in makers.items()]
     return [*made, folder / "a.csv.zst", folder / "a.zip"]
 
 
-def test_compressed_files(tmp_path: Path) -> None:
+def test_compressed_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
     content = write_csv(tmp_path / "a.csv", ROWS).read_bytes()
     for path in compressed(tmp_path, content):
         assert rows_of(path) == ROWS, path.name
@@ -124,21 +124,21 @@ def test_compressed_files(tmp_path: Path) -> None:
             path.write_bytes(damaged)
             with pytest.raises(UserError, match=path.name):
                 rows_of(path)
-    assert rows_of(written(tmp_path / "b.jsonl.gz", gzip.compress(lines(ROWS).encode()))) == ROWS
-    assert rows_of(written(tmp_path / "c.csv", gzip.compress(content))) == ROWS
+    assert rows_of(write_file(tmp_path / "b.jsonl.gz", gzip.compress(lines(ROWS).encode()))) == ROWS
+    assert rows_of(write_file(tmp_path / "c.csv", gzip.compress(content))) == ROWS
     big = write_csv(tmp_path / "big.csv", ROWS * 300).read_bytes()
     with pytest.raises(UserError, match=r"after line \d+, the file is cut off"):
-        rows_of(written(tmp_path / "big.csv.gz", gzip.compress(big)[:-500]))
+        rows_of(write_file(tmp_path / "big.csv.gz", gzip.compress(big)[:-500]))
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.csv", content)
         archive.writestr("b.csv", content)
     with pytest.raises(UserError, match=r"must contain one file, but this one contains 2 \(a\.csv, b\.csv\)"):
         rows_of(tmp_path / "two.zip")
     with pytest.raises(UserError, match="workbook"):
-        rows_of(written(tmp_path / "a.xlsx", b"PK"))
+        rows_of(write_file(tmp_path / "a.xlsx", b"PK"))
 
 
-def test_classes_keep_their_names(tmp_path: Path) -> None:
+def test_class_ids_are_read_as_names(tmp_path: Path) -> None:
     table = named_classes(tags=True)
     table.to_parquet(tmp_path / "a.parquet")
     table.save_to_disk(tmp_path / "saved", num_shards=2)
@@ -159,30 +159,30 @@ def test_classes_keep_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_knows_the_names(recipe_file: Path, tmp_path: Path) -> None:
+def test_run_has_the_class_names_of_its_data(recipe_file: Path, tmp_path: Path) -> None:
     named_classes().save_to_disk(tmp_path / "saved")
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train={tmp_path / 'saved'}", "train.epochs=1")
     assert list(recipes.load(str(run / "recipe.yaml")).recipe.task.labels) == NAMES  # type: ignore[attr-defined]
 
 
-def test_damaged_tables(tmp_path: Path) -> None:
+def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     named_classes().to_parquet(path, batch_size=20)
     whole = path.read_bytes()
     page = pyarrow.parquet.ParquetFile(path).metadata.row_group(1).column(0)
-    place = page.dictionary_page_offset or page.data_page_offset
+    position = page.dictionary_page_offset or page.data_page_offset
     for content, message in (
         (
-            whole[:place] + b"\xff" * 60 + whole[place + 60 :],
+            whole[:position] + b"\xff" * 60 + whole[position + 60 :],
             "its row group 2 of 3, which begins at row 21, is damaged",
         ),
         (whole[:-40], "not a parquet file, or a damaged one"),
         (b"", "not a parquet file, or a damaged one"),
     ):
         with pytest.raises(UserError, match=message):
-            rows_of(written(path, content))
+            rows_of(write_file(path, content))
     with pytest.raises(UserError, match="is a parquet file, not text; set `format: parquet`"):
-        rows_of(written(tmp_path / "a.csv", whole))
+        rows_of(write_file(tmp_path / "a.csv", whole))
     named_classes().save_to_disk(tmp_path / "saved")
     file = tmp_path / "saved" / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:-8])
@@ -193,13 +193,13 @@ def test_damaged_tables(tmp_path: Path) -> None:
         rows_of(tmp_path / "saved")
 
 
-def test_the_split_of_a_saved_set(tmp_path: Path) -> None:
+def test_split_of_a_saved_dataset_follows_the_setting(tmp_path: Path) -> None:
     table = named_classes()
     datasets.DatasetDict({"train": table, "dev": table.select(range(9))}).save_to_disk(tmp_path / "saved")
-    heard = Listener()
-    assert len(rows_of(tmp_path / "saved", heard)) == 60
-    assert len(rows_of(tmp_path / "saved", heard, "data.validation")) == 9
-    assert [note.partition(": ")[2] for note in heard.notes] == [
+    listener = Listener()
+    assert len(rows_of(tmp_path / "saved", listener)) == 60
+    assert len(rows_of(tmp_path / "saved", listener, "data.validation")) == 9
+    assert [note.partition(": ")[2] for note in listener.notes] == [
         "read its split 'train', not dev",
         "read its split 'dev', not train",
     ]
@@ -215,31 +215,31 @@ def parts(folder: Path) -> list[str]:
     ]
 
 
-def test_many_files_are_one_table(tmp_path: Path) -> None:
+def test_several_files_are_read_as_one_table(tmp_path: Path) -> None:
     files = parts(tmp_path / "parts")
-    heard = Listener()
-    assert rows_of(files, heard) == ROWS
-    assert not heard.notes
+    listener = Listener()
+    assert rows_of(files, listener) == ROWS
+    assert not listener.notes
     for source in (tmp_path / "parts", tmp_path / "parts" / "*.csv", tmp_path / "**" / "?.csv"):
-        assert rows_of(source, heard) == ROWS
-        assert heard.notes[-1] == f"{source}: 3 files, a.csv … c.csv"
+        assert rows_of(source, listener) == ROWS
+        assert listener.notes[-1] == f"{source}: 3 files, a.csv … c.csv"
     assert rows_of(tmp_path / "parts" / "[ab].csv") == ROWS[:40]
     assert rows_of(files, last_rows=3) == ROWS[-3:]
     write_rows(tmp_path / "d.jsonl", [{"txt": "x", "label": "y"}])
-    assert len(rows_of([files[0], str(tmp_path / "d.jsonl")], heard)) == 21
-    assert heard.warnings == [f"{tmp_path}/d.jsonl has the columns txt, label, but {files[0]} has text, label"]
+    assert len(rows_of([files[0], str(tmp_path / "d.jsonl")], listener)) == 21
+    assert listener.warnings == [f"{tmp_path}/d.jsonl has the columns txt, label, but {files[0]} has text, label"]
     with pytest.raises(UserError, match=r"\*\.tsv: no file matches this pattern"):
         rows_of(tmp_path / "*.tsv")
     with pytest.raises(UserError, match=r"z.csv: there is no such file"):
         rows_of([files[0], str(tmp_path / "parts" / "z.csv")])
 
 
-def test_a_folder_of_one_table(tmp_path: Path) -> None:
+def test_folder_of_parts_is_read_as_one_table(tmp_path: Path) -> None:
     named_classes().to_parquet(tmp_path / "train-00000-of-00002.parquet")
     named_classes().to_parquet(tmp_path / "train-00001-of-00002.parquet")
     assert rows_of(tmp_path) == ROWS * 2
     named_classes().select(range(5)).to_parquet(tmp_path / "test-00000-of-00001.parquet")
-    written(tmp_path / "README.md", "about")
+    write_file(tmp_path / "README.md", "about")
     assert (rows_of(tmp_path), rows_of(tmp_path, key="data.test")) == (ROWS * 2, ROWS[:5])
     write_csv(tmp_path / "more.csv", ROWS)
     with pytest.raises(UserError, match=r"and more\.csv, which belongs to none of them"):
@@ -251,7 +251,7 @@ def test_a_folder_of_one_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"files of several formats \(csv, jsonl\)"):
         rows_of(inner)
     assert rows_of(inner, format="csv") == ROWS
-    written(tmp_path / "texts" / "notes.txt", "x\ny\n")
+    write_file(tmp_path / "texts" / "notes.txt", "x\ny\n")
     with pytest.raises(UserError, match="contains no folders with texts"):
         rows_of(tmp_path / "texts")
     assert rows_of(tmp_path / "texts", format="lines") == [{"text": "x"}, {"text": "y"}]
@@ -261,20 +261,20 @@ def test_a_folder_of_one_table(tmp_path: Path) -> None:
 def test_a_list_of_files_trains_like_one(recipe_file: Path, tmp_path: Path) -> None:
     files = parts(tmp_path / "parts")
     whole = write_csv(tmp_path / "all.csv", ROWS)
-    given = [f"[{', '.join(files)}]", str(tmp_path / "parts" / "*.csv"), str(whole)]
-    loaded = [recipes.load(str(recipe_file), [f"data.train={one}"]).recipe for one in given]
+    sources = [f"[{', '.join(files)}]", str(tmp_path / "parts" / "*.csv"), str(whole)]
+    loaded = [recipes.load(str(recipe_file), [f"data.train={one}"]).recipe for one in sources]
     assert loaded[0].data.train.sources == tuple(files)
     digests = {load_splits(one.data, one.task).digest for one in loaded}
     assert len(digests) == 1
-    run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train={given[0]}", "train.epochs=1")
+    run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train={sources[0]}", "train.epochs=1")
     assert recipes.load(str(run / "recipe.yaml")).recipe.data.train.sources == tuple(files)
-    for asked in (str(tmp_path / "parts" / "*.csv"), str(tmp_path / "all.csv.gz")):
-        written(tmp_path / "all.csv.gz", gzip.compress(whole.read_bytes()))
-        found = rows_to_predict(loaded[0], asked, (), ())
+    for source in (str(tmp_path / "parts" / "*.csv"), str(tmp_path / "all.csv.gz")):
+        write_file(tmp_path / "all.csv.gz", gzip.compress(whole.read_bytes()))
+        found = rows_to_predict(loaded[0], source, (), ())
         assert list(found) == ROWS
 
 
-def test_numbers_are_texts_where_texts_are_due(recipe_file: Path, tmp_path: Path) -> None:
+def test_numbers_are_read_as_text_in_text_columns(recipe_file: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [*ROWS, {"text": 40, "label": "tool"}, {"text": 1.5, "label": "tool"}]
     loaded = recipes.load(str(recipe_file), [f"data.train={write_rows(tmp_path / 'a.jsonl', rows)}"]).recipe
     splits = load_splits(loaded.data, loaded.task)

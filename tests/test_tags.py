@@ -1,4 +1,4 @@
-"""Tags of every scheme to BIO and to spans, as seqeval reads them; words of texts and texts of words."""
+"""Tags of every scheme as BIO and as spans, equal to seqeval; splitting text into words and joining words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pefttools.data import tags, words
 
 GOLD = ["B-PER", "I-PER", "O", "B-LOC", "B-LOC", "I-LOC", "I-LOC", "O", "B-PER"]
 """Smith J . Rome / New York City - Ann"""
-WRITTEN = {
+SCHEMES = {
     "bio": GOLD,
     "iob1": ["I-PER", "I-PER", "O", "I-LOC", "B-LOC", "I-LOC", "I-LOC", "O", "I-PER"],
     "bmes": ["B-PER", "E-PER", "O", "S-LOC", "B-LOC", "M-LOC", "E-LOC", "O", "S-PER"],
@@ -24,21 +24,21 @@ VARIANTS = {
 SPANS = [("PER", 0, 2), ("LOC", 3, 4), ("LOC", 4, 7), ("PER", 8, 9)]
 
 
-@pytest.mark.parametrize("scheme", WRITTEN)
-def test_every_scheme_says_the_same(scheme: tags.Scheme) -> None:
-    assert tags.to_bio(WRITTEN[scheme], scheme) == (GOLD, [])
-    assert tags.detect([WRITTEN[scheme], ["O"]]) == scheme
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_converts_to_the_same_bio_tags(scheme: tags.Scheme) -> None:
+    assert tags.to_bio(SCHEMES[scheme], scheme) == (GOLD, [])
+    assert tags.detect([SCHEMES[scheme], ["O"]]) == scheme
     assert tags.spans(GOLD) == SPANS
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_of_bmes(name: str) -> None:
+def test_variants_of_bmes_are_detected_and_converted(name: str) -> None:
     assert tags.detect([VARIANTS[name]]) == "bmes"
     assert tags.to_bio(VARIANTS[name], "bmes") == (GOLD, [])
 
 
 @pytest.mark.parametrize(
-    ("written", "scheme"),
+    ("tagged", "scheme"),
     [
         ("NN VB DT NN O", "none"),
         ("PER O LOC O", "none"),
@@ -56,11 +56,11 @@ def test_variants_of_bmes(name: str) -> None:
         ("S-PER O", "bmes"),
     ],
 )
-def test_detection(written: str, scheme: str) -> None:
-    assert tags.detect([written.split()]) == scheme
+def test_scheme_is_detected(tagged: str, scheme: str) -> None:
+    assert tags.detect([tagged.split()]) == scheme
 
 
-def test_schemes_that_are_mixed() -> None:
+def test_mixed_schemes_are_refused() -> None:
     with pytest.raises(ValueError, match="no single scheme has the prefixes B, E, L, S; the schemes have bio: B, I;"):
         tags.detect([["B-A", "E-A", "S-A", "B-A", "L-A"]])
     assert tags.outside_scheme(["B-PER", "O", "I-LOC", "M-LOC", "LOC", "o"], "bio") == ["LOC", "M-LOC", "o"]
@@ -68,7 +68,7 @@ def test_schemes_that_are_mixed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "written", "read", "why"),
+    ("scheme", "tagged", "read", "why"),
     [
         ("bio", "O I-PER", "O B-PER", [(1, "I-PER after O")]),
         ("bio", "I-PER I-PER", "B-PER I-PER", [(0, "I-PER at the start")]),
@@ -89,8 +89,10 @@ def test_schemes_that_are_mixed() -> None:
         ("bmes", "B E S M", "B-_ I-_ B-_ B-_", [(3, "M after S"), (3, "M is not closed at the end")]),
     ],
 )
-def test_broken_tags(scheme: tags.Scheme, written: str, read: str, why: list[tuple[int, str]]) -> None:
-    assert tags.to_bio(written.split(), scheme) == (read.split(), why)
+def test_invalid_tags_are_repaired_and_reported(
+    scheme: tags.Scheme, tagged: str, read: str, why: list[tuple[int, str]]
+) -> None:
+    assert tags.to_bio(tagged.split(), scheme) == (read.split(), why)
 
 
 def tag_lists(prefixes: str) -> st.SearchStrategy[list[str]]:
@@ -99,22 +101,22 @@ def tag_lists(prefixes: str) -> st.SearchStrategy[list[str]]:
 
 
 @given(tag_lists("BI"))
-def test_bio_is_read_as_seqeval_reads_it(written: list[str]) -> None:
-    inclusive = [(kind, start, end - 1) for kind, start, end in tags.spans(written)]
-    assert inclusive == get_entities(written)
+def test_bio_spans_equal_seqeval(tagged: list[str]) -> None:
+    inclusive = [(kind, start, end - 1) for kind, start, end in tags.spans(tagged)]
+    assert inclusive == get_entities(tagged)
     for scheme in ("bio", "iob1"):
-        assert get_entities(tags.to_bio(written, scheme)[0]) == get_entities(written)
+        assert get_entities(tags.to_bio(tagged, scheme)[0]) == get_entities(tagged)
 
 
 @given(tag_lists("BIES"))
-def test_iobes_is_read_as_seqeval_reads_it(written: list[str]) -> None:
-    made, breaches = tags.to_bio(written, "bmes")
-    assert get_entities(made) == get_entities(written)
+def test_iobes_spans_equal_seqeval(tagged: list[str]) -> None:
+    made, breaches = tags.to_bio(tagged, "bmes")
+    assert get_entities(made) == get_entities(tagged)
     assert tags.to_bio(made, "bio") == (made, [])
-    assert (not breaches) == (rewritten(made) == written)
+    assert (not breaches) == (as_iobes(made) == tagged)
 
 
-def rewritten(bio: list[str]) -> list[str]:
+def as_iobes(bio: list[str]) -> list[str]:
     """BIO as IOBES."""
     made = list(bio)
     for kind, start, end in tags.spans(bio):
@@ -124,7 +126,7 @@ def rewritten(bio: list[str]) -> list[str]:
     return made
 
 
-def test_labels_of_a_model() -> None:
+def test_labels_of_a_scheme() -> None:
     assert tags.labels([["O", "B-PER"], ["I-LOC"]], "bio") == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
     assert tags.labels([["NN", "VB", "NN", "DT"]], "none") == ("NN", "DT", "VB")
     assert tags.without(GOLD, ("PER",)) == ["B-PER", "I-PER", "O", "O", "O", "O", "O", "O", "B-PER"]
@@ -143,21 +145,21 @@ def test_labels_of_a_model() -> None:
         (" \n\t\u3000 ", []),
     ],
 )
-def test_words_of_a_text(text: str, expected: list[str]) -> None:
+def test_text_is_split_into_words(text: str, expected: list[str]) -> None:
     found = words.split(text)
     assert found == expected
-    places = words.places(text, found)
-    assert places is not None
-    assert [text[start:end] for start, end in places] == expected
+    offsets = words.places(text, found)
+    assert offsets is not None
+    assert [text[start:end] for start, end in offsets] == expected
 
 
 @given(st.text(alphabet="aB1.'’s()!,@ \n中国。\u3000é서😀"))
-def test_nothing_but_space_is_lost(text: str) -> None:
+def test_splitting_loses_only_spaces(text: str) -> None:
     found = words.split(text)
-    places = words.places(text, found)
-    assert places is not None
+    offsets = words.places(text, found)
+    assert offsets is not None
     assert "".join(found) == "".join(text.split())
-    assert [text[start:end] for start, end in places] == found
+    assert [text[start:end] for start, end in offsets] == found
 
 
 @pytest.mark.parametrize(
@@ -173,13 +175,13 @@ def test_nothing_but_space_is_lost(text: str) -> None:
         (["a", "", "b"], "a b"),
     ],
 )
-def test_text_of_words(tokens: list[str], text: str) -> None:
-    made, places = words.join(tokens)
+def test_words_are_joined_into_text(tokens: list[str], text: str) -> None:
+    made, offsets = words.join(tokens)
     assert made == text
-    assert [made[start:end] for start, end in places] == tokens
+    assert [made[start:end] for start, end in offsets] == tokens
 
 
-def test_words_that_are_not_in_a_text() -> None:
+def test_words_that_are_not_in_a_text_have_no_offsets() -> None:
     assert words.places("a b c", ["a", "c"]) is None
     assert words.places("a b", ["b", "a"]) is None
     assert words.places("a  b\n", ["a", "b"]) == [(0, 1), (3, 4)]

@@ -1,4 +1,4 @@
-"""Tasks from the command line: trained, exported and asked on tiny bases, and the mistakes users make with them."""
+"""Tasks on the command line: training, prediction and export on tiny bases, and common mistakes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tiny_recipe(folder: Path, base: Path, rows: Path, task: dict[str, Any]) -> P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tasks.names())
-def test_every_task_trains_answers_and_exports(
+def test_every_task_trains_predicts_and_exports(
     name: str, bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cls = tasks.get(name)
@@ -44,12 +44,12 @@ def test_every_task_trains_answers_and_exports(
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert isinstance(result["test"][cls.primary], float)
     assert result["test"]["loss"] < result["before"]["loss"]
-    asked = [{k: v for k, v in row.items() if k not in cls.targets} for row in cls.samples]
-    write_rows(tmp_path / "asked.jsonl", asked)
-    assert cli.run(["predict", str(out), str(tmp_path / "asked.jsonl")]) == 0
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(answers) == len(asked)
-    assert all("prediction" in answer for answer in answers)
+    unlabeled = [{k: v for k, v in row.items() if k not in cls.targets} for row in cls.samples]
+    write_rows(tmp_path / "unlabeled.jsonl", unlabeled)
+    assert cli.run(["predict", str(out), str(tmp_path / "unlabeled.jsonl")]) == 0
+    predictions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(predictions) == len(unlabeled)
+    assert all("prediction" in prediction for prediction in predictions)
     assert cli.run(["export", str(out), "--to", "merged", "--json"]) == 0
     manifest = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert manifest["max_logit_error"] <= manifest["tolerance"]
@@ -58,16 +58,16 @@ def test_every_task_trains_answers_and_exports(
     assert planned["params"] == result["params"]
 
 
-def test_a_sample_shows_what_is_learnt(
+def test_sample_marks_the_target_tokens(
     bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cls = tasks.get("causal_lm")
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples])
     file = tiny_recipe(tmp_path, bases("llama"), rows, {"name": "causal_lm", "max_new_tokens": 8})
     assert cli.run(["show", str(file), "--sample", "1"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("--- 1\n")
-    assert "⟦" in said
+    output = capsys.readouterr().out
+    assert output.startswith("--- 1\n")
+    assert "⟦" in output
     assert cli.run(["list", "tasks", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["task_rows"]
     assert listed.keys() == set(tasks.names())
@@ -86,9 +86,7 @@ def test_long_rows_can_be_refused(
 
 
 @pytest.mark.slow
-def test_an_unknown_alphabet_is_told(
-    bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_tokens_warn(bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = [{"text": f"苹果 word{i}", "label": "ab"[i % 2]} for i in range(16)]
     file = tiny_recipe(
         tmp_path, bases("bert"), write_rows(tmp_path / "rows.jsonl", texts), {"name": "text_classification"}
@@ -115,13 +113,15 @@ def test_unusable_rows_are_counted(
     assert "no row can be used" in capsys.readouterr().err
 
 
-def test_a_run_is_no_base(finished_run: Path, recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_folder_as_base_is_refused(
+    finished_run: Path, recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.run(["plan", str(recipe_file), f"base={finished_run}"]) == 2
     assert f"pefttools export {finished_run} --to merged" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_an_encoder_cannot_write(
+def test_causal_lm_refuses_encoders_and_encoder_decoders(
     bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in tasks.get("causal_lm").samples] * 4)
@@ -136,7 +136,7 @@ def fitted() -> TextClassification:
     return TextClassification().fit(Splits(rows, rows, rows))
 
 
-def test_scratch_keeps_shapes_and_no_weight(bases: Callable[[str], Path]) -> None:
+def test_base_from_scratch_keeps_shapes_but_no_weights(bases: Callable[[str], Path]) -> None:
     task = fitted()
     settings = BaseSettings(source=str(bases("bert")))
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def test_scratch_keeps_shapes_and_no_weight(bases: Callable[[str], Path]) -> Non
     assert all(p.is_meta for p in empty.model.parameters())
 
 
-def test_a_new_head_learns_faster_under_full(bases: Callable[[str], Path], recipe_file: Path) -> None:
+def test_new_head_has_a_larger_learning_rate_under_full(bases: Callable[[str], Path], recipe_file: Path) -> None:
     from pefttools.training.penalties import mark_pretrained
 
     base = fitted().load(BaseSettings(source=str(bases("bert"))))
@@ -162,8 +162,8 @@ def test_a_new_head_learns_faster_under_full(bases: Callable[[str], Path], recip
     strategy = strategies.get("full")()
     model = strategy.wrap(base)
     names = {id(p): name for name, p in trained(model).items()}
-    for given, scale in ((None, 20.0), (3.0, 3.0)):
-        optimizer = build(model, strategy, TrainSettings(learning_rate=1e-5, head_lr_scale=given))
+    for setting, scale in ((None, 20.0), (3.0, 3.0)):
+        optimizer = build(model, strategy, TrainSettings(learning_rate=1e-5, head_lr_scale=setting))
         scales = {names[id(p)]: group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
         heads = {name for name in scales if name.startswith(tuple(f"{path}." for path in base.head))}
         assert heads

@@ -1,4 +1,4 @@
-"""One contract over the registry: a new task file is tested with no edit here."""
+"""The contract of every task in the registry; a new task file is tested without an edit here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def task(cls: type[Task], rows: list[dict[str, Any]]) -> Task:
 
 @pytest.fixture
 def base(task: Task, bases: Callable[[str], Path]) -> Base:
-    """On the first family that has a class for the task."""
+    """A base of the first family that has a class for the task."""
     for family in FAMILIES:
         torch.manual_seed(0)
         try:
@@ -77,7 +77,7 @@ def test_every_setting_is_explained_and_survives_yaml(cls: type[Task], task: Tas
     assert again == task
 
 
-def test_rows_become_losses_gradients_and_answers(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
+def test_loss_has_gradients_in_training_and_evaluation(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
     strategy = strategies.get("lora")()
     model = strategy.wrap(base)
     for training in (True, False):
@@ -94,22 +94,22 @@ def test_rows_become_losses_gradients_and_answers(task: Task, base: Base, rows: 
         assert loss.isfinite()
         assert sum(columns["num_targets"]) > 0
         loss.backward()
-    reached = [name for name, p in trained(model).items() if p.grad is not None and p.grad.any()]
-    assert any("lora_B" in name for name in reached)
+    with_gradient = [name for name, p in trained(model).items() if p.grad is not None and p.grad.any()]
+    assert any("lora_B" in name for name in with_gradient)
     for path in base.head:
-        assert any(f".{path}." in f".{name}" for name in reached), f"the head's {path} gets no gradient"
+        assert any(f".{path}." in f".{name}" for name in with_gradient), f"the head's {path} gets no gradient"
 
 
-def test_answers_are_scored_and_can_be_kept(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
+def test_predictions_are_scored_and_serializable(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
     model = base.model.eval()
     encoded = Encoded(columns_of(rows, task, base.tokenizer))
-    said = {}
+    window_predictions = {}
     for indices, batch, outputs in Evaluator(model, task, base.tokenizer).outputs(
         encoded, range(len(encoded["length"]))
     ):
         assert len(task.logits(outputs, batch)) == len(indices)
-        said.update(zip(indices, task.predict(outputs, batch), strict=True))
-    predictions = aggregated(task, rows, encoded, said)
+        window_predictions.update(zip(indices, task.predict(outputs, batch), strict=True))
+    predictions = aggregated(task, rows, encoded, window_predictions)
     if task.generates:
         with torch.inference_mode():
             texts = dict(task.generate(model, rows, base.tokenizer))
@@ -120,11 +120,11 @@ def test_answers_are_scored_and_can_be_kept(task: Task, base: Base, rows: list[d
     metrics = task.metrics(predictions, [task.reference(row) for row in rows])
     assert isinstance(metrics[task.primary], float)
     json.dumps(metrics)
-    simplest = task.majority_baseline(rows, rows)
-    assert set(simplest) <= set(metrics)
+    baseline = task.majority_baseline(rows, rows)
+    assert set(baseline) <= set(metrics)
 
 
-def test_padding_changes_no_loss(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
+def test_loss_independent_of_padding(task: Task, base: Base, rows: list[dict[str, Any]]) -> None:
     columns = columns_of(rows, task, base.tokenizer)
     losses = []
     for multiple in (1, 16):
@@ -134,11 +134,11 @@ def test_padding_changes_no_loss(task: Task, base: Base, rows: list[dict[str, An
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-def test_what_is_learnt_from_the_rows_goes_with_them(task: Task, cls: type[Task]) -> None:
+def test_fitted_settings_are_not_part_of_the_digest(task: Task, cls: type[Task]) -> None:
     plain = dict(cls(max_length=32, **cls.sample_settings))
     fitted = {name for name, value in dict(task).items() if value != plain[name]}
     marked = {name for name in fitted if cls.model_fields[name].json_schema_extra == NOT_IN_DIGEST}
-    assert fitted == marked, "what fit fills in is no part of the digest"
+    assert fitted == marked, "settings that fit fills in must not be part of the digest"
 
 
 def test_the_docstring_is_a_summary(cls: type[Task]) -> None:

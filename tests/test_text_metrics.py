@@ -1,4 +1,4 @@
-"""ROUGE, BLEU and chrF: equal to rouge-score and sacrebleu, and of use in scripts those leave out."""
+"""ROUGE, BLEU and chrF: equal to rouge-score and sacrebleu, and usable for scripts that those ignore."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rouge_score import rouge_scorer, tokenizers
 from pefttools.metrics import combined, metrics, rouge
 from pefttools.metrics._text import bleu_tokenizer
 
-SAID = ["the cat sat on the mat", "hello there general", "", "It's 10% of GDP, isn't it?"]
-TRUE = ["the cat is on the mat", "hello there", "nothing was said", "It is 10 % of the GDP."]
+PREDICTIONS = ["the cat sat on the mat", "hello there general", "", "It's 10% of GDP, isn't it?"]
+REFERENCES = ["the cat is on the mat", "hello there", "nothing was said", "It is 10 % of the GDP."]
 
 
 def scored(name: str, predictions: Any, references: Any, **settings: Any) -> Any:
     return metrics.get(name)(keep_in_memory=True).compute(predictions=predictions, references=references, **settings)
 
 
-def test_golden_numbers():
-    values = combined("rouge", "bleu", "chrf").compute(predictions=SAID[:2], references=TRUE[:2])
+def test_metrics_by_hand():
+    values = combined("rouge", "bleu", "chrf").compute(predictions=PREDICTIONS[:2], references=REFERENCES[:2])
     # 5 of 6 and 2 of 3 or 2 words shared; 3 of 5 and 1 of 2 or 1 pairs
     assert (
         values
@@ -32,31 +32,31 @@ def test_golden_numbers():
                 "rouge2": (3 / 5 + 2 / 3) / 2,
                 "rouge_l": (5 / 6 + 4 / 5) / 2,
                 "bleu": (7 / 9 * 4 / 7 * 1 / 5 * 1 / (2 * 3)) ** 0.25,  # the last one smoothed: nothing shared
-                "chrf": sacrebleu.corpus_chrf(SAID[:2], [TRUE[:2]]).score / 100,
+                "chrf": sacrebleu.corpus_chrf(PREDICTIONS[:2], [REFERENCES[:2]]).score / 100,
             }
         )
     )
 
 
-def test_equal_to_the_libraries():
-    values: Any = combined("rouge", "bleu", "chrf").compute(predictions=SAID, references=TRUE)
+def test_metrics_equal_the_libraries():
+    values: Any = combined("rouge", "bleu", "chrf").compute(predictions=PREDICTIONS, references=REFERENCES)
     scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL"])
-    rows = [scorer.score(r, p) for p, r in zip(SAID, TRUE, strict=True)]
+    rows = [scorer.score(r, p) for p, r in zip(PREDICTIONS, REFERENCES, strict=True)]
     for theirs, ours in rouge.NAMES.items():
         assert values[ours] == pytest.approx(sum(row[theirs].fmeasure for row in rows) / 4, abs=1e-12)
-    assert values["bleu"] == sacrebleu.corpus_bleu(SAID, [TRUE]).score / 100
-    assert values["chrf"] == sacrebleu.corpus_chrf(SAID, [TRUE]).score / 100
+    assert values["bleu"] == sacrebleu.corpus_bleu(PREDICTIONS, [REFERENCES]).score / 100
+    assert values["chrf"] == sacrebleu.corpus_chrf(PREDICTIONS, [REFERENCES]).score / 100
 
 
-def test_several_references_and_not_as_many_each():
+def test_rows_may_have_different_numbers_of_references():
     references = [["a dog", "the cat is on the mat"], ["hello there"], ["nothing"], ["It is", "it", "It's 10% of GDP"]]
     scorer = rouge_scorer.RougeScorer(["rouge2"])
-    best = [scorer.score_multi(r, p)["rouge2"].fmeasure for p, r in zip(SAID, references, strict=True)]
-    assert scored("rouge", SAID, references)["rouge2"] == pytest.approx(sum(best) / 4)
+    best = [scorer.score_multi(r, p)["rouge2"].fmeasure for p, r in zip(PREDICTIONS, references, strict=True)]
+    assert scored("rouge", PREDICTIONS, references)["rouge2"] == pytest.approx(sum(best) / 4)
     streams = [[r[0] for r in references], [r[1] if len(r) > 1 else None for r in references]]
     streams.append([r[2] if len(r) > 2 else None for r in references])
-    assert scored("bleu", SAID, references) == {"bleu": sacrebleu.corpus_bleu(SAID, streams).score / 100}
-    assert scored("chrf", SAID, references) == {"chrf": sacrebleu.corpus_chrf(SAID, streams).score / 100}
+    assert scored("bleu", PREDICTIONS, references) == {"bleu": sacrebleu.corpus_bleu(PREDICTIONS, streams).score / 100}
+    assert scored("chrf", PREDICTIONS, references) == {"chrf": sacrebleu.corpus_chrf(PREDICTIONS, streams).score / 100}
     assert scored("bleu", ["hello there"] * 2, [["hello there"]] * 2) == scored(
         "bleu", ["hello there"] * 2, ["hello there"] * 2
     )
@@ -64,7 +64,7 @@ def test_several_references_and_not_as_many_each():
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(st.characters(max_codepoint=127)))
-def test_ascii_has_the_words_of_the_library(text):
+def test_ascii_words_equal_those_of_rouge_score(text):
     assert rouge.Tokenizer().tokenize(text) == tokenizers.DefaultTokenizer().tokenize(text)
 
 
@@ -74,7 +74,7 @@ def test_ascii_has_the_words_of_the_library(text):
         ("我们有3个ABC", ["我", "们", "有", "3", "个", "abc"]),
         ("Le Café d’été", ["le", "café", "d", "été"]),
         ("cafe\u0301", ["café"]),  # a letter and its accent apart
-        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),  # vowel signs are marks, no letters
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),  # vowel signs are marks, not letters
         ("ストーブ", ["ス", "ト", "ー", "ブ"]),
         ("안녕 하세요", ["안녕", "하세요"]),
         ("Straße_ПЯТЬ", ["straße", "пять"]),
@@ -84,12 +84,16 @@ def test_words_of_other_scripts(text, words):
     assert rouge.Tokenizer().tokenize(text) == words
 
 
-def test_chinese_by_characters():
-    said, true = ["我喜欢吃苹果"], ["我喜欢吃香蕉"]
-    assert scored("rouge", said, true) == pytest.approx({"rouge1": 4 / 6, "rouge2": 3 / 5, "rouge_l": 4 / 6})
-    assert scored("bleu", said, true) == {"bleu": sacrebleu.corpus_bleu(said, [true], tokenize="zh").score / 100}
-    assert scored("bleu", said, true)["bleu"] == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
-    assert scored("bleu", said, true, tokenizer="13a") == {"bleu": 0.0}
+def test_chinese_is_compared_by_characters():
+    predictions, references = ["我喜欢吃苹果"], ["我喜欢吃香蕉"]
+    assert scored("rouge", predictions, references) == pytest.approx(
+        {"rouge1": 4 / 6, "rouge2": 3 / 5, "rouge_l": 4 / 6}
+    )
+    assert scored("bleu", predictions, references) == {
+        "bleu": sacrebleu.corpus_bleu(predictions, [references], tokenize="zh").score / 100
+    }
+    assert scored("bleu", predictions, references)["bleu"] == pytest.approx((4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25)
+    assert scored("bleu", predictions, references, tokenizer="13a") == {"bleu": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +112,7 @@ def test_bleu_tokenizer_by_script(text, tokenizer):
     assert bleu_tokenizer([text]) == tokenizer
 
 
-def test_many_texts_that_look_tokenised_are_no_reason_to_speak(caplog):
+def test_tokenized_texts_cause_no_warning(caplog):
     texts = ["a cat sat on the mat ."] * 120
     assert scored("bleu", texts, texts) == {"bleu": pytest.approx(1)}
     assert not caplog.records

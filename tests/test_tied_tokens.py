@@ -1,4 +1,4 @@
-"""Rows of a tied embedding table that are trained alone: trained, merged and exported, for plain transformers."""
+"""Trainable tokens with tied embeddings: trained, merged and exported for plain transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPELLINGS = {
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_rows_of_a_tied_table_are_trained_and_exported(spelling: str, tmp_path: Path) -> None:
+def test_trainable_tokens_of_tied_embeddings_are_trained_and_exported(spelling: str, tmp_path: Path) -> None:
     base = tiny_bases.tied_language_model(tmp_path / "base")
     pairs = [("word1 apple", "red"), ("word2 pear", "green"), ("word3 saw", "word7 blue"), ("word4 drill", "hammer")]
     made = [{"prompt": f"{prompt} word{i}", "completion": answer} for i in range(4) for prompt, answer in pairs]
@@ -46,5 +46,5 @@ def test_rows_of_a_tied_table_are_trained_and_exported(spelling: str, tmp_path: 
     table = model.get_input_embeddings().weight
     start: Any = transformers.AutoModelForCausalLM.from_pretrained(base)
     assert model.get_output_embeddings().weight is table
-    moved = (table - start.get_input_embeddings().weight).abs().amax(1) > 0
-    assert set(torch.nonzero(moved).flatten().tolist()) == set(TOKENS)
+    changed = (table - start.get_input_embeddings().weight).abs().amax(1) > 0
+    assert set(torch.nonzero(changed).flatten().tolist()) == set(TOKENS)

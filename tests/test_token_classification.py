@@ -1,4 +1,4 @@
-"""Tagging: every scheme learnt as BIO, data that is refused, seqeval's numbers, and a run."""
+"""Token classification: tag schemes, refused data, metrics equal to seqeval's, and a run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def splits_of(*train: tuple[str, str], test: tuple[tuple[str, str], ...] = ()) -
 
 
 def word_pieces(**settings: Any) -> Any:
-    """A tokenizer that cuts words it does not know into pieces, and drops control characters."""
+    """A WordPiece tokenizer, which splits words it does not have and drops control characters."""
     from transformers import BertTokenizer
 
     pieces = [
@@ -62,7 +62,7 @@ def word_pieces(**settings: Any) -> Any:
         ({"tokens": ["a", "", "\u3000"]}, {"tokens": ["a", "", "\u3000"]}),
     ],
 )  # fmt: skip
-def test_rows(values: dict[str, Any], row: dict[str, Any]) -> None:
+def test_rows_are_read_from_every_notation(values: dict[str, Any], row: dict[str, Any]) -> None:
     assert TASK.read(values) == row
 
 
@@ -81,7 +81,7 @@ def test_rows(values: dict[str, Any], row: dict[str, Any]) -> None:
         ({"text": 4}, "has a text that is not a string: 4"),
     ],
 )
-def test_rows_that_are_refused(values: dict[str, Any], message: str) -> None:
+def test_invalid_rows_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         TASK.read(values)
     assert not isinstance(caught.value, LeftOut)
@@ -94,7 +94,7 @@ def test_sentences_without_words_are_left_out(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "written"),
+    ("scheme", "tagged"),
     [
         ("bio", "B-PER I-PER O B-LOC"),
         ("iob1", "I-PER I-PER O I-LOC"),
@@ -102,22 +102,22 @@ def test_sentences_without_words_are_left_out(values: dict[str, Any]) -> None:
         ("bilou", "B-PER L-PER O U-LOC"),
     ],
 )
-@pytest.mark.parametrize("told", [True, False])
-def test_every_scheme_is_learnt_as_bio(scheme: str, written: str, told: bool) -> None:
-    task = TokenClassification(scheme=scheme if told else "auto")  # type: ignore[arg-type]
-    fitted = task.fit(splits_of(("Angela Merkel in Rome", written)))
+@pytest.mark.parametrize("explicit", [True, False])
+def test_every_scheme_is_trained_as_bio(scheme: str, tagged: str, explicit: bool) -> None:
+    task = TokenClassification(scheme=scheme if explicit else "auto")  # type: ignore[arg-type]
+    fitted = task.fit(splits_of(("Angela Merkel in Rome", tagged)))
     assert fitted.read_as == scheme
     assert fitted.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
-    assert fitted.reference(make_row("Angela Merkel in Rome", written)) == ENGLISH["tags"]
+    assert fitted.reference(make_row("Angela Merkel in Rome", tagged)) == ENGLISH["tags"]
     assert fitted.config_values()["id2label"][2] == "I-LOC"
-    assert fitted.remarks(splits_of(("Angela Merkel in Rome", written)), None) == []  # type: ignore[arg-type]
-    encoded = fitted.encode([make_row("angela merkel in rome", written)], word_pieces())
+    assert fitted.remarks(splits_of(("Angela Merkel in Rome", tagged)), None) == []  # type: ignore[arg-type]
+    encoded = fitted.encode([make_row("angela merkel in rome", tagged)], word_pieces())
     assert encoded["labels"] == [[-100, 3, -100, 4, -100, -100, 0, 1, -100]]
-    again = fitted.fit(splits_of(("Angela Merkel in Rome", written)))
+    again = fitted.fit(splits_of(("Angela Merkel in Rome", tagged)))
     assert again == fitted
 
 
-def test_plain_tags_and_chosen_types() -> None:
+def test_tags_without_prefixes_and_chosen_types() -> None:
     plain = TASK.fit(splits_of(("a b c", "NN VB NN")))
     assert (plain.read_as, plain.labels) == ("none", ("NN", "VB"))
     some = TokenClassification(types=("LOC",)).fit(splits_of(("Angela Merkel in Rome", "B-PER I-PER O B-LOC")))
@@ -167,16 +167,16 @@ def test_plain_tags_and_chosen_types() -> None:
         ),
     ],
 )
-def test_data_that_is_refused(task: TokenClassification, splits: Splits, message: str) -> None:
+def test_unusable_data_is_refused(task: TokenClassification, splits: Splits, message: str) -> None:
     with pytest.raises(UserError) as caught:
         task.fit(splits)
     assert message in str(caught.value)
 
 
-def test_broken_tags_are_told() -> None:
+def test_invalid_tags_are_remarked() -> None:
     splits = splits_of(("a b c", "B-X I-X O"), ("d e f", "B-X O I-X"), test=(("g", "I-X"), ("h i", "I-X O")))
-    told = TASK.fit(splits).remarks(splits, None)  # type: ignore[arg-type]
-    assert told == [
+    remarks = TASK.fit(splits).remarks(splits, None)  # type: ignore[arg-type]
+    assert remarks == [
         "data.train: 1 of 6 tags break the scheme bio, for example I-X after O (at 'f' in 'd e f');"
         " an entity ends or begins there",
         "data.test: 2 of 3 tags break the scheme bio, for example I-X at the start (at 'g' in 'g');"
@@ -204,35 +204,37 @@ def test_metrics_equal_seqeval_and_scikit_learn() -> None:
     from sklearn.metrics import precision_recall_fscore_support
 
     task = TokenClassification(labels=("O", "B-LOC", "I-LOC"), read_as="bio")
-    right, said = drawn(0, "BI"), drawn(1, "BI")
-    said = [
+    references, predictions = drawn(0, "BI"), drawn(1, "BI")
+    predictions = [
         [b if i % 3 else a for i, (a, b) in enumerate(zip(*pair, strict=True))]
-        for pair in zip(right, said, strict=True)
+        for pair in zip(references, predictions, strict=True)
     ]
-    values = task.metrics([{"prediction": tags} for tags in said], right)
+    values = task.metrics([{"prediction": tags} for tags in predictions], references)
     assert list(values) == ["precision", "recall", "f1", "f1_macro", "entities", "accuracy", "per_tag"]
     for name in ("precision", "recall", "f1"):
-        assert values[name] == getattr(seqeval.metrics, f"{name}_score")(right, said)
-    assert values["f1_macro"] == pytest.approx(seqeval.metrics.f1_score(right, said, average="macro"), abs=1e-12)
-    assert values["accuracy"] == seqeval.metrics.accuracy_score(right, said)
-    report = seqeval.metrics.classification_report(right, said, output_dict=True)
+        assert values[name] == getattr(seqeval.metrics, f"{name}_score")(references, predictions)
+    assert values["f1_macro"] == pytest.approx(
+        seqeval.metrics.f1_score(references, predictions, average="macro"), abs=1e-12
+    )
+    assert values["accuracy"] == seqeval.metrics.accuracy_score(references, predictions)
+    report = seqeval.metrics.classification_report(references, predictions, output_dict=True)
     assert isinstance(report, dict)
     assert sorted(values["entities"]) == ["LOC", "ORG", "PER"]
     for kind, scores in values["entities"].items():
         assert list(scores.values()) == list(report[kind].values())
-    flat_right, flat_said = [t for row in right for t in row], [t for row in said for t in row]
+    flat_references, flat_predictions = [t for row in references for t in row], [t for row in predictions for t in row]
     order = ["B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER", "O"]
-    columns: Any = precision_recall_fscore_support(flat_right, flat_said, labels=order)
+    columns: Any = precision_recall_fscore_support(flat_references, flat_predictions, labels=order)
     assert list(values["per_tag"]) == order
     for i, scores in enumerate(values["per_tag"].values()):
         assert list(scores.values()) == [column[i] for column in columns]
 
 
-def test_golden_report() -> None:
+def test_metrics_by_hand() -> None:
     task = TokenClassification(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"), read_as="bio")
-    right = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-LOC", "I-LOC"]]
-    said = [["B-PER", "I-PER", "O", "B-PER"], ["O", "B-LOC", "I-LOC"]]
-    values = task.metrics([{"prediction": tags} for tags in said], right)
+    references = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-LOC", "I-LOC"]]
+    predictions = [["B-PER", "I-PER", "O", "B-PER"], ["O", "B-LOC", "I-LOC"]]
+    values = task.metrics([{"prediction": tags} for tags in predictions], references)
     assert values["precision"] == values["recall"] == pytest.approx(2 / 3)
     assert values["entities"]["PER"] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}
     assert values["entities"]["LOC"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
@@ -242,7 +244,7 @@ def test_golden_report() -> None:
     assert (nothing["f1"], nothing["f1_macro"], nothing["accuracy"], nothing["entities"]) == (0.0, 0.0, 1.0, {})
 
 
-def test_the_simplest_answer_and_plain_tags() -> None:
+def test_majority_baseline_with_and_without_prefixes() -> None:
     train, rows = [make_row("a b", "B-X O"), make_row("c", "B-X")], [make_row("d e", "O B-X")]
     fitted = TASK.fit(Splits(train, train, rows))
     simple = {"precision": 0.0, "recall": 0.0, "f1": 0.0, "f1_macro": 0.0, "accuracy": 0.5}
@@ -273,7 +275,7 @@ def bmes_file(path: Path, number: int, seed: int) -> Path:
 
 
 @pytest.mark.slow
-def test_a_tagger_from_a_file_to_spans(recipe_file: Path, tmp_path: Path) -> None:
+def test_run_learns_and_predicts_spans(recipe_file: Path, tmp_path: Path) -> None:
     from pefttools.inference.prediction import predict_rows
     from pefttools.inference.scoring import evaluate_run
 
@@ -288,11 +290,13 @@ def test_a_tagger_from_a_file_to_spans(recipe_file: Path, tmp_path: Path) -> Non
     assert {"B-tool", "I-tool", "O"} <= set(result["test"]["per_tag"])
     scored = evaluate_run(run, [f"data.test={bmes_file(tmp_path / 'new.bmes', 60, seed=6)}"])
     assert scored["f1"] > 0.9
-    said, given = predict_rows(
+    from_text, from_tokens = predict_rows(
         run, [{"text": "word1  pear word37 word3"}, {"tokens": ["saw", "word38"], "tags": ["?"]}]
     )
-    assert [(s["type"], s["start"], s["end"], s["text"]) for s in said["spans"]] == [("fruit", 7, 18, "pear word37")]
-    assert given["prediction"] == ["B-tool", "I-tool"]
+    assert [(s["type"], s["start"], s["end"], s["text"]) for s in from_text["spans"]] == [
+        ("fruit", 7, 18, "pear word37")
+    ]
+    assert from_tokens["prediction"] == ["B-tool", "I-tool"]
     with pytest.raises(UserError, match=r"data\.test: entity types that the training rows lack: 'metal'"):
         (tmp_path / "odd.bmes").write_text("pear S-metal\n")
         evaluate_run(run, [f"data.test={tmp_path / 'odd.bmes'}"])

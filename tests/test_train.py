@@ -1,4 +1,4 @@
-"""The loop: it learns, and it is the same however a step is cut."""
+"""Training: it learns, is reproducible, and does not depend on how a step is divided."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from pefttools.errors import UserError
 from pefttools.inference.scoring import evaluate_run
 from pefttools.recipe import recipes, schedule
+from pefttools.recipe.train_settings import TrainSettings
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.training.run import Run, load
@@ -39,7 +40,7 @@ LEARNING = [name for name in strategies.names() if strategies.get(name).trains]
 @pytest.mark.parametrize(
     "strategy", [pytest.param(name, marks=[] if name == "lora" else pytest.mark.slow) for name in LEARNING]
 )
-def test_it_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
+def test_every_strategy_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
     run, result = train_tiny(recipe_file, tmp_path / "run", f"strategy={strategy}", "train.epochs=4")
     assert result["before"]["accuracy"] < 0.6
     assert result["test"]["accuracy"] > result["before"]["accuracy"] + 0.2
@@ -55,26 +56,26 @@ def test_it_learns(strategy: str, recipe_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_trained_is_a_run_too(recipe_file: Path, tmp_path: Path) -> None:
+def test_frozen_run_trains_nothing_and_is_evaluated(recipe_file: Path, tmp_path: Path) -> None:
     run, result = train_tiny(recipe_file, tmp_path / "run", "strategy=frozen")
     assert result["params"]["trainable"] == result["train"]["steps"] == 0
     assert result["test"]["accuracy"] == result["before"]["accuracy"]
     loaded = load(run)
     again = evaluate_run(run)
-    assert again["accuracy"] == result["test"]["accuracy"]  # the random head is kept
+    assert again["accuracy"] == result["test"]["accuracy"]  # the random head is saved
     assert not trained(loaded.model)
     with pytest.raises(UserError, match="regularizers: l2: strategy frozen trains no parameters that they"):
         train_tiny(recipe_file, tmp_path / "other", "strategy=frozen", "regularizers=l2")
 
 
-def test_the_run_folder(finished_run: Path) -> None:
+def test_contents_of_the_run_folder(finished_run: Path) -> None:
     import pyarrow.parquet
 
     result = Run(finished_run).result()
     rows = pyarrow.parquet.read_table(finished_run / "predictions.parquet").to_pylist()
     assert len(rows) == result["data"]["rows"]["test"]
-    right = sum(row["reference"] == row["prediction"] for row in rows)
-    assert right / len(rows) == result["test"]["accuracy"]
+    num_correct = sum(row["reference"] == row["prediction"] for row in rows)
+    assert num_correct / len(rows) == result["test"]["accuracy"]
     assert all(len(row["probabilities"]) == 3 for row in rows)
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
@@ -83,11 +84,11 @@ def test_the_run_folder(finished_run: Path) -> None:
     assert steps[-1]["progress"] == 1
     assert [line["step"] for line in lines if "validation" in line] == [29, 58, 87]
     assert result["params"]["head"] == 3 * 32 + 3
-    assert result["params"]["adapter"] == 2 * 8 * (10 * 32 + 2 * 64)  # L·r·(10d+2f): six linears a block
+    assert result["params"]["adapter"] == 2 * 8 * (10 * 32 + 2 * 64)  # L·r·(10d+2f): six linear layers a block
 
 
 @pytest.mark.slow
-def test_same_recipe_and_seed_same_result(recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
+def test_same_recipe_and_seed_give_the_same_result(recipe_file: Path, finished_run: Path, tmp_path: Path) -> None:
     again, result = train_tiny(recipe_file, tmp_path / "again")
     assert without_clock(result) == without_clock(Run(finished_run).result())
     assert losses(again) == losses(finished_run)
@@ -97,7 +98,7 @@ def test_same_recipe_and_seed_same_result(recipe_file: Path, finished_run: Path,
 
 
 @pytest.mark.slow
-def test_a_run_repeats_itself_from_its_own_recipe(finished_run: Path, tmp_path: Path) -> None:
+def test_recipe_of_a_run_reproduces_it(finished_run: Path, tmp_path: Path) -> None:
     again, result = train_tiny(finished_run / "recipe.yaml", tmp_path / "again")
     assert losses(again) == losses(finished_run)
     assert result["digest"] == Run(finished_run).result()["digest"]
@@ -117,15 +118,15 @@ def test_loss_independent_of_micro_batch_size(strategy: str, recipe_file: Path, 
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_losses_of_one(recipe_file: Path, tmp_path: Path) -> None:
     common = ["train.epochs=1", "train.batch_size=14"]  # 430 rows: the last step has 10
     one = train_tiny(recipe_file, tmp_path / "one", *common)[0]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pefttools"]
     command = [*launch, "train", str(recipe_file), *common, "--out", str(tmp_path / "two")]
-    answer = subprocess.run(
+    process = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
     )
-    assert answer.returncode == 0, answer.stderr
+    assert process.returncode == 0, process.stderr
     first, second = Run(tmp_path / "one").result(), Run(tmp_path / "two").result()
     assert second["train"]["processes"] == 2
     assert max(abs(a - b) for a, b in zip(losses(one), losses(tmp_path / "two"), strict=True)) <= 1e-5
@@ -134,7 +135,7 @@ def test_two_processes_are_one(recipe_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_shortest_run(recipe_file: Path, tmp_path: Path) -> None:
+def test_run_of_two_steps(recipe_file: Path, tmp_path: Path) -> None:
     _, result = train_tiny(recipe_file, tmp_path / "run", "train.batch_size=300", "train.epochs=1")
     assert result["train"]["steps"] == 2
 
@@ -153,7 +154,7 @@ def test_a_tensor_without_gradient_stops_the_run(
         return model
 
     monkeypatch.setattr(Lora, "wrap", with_an_idle_tensor)
-    for overrides in ([], ["regularizers=l1"]):  # a penalty's own gradient is no proof
+    for overrides in ([], ["regularizers=l1"]):  # the gradient of a penalty does not count
         with pytest.raises(
             UserError, match="1 trained tensors have had no gradient in 5 steps and would never learn: idle"
         ):
@@ -161,14 +162,14 @@ def test_a_tensor_without_gradient_stops_the_run(
 
 
 @pytest.mark.slow
-def test_patience_stops_and_the_best_is_kept(recipe_file: Path, tmp_path: Path) -> None:
+def test_patience_stops_early_and_the_best_step_is_saved(recipe_file: Path, tmp_path: Path) -> None:
     overrides = ["train.epochs=30", "train.patience=2", "train.learning_rate=0.02", "train.schedule=constant"]
     run, result = train_tiny(recipe_file, tmp_path / "run", *overrides)
     assert result["train"]["stopped_early"]
     assert result["train"]["steps"] < 30 * 29
-    looks = {line["step"]: line["validation"] for line in Run(run).lines() if "validation" in line}
-    best = looks[result["train"]["best_step"]]
-    assert best["accuracy"] == max(look["accuracy"] for look in looks.values())
+    evaluations = {line["step"]: line["validation"] for line in Run(run).lines() if "validation" in line}
+    best = evaluations[result["train"]["best_step"]]
+    assert best["accuracy"] == max(scores["accuracy"] for scores in evaluations.values())
     assert result["validation"]["accuracy"] == best["accuracy"]
     assert abs(result["validation"]["loss"] - best["loss"]) < 1e-6
 
@@ -182,7 +183,7 @@ def test_bf16_learns_and_reports_fp32(recipe_file: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_trackers_by_name(recipe_file: Path, tmp_path: Path) -> None:
+def test_tensorboard_has_losses_and_scores(recipe_file: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run, _ = train_tiny(recipe_file, tmp_path / "run", "train.trackers=[tensorboard]", "train.epochs=1")
@@ -190,6 +191,10 @@ def test_trackers_by_name(recipe_file: Path, tmp_path: Path) -> None:
     logged = [event.value for event in events.Scalars("train/loss")]
     assert logged == pytest.approx(losses(run))
     assert len(events.Scalars("validation/accuracy")) == 1
+
+
+def test_every_schedule_is_a_choice_of_the_setting() -> None:
+    assert set(schedule.SCHEDULES) == set(get_args(TrainSettings.model_fields["schedule"].annotation))
 
 
 def test_schedules_are_pure_functions_of_progress() -> None:
@@ -220,7 +225,7 @@ def test_weight_decay_leaves_biases_and_norms(bases: Any) -> None:
     assert len(decayed["params"]) + len(plain["params"]) == len(list(base.model.parameters()))
 
 
-def test_layers_learn_at_their_own_rate(bases: Any) -> None:
+def test_layer_decay_sets_learning_rates_by_layer(bases: Any) -> None:
     from pefttools.bases.loading import BaseSettings
     from pefttools.tasks.text_classification import TextClassification
     from pefttools.training import optimizer_setup
@@ -238,28 +243,28 @@ def test_layers_learn_at_their_own_rate(bases: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_penalty_is_logged_and_felt(recipe_file: Path, tmp_path: Path) -> None:
+def test_penalty_is_logged_and_reduces_the_weight_change(recipe_file: Path, tmp_path: Path) -> None:
     free = train_tiny(recipe_file, tmp_path / "free", "strategy=full", "train.epochs=1")[0]
     overrides = ["strategy=full", "train.epochs=1", "regularizers=[l2_sp,frobenius]", "regularizers.l2_sp.alpha=10"]
-    held = train_tiny(recipe_file, tmp_path / "held", *overrides)[0]
-    lines = [line for line in Run(held).lines() if "penalty" in line]
-    assert lines[0]["loss"] == Run(free).lines()[0]["loss"]  # the first loss is the task's alone
+    penalized = train_tiny(recipe_file, tmp_path / "held", *overrides)[0]
+    lines = [line for line in Run(penalized).lines() if "penalty" in line]
+    assert lines[0]["loss"] == Run(free).lines()[0]["loss"]  # the first loss does not include the penalty
     assert lines[-1]["penalty"] > 0
     assert all(line["penalty"] == 0 for line in Run(free).lines() if "penalty" in line)
     base = {n: p.detach() for n, p in Run(free).recipe().task.load(Run(free).recipe().base).model.named_parameters()}
-    moved = [
+    changes = [
         sum(float((p - base[n]).square().sum()) for n, p in weights(run).items() if n.startswith("bert.encoder"))
-        for run in (free, held)
+        for run in (free, penalized)
     ]
-    assert moved[1] < 0.5 * moved[0]
+    assert changes[1] < 0.5 * changes[0]
 
 
 def test_metrics_by_hand() -> None:
     from pefttools.tasks.text_classification import TextClassification
 
     task = TextClassification(labels=("a", "b", "c"))
-    said = [{"prediction": p} for p in "aabbc"]
-    values = task.metrics(said, list("abbbc"))
+    predictions = [{"prediction": p} for p in "aabbc"]
+    values = task.metrics(predictions, list("abbbc"))
     assert values["accuracy"] == 4 / 5
     assert values["f1"] == pytest.approx((2 / 3 + 4 / 5 + 1) / 3)
     assert values["per_class"]["a"] == {"precision": 0.5, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}

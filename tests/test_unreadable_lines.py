@@ -1,4 +1,4 @@
-"""Lines from which no row can be read, among good ones: refused, skipped and counted, or answered by an error."""
+"""Unreadable lines among valid ones: refused, skipped and counted, or predicted as an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = make_rows(60)
 CSV = ["text,label", *(f"{row['text']},{row['label']}" for row in ROWS)]
 JSONL = [json.dumps(row) for row in ROWS]
 BAD_BYTE = "caf\udc81"
-"""What no encoding of western Europe explains."""
+"""A byte that is valid neither in UTF-8 nor in cp1252."""
 
 
 def damaged(path: Path, lines: list[str], *bad: str) -> Path:
@@ -68,15 +68,15 @@ def test_unreadable_lines_are_refused_or_skipped(
     assert "data.invalid_rows=skip" in refusal
     assert not (tmp_path / "run").exists()
     assert cli.run([*train, "data.invalid_rows=skip"]) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"{len(rows)} rows cannot be used and are left out: cannot be read: rows {', '.join(rows)}" in said
-    assert all(reason in said for reason in reasons)
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"{len(rows)} rows cannot be used and are left out: cannot be read: rows {', '.join(rows)}" in message
+    assert all(reason in message for reason in reasons)
     data = json.loads((tmp_path / "run" / "result.json").read_text())["data"]
     assert data["left_out"]["invalid"] == len(rows)
     assert data["invalid"] == {"train": {"cannot be read": rows}}
 
 
-def test_a_file_of_which_no_line_can_be_read(
+def test_file_without_readable_lines_is_refused(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "rows.jsonl"
@@ -86,25 +86,25 @@ def test_a_file_of_which_no_line_can_be_read(
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_an_unreadable_line_is_an_error_in_its_place(
+def test_unreadable_line_is_an_error_at_its_position(
     kind: str, files: dict[str, Path], finished_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.run(["predict", str(finished_run), str(files[kind])]) == 0
     captured = capsys.readouterr()
-    answers = [json.loads(line) for line in captured.out.splitlines()]
+    predictions = [json.loads(line) for line in captured.out.splitlines()]
     first = 3 if kind == "csv" else 4
-    assert [i for i, answer in enumerate(answers) if "error" in answer] == [first, first + 1, first + 2]
-    assert answers[first]["row"] == first + 1
-    assert "line 7: byte 0x81" in answers[first + 2]["error"]
-    assert [a["text"] for a in answers if "error" not in a] == [row["text"] for row in ROWS]
+    assert [i for i, prediction in enumerate(predictions) if "error" in prediction] == [first, first + 1, first + 2]
+    assert predictions[first]["row"] == first + 1
+    assert "line 7: byte 0x81" in predictions[first + 2]["error"]
+    assert [a["text"] for a in predictions if "error" not in a] == [row["text"] for row in ROWS]
     assert "3 of 63 rows have an `error` instead of a prediction" in " ".join(captured.err.split())
 
 
 @pytest.mark.slow
-def test_predict_reads_whatever_training_reads(
+def test_predict_reads_every_format_that_training_reads(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Compressed files, patterns and lists: each file by its own ending, whatever the run was trained on."""
+    """Compressed files, patterns and lists, each file by its own ending."""
     plain, lines = "\n".join(CSV).encode(), "\n".join(JSONL).encode()
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(plain))
     (tmp_path / "b.csv.bz2").write_bytes(bz2.compress(plain.replace(b",", b"\t")))
@@ -114,15 +114,15 @@ def test_predict_reads_whatever_training_reads(
     listed = f"[{tmp_path}/d.csv,{tmp_path}/c.jsonl.zst]"
     for file, times in (("a.csv.gz", 1), ("b.csv.bz2", 1), ("c.jsonl.zst", 1), ("*.csv*", 3), (listed, 2)):
         assert cli.run(["predict", str(finished_run), str(tmp_path / file) if times != 2 else file]) == 0
-        answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        assert [answer["text"] for answer in answers] == [row["text"] for row in ROWS] * times
-        assert all("prediction" in answer for answer in answers)
+        predictions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [prediction["text"] for prediction in predictions] == [row["text"] for row in ROWS] * times
+        assert all("prediction" in prediction for prediction in predictions)
 
 
-def test_a_line_in_another_encoding_among_lines_in_utf8(
+def test_one_line_in_latin1_does_not_change_the_encoding(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One byte of latin-1 does not make the file's UTF-8 be read as cp1252."""
+    """The file is refused, and not read as cp1252."""
     file = tmp_path / "rows.csv"
     file.write_bytes(
         b"\n".join([CSV[0].encode(), b"caf\xe9,fruit", *(f"{line[:3]}é{line}".encode() for line in CSV[1:])])

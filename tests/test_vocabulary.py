@@ -1,4 +1,4 @@
-"""A tokenizer larger than the model's table gets rows that are trained and saved; a smaller one is as ever."""
+"""A tokenizer larger than the embedding table gets new rows, which are trained and saved."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def larger(folder: Path, kind: str, edit: Any = with_new_words, **changes: Any) 
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "llama", "gpt2", "bart", "t5", "xlnet", "deberta-v2"])
-def test_words_beyond_the_table_get_rows(kind: str, tmp_path: Path) -> None:
+def test_tokens_beyond_the_embedding_table_get_rows(kind: str, tmp_path: Path) -> None:
     base = TASK.load(BaseSettings(source=str(larger(tmp_path, kind))))
     row = TASK.encode([{"text": "covid apple meme"}], base.tokenizer)["input_ids"]
     with torch.no_grad():
@@ -52,19 +52,19 @@ def test_words_beyond_the_table_get_rows(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama", "t5"])
-def test_a_larger_table_is_as_ever(kind: str, tmp_path: Path) -> None:
+def test_larger_embedding_table_gets_no_rows(kind: str, tmp_path: Path) -> None:
     base = TASK.load(BaseSettings(source=str(tiny_bases.write(tmp_path, kind, with_new_words, vocab_size=80))))
     assert not any(path.endswith("extra") for path in base.head)
 
 
-def test_special_tokens_that_no_text_holds_need_no_rows(tmp_path: Path) -> None:
+def test_unused_special_tokens_need_no_rows(tmp_path: Path) -> None:
     folder = larger(tmp_path, "llama", with_an_image_token)
     assert TASK.load(BaseSettings(source=str(folder))).head == ("score",)
     assert tasks.get("causal_lm").example().load(BaseSettings(source=str(folder)))
 
 
 def rows_with_new_words(number: int) -> list[dict[str, str]]:
-    """Rows whose classes are told by words that the table has no rows for."""
+    """Rows whose label depends on words that the embedding table has no rows for."""
     words = dict(zip(TASK.labels, NEW, strict=True))
     return [{**row, "text": f"{row['text']} {words[row['label']]}"} for row in make_rows(number, labels=TASK.labels)]
 
@@ -78,24 +78,24 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
     file = write_recipe(tmp_path / "r.yaml", base, rows, task={"name": "text_classification"}, train=settings)
     run, result = train_tiny(file, tmp_path / "run")
     assert result["params"] == plan(recipes.load(str(file)).recipe).params
-    asked = [{"text": f"word1 {word} word2"} for word in NEW]
-    said = [row["probabilities"] for row in predict_rows(run, asked, precision="fp32")]
+    unlabeled = [{"text": f"word1 {word} word2"} for word in NEW]
+    expected = [row["probabilities"] for row in predict_rows(run, unlabeled, precision="fp32")]
     manifest = driver.export(run, exporter)
-    again = predict_rows(Path(manifest["folder"]), asked, precision="fp32")
-    for before, after in zip(said, again, strict=True):
+    again = predict_rows(Path(manifest["folder"]), unlabeled, precision="fp32")
+    for before, after in zip(expected, again, strict=True):
         assert after["probabilities"] == pytest.approx(before, abs=1e-5)
-    assert len({p["fruit"] for p in said}) == len(NEW), "new words are told apart"
+    assert len({p["fruit"] for p in expected}) == len(NEW), "new words give different predictions"
     if exporter == "merged":
         table = transformers.AutoModel.from_pretrained(manifest["folder"]).get_input_embeddings()
         assert len(table.weight) == len(tiny_bases.tokenizer(kind)) + len(NEW)
-    else:  # plain peft has no place for the rows, so the card does not name it
+    else:  # peft's format cannot store the rows, so the card does not name peft
         with pytest.raises(UserError, match="which peft's format cannot hold; use --to merged"):
             driver.export(run, exporter, tmp_path / "lora", settings=["as_lora=8"])
         assert "library_name: pefttools" in Path(manifest["folder"], "README.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])
-def test_a_language_model_that_cannot_write_its_tokens_is_refused(
+def test_causal_lm_with_tokens_beyond_the_table_is_refused(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": row["text"]} for row in make_rows(80)])
@@ -123,7 +123,7 @@ def with_no_word(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("edit", [with_no_word, with_one_word])
-def test_a_tokenizer_that_makes_texts_alike_is_refused(
+def test_tokenizer_that_maps_different_texts_to_the_same_tokens_is_refused(
     edit: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [{"text": f"word{i}", "label": "ab"[i % 2]} for i in range(40)])

@@ -1,4 +1,4 @@
-"""Settings without effect are reported; texts in suites are texts; a recipe is called for what it became."""
+"""Settings without effect are reported; texts in suites are taken literally; a changed recipe gets a new name."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from pefttools.recipe import recipes
         ("gsm8k-smollm2-lora", ["data.min_class_rows=3"], "data.min_class_rows has no effect"),
     ],
 )
-def test_values_that_other_sections_leave_without_effect(name: str, overrides: list[str], sentence: str) -> None:
+def test_settings_without_effect_are_noted(name: str, overrides: list[str], sentence: str) -> None:
     assert sentence in " ".join(recipes.load(name, overrides).notes)
     assert sentence not in " ".join(recipes.load(name).notes)
 
 
 @pytest.mark.slow
-def test_what_does_nothing_is_reported_before_training(
+def test_settings_without_effect_are_reported_before_training(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["strategy=frozen", "data.labels.Fruit=sweet", "data.labels.tool=thing", "--out", str(tmp_path / "run")]
     assert cli.run(["train", str(recipe_file), *words]) == 0
-    said = " ".join(capsys.readouterr().err.split())
-    assert "train.batch_size=16: has no effect, because strategy=frozen" in said
-    assert "data.labels: no row has the label 'Fruit'; rows have" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "train.batch_size=16: has no effect, because strategy=frozen" in message
+    assert "data.labels: no row has the label 'Fruit'; rows have" in message
     assert json.loads((tmp_path / "run" / "result.json").read_text())
 
 
-def test_texts_in_a_suite_file_are_texts(tmp_path: Path) -> None:
+def test_texts_in_a_suite_file_are_taken_literally(tmp_path: Path) -> None:
     """YAML's `no` and `007` under `set` and in tasks, where the recipe's settings are texts."""
     file = tmp_path / "s.yaml"
     file.write_text(
@@ -49,14 +49,14 @@ def test_texts_in_a_suite_file_are_texts(tmp_path: Path) -> None:
         "  tasks: {mine: {recipe: question-type-lora, set: {data.labels.2: yes}}}\n"
     )
     (cell,) = suite.load(str(file)).cells()
-    made = cell.recipe(0)
-    assert made.data.labels == {"0": "no", "1": "007", "2": "yes"}
-    assert made.data.columns["text"] == "12:30"
-    assert made.train.epochs == 0.1
-    assert made.task.as_dict()["multi_label"] is False
+    recipe = cell.recipe(0)
+    assert recipe.data.labels == {"0": "no", "1": "007", "2": "yes"}
+    assert recipe.data.columns["text"] == "12:30"
+    assert recipe.train.epochs == 0.1
+    assert recipe.task.as_dict()["multi_label"] is False
 
 
-def test_a_shipped_recipe_is_called_for_what_it_became() -> None:
+def test_changed_packaged_recipe_gets_a_new_name() -> None:
     plain = recipes.load("question-type-lora").recipe
     other = recipes.load("question-type-lora", ["strategy=bitfit"])
     assert (other.recipe.name, other.recipe.description) == ("question-type-bitfit", "")

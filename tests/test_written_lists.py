@@ -1,4 +1,4 @@
-"""Lists that a program wrote into a text, vectors for classes, tags in other orders, places of flat answers."""
+"""Lists written as text, label vectors, tags in other orders, and offsets of flat answers."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from pefttools.tasks.token_classification import TokenClassification
         ("[ an aside ]", None),
     ],
 )
-def test_what_programs_write(text: str, value: Any) -> None:
+def test_lists_written_as_text_are_parsed(text: str, value: Any) -> None:
     assert written_lists.parsed(text) == value
 
 
 @pytest.mark.parametrize("text", ["['a' ... 'b']", "['it's', 'b']"])
-def test_lists_that_cannot_be_read(text: str) -> None:
+def test_invalid_lists_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"list"):
         written_lists.parsed(text)
 
 
-def test_labels_of_several_forms() -> None:
+def test_multi_labels_are_read_from_every_notation() -> None:
     task = TextClassification(multi_label=True)
     for value in ("['b', 'a']", '["a", "b"]', "['a' 'b']", "a|b", ["b", "a"]):
         assert task.read({"text": "x", "label": value})["label"] == ["a", "b"]
@@ -59,7 +59,7 @@ def test_labels_of_several_forms() -> None:
         "1|0|1", "0.0; 0.0; 1.0",
     ],
 )  # fmt: skip
-def test_vectors_are_named_or_refused(value: Any) -> None:
+def test_label_vectors_require_task_labels(value: Any) -> None:
     with pytest.raises(ValueError, match=r"but no class names; list the names in task\.labels"):
         TextClassification(multi_label=True).read({"text": "x", "label": value})
     named = TextClassification(multi_label=True, labels=("toxic", "threat", "insult"))
@@ -68,7 +68,7 @@ def test_vectors_are_named_or_refused(value: Any) -> None:
         TextClassification().read({"text": "x", "label": value})
 
 
-def test_a_vector_of_two_is_named_where_there_are_two_classes() -> None:
+def test_label_vector_of_two_is_read_with_two_task_labels() -> None:
     named = TextClassification(multi_label=True, labels=("toxic", "threat"))
     assert [named.read({"text": "x", "label": v})["label"] for v in ([1, 0], [0, 1], "[1, 0]")] == [
         ["toxic"], ["threat"], ["toxic"],
@@ -78,7 +78,7 @@ def test_a_vector_of_two_is_named_where_there_are_two_classes() -> None:
 
 
 @pytest.mark.parametrize("value", [{"a": 1, "b": 0, "c": True}, '{"a": 1, "b": 0, "c": 1.0, "d": null}'])
-def test_mappings_of_classes_to_numbers(value: Any) -> None:
+def test_mappings_of_classes_to_0_and_1_are_read(value: Any) -> None:
     assert TextClassification(multi_label=True).read({"text": "x", "label": value})["label"] == ["a", "c"]
     with pytest.raises(ValueError, match="has a label that is not a single text"):
         TextClassification().read({"text": "x", "label": value})
@@ -87,7 +87,7 @@ def test_mappings_of_classes_to_numbers(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", ["['a', 'b']", "[a, b]"])
-def test_a_list_is_no_single_class(value: str) -> None:
+def test_list_as_single_label_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"set task\.multi_label=true"):
         TextClassification().read({"text": "x", "label": value})
 
@@ -99,13 +99,13 @@ def test_a_list_without_quotes_is_refused() -> None:
     assert TextClassification().read({"text": "x", "label": "1,0"})["label"] == "1,0"
 
 
-def test_token_lists_of_pandas() -> None:
+def test_token_lists_written_by_pandas_are_read() -> None:
     row = TokenClassification().read({"tokens": "['Ann', 'left', '.']", "tags": "['B-PER' 'O' 'O']"})
     assert row == {"tokens": ["Ann", "left", "."], "tags": ["B-PER", "O", "O"]}
 
 
 @pytest.mark.parametrize(
-    ("found", "right"),
+    ("found", "expected"),
     [
         (["PER-B", "PER-I", "O"], ["B-PER", "I-PER", "O"]),
         (["B_PER", "O"], ["B-PER", "O"]),
@@ -115,8 +115,8 @@ def test_token_lists_of_pandas() -> None:
         (["O"], ["O"]),
     ],
 )
-def test_prefixes_at_the_other_end(found: list[str], right: list[str]) -> None:
-    assert tags.with_prefix_first(found) == right
+def test_prefixes_at_the_end_of_tags_are_moved_first(found: list[str], expected: list[str]) -> None:
+    assert tags.with_prefix_first(found) == expected
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_prefixes_at_the_other_end(found: list[str], right: list[str]) -> None:
         "-DOCSTART- O\n\nAnn\u00a0B-PER\nleft  O\n",
     ],
 )
-def test_columns_of_conll(text: str, tmp_path: Path) -> None:
+def test_conll_column_order_is_detected(text: str, tmp_path: Path) -> None:
     file = tmp_path / "rows.bio"
     file.write_text(text, "utf-8")
     rows = read(FileSettings(source=str(file)), "data.train", SILENT)
@@ -135,7 +135,7 @@ def test_columns_of_conll(text: str, tmp_path: Path) -> None:
     assert {("Ann", "B-PER"), ("left", "O")} <= pairs
 
 
-def test_conllu() -> None:
+def test_conllu_is_read() -> None:
     line = "{}\t{}\t_\t{}\t_\t_\t0\troot\t_\t_"
     lines = [
         "# text = du gehst",
@@ -154,7 +154,7 @@ def flat(**values: Any) -> Any:
     return QuestionAnswering().read({"question": "Who?", "context": CONTEXT, **values}).get("answers")
 
 
-def test_a_flat_answer_is_where_it_is_said_to_be() -> None:
+def test_flat_answer_must_be_at_its_offset() -> None:
     for start in (16, "16", "16.0", 16.0):
         assert flat(answer="Ann", answer_start=start) == [{"text": "Ann", "answer_start": 16}]
     assert flat(answers="Ann", answer_start=2) == [{"text": "Ann", "answer_start": 2}]
@@ -180,7 +180,7 @@ def test_rows_without_answers_are_refused() -> None:
         QuestionAnswering().fit(Splits([row], [], []))
 
 
-def test_what_tags_were_taken_for_is_reported() -> None:
+def test_detected_tag_scheme_is_noted() -> None:
     from pefttools.data.splitting import Splits
 
     row = TokenClassification().read({"tokens": "Ann left", "tags": "PER-B O"})

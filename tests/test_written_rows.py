@@ -1,4 +1,4 @@
-"""Rows in the forms that other programs write train and answer like the same rows in the plain form."""
+"""Rows in the notations of other programs train and predict like the same rows in the usual notation."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def two_names(number: int) -> Rows:
     return rows
 
 
-def answered(number: int) -> Rows:
-    """Contexts that hold their answer twice; the second is meant."""
+def questions(number: int) -> Rows:
+    """Contexts that contain their answer twice; the second occurrence is the answer."""
     draw = random.Random(0)
     rows: Rows = []
     for _ in range(number):
@@ -53,7 +53,7 @@ def tagged(number: int) -> Rows:
 
 
 def printed(rows: Rows, path: Path) -> Path:
-    """A csv whose lists are what `str` makes of them."""
+    """A csv file with lists written by `str`."""
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
@@ -90,7 +90,7 @@ CASES: dict[str, tuple[Rows, dict[str, Any], tuple[Any, Any], dict[str, Any], An
         {"text": "word1 apple word2 saw"}, ["fruit", "tool"],
     ),
     "flat answers": (
-        answered(160), {"name": "question_answering", "max_length": 32, "stride": 4}, (squad, flat),
+        questions(160), {"name": "question_answering", "max_length": 32, "stride": 4}, (squad, flat),
         {"question": "apple", "context": "word1 saw word3 word2 word9 word8 apple saw"}, "saw",
     ),
     "tags before tokens": (
@@ -105,10 +105,10 @@ CASES: dict[str, tuple[Rows, dict[str, Any], tuple[Any, Any], dict[str, Any], An
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_written_forms_train_and_answer_alike(
+def test_other_notations_give_the_same_run_and_predictions(
     case: str, bases: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows, task, writers, asked, expected = CASES[case]
+    rows, task, writers, unlabeled, expected = CASES[case]
     train = {"epochs": 6, "learning_rate": 0.003, "log_every": 1}
     runs = []
     for number, writer in enumerate(writers):
@@ -118,17 +118,17 @@ def test_written_forms_train_and_answer_alike(
         runs.append((result["data"]["digest"], losses(run), result["test"]))
     assert runs[0] == runs[1]
     capsys.readouterr()
-    file = write_rows(tmp_path / "asked.jsonl", [asked])
+    file = write_rows(tmp_path / "unlabeled.jsonl", [unlabeled])
     assert cli.run(["predict", str(tmp_path / "run1"), str(file)]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["prediction"] == expected
+    prediction = json.loads(capsys.readouterr().out)
+    assert prediction["prediction"] == expected
 
 
-def test_rows_of_several_files_are_called_by_their_files(recipe_file: Path, tmp_path: Path) -> None:
+def test_row_ids_of_several_files_have_the_file_name(recipe_file: Path, tmp_path: Path) -> None:
     rows = make_rows(120)
     files = [write_csv(tmp_path / "a.csv", rows[:60]), write_csv(tmp_path / "b.csv", rows[60:])]
-    given = f"data.train=[{files[0]}, {files[1]}]"
-    run, _ = train_tiny(recipe_file, tmp_path / "run", given, "train.epochs=1")
+    override = f"data.train=[{files[0]}, {files[1]}]"
+    run, _ = train_tiny(recipe_file, tmp_path / "run", override, "train.epochs=1")
     found = pyarrow.parquet.read_table(run / "predictions.parquet").to_pylist()
     named = {f"{name}.csv:{n}": row["text"] for name, part in (("a", rows[:60]), ("b", rows[60:]))
              for n, row in enumerate(part, 1)}  # fmt: skip
@@ -137,16 +137,16 @@ def test_rows_of_several_files_are_called_by_their_files(recipe_file: Path, tmp_
     (tmp_path / "more").mkdir()
     write_csv(tmp_path / "more" / "b.csv", [rows[0], {"text": "", "label": "tool"}])
     with pytest.raises(UserError, match=r"row more/b.csv:2 has no text"):
-        train_tiny(recipe_file, tmp_path / "bad", f"{given[:-1]}, {tmp_path / 'more' / 'b.csv'}]")
+        train_tiny(recipe_file, tmp_path / "bad", f"{override[:-1]}, {tmp_path / 'more' / 'b.csv'}]")
 
 
-def test_the_last_rows_keep_their_numbers(recipe_file: Path, tmp_path: Path) -> None:
+def test_last_rows_keep_their_row_numbers(recipe_file: Path, tmp_path: Path) -> None:
     rows = make_rows(120)
     write_csv(tmp_path / "a.csv", [*rows, {"text": "", "label": "tool"}])
-    given = (f"data.train.source={tmp_path / 'a.csv'}", "data.train.last_rows=60", "train.epochs=1")
+    overrides = (f"data.train.source={tmp_path / 'a.csv'}", "data.train.last_rows=60", "train.epochs=1")
     with pytest.raises(UserError, match=r"row 121 has no text"):
-        train_tiny(recipe_file, tmp_path / "bad", *given)
-    run, result = train_tiny(recipe_file, tmp_path / "run", *given, "data.invalid_rows=skip")
+        train_tiny(recipe_file, tmp_path / "bad", *overrides)
+    run, result = train_tiny(recipe_file, tmp_path / "run", *overrides, "data.invalid_rows=skip")
     assert result["data"]["invalid"]["train"] == {"has no text": ["121"]}
     found = pyarrow.parquet.read_table(run / "predictions.parquet").to_pylist()
     assert all(rows[int(row["id"]) - 1]["text"] == row["text"] for row in found)

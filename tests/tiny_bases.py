@@ -1,7 +1,6 @@
-"""Tiny checkpoints of many architectures on disk, each with a tokenizer of its kind: what contract tests go through.
+"""Tiny checkpoints of many architectures on disk, each with a tokenizer of its kind.
 
-`write(folder, "gpt2")` is a folder like those that people bring; what `changes` names in its configuration, and what
-`edit` does to its tokenizer, make it one of the odd ones.
+`write(folder, "gpt2")` writes one. `changes` to its configuration and an `edit` of its tokenizer make unusual ones.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 from conftest import KEYS, WORDS
 
+from pefttools.bases.loading import Base
 from pefttools.compatibility import tiny_models
 
 SPECIAL = ("<pad>", "<unk>", "<s>", "</s>", "<mask>")
@@ -88,7 +88,7 @@ DECODERS: Mapping[str, Mapping[str, Any]] = {
     "biogpt": _PLAIN,
     "ctrl": {**_SIZES, "n_embd": 32, "dff": 64, "n_layer": 2, "n_head": 4, "n_positions": 48},
 }  # fmt: skip
-BOTH: Mapping[str, Mapping[str, Any]] = {
+ENCODER_DECODERS: Mapping[str, Mapping[str, Any]] = {
     "bart": _BART,
     "mbart": _BART,
     "t5": _T5,
@@ -96,13 +96,12 @@ BOTH: Mapping[str, Mapping[str, Any]] = {
     "pegasus": _BART,
     "marian": _BART,
 }
-"""Encoder-decoders."""
-KINDS: Mapping[str, Mapping[str, Any]] = {**ENCODERS, **DECODERS, **BOTH}
+KINDS: Mapping[str, Mapping[str, Any]] = {**ENCODERS, **DECODERS, **ENCODER_DECODERS}
 """`model_type` -> its tiny configuration."""
 
 
 def tokenizer(kind: str) -> Any:
-    """One token a word, framed as in this kind: `<s> … </s>`, `… </s>`, or nothing, and as wide as any text."""
+    """One token a word, with the special tokens of the kind: `<s> … </s>`, `… </s>`, or none; no maximum length."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -112,7 +111,7 @@ def tokenizer(kind: str) -> Any:
     inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     marks = [("<s>", 2), ("</s>", 3)]
     frames = {"single": "<s> $A </s>", "pair": "<s> $A </s> </s> $B </s>"}
-    if kind in BOTH:
+    if kind in ENCODER_DECODERS:
         frames = {name: frame.removeprefix("<s> ") for name, frame in frames.items()}
     if kind not in DECODERS:
         inner.post_processor = processors.TemplateProcessing(**frames, special_tokens=marks)  # type: ignore[assignment]
@@ -126,8 +125,8 @@ def write(folder: Path, kind: str, edit: Callable[[Any], Any] | None = None, /, 
     """A headless checkpoint of that architecture whose every weight looks trained.
 
     Args:
-        edit: what is done to the tokenizer before it is saved.
-        changes: values of the configuration other than those of `KINDS`; None takes one away.
+        edit: changes the tokenizer before it is saved.
+        changes: values of the configuration that differ from `KINDS`; None removes one.
     """
     model = _model(kind, tuple(sorted(changes.items())))
     model.save_pretrained(folder)
@@ -152,8 +151,19 @@ def _model(kind: str, changes: tuple[tuple[str, Any], ...]) -> Any:
     return tiny_models.jittered(transformers.AutoModel.from_config(config))
 
 
+def load_classifier(folder: Path) -> Base:
+    """A checkpoint with a new head for three classes, the same in every call."""
+    import torch
+
+    from pefttools.bases.loading import BaseSettings
+    from pefttools.tasks.text_classification import TextClassification
+
+    torch.manual_seed(0)
+    return TextClassification(labels=("a", "b", "c")).load(BaseSettings(source=str(folder), dropout=0.0))
+
+
 def tied_language_model(folder: Path) -> Path:
-    """A tiny llama that writes text, whose output layer is its embedding table."""
+    """A tiny llama for text generation with tied embeddings."""
     import torch
     import transformers
     from conftest import make_tokenizer

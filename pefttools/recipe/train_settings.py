@@ -10,7 +10,6 @@ from pydantic import Field, field_serializer, field_validator
 from pefttools.optimizers import optimizers
 from pefttools.optimizers.adamw import AdamW
 from pefttools.optimizers.base import Optimizer
-from pefttools.recipe.schedule import SCHEDULES
 from pefttools.settings import NOT_IN_DIGEST, Settings
 
 
@@ -105,6 +104,3 @@ def parse_optimizer(value: Any) -> tuple[Optimizer | None, list[str]]:
     if isinstance(value, Mapping) and "name" not in value:
         value = {"name": TrainSettings.model_fields["optimizer"].default.name, **value}
     return optimizers.parse(value, "train.optimizer")
-
-
-assert set(SCHEDULES) == set(TrainSettings.model_fields["schedule"].annotation.__args__)  # type: ignore[union-attr]

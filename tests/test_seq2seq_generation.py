@@ -1,4 +1,4 @@
-"""An encoder-decoder trained and asked: answers generated, in the language they are to be in, and a whole run."""
+"""Encoder-decoders: training, generation, languages, and a whole run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def copies(number: int, words: int = 3) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def copier(tokenizer) -> Any:
-    """A model that has learnt to copy three words, by the task's own batches and losses."""
+    """A model trained to copy three words, with the task's own batches and losses."""
     task, model, rows = Seq2Seq(max_length=16, max_target_length=8), make_model().train(), copies(300)
     encoded, draw = task.encode_training(rows, tokenizer), random.Random(1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -48,7 +48,7 @@ def copier(tokenizer) -> Any:
 
 
 @pytest.mark.slow
-def test_peft_trains_it(tokenizer):
+def test_peft_methods_train_seq2seq(tokenizer):
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
     prepare_libraries()  # peft reads a deprecated name
@@ -73,40 +73,40 @@ def test_peft_trains_it(tokenizer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 4])
-def test_learns_to_copy_and_stops_by_itself(copier, tokenizer, beams):
+def test_trained_model_copies_and_stops(copier, tokenizer, beams):
     rows = copies(340)[300:]
-    said = dict(Seq2Seq(max_length=16, max_target_length=8, num_beams=beams).generate(copier, rows, tokenizer))
-    assert {*said} == {*range(40)}
-    right = [said[i] == {"prediction": row["target"], "finish": "stop"} for i, row in enumerate(rows)]
-    assert sum(right) >= 38
-    wide = Seq2Seq(max_length=16, num_beams=beams, max_new_tokens=1000)  # no more than the model has positions for
-    assert dict(wide.generate(copier, rows, tokenizer)) == said
+    predictions = dict(Seq2Seq(max_length=16, max_target_length=8, num_beams=beams).generate(copier, rows, tokenizer))
+    assert {*predictions} == {*range(40)}
+    correct = [predictions[i] == {"prediction": row["target"], "finish": "stop"} for i, row in enumerate(rows)]
+    assert sum(correct) >= 38
+    wide = Seq2Seq(max_length=16, num_beams=beams, max_new_tokens=1000)  # limited by the positions of the model
+    assert dict(wide.generate(copier, rows, tokenizer)) == predictions
 
 
-def test_limits_of_answers(copier, tokenizer):
+def test_length_settings_limit_generated_text(copier, tokenizer):
     rows = copies(304)[300:]
 
-    def answers(**settings):
+    def generated(**settings):
         return [p for _, p in sorted(Seq2Seq(**settings).generate(copier, rows, tokenizer))]
 
-    short = answers(max_new_tokens=3)
+    short = generated(max_new_tokens=3)
     assert [p["prediction"] for p in short] == [
         " ".join(row["source"].split()[:2]) for row in rows
-    ]  # [CLS] is the first
+    ]  # [CLS] is the first new token
     assert {p["finish"] for p in short} == {"length"}
-    assert answers(max_target_length=3) == short
-    long = answers(max_new_tokens=9, min_new_tokens=8)
+    assert generated(max_target_length=3) == short
+    long = generated(max_new_tokens=9, min_new_tokens=8)
     assert all(len(p["prediction"].split()) > 3 for p in long)
-    once = answers(max_new_tokens=20, min_new_tokens=12, no_repeat_ngram_size=1)
+    once = generated(max_new_tokens=20, min_new_tokens=12, no_repeat_ngram_size=1)
     assert all(len({*p["prediction"].split()}) == len(p["prediction"].split()) > 6 for p in once)
     lengths = [
-        sum(len(p["prediction"].split()) for p in answers(max_new_tokens=12, num_beams=4, length_penalty=penalty))
+        sum(len(p["prediction"].split()) for p in generated(max_new_tokens=12, num_beams=4, length_penalty=penalty))
         for penalty in (-20.0, 20.0)
     ]
     assert lengths[0] < lengths[1]
 
 
-def test_the_prefix_goes_before_what_is_generated_from(copier, tokenizer):
+def test_prefix_is_added_before_generation(copier, tokenizer):
     task = Seq2Seq(prefix="word7 ", max_new_tokens=8)
     prefixed = dict(task.generate(copier, [{"source": "word1 word2"}], tokenizer))
     assert prefixed == dict(Seq2Seq(max_new_tokens=8).generate(copier, [{"source": "word7 word1 word2"}], tokenizer))
@@ -134,7 +134,7 @@ def multilingual(kind: str) -> Any:
         ("mbart50", ("de_DE", "ro_RO"), ["de_DE", "▁", "a", "</s>"], ["ro_RO", "▁", "a", "</s>"]),
     ],
 )
-def test_tokenizers_that_mark_languages(kind, langs, source, target):
+def test_language_tokens_of_multilingual_tokenizers(kind, langs, source, target):
     tokenizer, task = multilingual(kind), Seq2Seq(source_lang=langs[0], target_lang=langs[1])
     rows = [{"source": "a", "target": "a"}]
     encoded = task.encode(rows, tokenizer)
@@ -151,18 +151,17 @@ def test_tokenizers_that_mark_languages(kind, langs, source, target):
     assert len(caught.value.problems) == 1
 
 
-def test_an_answer_begins_with_its_language(monkeypatch):
-    """What the decoder must begin with goes to generation."""
+def test_generation_starts_with_the_token_of_the_target_language(monkeypatch):
     from pefttools.tasks import _generation
 
-    asked = []
+    calls = []
     monkeypatch.setattr(
-        _generation, "generate", lambda model, inputs, tokenizer, decoding: asked.append(decoding) or ()
+        _generation, "generate", lambda model, inputs, tokenizer, decoding: calls.append(decoding) or ()
     )
     tokenizer = multilingual("nllb")
     task = Seq2Seq(source_lang="deu_Latn", target_lang="fra_Latn", num_beams=2, max_target_length=9)
     assert [*task.generate(make_model(), [{"source": "a"}], tokenizer)] == []
-    (decoding,) = asked
+    (decoding,) = calls
     assert decoding.more["forced_bos_token_id"] == tokenizer.convert_tokens_to_ids("fra_Latn")
     assert (decoding.num_beams, decoding.max_new_tokens) == (2, 9)
 
@@ -184,7 +183,7 @@ def trained(tmp_path_factory, tokenizer) -> tuple[Any, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_trains_from_a_recipe_and_answers(trained):
+def test_run_learns_and_predicts(trained):
     run, result = trained
     before, test = result["before"], result["test"]
     assert {*test} == {"perplexity", "loss", "bleu", "chrf", "rouge1", "rouge2", "rouge_l", "stopped"}
@@ -192,18 +191,18 @@ def test_trains_from_a_recipe_and_answers(trained):
     assert test["perplexity"] < 1.5 < 40 < before["perplexity"]
     assert before["rouge1"] < 0.5 < 0.8 < test["rouge1"]
     assert test["stopped"] == 1
-    assert "rouge1" not in result["validation"]  # looks are by perplexity; only the test rows are answered
-    rows = [{"source": "word1 word2 word3"}, {"text": "word3 word1 word2", "target": "not looked at"}]
-    said = list(predict_rows(run, rows))
-    assert [row["prediction"] for row in said] == ["word1 word2 word3", "word3 word1 word2"]
-    assert all("target" not in row and row["finish"] == "stop" for row in said)
+    assert "rouge1" not in result["validation"]  # evaluations use perplexity; text is generated for test rows only
+    rows = [{"source": "word1 word2 word3"}, {"text": "word3 word1 word2", "target": "not read"}]
+    predictions = list(predict_rows(run, rows))
+    assert [row["prediction"] for row in predictions] == ["word1 word2 word3", "word3 word1 word2"]
+    assert all("target" not in row and row["finish"] == "stop" for row in predictions)
 
 
 @pytest.mark.parametrize(
     ("architecture", "strategy"),
     [("t5", "full"), ("bart", "full"), ("t5", "lora"), ("marian", "lora"), ("bart", "prompt")],
 )
-def test_strategies_take_it(architecture, strategy):
+def test_strategies_support_seq2seq(architecture, strategy):
     from pefttools.compatibility import matrix
     from pefttools.strategies import strategies
 

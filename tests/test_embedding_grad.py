@@ -1,4 +1,4 @@
-"""A table that keeps its gradient's memory: torch's answers and gradients, step after step."""
+"""Embeddings that reuse the memory of their gradient: torch's outputs and gradients in every step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("padding", [None, 0])
 @pytest.mark.parametrize("twice", [False, True])
-def test_gradients_are_torchs_in_every_step(padding: int | None, twice: bool) -> None:
+def test_gradients_equal_torch_in_every_step(padding: int | None, twice: bool) -> None:
     torch.manual_seed(0)
     one, other = nn.Embedding(9, 4, padding_idx=padding), nn.Embedding(9, 4, padding_idx=padding)
     other.load_state_dict(one.state_dict())
@@ -29,8 +29,8 @@ def test_gradients_are_torchs_in_every_step(padding: int | None, twice: bool) ->
         for ids in map(torch.tensor, STEPS):
             for _ in range(1 + twice):
                 for table in (one, other):
-                    answer = table(ids)
-                    (answer * torch.arange(answer.numel()).view_as(answer)).sum().backward()
+                    output = table(ids)
+                    (output * torch.arange(output.numel()).view_as(output)).sum().backward()
             assert one.weight.grad is not None
             assert other.weight.grad is not None
             assert torch.equal(one.weight.grad, other.weight.grad)
@@ -44,7 +44,7 @@ def test_gradients_are_torchs_in_every_step(padding: int | None, twice: bool) ->
     assert not hasattr(other, "kept")
 
 
-def test_a_tied_table_sums_what_comes_from_both() -> None:
+def test_tied_embeddings_sum_the_gradients_of_both_uses() -> None:
     torch.manual_seed(0)
     gradients = []
     for inside in (False, True):
@@ -58,7 +58,7 @@ def test_a_tied_table_sums_what_comes_from_both() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_others_stay_torchs() -> None:
+def test_unsupported_embeddings_are_not_replaced() -> None:
     frozen, watched = nn.Embedding(7, 4), nn.Embedding(7, 4)
     frozen.requires_grad_(False)
     watched.weight.register_post_accumulate_grad_hook(lambda _: None)

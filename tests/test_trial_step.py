@@ -1,4 +1,4 @@
-"""What a method cannot do on a base shows in a step that is tried before anything is written."""
+"""The trial step: a strategy that cannot train a base is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def recipe_of(place: Path, base: Path, number: int = 12) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("overrides", [("strategy=adalora",), ("strategy=lora", "strategy.init=eva")])
-def test_runs_of_one_step_and_starts_from_the_data(
+def test_runs_of_one_step_with_data_driven_initialization(
     overrides: tuple[str, ...], precision: str, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     file = recipe_of(tmp_path, bases("bert"))
@@ -56,7 +56,7 @@ def test_adalora_prunes_to_its_rank_in_few_steps(epochs: int, bases: Callable[[s
         ("longformer", ("strategy=prompt", "strategy.tokens=4"), "LongformerForSequenceClassification"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(
+def test_unsupported_strategy_is_refused_in_one_line(
     kind: str, overrides: tuple[str, ...], cure: str, tmp_path: Path
 ) -> None:
     file, out = recipe_of(tmp_path, tiny_bases.write(tmp_path / "base", kind)), tmp_path / "run"
@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
     assert not out.exists()
 
 
-def test_the_plan_of_what_does_not_fit_is_refused_too(tmp_path: Path) -> None:
+def test_plan_of_an_unsupported_strategy_is_refused(tmp_path: Path) -> None:
     file = recipe_of(tmp_path, tiny_bases.write(tmp_path / "base", "falcon"))
     with pytest.raises(UserError, match="cannot take a step"):
         plan(recipes.load(str(file), ["strategy=prefix", "strategy.tokens=4"]).recipe)

@@ -1,4 +1,4 @@
-"""fp32 products by oneDNN: as exact as fp32, taken back, and left alone where they would not be exact."""
+"""fp32 matrix products by oneDNN: as exact as fp32, disabled afterwards, and not used where they are inexact."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pefttools.recipe.train_settings import TrainSettings
 from pefttools.training import speedups
 
 
-def test_products_are_as_exact_as_fp32_and_torchs_own_afterwards() -> None:
+def test_onednn_is_as_exact_as_fp32_and_restored_afterwards() -> None:
     torch.manual_seed(0)
     one, other = torch.randn(200, 300), torch.randn(300, 150)
     before, own = onednn.allowance(), one @ other
@@ -22,7 +22,7 @@ def test_products_are_as_exact_as_fp32_and_torchs_own_afterwards() -> None:
     assert torch.equal(one @ other, own)
 
 
-def test_a_processor_that_rounds_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_is_not_used_where_it_is_inexact(monkeypatch: pytest.MonkeyPatch) -> None:
     before = onednn.allowance()
     monkeypatch.setattr(onednn, "EXACT", -1.0)  # nothing is as exact as that
     onednn._exact.cache_clear()
@@ -33,7 +33,7 @@ def test_a_processor_that_rounds_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
         onednn._exact.cache_clear()
 
 
-def test_steps_compute_so_and_set_it_back_after_a_failure() -> None:
+def test_steps_use_onednn_and_restore_the_setting_after_an_error() -> None:
     before = onednn.allowance()
     expected = "bf16" if torch.backends.mkldnn.is_available() and onednn._exact() else before
     with pytest.raises(KeyError), speedups.steps(torch.nn.Linear(2, 2), TrainSettings(), "cpu", bf16=False):

@@ -1,4 +1,4 @@
-"""The head: what the checkpoint lacks and what was never trained."""
+"""Loading a base: its head, weights, positions and module paths."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from pefttools.tasks.text_classification import TextClassification
 TASK = TextClassification(labels=("a", "b"))
 
 
-def test_a_trained_pooler_is_not_head(bases: Callable[[str], Path]) -> None:
+def test_trained_pooler_is_not_part_of_the_head(bases: Callable[[str], Path]) -> None:
     assert TASK.load(BaseSettings(source=str(bases("bert")))).head == ("classifier",)
 
 
-def test_a_pooler_nobody_trained_is_head(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_untrained_pooler_is_part_of_the_head(bases: Callable[[str], Path], tmp_path: Path) -> None:
     model = transformers.BertModel.from_pretrained(bases("bert"))
     torch.nn.init.zeros_(model.pooler.dense.bias)  # type: ignore[union-attr]
     model.save_pretrained(tmp_path)
@@ -32,7 +32,7 @@ def test_a_pooler_nobody_trained_is_head(bases: Callable[[str], Path], tmp_path:
     assert TASK.load(BaseSettings(source=str(tmp_path))).head == ("classifier", "bert.pooler")
 
 
-def test_a_missing_pooler_is_head(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_missing_pooler_is_part_of_the_head(bases: Callable[[str], Path], tmp_path: Path) -> None:
     model = transformers.BertModel.from_pretrained(bases("bert"), add_pooling_layer=False)
     model.save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(bases("bert")).save_pretrained(tmp_path)
@@ -45,7 +45,7 @@ def test_a_head_of_two_layers_is_one_module(bases: Callable[[str], Path]) -> Non
 
 
 @pytest.mark.parametrize("labels", [("a", "b"), ("a", "b", "c")])
-def test_a_head_that_is_there_already_is_head(
+def test_head_in_the_checkpoint_is_the_head(
     labels: tuple[str, ...], bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     base = TASK.load(BaseSettings(source=str(bases("bert"))))
@@ -65,7 +65,7 @@ def test_a_base_without_such_a_head_is_refused(bases: Callable[[str], Path], tmp
         TASK.load(BaseSettings(source=str(tmp_path), init="scratch"))
 
 
-def test_broken_weights_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_truncated_weights_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
     for file in bases("bert").iterdir():
         (tmp_path / file.name).write_bytes(
             file.read_bytes()[:900] if file.suffix == ".safetensors" else file.read_bytes()
@@ -74,19 +74,19 @@ def test_broken_weights_are_refused(bases: Callable[[str], Path], tmp_path: Path
         TASK.load(BaseSettings(source=str(tmp_path)))
 
 
-def test_lost_blocks_are_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
+def test_checkpoint_without_a_block_is_refused(bases: Callable[[str], Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for file in bases("bert").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tensors = load_file(tmp_path / "model.safetensors")
-    kept = {name: t for name, t in tensors.items() if "layer.1.output" not in name}
-    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    remaining = {name: t for name, t in tensors.items() if "layer.1.output" not in name}
+    save_file(remaining, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="lacks weights of its blocks"):
         TASK.load(BaseSettings(source=str(tmp_path)))
 
 
-def test_rows_never_outgrow_the_positions(bases: Callable[[str], Path]) -> None:
+def test_maximum_length_is_limited_by_tokenizer_and_positions(bases: Callable[[str], Path]) -> None:
     assert TASK.load(BaseSettings(source=str(bases("bert")))).tokenizer.model_max_length == 64  # the tokenizer's own
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(transformers.RobertaConfig(max_position_embeddings=514))
@@ -130,9 +130,9 @@ def test_a_gguf_base_is_dequantised_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert base.head == ("score",)
     assert base.tokenizer.pad_token_id == base.model.config.pad_token_id == 2
     (folder,) = (p for p in (tmp_path / "cache" / "dequantised").iterdir() if not p.name.startswith("."))
-    written = (folder / "model.safetensors").stat().st_mtime_ns
+    modified = (folder / "model.safetensors").stat().st_mtime_ns
     model = strategies.get("lora")().wrap(TASK.load(BaseSettings(source=str(file))))
-    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    assert (folder / "model.safetensors").stat().st_mtime_ns == modified
     with torch.no_grad():
         assert model(torch.tensor([[3, 4, 5]]), attention_mask=torch.ones(1, 3)).logits.isfinite().all()
 
@@ -150,7 +150,7 @@ def test_labels_are_in_the_configuration(bases: Callable[[str], Path]) -> None:
     assert config.pad_token_id == 0
 
 
-def test_full_paths_keep_like_names_apart(bases: Callable[[str], Path]) -> None:
+def test_full_paths_distinguish_modules_with_the_same_name(bases: Callable[[str], Path]) -> None:
     model = TASK.load(BaseSettings(source=str(bases("bert")))).model
     linears = module_paths.linears(model)
     assert len(linears) == 12
@@ -169,7 +169,7 @@ def test_full_paths_keep_like_names_apart(bases: Callable[[str], Path]) -> None:
         (TopLayers(layers=3), r"strategy\.layers: 3 is more than the 2 blocks"),
     ],
 )
-def test_settings_that_do_not_fit_the_base(
+def test_settings_that_do_not_fit_the_base_are_refused(
     strategy: Lora | TopLayers, message: str, bases: Callable[[str], Path]
 ) -> None:
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Modules by role and place, in every family: full paths, none too many, none too few."""
+"""Module paths by role and block in every family: all that belong to it, and no others."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_role_is_in_every_block(kind: str, tiny: Callable[[str], Any]) -> 
 def test_roles_cover_the_matrices_of_the_blocks(kind: str, tiny: Callable[[str], Any]) -> None:
     model = tiny(kind)
     rest = set(module_paths.linears(model)) - set(module_paths.playing(model, *ROLES))
-    assert all(".pos_" in path for path in rest), rest  # DeBERTa's, of relative positions
+    assert all(".pos_" in path for path in rest), rest  # DeBERTa's matrices of relative positions
 
 
 def test_the_mlp_of_bert_is_not_its_attention(tiny: Callable[[str], Any]) -> None:
@@ -83,7 +83,9 @@ def test_norms_are_found_in_and_outside_the_blocks(kind: str, tiny: Callable[[st
     for block in module_paths.blocks(model):
         inside = [path for path in norms if path.startswith(f"{block}.")]
         assert len(inside) == (3 if kind in ENCODER_DECODERS and "decoder" in block else 2) or (
-            kind == "modernbert" and block == "layers.0" and len(inside) == 1  # its first norm is the embeddings'
+            kind == "modernbert"
+            and block == "layers.0"
+            and len(inside) == 1  # its first norm belongs to the embeddings
         )
     assert any(not path.startswith(tuple(module_paths.blocks(model))) for path in norms) or kind == "marian"
     assert len(norms) == len(set(norms))
@@ -95,7 +97,7 @@ def test_a_family_lists_known_roles_only(kind: str) -> None:
 
 
 def unlisted() -> Base:
-    """A family nobody listed: OPT."""
+    """An OPT model, whose family is not in `FAMILIES`."""
     assert "opt" not in FAMILIES
     config = transformers.OPTConfig(
         vocab_size=60, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32,
@@ -107,18 +109,19 @@ def unlisted() -> Base:
 
 
 @pytest.mark.parametrize("name", ["adapter", "ia3", "vera"])
-def test_an_unlisted_family_says_what_was_found(name: str) -> None:
+def test_error_about_an_unlisted_family_names_its_modules(name: str) -> None:
     with pytest.raises(UserError) as caught:
         strategies.get(name)().wrap(unlisted())
-    said = str(caught.value)
-    assert "nobody has listed the roles of a 'opt' model (OPTForSequenceClassification)" in said
+    message = str(caught.value)
+    assert "nobody has listed the roles of a 'opt' model (OPTForSequenceClassification)" in message
     assert (
-        "a block of it holds self_attn.k_proj, self_attn.v_proj, self_attn.q_proj, self_attn.out_proj, fc1, fc2" in said
+        "a block of it holds self_attn.k_proj, self_attn.v_proj, self_attn.q_proj, self_attn.out_proj, fc1, fc2"
+        in message
     )
-    assert "Listed are: bart, bert," in said
+    assert "Listed are: bart, bert," in message
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "top_layers", "bitfit"])
-def test_an_unlisted_family_still_has_what_needs_no_roles(name: str) -> None:
+def test_strategies_without_roles_work_on_an_unlisted_family(name: str) -> None:
     model = strategies.get(name)().wrap(unlisted())
     assert any(p.requires_grad for p in model.parameters())

@@ -1,4 +1,4 @@
-"""Several runs at once: answering together on one base, merged by weighted sum; artifacts that answer."""
+"""Several runs: predicting together on one base and merging by weighted sum; prediction with artifacts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def runs(recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 
 def deltas(run: Path) -> dict[str, torch.Tensor]:
-    """What LoRA adds to every matrix."""
+    """The weight change of every matrix by LoRA."""
     model: Any = pefttools.load(run).model
     return {name: m.get_delta_weight("default") for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), ("strategy.rslora=true",)])
-def test_changes_of_lora_are_summed_exactly(runs: Any, tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_weight_changes_of_lora_are_summed_exactly(runs: Any, tmp_path: Path, overrides: tuple[str, ...]) -> None:
     one, other = runs(0, *overrides), runs(1, *overrides)
     result = merge([one, other], [0.7, -0.2], tmp_path / "merged")
     assert result["merged_by"] == "changes"
@@ -54,7 +54,7 @@ def test_changes_of_lora_are_summed_exactly(runs: Any, tmp_path: Path, overrides
 
 
 @pytest.mark.slow
-def test_changes_of_other_ranks_and_scales_are_summed_exactly(runs: Any, tmp_path: Path) -> None:
+def test_weight_changes_of_other_ranks_and_scales_are_summed_exactly(runs: Any, tmp_path: Path) -> None:
     one, other = runs(0), runs(1, "strategy.rank=4", "strategy.alpha=4", "strategy.rslora=true")
     merge([one, other], [0.7, -0.2], tmp_path / "merged")
     first, second, both = deltas(one), deltas(other), deltas(tmp_path / "merged")
@@ -71,12 +71,16 @@ def test_parameters_are_summed_by_name(runs: Any, tmp_path: Path, strategy: str)
     assert merge([one, other], [0.5, 0.5], tmp_path / "merged")["merged_by"] == "parameters"
     states = [pefttools.load(path).model.state_dict() for path in (one, other, tmp_path / "merged")]
     for name, value in states[2].items():
-        if value.is_floating_point() and ".original_module." not in name:  # a head's random start, which nobody uses
+        if (
+            value.is_floating_point() and ".original_module." not in name
+        ):  # the head's initial weights, which are not used
             assert torch.allclose(value, (states[0][name] + states[1][name]) / 2, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_a_merged_run_is_a_run(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merged_run_is_evaluated_and_exported_like_a_run(
+    runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [
         "merge",
         str(runs(0)),
@@ -99,8 +103,8 @@ def test_a_merged_run_is_a_run(runs: Any, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_runs_that_cannot_merge_say_why(runs: Any, tmp_path: Path) -> None:
-    for paths, weights, said in (
+def test_runs_that_cannot_be_merged_are_refused(runs: Any, tmp_path: Path) -> None:
+    for paths, weights, message in (
         ([runs(0)], [1.0], "takes two runs or more"),
         ([runs(0), runs(1)], [1.0], "a weight for each, got 2 and 1"),
         ([runs(0), runs(1)], [1.0, float("nan")], "finite numbers"),
@@ -108,7 +112,7 @@ def test_runs_that_cannot_merge_say_why(runs: Any, tmp_path: Path) -> None:
         ([runs(0), runs(1, "strategy.targets=query")], [0.5, 0.5], r'strategy.targets is \["query"\], not \["all"\]'),
         ([runs(0), runs(1, "task.max_length=40")], [0.5, 0.5], "another task than seed0: task.max_length is 40, not"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             merge(paths, weights, tmp_path / "out")
     with pytest.raises(UserError, match="--by changes: takes plain LoRA, not bitfit"):
         merge([runs(0, "strategy=bitfit"), runs(1, "strategy=bitfit")], [0.5, 0.5], tmp_path / "out", "changes")
@@ -116,7 +120,7 @@ def test_runs_that_cannot_merge_say_why(runs: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
+def test_joint_predictions_equal_separate_ones_and_share_the_base(runs: Any) -> None:
     paths, rows = [runs(0), runs(1), runs(0, "strategy=adapter")], make_rows(30, seed=5)
     folders = [path.rename(path.with_name(f"{path.name}-{i}")) for i, path in enumerate(paths)]
     try:
@@ -124,9 +128,9 @@ def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
         for folder in folders:
             apart = list(predict_rows(folder, rows, precision="fp32"))
             for both, alone in zip(together, apart, strict=True):
-                answer = both["answers"][folder.name]
-                assert answer["prediction"] == alone["prediction"]
-                assert answer["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+                prediction = both["answers"][folder.name]
+                assert prediction["prediction"] == alone["prediction"]
+                assert prediction["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
         models = [one.model for one in load_predictors(folders, "fp32")]
         tables = {model.get_input_embeddings().weight.data_ptr() for model in models}  # type: ignore[operator]
         assert len(tables) == 1
@@ -136,7 +140,7 @@ def test_runs_answer_together_as_apart_on_one_base(runs: Any) -> None:
 
 
 @pytest.mark.slow
-def test_runs_on_other_bases_do_not_answer_together(
+def test_joint_prediction_refuses_different_bases(
     runs: Any, bases: Callable[[str], Path], tmp_path: Path, recipe_file: Path
 ) -> None:
     other, _ = train_tiny(recipe_file, tmp_path / "other", f"base={bases('roberta')}", "train.epochs=1")
@@ -148,28 +152,30 @@ def test_runs_on_other_bases_do_not_answer_together(
 @pytest.mark.parametrize(
     ("strategy", "to"), [("lora", "merged"), ("lora", "adapter"), ("adapter", "adapter"), ("full", "adapter")]
 )
-def test_artifacts_answer_like_the_run(
+def test_artifacts_give_the_predictions_of_their_run(
     runs: Any, tmp_path: Path, strategy: str, to: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs(0, f"strategy={strategy}")
     export(run, to, tmp_path / "out")
     file = write_rows(tmp_path / "rows.jsonl", make_rows(30, seed=5))
-    answers = []
+    predictions = []
     for folder in (run, tmp_path / "out"):
         assert cli.run(["predict", str(folder), str(file), "--precision", "fp32"]) == 0
-        answers.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
-    assert [a["prediction"] for a in answers[0]] == [a["prediction"] for a in answers[1]]
-    for one, other in zip(*answers, strict=True):
+        predictions.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [a["prediction"] for a in predictions[0]] == [a["prediction"] for a in predictions[1]]
+    for one, other in zip(*predictions, strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
 
 
 @pytest.mark.slow
-def test_predict_says_what_it_takes(runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
+def test_invalid_arguments_of_predict_are_refused(
+    runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, message in (
         ([], "takes RUN FILE"),
         ([str(tmp_path)], "there is no run here"),
         (["--run", str(runs(0)), "a", "b"], "takes RUN FILE"),
         (["--run", str(runs(0)), "--run", str(runs(0)), "--text", "x"], "must have different names"),
     ):
         assert cli.run(["predict", *words]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What answers are compared in: float64, from the weights to the logits, whatever a model's code asks for."""
+"""Logits for comparison are computed in float64 throughout, even where a model's code casts to fp32."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ TASKS = {"encoders": "text_classification", "decoders": "causal_lm", "encoder-de
 
 
 @pytest.mark.parametrize("name", tiny_models.ARCHITECTURES)
-def test_every_architecture_computes_in_float64_throughout(name: str) -> None:
-    """fp32 asked for on the way would show in logits that fp32 can hold, and in an error where it meets float64."""
+def test_every_architecture_computes_in_float64(name: str) -> None:
+    """A cast to fp32 on the way would give logits that fp32 can represent, or an error."""
     architecture = tiny_models.ARCHITECTURES[name]
     task: Any = tasks.get(TASKS[architecture.group])()
     if architecture.group == "encoders":
@@ -36,6 +36,6 @@ def test_every_architecture_computes_in_float64_throughout(name: str) -> None:
 
 
 def _first_weight_nudged(model: Any, inputs: Any) -> torch.Tensor:
-    """Logits where every embedding is 1e-10 more, in parts: nothing that fp32 could tell."""
+    """Logits after embeddings grew by a factor of 1 + 1e-10, which fp32 cannot represent."""
     model.get_input_embeddings().weight.data *= 1 + 1e-10
     return model(**inputs).logits

@@ -1,4 +1,4 @@
-"""What a suite says of a trained model beside its score: how far it moved, what it forgot, scores of blocks of rows."""
+"""Measurements of a trained model in a suite: weight change, forgetting, and scores of blocks of rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) -> Callabl
 
 
 @pytest.mark.slow
-def test_moved_of_full_is_the_difference_of_weights(runs: Callable[..., Path]) -> None:
+def test_weight_change_of_full_is_the_difference_of_weights(runs: Callable[..., Path]) -> None:
     run = runs("full", "strategy=full", "train.learning_rate=0.001")
     found = moved(load(run))
     trained: Any = load(run)
@@ -57,7 +57,7 @@ def test_moved_of_full_is_the_difference_of_weights(runs: Callable[..., Path]) -
 
 
 @pytest.mark.slow
-def test_lora_moves_no_more_directions_than_its_rank(runs: Callable[..., Path]) -> None:
+def test_effective_rank_of_lora_is_at_most_its_rank(runs: Callable[..., Path]) -> None:
     found = moved(load(runs("lora", "strategy.rank=2")))
     assert all(norm > 0 for norm in found["blocks"])
     assert found["elsewhere"] == 0
@@ -65,20 +65,20 @@ def test_lora_moves_no_more_directions_than_its_rank(runs: Callable[..., Path]) 
 
 
 @pytest.mark.slow
-def test_what_trains_the_head_alone_moved_nothing(runs: Callable[..., Path]) -> None:
+def test_weight_change_is_zero_if_only_the_head_is_trained(runs: Callable[..., Path]) -> None:
     found = moved(load(runs("head", "strategy=top_layers")))
     assert (found["blocks"], found["elsewhere"], found["effective_rank"]) == ([0.0, 0.0], 0.0, None)
 
 
 @pytest.mark.slow
-def test_an_adapter_moves_none_of_the_bases_weights(runs: Callable[..., Path]) -> None:
+def test_adapters_change_no_weight_of_the_base(runs: Callable[..., Path]) -> None:
     found = moved(load(runs("adapter", "strategy=adapter", "strategy.bottleneck=4")))
     assert (found["relative"], found["merged"]) == (0.0, False)
 
 
 @pytest.fixture(scope="module")
 def retention(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) -> Path:
-    """A head for words on the untouched base."""
+    """A masked_lm head that was trained on the frozen base."""
     folder = tmp_path_factory.mktemp("retention")
     rows = write_rows(folder / "texts.jsonl", ({"text": row["text"]} for row in make_rows(300, seed=3)))
     recipe = write_recipe(
@@ -89,7 +89,7 @@ def retention(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], P
 
 
 @pytest.mark.slow
-def test_what_leaves_the_body_alone_forgets_nothing(runs: Callable[..., Path], retention: Path) -> None:
+def test_training_only_the_head_forgets_nothing(runs: Callable[..., Path], retention: Path) -> None:
     found = forgetting(load(runs("head", "strategy=top_layers")), retention)
     assert found["after"] == pytest.approx(found["before"], abs=1e-6)
 
@@ -101,24 +101,24 @@ def test_full_fine_tuning_forgets(runs: Callable[..., Path], retention: Path) ->
 
 
 @pytest.mark.slow
-def test_adapters_and_lora_are_under_the_words_too(runs: Callable[..., Path], retention: Path) -> None:
+def test_forgetting_is_measured_with_lora_and_adapters_applied(runs: Callable[..., Path], retention: Path) -> None:
     for name, words in (("lora", ["strategy.rank=2"]), ("adapter", ["strategy=adapter", "strategy.bottleneck=4"])):
         found = forgetting(load(runs(name, *words)), retention)
         assert found["after"] != found["before"]
 
 
 @pytest.mark.slow
-def test_virtual_tokens_are_told(runs: Callable[..., Path], retention: Path) -> None:
+def test_forgetting_is_not_measured_with_virtual_tokens(runs: Callable[..., Path], retention: Path) -> None:
     run = runs("prompt", "strategy=prompt", "strategy.tokens=4", "train.epochs=1")
     assert "virtual tokens" in forgetting(load(run), retention)["reason"]
 
 
-def test_pseudo_values_of_accuracy_are_the_blocks_own() -> None:
+def test_pseudo_values_of_accuracy_are_those_of_the_rows() -> None:
     """With as many blocks as rows, n·θ − (n−1)·θ₍₋ᵢ₎ is whether row i is right."""
     task = TextClassification(labels=("a", "b"))
     references = ["a", "b", "a", "a", "b"]
-    said = [{"prediction": name} for name in ("a", "b", "b", "a", "a")]
-    values = pseudo_values(task, said, references, 0.6)
+    predictions = [{"prediction": name} for name in ("a", "b", "b", "a", "a")]
+    values = pseudo_values(task, predictions, references, 0.6)
     assert values == pytest.approx([1, 1, 0, 1, 0])
 
 
@@ -127,14 +127,14 @@ def test_pseudo_values_of_f1_average_to_nearly_f1() -> None:
     draw = random.Random(0)
     task: Any = TextClassification(labels=("a", "b"))
     references = [draw.choice("ab") for _ in range(400)]
-    said = [{"prediction": r if draw.random() < 0.8 else draw.choice("ab")} for r in references]
+    predictions = [{"prediction": r if draw.random() < 0.8 else draw.choice("ab")} for r in references]
 
     class ByF1:
         primary = "f1"
         metrics = staticmethod(task.metrics)
 
-    score = task.metrics(said, references)["f1"]
-    values = pseudo_values(ByF1, said, references, score)
+    score = task.metrics(predictions, references)["f1"]
+    values = pseudo_values(ByF1, predictions, references, score)
     assert len(values) == 100
     assert statistics.fmean(values) == pytest.approx(score, abs=0.005)
     error = statistics.stdev(values) / 10

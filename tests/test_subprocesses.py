@@ -1,4 +1,4 @@
-"""Fresh processes: forked from the server, or started anew where there is CUDA."""
+"""Worker processes that start clean: forked from a server, or spawned where there is CUDA."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pefttools import subprocesses
 
 
 @pytest.fixture(autouse=True)
-def _forgotten() -> Iterator[None]:
+def _uncached_context() -> Iterator[None]:
     subprocesses._context.cache_clear()
     yield
     subprocesses._context.cache_clear()
 
 
-@pytest.mark.parametrize(("cuda", "way"), [(False, "forkserver"), (True, "spawn")])
-def test_a_process_runs_where_this_one_is(
-    cuda: bool, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("cuda", "method"), [(False, "forkserver"), (True, "spawn")])
+def test_process_starts_in_the_current_folder(
+    cuda: bool, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.chdir(tmp_path)
@@ -29,4 +29,4 @@ def test_a_process_runs_where_this_one_is(
     process.join(60)
     assert process.exitcode == 0
     assert (tmp_path / "made").is_dir()
-    assert subprocesses._context().get_start_method() == way
+    assert subprocesses._context().get_start_method() == method
