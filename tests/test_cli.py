@@ -129,7 +129,7 @@ BAD_RECIPES = {
     "a missing base": (["base=./no-model"], ["base: ", "no-model: there is no such file or folder"]),
     "a folder that is no model": (["base=."], ["is an empty folder"]),
     "a hash that does not match": (["base.sha256=" + "f" * 64], ["content's sha256 is", "but the recipe pins ffff"]),
-    "a malformed pypi source": (["base=pypi:nothing"], ["pypi:nothing: takes the form pypi:NAME==VERSION/PATH"]),
+    "a malformed pypi source": (["base=pypi:nothing"], ["pypi:nothing: is malformed; write pypi:NAME==VERSION/PATH"]),
     "no network for hf": (["base=hf:some/model"], ["base: hf:some/model: ", "cannot be reached"]),
     "no network for hf data": (["data.train=hf:some/rows"], ["data.train: hf:some/rows: ", "cannot be reached"]),
     "an unknown tracker": (["train.trackers=[tensorbord]"], ["unknown tracker 'tensorbord'; did you mean 'tens"]),

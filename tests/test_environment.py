@@ -52,7 +52,7 @@ def test_unwritable_cache_is_one_message(
     assert cli.run([*words, "--out", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert f"{blocked / 'below'}" in message
-    assert "cannot be written to (Not a directory); set PEFTTOOLS_CACHE to a folder that can be" in message
+    assert "is not writable (Not a directory); set PEFTTOOLS_CACHE to a folder that is" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -61,7 +61,7 @@ def test_cache_folder_is_checked_again_after_it_changed(tmp_path: Path, monkeypa
     assert cache_dir("a", "b") == tmp_path / "new" / "a" / "b"
     assert list((tmp_path / "new").iterdir()) == []
     monkeypatch.setenv("PEFTTOOLS_CACHE", os.devnull)
-    with pytest.raises(UserError, match="PEFTTOOLS_CACHE: /dev/null cannot be written to"):
+    with pytest.raises(UserError, match="PEFTTOOLS_CACHE: /dev/null is not writable"):
         cache_dir("a")
 
 

@@ -272,7 +272,7 @@ def test_invalid_objectives_are_refused(
 
 def test_objectives_that_exclude_each_other_are_refused(recipe_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sam, "excludes", ("label_smoothing",))
-    with pytest.raises(UserError, match=r"objectives\.sam: cannot act together with label_smoothing"):
+    with pytest.raises(UserError, match=r"objectives\.sam: cannot be combined with label_smoothing"):
         recipes.load(str(recipe_file), ["objectives=[label_smoothing, sam]"])
 
 

@@ -131,7 +131,7 @@ def test_muon_without_matrices_is_refused(
 ) -> None:
     words = ["train", str(recipe_file), "strategy=bitfit", "train.optimizer=muon", "--out", str(tmp_path / "run")]
     assert cli.run(words) == 2
-    assert "train.optimizer: muon is made for matrices inside the blocks" in " ".join(capsys.readouterr().err.split())
+    assert "train.optimizer: muon is for matrices inside the blocks" in " ".join(capsys.readouterr().err.split())
 
 
 def test_optimizer_as_name_or_mapping_is_the_same_recipe(recipe_file: Path) -> None:

@@ -92,14 +92,14 @@ def test_installed_distribution_is_used_first() -> None:
     [
         (
             "pypi:some-rows==1.2/some_rows/data/c.csv",
-            "the wheel holds no such path; did you mean 'some_rows/data/a.csv'",
+            "the wheel does not contain this path; did you mean 'some_rows/data/a.csv'",
         ),
         ("pypi:some-rows==9/some_rows/data/a.csv", "pip could not download its wheel"),
-        ("pypi:other==1.2/a", "no network, or the index does not hold it"),
+        ("pypi:other==1.2/a", "no network, or the index does not have it"),
         ("pypi:some-rows==1.2/../../etc/passwd", "the path leaves the wheel"),
-        ("pypi:some-rows/data", "takes the form pypi:NAME==VERSION/PATH"),
+        ("pypi:some-rows/data", "is malformed; write pypi:NAME==VERSION/PATH"),
         ("hf:not/a/name", "this is not a repository name"),
-        ("hf:some/model", "cannot be reached, and it is not in the cache"),
+        ("hf:some/model", "cannot be reached, and the repository is not in the cache"),
     ],
 )
 def test_unavailable_sources_are_refused(source: str, message: str, index: Path) -> None:

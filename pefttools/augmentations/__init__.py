@@ -1,4 +1,4 @@
-"""Rewritten copies of the rows to train on: one file a way of rewriting a text."""
+"""Augmentations: rewritten copies of training rows, one file per method."""
 
 from pefttools.registry import Registry
 

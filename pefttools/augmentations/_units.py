@@ -1,7 +1,7 @@
-"""A text as the units that an augmentation moves or leaves out, and the spaces between them.
+"""Split a text into the units that augmentations move or delete, and the spaces between them.
 
-A unit is a character of Chinese or Japanese with the marks on it, or else what stands between spaces, its punctuation
-included: these scripts have no spaces between words, and a list of words to find them by would be a model of its own.
+A unit is a Chinese or Japanese character with its marks, or otherwise a word with its punctuation, delimited by spaces.
+Chinese and Japanese are not split into words, since that would need a word list or a model.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pefttools.data.words import CJK
 
 MARKS = "\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
-"""What belongs to the character before it: voicing marks of kana and selectors of a character's form."""
+"""Marks that belong to the previous character: voicing marks of kana and variation selectors."""
 UNIT = re.compile(rf"(?!\s)[{CJK}][{MARKS}]*|[^\s{CJK}]+")
 
 
 def split(text: str) -> tuple[list[str], list[str]]:
-    """The units of a text, and what stands before each of them and behind the last: one gap more than units."""
+    """The units of a text, and the gaps before each of them and after the last: one more gap than units."""
     units, gaps, end = [], [], 0
     for found in UNIT.finditer(text):
         units.append(found.group())
@@ -27,7 +27,7 @@ def split(text: str) -> tuple[list[str], list[str]]:
 
 
 def join(units: Sequence[str], gaps: Sequence[str]) -> str:
-    """The text of these units with these gaps, a space where two of them would otherwise become one unit."""
+    """The text of the units with the gaps; a space separates two units that would otherwise merge into one."""
     parts: list[str] = []
     for unit, gap in zip(units, gaps[:-1], strict=True):
         is_merged = bool(parts) and not gap and _first_end(parts[-1] + unit) != len(parts[-1])
@@ -36,7 +36,7 @@ def join(units: Sequence[str], gaps: Sequence[str]) -> str:
 
 
 def _first_end(text: str) -> int:
-    """Where the first unit of a text ends that begins with one."""
+    """The end of the first unit of a text that begins with a unit."""
     found = UNIT.match(text)
-    assert found is not None, "a unit begins with no space"
+    assert found is not None, "a unit does not begin with a space"
     return found.end()

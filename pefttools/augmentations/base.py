@@ -1,9 +1,9 @@
-"""What every augmentation offers, and the copies that several of them add to the rows to train on.
+"""The interface of every augmentation, and the copies that several augmentations add to the training rows.
 
-Copies are made of training rows alone, after the split, and each augmentation copies the user's own rows, not another
-one's copies. What is drawn for a copy depends on the recipe's seed, the augmentation's name, the copy's number and the
-texts of its row: no other row changes it, and raising `copies` keeps those that were there. A copy with the same texts
-as its row or as another copy of it is left out.
+Only training rows are copied, after the split, and each augmentation copies the original rows, not the copies of
+another one. The random draws for a copy depend only on the recipe's seed, the augmentation's name, the copy's number
+and the texts of its row: other rows have no effect, and a larger `copies` adds copies without changing the first ones.
+A copy with the same texts as its row or as another copy of it is dropped.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
 
 class Augmentation(Choice, ABC):
-    """How a text is rewritten, and how often."""
+    """An augmentation: how to rewrite a text, and how often."""
 
     copies: int = Field(default=1, ge=1)
-    """Rewritten copies of each training row, at most."""
+    """Maximum number of rewritten copies of each training row."""
 
     @abstractmethod
     def rewrite(self, text: str, draw: random.Random) -> str | None:
-        """Another text that means about the same and is not blank; None where this one cannot be rewritten.
+        """A rewritten text with about the same meaning, which is not blank; None if the text cannot be rewritten.
 
         Args:
-            draw: the only source of chance; equal states give equal texts.
+            draw: the only source of randomness; equal states give equal texts.
         """
 
     def problem(self, task: Task) -> str | None:
-        """Why this augmentation does not fit the task; None where it does."""
+        """The reason why this augmentation does not fit the task; None if it does."""
         if task.rewritable:
             return None
-        return f"task={task.name} has no field that can be rewritten without changing what is to be learnt from the row"
+        return f"task={task.name} has no field that can be rewritten without changing the row's label"
 
     def copies_of(self, row: Row, fields: Sequence[str], seed: int) -> Iterator[Row]:
-        """`copies` copies of a row with these of its fields rewritten; some may say the same."""
+        """Yield `copies` copies of a row with rewritten fields; some may be equal."""
         texts = json.dumps([row[name] for name in fields], ensure_ascii=False)
         for number in range(self.copies):
             draw = random.Random(f"{seed}\n{self.name}\n{number}\n{texts}")
@@ -55,7 +55,7 @@ class Augmentation(Choice, ABC):
 
 
 def copies(chosen: Mapping[str, Augmentation], rows: Sequence[Row], task: Task, seed: int) -> dict[str, list[Row]]:
-    """Augmentation -> the copies that it adds to these rows, in their order."""
+    """Augmentation -> the copies of the rows that it adds, in the rows' order."""
     fields = [[name for name in task.rewritable if name in row] for row in rows]
     seen = [{_texts(row, names)} for row, names in zip(rows, fields, strict=True)]
     added: dict[str, list[Row]] = {name: [] for name in chosen}
@@ -73,7 +73,7 @@ def _texts(row: Row, fields: Sequence[str]) -> tuple[str, ...]:
 
 
 def added_digest(added: Mapping[str, Sequence[Row]]) -> str | None:
-    """The sha256 of added rows; None where no augmentation was chosen."""
+    """The sha256 of added rows; None without augmentations."""
     if not added:
         return None
     text = json.dumps(list(added.items()), ensure_ascii=False, sort_keys=True)
@@ -81,8 +81,8 @@ def added_digest(added: Mapping[str, Sequence[Row]]) -> str | None:
 
 
 def unfit_augmentations(chosen: Mapping[str, Augmentation], task: Task, strategy: Strategy) -> list[str]:
-    """One sentence on every augmentation that does not fit the task or the strategy."""
+    """One message for every augmentation that does not fit the task or the strategy."""
     if chosen and not strategy.trains:
-        reason = f"strategy={strategy.name} trains nothing, so no rows to train on are needed"
+        reason = f"strategy={strategy.name} trains nothing, so augmentations have no effect; remove them"
         return [f"augmentations.{name}: {reason}" for name in chosen]
     return [f"augmentations.{name}: {reason}" for name, one in chosen.items() if (reason := one.problem(task))]

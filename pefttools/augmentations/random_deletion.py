@@ -1,7 +1,7 @@
-"""random_deletion: each word is left out with the same probability (Wei & Zou 2019, EDA, section 2).
+"""random_deletion: delete each word with the same probability (Wei & Zou 2019, EDA, section 2).
 
-Where all words would go, one of them stays, as in the authors' code (jasonwei20/eda_nlp). Unlike there, case and
-punctuation stay, the spaces before what stays are kept, and characters of Chinese and Japanese are words.
+If all words would be deleted, one of them stays, as in the authors' code (jasonwei20/eda_nlp). Unlike that code, this
+keeps case, punctuation and the spaces before remaining words, and treats Chinese and Japanese characters as words.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from pefttools.augmentations.base import Augmentation
 
 
 class RandomDeletion(Augmentation):
-    """How many words go."""
+    """Settings of random_deletion: the probability of deletion."""
 
     probability: float = Field(default=0.1, gt=0, lt=1)
-    """Of each word to be left out; the paper's α, 0.1 by default as there."""
+    """Probability of deleting a word: the paper's α, with the paper's default."""
 
     def rewrite(self, text: str, draw: random.Random) -> str | None:
         units, gaps = _units.split(text)
         if len(units) < 2:
             return None
-        stay = [place for place in range(len(units)) if draw.random() >= self.probability]
-        stay = stay or [draw.randrange(len(units))]
-        if len(stay) == len(units):
+        remaining = [place for place in range(len(units)) if draw.random() >= self.probability]
+        remaining = remaining or [draw.randrange(len(units))]
+        if len(remaining) == len(units):
             return None
-        # the text begins and ends as it did, whichever words are its first and its last
-        return _units.join([units[i] for i in stay], [gaps[0], *(gaps[i] for i in stay[1:]), gaps[-1]])
+        # keep the space at the text's start and end, whichever words come first and last
+        return _units.join([units[i] for i in remaining], [gaps[0], *(gaps[i] for i in remaining[1:]), gaps[-1]])

@@ -1,7 +1,7 @@
-"""random_swap: two words that are drawn change places, several times (Wei & Zou 2019, EDA, section 2).
+"""random_swap: swap two random words, several times (Wei & Zou 2019, EDA, section 2).
 
-The paper swaps a share α of the sentence's length; here it is a number, so that a short text is not scrambled less than
-a long one by rounding alone. Case, punctuation and spaces stay, and characters of Chinese and Japanese are words.
+In the paper the number of swaps is a share α of the sentence's length; here it is fixed, because rounding the share
+would leave short texts unchanged. Case, punctuation and spaces are kept, and Chinese and Japanese characters are words.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pefttools.augmentations.base import Augmentation
 
 
 class RandomSwap(Augmentation):
-    """How many words move."""
+    """Settings of random_swap: the number of swaps."""
 
     num_swaps: int = Field(default=1, ge=1)
-    """Pairs of words that change places, one pair after the other."""
+    """Number of swaps of two words, one after the other."""
 
     def rewrite(self, text: str, draw: random.Random) -> str | None:
         units, gaps = _units.split(text)

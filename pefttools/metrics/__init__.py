@@ -1,7 +1,7 @@
-"""`evaluate.Metric` classes that work with no network, one file a metric.
+"""`evaluate.Metric` classes that work without a network, one file per metric.
 
-`evaluate.load` looks on the hub for names it knows; these are the same numbers from the reference libraries,
-combined with `evaluate.combine`.
+`evaluate.load` would download metrics from the hub. These classes compute the same numbers with the reference
+libraries, and `evaluate.combine` combines them.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 metrics: Registry = Registry("metric", __name__, "Metric")
 text_metrics: Registry = Registry("metric of texts", __name__, "TextMetric")
-"""Those of them that compare generated texts with their references."""
+"""The metrics that compare generated texts with their references."""
 
 
 def combined(*names: str) -> CombinedEvaluations:
-    """The metrics of those names as one: `.compute(predictions=…, references=…)`. Raises UserError."""
+    """The named metrics as one object with `.compute(predictions=…, references=…)`. Raises UserError for unknown
+    names."""
     import evaluate
 
     classes = [metrics.get(name) for name in names]
-    folder = str(cache_dir("metrics"))  # evaluate creates a folder even for what it keeps in memory
+    folder = str(cache_dir("metrics"))  # evaluate creates a folder even when it keeps everything in memory
     return evaluate.combine([cls(keep_in_memory=True, cache_dir=folder) for cls in classes])

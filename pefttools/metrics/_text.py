@@ -1,4 +1,4 @@
-"""What the metrics over generated texts share: references, and which scripts are written without spaces."""
+"""Shared code of metrics of generated texts: forms of references, and scripts without spaces."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import regex
 
 UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}ー々〆\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-"""Inside a regular expression's brackets: characters of scripts that put no space between words."""
+"""For the brackets of a regular expression: characters of scripts without spaces between words."""
 
 References = Sequence[str] | Sequence[Sequence[str]]
 
@@ -17,20 +17,21 @@ def several(references: References) -> list[list[str]]:
 
 
 def streams(references: References) -> Any:
-    """References as sacrebleu takes them: first ones, second ones and so on, None where a row has fewer."""
+    """References in sacrebleu's form: all first references, all second ones, and so on; None for rows with fewer."""
     rows = several(references)
     return [[row[i] if i < len(row) else None for row in rows] for i in range(max(map(len, rows), default=1))]
 
 
 def bleu_tokenizer(texts: Iterable[str]) -> str:
-    """sacrebleu's tokenizer for such texts: `13a` where spaces part words, `zh` for Chinese, `char` for the others.
+    """sacrebleu's tokenizer for the texts: `13a` for scripts with spaces, `zh` for Chinese, `char` for other scripts
+    without.
 
-    Its tokenizers of Japanese and Korean need packages of their own; Korean has spaces.
+    sacrebleu's tokenizers for Japanese and Korean need further packages; Korean has spaces, so `13a` is used.
     """
     joined = "".join(texts)
     letters, unspaced, han = (
         len(regex.findall(pattern, joined)) for pattern in (r"\p{L}", rf"[{UNSPACED}]", r"\p{Han}")
     )
-    if not unspaced or 3 * unspaced < letters:  # a foreign name in a text with spaces does not count
+    if not unspaced or 3 * unspaced < letters:  # ignores foreign names in texts with spaces
         return "13a"
     return "zh" if 10 * han > 9 * unspaced else "char"

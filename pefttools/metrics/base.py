@@ -1,4 +1,4 @@
-"""What the metrics over class ids, sets of classes, numbers and texts share."""
+"""Base classes of metrics for class ids, sets of classes, numbers and texts."""
 
 import math
 import warnings
@@ -25,28 +25,28 @@ class ClassMetric(Metric):
 
 
 class SetMetric(ClassMetric):
-    """The same of sets of classes."""
+    """A metric of predicted against true sets of classes."""
 
     feature = datasets.List(datasets.Value("int64"))
-    what = "rows of 0 and 1, one for every class"
+    what = "rows of 0 and 1, one value per class"
 
 
 class NumberMetric(ClassMetric):
-    """The same of numbers."""
+    """A metric of predicted against true numbers."""
 
     feature = datasets.Value("float64")
     what = "numbers"
 
 
 class TextMetric(Metric):
-    """A metric of texts against one reference each, or several."""
+    """A metric of texts against one or several references each."""
 
     def _info(self) -> MetricInfo:
         text = datasets.Value("string")
         return MetricInfo(
             description=self.__doc__ or "",
             citation="",
-            inputs_description="predictions: texts; references: a text each, or a list of texts each",
+            inputs_description="predictions: texts; references: one text, or a list of texts, per prediction",
             features=[
                 datasets.Features({"predictions": text, "references": references})
                 for references in (text, datasets.Sequence(text))
@@ -55,7 +55,7 @@ class TextMetric(Metric):
 
 
 def mean_f1(scores: Mapping[str, Mapping[Any, float]]) -> float:
-    """Macro-F1: the mean over the classes that the references have; 0 where they have none.
+    """Macro-F1: the mean over the classes that occur in the references; 0 if there are none.
 
     Args:
         scores: class -> `f1` and `support`.
@@ -65,10 +65,10 @@ def mean_f1(scores: Mapping[str, Mapping[Any, float]]) -> float:
 
 
 def correlation(measure: Callable[..., Any], predictions: Sequence[float], references: Sequence[float]) -> float:
-    """What scipy measures; 0 where it cannot, since one side is constant or there are fewer than two rows."""
+    """The correlation that scipy computes; 0 if one side is constant or there are fewer than two rows."""
     if len(predictions) < 2 or len(set(predictions)) == 1 or len(set(references)) == 1:
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # one side is nearly constant: the number is what it is
+        warnings.simplefilter("ignore")  # scipy warns if one side is nearly constant
         value = float(measure(predictions, references).statistic)
     return value if math.isfinite(value) else 0.0

@@ -12,8 +12,8 @@ class Bleu(TextMetric):
     def _compute(  # type: ignore[override]
         self, predictions: list[str], references: References, tokenizer: str = "auto"
     ) -> dict[str, float]:
-        """The score; `tokenizer` is one of sacrebleu's, or by the references' script."""
+        """The score; `tokenizer` is one of sacrebleu's, or `auto` to choose by the references' script."""
         if tokenizer == "auto":
             tokenizer = bleu_tokenizer(text for row in several(references) for text in row)
-        bleu = sacrebleu.BLEU(tokenize=tokenizer, force=True)  # force: no word about texts that end in " ."
+        bleu = sacrebleu.BLEU(tokenize=tokenizer, force=True)  # force: no warning about texts that end in " ."
         return {"bleu": bleu.corpus_score(predictions, streams(references)).score / 100}

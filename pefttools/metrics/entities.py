@@ -1,7 +1,7 @@
-"""Entities found: precision, recall and F1 as seqeval counts them in BIO tags, over all and for every type.
+"""Precision, recall and F1 of entities in BIO tags as in seqeval, overall and per type.
 
-An entity is right when its type, its first and its last word are. Over all they are micro-averages; `f1_macro` is the
-mean over the types that the references have, whatever is predicted. What has nothing to divide by is 0.
+An entity is correct if its type, first word and last word are. The overall numbers are micro-averages; `f1_macro` is
+the mean over the types that occur in the references. A ratio with denominator 0 counts as 0.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ NAMES = ("precision", "recall", "f1", "support")
 
 
 class Entities(ClassMetric):
-    """`precision`, `recall`, `f1`, `f1_macro`, and `entities`: type -> its four numbers."""
+    """`precision`, `recall`, `f1`, `f1_macro`, and `entities`: type -> precision, recall, F1 and support."""
 
     feature = datasets.List(datasets.Value("string"))
-    what = "BIO tags, one list a sentence"
+    what = "BIO tags, one list per sentence"
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:  # type: ignore[override]
         types = sorted({kind for tags in (references, predictions) for kind, *_ in get_entities(tags)})

@@ -1,4 +1,4 @@
-"""Share of texts that equal their reference, or one of several, but for the spaces in them."""
+"""Share of texts that equal their reference, or one of several, apart from white space."""
 
 from pefttools.metrics._text import References, several
 from pefttools.metrics.base import TextMetric
@@ -9,5 +9,7 @@ class ExactMatch(TextMetric):
 
     def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]
         pairs = zip(predictions, several(references), strict=True)
-        hits = [" ".join(said.split()) in {" ".join(text.split()) for text in texts} for said, texts in pairs]
+        hits = [
+            " ".join(prediction.split()) in {" ".join(text.split()) for text in texts} for prediction, texts in pairs
+        ]
         return {"exact_match": sum(hits) / len(hits)}

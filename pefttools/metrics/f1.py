@@ -1,7 +1,7 @@
 """Macro-F1: the mean over classes of the harmonic mean of precision and recall.
 
-Classes are those that the references have, whatever is predicted: two models that are scored on the same rows are
-averaged over the same classes. One that is never predicted counts 0.
+The mean covers the classes that occur in the references, so that models evaluated on the same rows are averaged over
+the same classes. A class that is never predicted counts as 0.
 """
 
 from sklearn.metrics import f1_score

@@ -1,6 +1,6 @@
 """Pearson's correlation: how close predictions and references are to a line.
 
-Where one of them is always the same number no line can be told, and the answer is 0.
+If all predictions or all references are equal, the correlation is undefined, and the result is 0.
 """
 
 from scipy.stats import pearsonr

@@ -8,7 +8,7 @@ from pefttools.metrics.base import ClassMetric
 
 
 class PerClass(ClassMetric):
-    """`per_class`: class id -> its four numbers."""
+    """`per_class`: class id -> precision, recall, F1 and support."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, Any]:  # type: ignore[override]
         classes = sorted({*predictions, *references})

@@ -1,9 +1,9 @@
-"""F1 of relations between two entities, without the class that says there is none.
+"""F1 of relations between two entities, without the class "no relation".
 
-`f1` is the official measure of SemEval-2010 task 8 (Hendrickx et al. 2010): where labels say a direction,
-`Cause-Effect(e1,e2)`, both directions are one relation, of which only what has the right direction is a hit, and the
-F1 of the relations is averaged. Without directions it is macro-F1. `f1_directed` is macro-F1 over the labels as they
-are, `f1_micro` pools all rows. Means are over the relations that the references have, whatever is predicted.
+`f1` is the official measure of SemEval-2010 task 8 (Hendrickx et al. 2010). If labels have a direction,
+`Cause-Effect(e1,e2)`, both directions count as one relation, a prediction is correct only with the right direction, and
+the F1 of the relations is averaged. Without directions it is macro-F1. `f1_directed` is macro-F1 over the labels with
+their directions, `f1_micro` pools all rows. Means cover the relations that occur in the references.
 """
 
 import re
@@ -17,7 +17,7 @@ DIRECTED = re.compile(r"(.+)\((?:e1,e2|e2,e1)\)", re.DOTALL)
 
 
 class RelationF1(Metric):
-    """`f1`, `f1_micro` and `f1_directed`, fractions; `other` is the label that is left out, if any."""
+    """`f1`, `f1_micro` and `f1_directed`, fractions; `other` is the label to leave out, if any."""
 
     def _info(self) -> MetricInfo:
         labels = datasets.Value("string")
@@ -41,7 +41,7 @@ class RelationF1(Metric):
             return float(f1_score(references, predictions, labels=of, average=average, zero_division=0))  # type: ignore[arg-type]
 
         return {
-            "f1": _both_ways(predictions, references, true),
+            "f1": _undirected_f1(predictions, references, true),
             "f1_micro": sklearn("micro", labels),
             "f1_directed": sklearn("macro", true) if true else 0.0,
         }
@@ -53,8 +53,8 @@ def relation(label: str) -> str:
     return match[1] if match else label
 
 
-def _both_ways(predictions: list[str], references: list[str], labels: list[str]) -> float:
-    said, true = (Counter(map(relation, side)) for side in (predictions, references))
+def _undirected_f1(predictions: list[str], references: list[str], labels: list[str]) -> float:
+    predicted, true = (Counter(map(relation, side)) for side in (predictions, references))
     hits = Counter(relation(p) for p, r in zip(predictions, references, strict=True) if p == r)
     relations = {relation(label) for label in labels}
-    return sum(2 * hits[name] / (said[name] + true[name]) for name in relations) / max(1, len(relations))
+    return sum(2 * hits[name] / (predicted[name] + true[name]) for name in relations) / max(1, len(relations))

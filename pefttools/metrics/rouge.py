@@ -1,8 +1,8 @@
-"""ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), F-measures by rouge-score; of several references the best.
+"""ROUGE-1, ROUGE-2 and ROUGE-L (Lin 2004), F-measures by rouge-score; with several references, the best counts.
 
-That library drops every character that is not an ASCII letter or digit, so Chinese has no score and "café" is "caf".
-Here words of every script are kept and texts of scripts without spaces are split into characters; ASCII texts
-have the library's numbers exactly.
+The library's tokenizer drops every character that is not an ASCII letter or digit, so Chinese has no score and "café"
+becomes "caf". Our tokenizer keeps words of every script, and splits scripts without spaces into characters. For ASCII
+texts the numbers equal the library's.
 """
 
 import unicodedata
@@ -19,7 +19,7 @@ NAMES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
 
 
 class Tokenizer:
-    """Words in lower case, single characters where no space parts words."""
+    """Splits a text into lower-case words, and into characters for scripts without spaces."""
 
     def tokenize(self, text: str) -> list[str]:
         return TOKEN.findall(unicodedata.normalize("NFKC", text.lower()))

@@ -1,6 +1,6 @@
-"""Spearman's correlation: how alike predictions and references order the rows.
+"""Spearman's correlation: how similarly predictions and references rank the rows.
 
-Where one of them is always the same number there is no order, and the answer is 0.
+If all predictions or all references are equal, the correlation is undefined, and the result is 0.
 """
 
 from scipy.stats import spearmanr

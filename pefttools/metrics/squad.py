@@ -1,11 +1,12 @@
-"""Exact match and F1 of answers as SQuAD's official script counts them (Rajpurkar et al. 2016, 2018).
+"""Exact match and F1 of answers as in SQuAD's official script (Rajpurkar et al. 2016, 2018).
 
-Case, punctuation, the English articles and surplus spaces do not count. F1 is that of the words two answers share; of a
-row's references the best counts. No answer, an empty text, is right where there is none and scores 0 elsewhere.
+Case, punctuation, English articles and extra spaces are ignored. F1 compares the words of two answers; of several
+references the best counts. The empty text, which means no answer, is correct if the reference has no answer, and scores
+0 otherwise.
 
 The official script is for English. In texts with characters of scripts without spaces (Chinese, Japanese, Thai …) each
-of these characters is a word, and punctuation of every script goes, as in the scripts of CMRC 2018 and MLQA; F1 stays
-SQuAD's, of words in any order, where CMRC's is of the longest common run.
+of these characters is a word, and punctuation of every script is removed, as in the scripts of CMRC 2018 and MLQA. F1
+is still SQuAD's, over words in any order; CMRC's is over the longest common substring.
 """
 
 import re
@@ -25,14 +26,15 @@ PUNCTUATION = regex.compile(r"\p{P}")
 
 
 class Squad(Metric):
-    """`exact_match` and `f1`, fractions; where some rows have no answer, both for the rest and `no_answer_accuracy`."""
+    """`exact_match` and `f1`, fractions; if some rows have no answer, also both for the others, and
+    `no_answer_accuracy`."""
 
     def _info(self) -> MetricInfo:
         text = datasets.Value("string")
         return MetricInfo(
             description=self.__doc__ or "",
             citation="",
-            inputs_description="predictions: texts, empty for no answer; references: lists of texts, as well",
+            inputs_description="predictions: texts; references: lists of texts; an empty text is no answer",
             features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
         )
 
@@ -40,8 +42,8 @@ class Squad(Metric):
         self, predictions: list[str], references: list[list[str]]
     ) -> dict[str, float]:
         rows = [
-            (_best(exact_match, said, right), _best(f1, said, right), any(map(words, right)))
-            for said, right in zip(predictions, references, strict=True)
+            (_best(exact_match, prediction, reference), _best(f1, prediction, reference), any(map(words, reference)))
+            for prediction, reference in zip(predictions, references, strict=True)
         ]
         values = {"exact_match": _mean([row[0] for row in rows]), "f1": _mean([row[1] for row in rows])}
         if all(answerable for *_, answerable in rows):
@@ -55,7 +57,7 @@ class Squad(Metric):
 
 
 def words(answer: str) -> list[str]:
-    """What of an answer counts, in its order."""
+    """The normalised words of an answer, in order."""
     text = "".join(character for character in answer.lower() if character not in string.punctuation)
     text = ARTICLES.sub(" ", text)
     if ONE_CHARACTER_WORD.search(text):
@@ -63,21 +65,21 @@ def words(answer: str) -> list[str]:
     return text.split()
 
 
-def exact_match(said: str, right: str) -> float:
-    return float(words(said) == words(right))
+def exact_match(prediction: str, reference: str) -> float:
+    return float(words(prediction) == words(reference))
 
 
-def f1(said: str, right: str) -> float:
-    ours, theirs = words(said), words(right)
-    if not ours or not theirs:
-        return float(ours == theirs)
-    shared = sum((Counter(ours) & Counter(theirs)).values())
-    return 2 * shared / (len(ours) + len(theirs))
+def f1(prediction: str, reference: str) -> float:
+    predicted, true = words(prediction), words(reference)
+    if not predicted or not true:
+        return float(predicted == true)
+    shared = sum((Counter(predicted) & Counter(true)).values())
+    return 2 * shared / (len(predicted) + len(true))
 
 
-def _best(measure: Callable[[str, str], float], said: str, references: Sequence[str]) -> float:
-    """The best over the references that say something; against no answer where none does."""
-    return max(measure(said, right) for right in [r for r in references if words(r)] or [""])
+def _best(measure: Callable[[str, str], float], prediction: str, references: Sequence[str]) -> float:
+    """The best score over the references that are not empty; compared with the empty text if all are."""
+    return max(measure(prediction, reference) for reference in [r for r in references if words(r)] or [""])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""What a training step minimizes besides the task's own loss, or how it takes its gradient: one file an objective."""
+"""Objectives: changes of a training step's loss or gradient, one file per objective."""
 
 from pefttools.registry import Registry
 

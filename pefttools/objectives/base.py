@@ -1,7 +1,7 @@
-"""What every objective offers, and how several of them compose.
+"""The interface of every objective, and the composition of several objectives.
 
-An objective changes the loss of a batch, or how the gradient of a step is taken, or both. The recipe names them in the
-order in which they act: the first one sees the task's own loss, the next one the loss that the first one made of it.
+An objective changes the loss of a batch, or the computation of a step's gradient, or both. Objectives apply in the
+order of the recipe: the first one receives the task's own loss, the next one the loss of the first one.
 Losses are summed over targets; the update step divides by their number in the whole step, over all processes and
 micro-batches.
 """
@@ -27,14 +27,14 @@ Batch: TypeAlias = "Mapping[str, Tensor]"
 
 
 class Forward(Protocol):
-    """One pass of the model over a batch, as a training step makes it."""
+    """One forward pass of the model over a batch in a training step."""
 
     def __call__(self, batch: Batch, embeddings: Tensor | None = None) -> Any:
         """The model's outputs.
 
         Args:
-            embeddings: in place of what the input embedding returns for `batch["input_ids"]`: shape (rows, tokens,
-                width), with its graph. Only for an objective with `reuses_features = False`.
+            embeddings: replaces the output of the input embedding for `batch["input_ids"]`; shape (rows, tokens,
+            width), with its graph. Only for an objective with `reuses_features = False`.
         """
         ...
 
@@ -45,7 +45,7 @@ Loss: TypeAlias = "Callable[[Forward, Batch], Tensor]"
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective is bound to: a wrapped model on its device, before its first step."""
+    """The run that an objective is bound to: a wrapped model on its device, before its first step."""
 
     task: Task
     strategy: Strategy
@@ -54,17 +54,18 @@ class Context:
 
 
 class Objective(Choice, ABC):
-    """Frozen settings; what changes during a run lives in the `BoundObjective`."""
+    """The settings of an objective, which are frozen; the state of a run is in the `BoundObjective`."""
 
     reuses_features: ClassVar[bool] = True
-    """Whether frozen blocks may be computed once for all steps. False where embeddings are changed."""
+    """Whether the outputs of frozen blocks may be cached for all steps; False if the objective changes embeddings."""
     needs_plain_autograd: ClassVar[bool] = False
-    """Whether shortcuts that write gradients themselves must be off: for `torch.autograd.grad`, and second orders."""
+    """Whether layers that write gradients themselves must be disabled, as for `torch.autograd.grad` or second
+    derivatives."""
     excludes: ClassVar[tuple[str, ...]] = ()
-    """Names of objectives that cannot act in the same run."""
+    """Names of objectives that cannot be used in the same run."""
 
     def problem(self, task: Task, strategy: Strategy) -> str | None:
-        """Why this objective does not fit the task or the strategy; None where it does."""
+        """The reason why this objective does not fit the task or the strategy; None if it does."""
         del task, strategy
         return None
 
@@ -73,31 +74,31 @@ class Objective(Choice, ABC):
         """The objective of one run.
 
         Raises:
-            UserError: it cannot act on this model.
+            UserError: the objective does not work with this model.
         """
 
 
 class BoundObjective:
-    """An objective of one run; by itself it changes nothing."""
+    """An objective bound to one run; the base class changes nothing."""
 
     inner: Loss
-    """The loss that this one changes: the task's, or that of the objective named before it."""
+    """The loss that this objective changes: the task's, or that of the previous objective."""
 
     def loss(self, forward: Forward, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, shape ()."""
         return self.inner(forward, batch)
 
     def step(self, gradients: Callable[[], Tensor]) -> Tensor:
-        """Let the gradients of one step accumulate; returns the step's loss, shape ().
+        """Accumulate the gradients of one step, and return the step's loss, shape ().
 
         Args:
-            gradients: runs all passes of the step, adds to the parameters' gradients and returns the loss. Calling it
-                again computes the same rows again.
+            gradients: runs all forward and backward passes of the step, adds to the parameters' gradients and returns
+                the loss. Each call computes the same rows.
         """
         return gradients()
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs; tensors, numbers and texts."""
+        """The state that a resumed run needs: tensors, numbers and strings."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -106,7 +107,7 @@ class BoundObjective:
 
 
 class Composed:
-    """Several bound objectives around the task's own loss. Without any, both methods do what the loop does alone."""
+    """Several bound objectives around the task's own loss; without objectives, loss and step are unchanged."""
 
     def __init__(self, task_loss: Loss, bound: Mapping[str, BoundObjective] | None = None) -> None:
         self.bound = dict(bound or {})
@@ -139,22 +140,24 @@ def composed(chosen: Mapping[str, Objective], context: Context, task_loss: Loss 
     """The objectives of a recipe, bound and composed around the task's loss or another one.
 
     Raises:
-        UserError: one of them cannot act on this model.
+        UserError: an objective does not work with this model.
     """
     bound = {name: one.bind(context) for name, one in chosen.items()}
     return Composed(task_loss or loss_of(context.task), bound)
 
 
 def misfits(chosen: Mapping[str, Objective], task: Task, strategy: Strategy) -> list[str]:
-    """One sentence on every objective that does not fit the task, the strategy or another objective."""
+    """One message for every objective that does not fit the task, the strategy or another objective."""
     found = []
     for name, one in chosen.items():
         if not strategy.trains:
-            found.append(f"objectives.{name}: strategy={strategy.name} trains nothing, so there is no step to change")
+            found.append(
+                f"objectives.{name}: strategy={strategy.name} trains nothing, so objectives have no effect; remove them"
+            )
         elif reason := one.problem(task, strategy):
             found.append(f"objectives.{name}: {reason}")
         found += [
-            f"objectives.{name}: cannot act together with {other}; take one of the two"
+            f"objectives.{name}: cannot be combined with {other}; remove one of the two"
             for other in one.excludes
             if other in chosen and (name not in chosen[other].excludes or name < other)
         ]

@@ -1,6 +1,7 @@
 """label_smoothing: (1 − ε) · cross-entropy + ε · mean over classes of −log p (Szegedy et al. 2016, section 7).
 
-A target's probability mass ε is spread over all C classes, so the loss of a target is (1 − ε) · −log p_y + ε/C · Σ −log
+The probability mass ε of a target is spread over all C classes, so the loss of a
+target is (1 − ε) · −log p_y + ε/C · Σ −log
 p_c; this is what `label_smoothing` of `torch.nn.functional.cross_entropy` computes. Classes that a row does not have
 (choices of a question with fewer choices) get nothing. Validation and test losses are not smoothed.
 """
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 
 
 class LabelSmoothing(Objective):
-    """How much of a target's probability goes to all classes alike."""
+    """Settings of label_smoothing: the mass spread over all classes."""
 
     smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """ε; 0 leaves the loss as it is, bit for bit."""
+    """ε; 0 leaves the loss exactly unchanged."""
 
     def problem(self, task: Task, strategy: Strategy) -> str | None:
         del strategy
         if task.has_target_logits:
             return None
-        return f"task={task.name} has no targets that are one of several classes, so there is nothing to smooth"
+        return f"task={task.name} has no targets that are one of several classes, so labels cannot be smoothed"
 
     def bind(self, context: Context) -> BoundObjective:
         return _Smoothed(self.smoothing, context.task) if self.smoothing else BoundObjective()
@@ -45,11 +46,11 @@ class _Smoothed(BoundObjective):
 
         outputs: list[Any] = []
 
-        def remembered(batch: Batch, embeddings: Tensor | None = None) -> Any:
+        def recording_forward(batch: Batch, embeddings: Tensor | None = None) -> Any:
             outputs.append(forward(batch, embeddings))
             return outputs[-1]
 
-        plain = self.inner(remembered, batch)
+        plain = self.inner(recording_forward, batch)
         logits = self.task.target_logits(outputs[-1], batch)
         exists = torch.isfinite(logits)
         log_p = logits.log_softmax(-1).masked_fill(~exists, 0.0)

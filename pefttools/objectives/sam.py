@@ -1,9 +1,9 @@
-"""sam: the gradient where the loss is highest nearby (Foret et al. 2021, algorithm 1).
+"""sam: use the gradient at the nearby point of highest loss (Foret et al. 2021, algorithm 1).
 
-With the gradient g of a step's rows, the trained weights w move to w + ρ · g / ‖g‖₂, the same rows give the gradient
-there, the weights move back, and the optimizer takes that gradient: two passes a step, twice the time. The norm is over
-all trained weights (not layer by layer), of the whole step: micro-batches and processes give the same result as one
-batch. The loss that is reported is that of the first pass.
+A step computes the gradient g of its rows, moves the trained weights w to w + ρ · g / ‖g‖₂, computes the gradient of
+the same rows there, moves the weights back, and passes that gradient to the optimizer. That is two passes per step, and
+twice the time. The norm is over all trained weights (not per layer) and over the whole step, so micro-batches and
+processes give the same result as one batch. The reported loss is that of the first pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Sam(Objective):
-    """How far it looks."""
+    """Settings of sam: the size of the neighbourhood."""
 
     rho: float = Field(default=0.05, gt=0)
     """ρ, the distance; the paper's default."""

@@ -1,4 +1,4 @@
-"""What makes a step of the gradients: one file an optimizer."""
+"""Optimizers, one file each."""
 
 from pefttools.registry import Registry
 

@@ -1,4 +1,4 @@
-"""Several optimizers as one, each of its own groups."""
+"""Combine several optimizers into one, each for its own parameter groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Steps its parts in turn. Groups and state are shared with them, and its `state_dict` is that of all."""
+    """Steps its parts in sequence. It shares groups and state with them, and its `state_dict` contains the state of
+    all."""
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         self.parts = list(parts)
@@ -20,7 +21,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._share()  # loading a state puts new groups and a new state in place of the old ones
+        self._share()  # loading a state replaces groups and state
 
     def _share(self) -> None:
         groups = iter(self.param_groups)

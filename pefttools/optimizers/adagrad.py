@@ -1,8 +1,8 @@
 """adagrad: the gradient divided by the root of the sum of all its squares so far.
 
 Duchi, Hazan and Singer (2011), Adaptive Subgradient Methods for Online Learning and Stochastic Optimization:
-g ← g + λw, s ← s + g², w ← w − η·g/(√s + ε). From torch.optim. The steps only ever get smaller: its learning rate is
-about ten times adamw's.
+g ← g + λw, s ← s + g², w ← w − η·g/(√s + ε). The implementation is torch.optim's. Steps get smaller during a run, so
+its learning rate is about ten times adamw's.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class Adagrad(Optimizer):
-    """ε alone."""
+    """Settings of adagrad."""
 
     adamw_lr_ratio: ClassVar[float] = 10.0
 
     eps: float = Field(default=1e-8, gt=0)
-    """ε: what keeps the division by √s finite."""
+    """ε, which keeps the division by √s finite."""
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import torch

@@ -2,7 +2,7 @@
 
 Kingma and Ba (2015), Adam: A Method for Stochastic Optimization, algorithm 1: g ← g + λw,
 m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − η·m̂/(√v̂ + ε), with m̂ = m/(1−β₁ᵗ) and v̂ = v/(1−β₂ᵗ).
-The fused kernel of torch.optim. Without weight decay it is adamw.
+The implementation is torch.optim's fused kernel. Without weight decay it equals adamw.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Loshchilov and Hutter (2019), Decoupled Weight Decay Regularization, algorithm 2:
 m ← β₁m + (1−β₁)g, v ← β₂v + (1−β₂)g², w ← w − ηλw − η·m̂/(√v̂ + ε), with m̂ = m/(1−β₁ᵗ) and v̂ = v/(1−β₂ᵗ).
-The fused kernel of torch.optim. Every default learning rate of a strategy is one for it.
+The implementation is torch.optim's fused kernel. The strategies' default learning rates are chosen for adamw.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """adamw8bit: adamw with its averages in 8 bits, a quarter of their memory.
 
-Dettmers et al. (2022), 8-bit Optimizers via Block-wise Quantization: adamw's m and v are each kept as an index into a
-map of 256 values, times the largest magnitude of their block of 256. From bitsandbytes. Small tensors keep theirs in 32
-bits, as most of LoRA's do; it pays where whole matrices are trained. On a CPU a step takes several times longer.
+Dettmers et al. (2022), 8-bit Optimizers via Block-wise Quantization: adamw's m and v are stored as indices into a table
+of 256 values, scaled by the largest magnitude in each block of 256. The implementation is bitsandbytes'. Averages of
+small tensors, such as most of LoRA's, stay in 32 bits, so it saves memory only if whole matrices are trained. On a CPU
+a step takes several times longer.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
 
 
 class AdamW8bit(AdamOptimizer):
-    """Averages, ε, and which tensors are large enough."""
+    """Averages, ε, and the smallest tensors with 8-bit averages."""
 
     variants: ClassVar[Any] = {"small tensors": {"min_8bit_size": 64}}
 
     min_8bit_size: int = Field(default=4096, ge=1)
-    """Tensors of fewer elements keep their averages in 32 bits."""
+    """Averages of tensors with fewer elements stay in 32 bits."""
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import bitsandbytes

@@ -1,4 +1,4 @@
-"""lion: steps of one size, in the direction of the sign of an average of gradients; half of Adam's state.
+"""lion: steps of constant size along the sign of an average of gradients, with half of Adam's state.
 
 Chen et al. (2023), Symbolic Discovery of Optimization Algorithms, algorithm 2:
 w ← w − η·(sign(β₁m + (1−β₁)g) + λw), m ← β₂m + (1−β₂)g. From bitsandbytes.
@@ -23,7 +23,7 @@ class Lion(Optimizer):
     adamw_lr_ratio: ClassVar[float] = 0.2
 
     betas: tuple[Rate, Rate] = (0.9, 0.99)
-    """β₁ of what gives the direction, β₂ of what is remembered."""
+    """β₁ of the update's direction, and β₂ of the running average."""
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import bitsandbytes

@@ -1,11 +1,12 @@
-"""muon: matrices step along their orthogonalized momentum; everything else takes adamw.
+"""muon: update matrices along their orthogonalized momentum, and everything else with adamw.
 
 Jordan et al. (2024), Muon: An optimizer for hidden layers in neural networks; Liu et al. (2025), Muon is Scalable for
 LLM Training: b ← μb + (1−μ)g, o = NS(μb + (1−μ)g) ≈ UVᵀ where UΣVᵀ is the singular value decomposition,
 w ← w − ηλw − η·0.2√max(m, n)·o for a matrix (m, n). NS is a Newton–Schulz iteration. From torch.optim.
 
-It is made for matrices inside the blocks (LoRA's factors are such). Biases, norms, embeddings and the head take adamw
-with the same learning rate. The factor 0.2√max(m, n) gives updates of the size of adamw's, so its learning rates fit.
+It applies to matrices inside the blocks, including LoRA's factors. Biases, norms, embeddings and the head use adamw
+with the same learning rate. The factor 0.2√max(m, n) gives updates as large as adamw's, so that adamw's learning rates
+can be used.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
 
 
 class Muon(AdamOptimizer):
-    """Momentum and orthogonalization of the matrices; `betas` and `eps` are those of adamw for the rest."""
+    """Momentum and orthogonalization of the matrices; `betas` and `eps` are settings of adamw for the other weights."""
 
     separates_hidden_matrices: ClassVar[bool] = True
 
     momentum: Rate = 0.95
-    """μ: of the running average of the gradient."""
+    """μ of the running average of the gradient."""
     nesterov: bool = True
-    """Add the newest gradient to the average once more."""
+    """Use Nesterov momentum: add the newest gradient to the average once more."""
     ns_steps: int = Field(default=5, ge=1, lt=100)
-    """Newton–Schulz iterations a step."""
+    """Newton–Schulz iterations per step."""
     adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
-    """What the learning rate of a matrix is multiplied with: 0.2√max(m, n), or √max(1, m/n) as in the first article."""
+    """Factor on the learning rate of a matrix: 0.2√max(m, n), or √max(1, m/n) as in the first article (`original`)."""
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import torch
@@ -45,8 +46,8 @@ class Muon(AdamOptimizer):
         rest = [group for group in groups if not group["hidden"]]
         if not hidden:
             raise UserError(
-                "train.optimizer: muon is made for matrices inside the blocks, and this strategy trains none;"
-                " train.optimizer=adamw does the same here"
+                "train.optimizer: muon is for matrices inside the blocks, but this strategy trains none;"
+                " use train.optimizer=adamw"
             )
         parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(

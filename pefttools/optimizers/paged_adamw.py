@@ -1,8 +1,8 @@
-"""paged_adamw: adamw whose averages move to the computer's memory where a GPU's runs out.
+"""paged_adamw: adamw whose averages move to main memory when the GPU's memory is full.
 
-Dettmers et al. (2023), QLoRA, section 3: m and v lie in unified memory, which CUDA pages in and out, so that a peak of
-long rows does not end a run. The equation is adamw's, the implementation that of bitsandbytes. On a CPU there is
-nowhere to page to: the same averages lie in plain memory.
+Dettmers et al. (2023), QLoRA, section 3: m and v are in unified memory, which CUDA pages in and out, so that a batch of
+long rows does not end a run with an out-of-memory error. The equation is adamw's, the implementation bitsandbytes'. On
+a CPU the averages are in ordinary memory.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ class PagedAdamW(AdamOptimizer):
         import bitsandbytes
 
         on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
-        made = bitsandbytes.optim.AdamW if on_cpu else bitsandbytes.optim.PagedAdamW  # paging on a CPU only warns
-        return made(groups, lr=learning_rate, betas=self.betas, eps=self.eps)
+        optimizer = bitsandbytes.optim.AdamW if on_cpu else bitsandbytes.optim.PagedAdamW  # paging on a CPU only warns
+        return optimizer(groups, lr=learning_rate, betas=self.betas, eps=self.eps)

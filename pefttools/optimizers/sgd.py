@@ -1,8 +1,8 @@
-"""sgd: the gradient itself, with momentum if you wish, and weight decay added to it.
+"""sgd: plain gradient descent, with optional momentum, and weight decay added to the gradient.
 
 Robbins and Monro (1951); momentum of Polyak (1964): g ← g + λw, b ← μb + g, w ← w − ηb.
-The fused kernel of torch.optim. It has no state without momentum. Its learning rate is about a hundred times
-adamw's, for nothing divides the gradient by its size.
+The implementation is torch.optim's fused kernel. Without momentum it has no state. Its learning rate is about a hundred
+times adamw's, because the gradient is not divided by its size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SGD(Optimizer):
     variants: ClassVar[Any] = {"momentum": {"momentum": 0.5}}
 
     momentum: float = Field(default=0.0, ge=0, lt=1)
-    """μ: how much of the last step goes on."""
+    """μ: share of the previous step that is added to the next one."""
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import torch

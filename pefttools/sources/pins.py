@@ -1,10 +1,11 @@
-"""What a pin is of.
+"""Pins: hashes of a source's content.
 
-A file's pin is the sha256 of its bytes. A folder's is the sha256 of what this prints, so anyone can check it:
+A file's pin is the sha256 of its bytes. A folder's pin is the sha256 of the output of this command, so that anyone can
+check it:
 
     cd FOLDER && find . -type f ! -path '*/.*' | sed 's|^./||' | LC_ALL=C sort | xargs sha256sum
 
-Files the machine makes by itself (byte-code, hidden files) do not count.
+Generated files (byte-code, hidden files) do not count.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def content_sha256(path: Path, patterns: Sequence[str] = ()) -> str:
-    """The pin of a file or folder, as 64 hexadecimal digits; only of files that match, where there are patterns."""
+    """The pin of a file or folder as 64 hexadecimal digits; with `patterns`, only of the files that match one."""
     if path.is_file():
         return _file_sha256(path)
     lines = [f"{_file_sha256(path / name)}  {name}\n" for name in _files(path, patterns)]

