@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEYS, make_rows, train_tiny
+from conftest import KEYS, SPECIAL, make_rows, train_tiny
 
 from pefttools.data.splitting import LeftOut, Splits
 from pefttools.errors import UserError
@@ -30,22 +30,7 @@ def word_pieces(**settings: Any) -> Any:
     """A WordPiece tokenizer, which splits words it does not have and drops control characters."""
     from transformers import BertTokenizer
 
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "ang",
-        "##ela",
-        "##el",
-        "mer",
-        "##k",
-        "in",
-        "rome",
-        "北",
-        "京",
-    ]
+    pieces = [*SPECIAL, "ang", "##ela", "##el", "mer", "##k", "in", "rome", "北", "京"]
     return BertTokenizer({piece: i for i, piece in enumerate(pieces)}, model_max_length=64, **settings)
 
 
