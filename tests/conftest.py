@@ -1,4 +1,4 @@
-"""Tiny models and rows made here: the tests need no network and no file from outside the repository."""
+"""Tiny models and rows, made here: tests need no network and no file from outside the repository."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hypothesis  # noqa: F401  # before objects are frozen: it looks for what refers to some
+import hypothesis  # noqa: F401  # before objects are frozen, because it searches for references to some
 import pytest
 import yaml
 from filelock import FileLock
 
 from pefttools.reporter import Reporter
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # it has what the process that started it set below
+if "PYTEST_XDIST_WORKER" in os.environ:  # its parent process has set the value below
     os.environ["OMP_NUM_THREADS"] = "1"
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks a hub
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported, so that no test connects to the hub
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: a long file that one worker begins last is waited for by the others."""
+    """Run files with slow tests first, so that no worker starts a long file when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -102,7 +102,7 @@ def make_base(family: str, folder: Path) -> Path:
 
 
 def pretrain(model: Any, tokenizer: Any) -> None:
-    """Teach a model the words, with a head that is thrown away."""
+    """Pretrain a model on the words, with a head that is not saved."""
     import torch
 
     rows = make_rows(1500, seed=7)
@@ -116,7 +116,7 @@ def pretrain(model: Any, tokenizer: Any) -> None:
 
 
 class Listener(Reporter):
-    """Keeps what is reported."""
+    """A reporter that collects notes and warnings."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -131,7 +131,7 @@ class Listener(Reporter):
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nothing is read from or left in the user's own caches."""
+    """Tests neither read nor write the user's own caches."""
     from pefttools.bases.loading import prepare_libraries
 
     prepare_libraries()
@@ -139,14 +139,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("PEFTTOOLS_CACHE", str(root / "pefttools"))
     patch.setenv("HF_HOME", str(root / "hf"))
-    patch.setattr(os, "fsync", lambda _: None)  # the machine stays on while a test runs
+    patch.setattr(os, "fsync", lambda _: None)  # tests need no protection from power cuts
     yield
     patch.undo()
 
 
 @pytest.fixture(scope="session")
 def bases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Family -> folder of its tiny checkpoint, made once, by the worker that asks first."""
+    """Family -> folder of its tiny checkpoint, made once, by the first worker that needs it."""
     root = tmp_path_factory.getbasetemp()
     folder = (root.parent if hasattr(request.config, "workerinput") else root) / "bases"
     folder.mkdir(exist_ok=True)
@@ -162,13 +162,13 @@ def bases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    """One token a word, for a file's tests to share."""
+    """A tokenizer with one token a word, shared by the tests of a file."""
     return make_tokenizer()
 
 
 @pytest.fixture
 def wrapped(bases: Callable[[str], Path]) -> Callable[[str], Any]:
-    """How -> a tiny BERT made ready to train that way, for penalties."""
+    """Way of training -> a tiny BERT wrapped for it, for tests of penalties."""
     from regularized import Wrapped
 
     return lambda how: Wrapped(bases("bert"), how)
@@ -196,7 +196,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path], rows_file: Path) -> Path:
-    """A recipe that trains a tiny BERT in seconds, every step logged, with nothing left to chance."""
+    """A deterministic recipe that trains a tiny BERT in seconds and logs every step."""
     task = {"name": "text_classification", "max_length": 32}
     train = {"epochs": 3, "learning_rate": 0.003, "log_every": 1}
     return write_recipe(
@@ -211,7 +211,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, recipe_file: Path) ->
 
 
 def train_tiny(recipe_file: Path, out: Path, *overrides: str, resume: bool = False) -> tuple[Path, dict[str, Any]]:
-    """Train in this process; the run folder and its result."""
+    """Train in this process; returns the run folder and its result."""
     from pefttools.recipe import recipes
     from pefttools.training.driver import train
 
@@ -223,7 +223,7 @@ def _train(recipe_file: Path, out: Path, *overrides: str) -> None:
 
 
 def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
-    """Train in two processes, told what torchrun tells them, but forked with the libraries imported."""
+    """Train in two processes with the environment of torchrun, but forked after the libraries were imported."""
     from pefttools import subprocesses
 
     with socket.socket() as free:
@@ -242,7 +242,7 @@ def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
 
 @contextmanager
 def power_cut(step: int) -> Iterator[None]:
-    """Inside, a run dies when so many steps are done; the error ends here."""
+    """Inside, a run fails after `step` steps; the error is caught here."""
     from pefttools.training import loop
 
     plain = loop.Loop.step
@@ -264,7 +264,7 @@ def losses(run: Path) -> list[float]:
 
 
 def without_clock(result: dict[str, Any]) -> dict[str, Any]:
-    """A result without what a clock or a memory meter said."""
+    """A result without times and memory."""
     timed = ("seconds", "step_seconds", "tokens_per_second", "peak_bytes")
     return {**result, "train": {k: v for k, v in result["train"].items() if k not in timed}}
 
@@ -276,15 +276,15 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def write_recipe(path: Path, base: Path, rows: Path, /, **sections: Any) -> Path:
-    """A recipe by LoRA, in single precision and without dropout; what `sections` say is added or said instead."""
+    """Write a recipe for LoRA in fp32 without dropout; `sections` add or replace settings."""
     values: dict[str, Any] = {
         "base": {"source": str(base), "dropout": 0.0},
         "data": {"train": str(rows)},
         "strategy": "lora",
         "train": {"batch_size": 16, "precision": "fp32", "trackers": []},
     }
-    for name, given in sections.items():
-        values[name] = {**values.get(name, {}), **given} if isinstance(given, dict) else given
+    for name, settings in sections.items():
+        values[name] = {**values.get(name, {}), **settings} if isinstance(settings, dict) else settings
     path.write_text(yaml.safe_dump(values))
     return path
 

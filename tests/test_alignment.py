@@ -62,7 +62,7 @@ def byte_level() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", model_max_length=64)
 
 
-def test_words_are_tokenised_as_in_a_running_text() -> None:
+def test_words_are_tokenized_as_in_a_running_text() -> None:
     gpt = byte_level()
     assert spaces_matter(gpt)
     assert not spaces_matter(word_pieces())
@@ -83,8 +83,8 @@ def outputs_for(labels: list[list[int]], num_labels: int, virtual: int = 0) -> A
     """Logits whose argmax are these labels, with probability e³ / (e³ + num_labels - 1), after some virtual tokens."""
     logits = torch.zeros(len(labels), virtual + len(labels[0]), num_labels)
     for row, row_labels in enumerate(labels):
-        for place, label in enumerate(row_labels):
-            logits[row, virtual + place, label] = 3.0
+        for position, label in enumerate(row_labels):
+            logits[row, virtual + position, label] = 3.0
     return SimpleNamespace(logits=logits)
 
 
@@ -103,8 +103,8 @@ def test_spans_have_character_offsets_in_tokens_and_texts(virtual: int) -> None:
     width = max(map(len, columns["input_ids"]))
     padded = [[0] * width for _ in rows]
     for labels, places, tags in zip(padded, columns["places"], wanted, strict=True):
-        for place, tag in zip(places, tags, strict=True):
-            labels[place] = tag
+        for position, tag in zip(places, tags, strict=True):
+            labels[position] = tag
     batch = task.collate(columns, word_pieces(), 1)
     assert "labels" not in batch
     predictions = task.predict(outputs_for(padded, 3, virtual), batch)
@@ -149,9 +149,9 @@ def test_loss_is_the_sum_over_words(virtual: int) -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 8 + virtual, 3)
     parts = [
-        torch.nn.functional.cross_entropy(logits[row, virtual + place][None], torch.tensor([label]))
+        torch.nn.functional.cross_entropy(logits[row, virtual + position][None], torch.tensor([label]))
         for row, label_row in enumerate(batch["labels"].tolist())
-        for place, label in enumerate(label_row)
+        for position, label in enumerate(label_row)
         if label != -100
     ]
     assert task.loss(SimpleNamespace(logits=logits), batch).item() == pytest.approx(sum(parts).item(), rel=1e-6)  # type: ignore[union-attr]

@@ -93,7 +93,7 @@ def test_maximum_length_is_limited_by_tokenizer_and_positions(bases: Callable[[s
     assert positions.limit(model) == 512
 
 
-def test_a_gguf_base_is_dequantised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gguf_base_is_dequantized_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy
     from gguf import GGUFWriter
 

@@ -160,7 +160,7 @@ def test_logits_independent_of_batch_when_config_and_tokenizer_disagree_on_paddi
 def test_exported_model_gives_the_probabilities_of_predict_in_every_batch(
     kind: str, edit: Any, pad: int, tmp_path: Path
 ) -> None:
-    """Plain transformers computes them, for rows alone and in one batch."""
+    """Plain transformers loads the export and predicts rows alone and in one batch."""
     base = tiny_bases.write(tmp_path / "base", kind, edit)
     config = transformers.AutoConfig.from_pretrained(base)
     config.pad_token_id = pad

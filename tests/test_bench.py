@@ -172,10 +172,10 @@ def test_killed_suite_resumes_to_the_same_results(
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    there = len(list(out.glob("trials/[!.]*.json")))
+    num_finished = len(list(out.glob("trials/[!.]*.json")))
     assert start(suite_file, out, plugins, some).wait() == 0
     whole, found = trial_results(finished), trial_results(out)
-    assert 0 < there < len(found)
+    assert 0 < num_finished < len(found)
     assert {record["status"] for record in found.values()} == {"done", "failed"}
     assert found == {digest: whole[digest] for digest in found}
     rows = {row["method"]: row for row in summary(finished)["problems"][0]["methods"]}

@@ -76,8 +76,8 @@ def test_long_text_is_split_into_windows_without_losing_targets() -> None:
     assert columns["row"] == [0, 0, 0, 1]
     assert columns["num_targets"] == [7, 7, 3, 2]
     assert not any(columns["cut"])
-    learnt = [tokenizer.decode([i for i in labels if i != IGNORED]) for labels in columns["labels"]]
-    assert learnt == ["bcdefgh", "ijklmno", "pq<|im_end|>", "y<|im_end|>"]
+    targets = [tokenizer.decode([i for i in labels if i != IGNORED]) for labels in columns["labels"]]
+    assert targets == ["bcdefgh", "ijklmno", "pq<|im_end|>", "y<|im_end|>"]
     exact = encoded(task, [{"text": "abcdefg"}, {"text": "abcdefgh"}], tokenizer)  # with its end: 8 and 9 tokens
     assert exact["num_targets"] == [7, 7, 1]
 
@@ -132,14 +132,14 @@ def test_rows_are_read_by_their_columns() -> None:
 
 def test_rows_to_predict_need_no_completion() -> None:
     task = CausalLM(chat=True, system="Be brief.")
-    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
     for row in (
         task.read({"prompt": "a"}),
         task.read({"instruction": "a", "input": ""}),
         task.read({"text": "a"}),
         task.read_unlabeled({"messages": [{"role": "user", "content": "a"}]}),
     ):
-        assert row["messages"] == asked
+        assert row["messages"] == messages
         assert task.reference(row) is None
     assert task.with_values(chat=False).read({"text": "a"}) == {"text": "a", "prompt": "a"}
 

@@ -95,12 +95,12 @@ def test_long_prompt_is_truncated_to_leave_room_for_new_tokens() -> None:
 def test_end_token_of_the_chat_template_stops_generation(monkeypatch: pytest.MonkeyPatch) -> None:
     """If turns end with another token than texts do, both tokens stop generation."""
     tokenizer = make_tokenizer(CHATML.replace("<|im_end|>", "<pad>"))
-    task, asked = CausalLM(chat=True), []
+    task, calls = CausalLM(chat=True), []
     rows = [task.read(row) for row in ROWS]
     columns = task.encode(rows, tokenizer)
     assert tokenizer.decode([i for i in columns["labels"][0] if i != IGNORED]) == "1<pad>"
-    monkeypatch.setattr(_generation, "generate", lambda *given: asked.append(given) or iter(()))
+    monkeypatch.setattr(_generation, "generate", lambda *arguments: calls.append(arguments) or iter(()))
     assert list(task.generate(make_model("llama"), rows, tokenizer)) == []
-    ((_, prompts, _, decoding),) = asked
+    ((_, prompts, _, decoding),) = calls
     assert decoding.stop_ids == (0,)
     assert all(ids[: len(p)] == p for ids, p in zip(columns["input_ids"], prompts, strict=True))

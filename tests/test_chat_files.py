@@ -270,7 +270,7 @@ def test_rows_that_cannot_be_trained_on_are_refused(
 
 
 @pytest.mark.slow
-def test_a_tool_chat_among_sixty_others_trains_and_predicts(
+def test_a_tool_chat_among_other_chats_trains_and_predicts(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [{"messages": [{**ASK, "content": f"Say {i}"}, {**SAY, "content": f"  {i}"}]} for i in range(60)]
@@ -285,9 +285,9 @@ def test_a_tool_chat_among_sixty_others_trains_and_predicts(
     )  # fmt: skip
     assert cli.run(["train", str(recipe), "--out", str(tmp_path / "run")]) == 0
     capsys.readouterr()
-    asked = tmp_path / "asked.jsonl"
-    write_rows(asked, [{"messages": CALLED[:3], "tools": [TOOL]}, rows[0]])
-    assert cli.run(["predict", str(tmp_path / "run"), str(asked)]) == 0
+    unanswered = tmp_path / "unanswered.jsonl"
+    write_rows(unanswered, [{"messages": CALLED[:3], "tools": [TOOL]}, rows[0]])
+    assert cli.run(["predict", str(tmp_path / "run"), str(unanswered)]) == 0
     predictions = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [prediction["finish"] in ("stop", "length") for prediction in predictions] == [True, True]
     assert "unread" not in predictions[0]

@@ -107,7 +107,7 @@ def test_a_template_that_trims_answers_is_reported() -> None:
 
 @pytest.mark.parametrize("own", [CHATML, None, TOOL_USE, STRICT])
 def test_exported_template_gives_the_prompt_tokens_of_training_with_tools(own: str | None) -> None:
-    """With the template that artifacts contain."""
+    """The template is the one that artifacts contain."""
     row = {"messages": CALLED[:3], **({} if own == STRICT else {"tools": [TOOL]})}
     tokenizer = long_tokenizer(own)
     parts: Any = tuple(sorted(chat_parts.parts_of(CALLED, row.get("tools"))))

@@ -78,28 +78,28 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return save
 
 
-def trained(place: Path, base: Path, *overrides: str, **sections: Any) -> tuple[dict[str, Any], LineReporter]:
+def trained(run_folder: Path, base: Path, *overrides: str, **sections: Any) -> tuple[dict[str, Any], LineReporter]:
     """The result of a run with a learning rate near 0, and its reporter."""
     rows = sections.pop("rows", None) or make_rows(60)
     task = sections.pop("task", {"name": "text_classification", "max_length": 32})
     file = write_recipe(
-        place / "recipe.yaml", base, write_rows(place / "rows.jsonl", rows), task=task,
+        run_folder / "recipe.yaml", base, write_rows(run_folder / "rows.jsonl", rows), task=task,
         train={"epochs": 1, "batch_size": 64, "learning_rate": 1e-9},
     )  # fmt: skip
     reporter = LineReporter()
     recipe = recipes.load(str(file), overrides).recipe
-    return train(recipe, place / "run", reporter=reporter), reporter  # type: ignore[arg-type]
+    return train(recipe, run_folder / "run", reporter=reporter), reporter  # type: ignore[arg-type]
 
 
-def head_is_unchanged(place: Path, base: Path) -> bool:
+def head_is_unchanged(run_folder: Path, base: Path) -> bool:
     """Whether the weights of the run's head are those of the checkpoint, in the same order."""
     stored = transformers.AutoModelForSequenceClassification.from_pretrained(base).classifier.weight
-    weights = [p for name, p in load(place / "run").model.named_parameters() if name.endswith("default.weight")]
+    weights = [p for name, p in load(run_folder / "run").model.named_parameters() if name.endswith("default.weight")]
     return torch.allclose(weights[-1], stored, atol=1e-5)
 
 
-def labels(place: Path) -> tuple[str, ...]:
-    return Run(place / "run").recipe().task.labels  # type: ignore[attr-defined]
+def labels(run_folder: Path) -> tuple[str, ...]:
+    return Run(run_folder / "run").recipe().task.labels  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -284,8 +284,8 @@ def test_regression_replaces_a_classification_head_and_uses_a_single_output(
 ) -> None:
     rows = [{**row, "label": i % 5} for i, row in enumerate(make_rows(60))]
     task = {"name": "regression", "max_length": 32}
-    for place in ("classes", "number"):
-        (tmp_path / place).mkdir()
+    for run_folder in ("classes", "number"):
+        (tmp_path / run_folder).mkdir()
     _, reporter = trained(tmp_path / "classes", classifier(NAMES), rows=rows, task=task)
     assert "has 3 outputs ('fruit', 'tool', 'colour'), and regression takes one" in reporter.about_heads[0]
     folder = tiny_bases.write(tmp_path / "base", "bert")

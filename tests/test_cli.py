@@ -68,7 +68,7 @@ def test_show_explain_gives_the_origin_of_values(invoke: Invoke) -> None:
     assert lines["batch_size: 32"].startswith("default:")
 
 
-def test_another_strategy_brings_its_own_learning_rate(invoke: Invoke) -> None:
+def test_another_strategy_has_its_own_learning_rate(invoke: Invoke) -> None:
     _, out, _ = invoke("show", "sst2-full", "strategy=lora", "--json")
     values = json.loads(out)
     assert values["recipe"]["train"]["learning_rate"] == 1e-3

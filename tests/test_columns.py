@@ -28,7 +28,7 @@ DIRECT = {"ids", "label", "score", "weights"}
 
 @pytest.mark.slow
 @given(st.lists(st.integers(0, 11), max_size=9))
-def test_rows_are_those_of_the_dataset(indices: list[int]) -> None:
+def test_rows_equal_those_of_the_dataset(indices: list[int]) -> None:
     rows = concatenate_datasets([Dataset.from_dict(ROWS)] * 3)
     columns = Columns(rows)
     assert set(columns.readers) == DIRECT

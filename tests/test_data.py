@@ -117,7 +117,7 @@ def test_batches_fit_their_budget(lengths: list[int], max_rows: int, max_tokens:
 
 
 @pytest.mark.slow
-def test_rows_are_tokenised_once(
+def test_rows_are_tokenized_once(
     recipe_file: Path, tmp_path: Path, bases: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PEFTTOOLS_CACHE", str(tmp_path / "cache"))

@@ -35,7 +35,7 @@ def test_gradients_equal_torch_in_every_step(padding: int | None, twice: bool) -
             assert other.weight.grad is not None
             assert torch.equal(one.weight.grad, other.weight.grad)
             memory.add(other.weight.grad.data_ptr())
-            other.weight.grad.add_(1)  # as a penalty does
+            other.weight.grad.add_(1)  # as a penalty adds to it
             one.weight.grad = other.weight.grad = None
         assert len(memory) == 1
         model.eval()

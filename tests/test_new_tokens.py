@@ -115,7 +115,7 @@ def test_output_layer_grows_and_stays_tied(family: str, tied: bool, tmp_path: Pa
 
 @pytest.mark.parametrize("family", ["bert", "llama", "bart", "modernbert"])
 def test_peft_trains_saves_loads_and_merges_new_embeddings(family: str, tmp_path: Path) -> None:
-    prepare_libraries()  # peft asks transformers for a name that is going away
+    prepare_libraries()  # peft imports a name that transformers deprecates
 
     def extended() -> tuple[Any, list[str]]:
         model = model_of(family)

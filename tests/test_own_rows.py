@@ -1,4 +1,4 @@
-"""The stored rows of a run: scored again even if the data file changed, and recognized in other data."""
+"""The stored rows of a run: scored again even if the data file changed, and recognised in other data."""
 
 from __future__ import annotations
 

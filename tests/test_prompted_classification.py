@@ -1,4 +1,4 @@
-"""Classification by the likelihood of verbalizers: equal to transformers' own loss; invalid prompts and settings."""
+"""Classification by the likelihood of verbalisers: equal to transformers' own loss; invalid prompts and settings."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def predictions_of(task: PromptedClassification, model: Any, rows: list[dict[str
 
 
 def log_likelihood(model: Any, tokenizer: Any, head: str, answer: str) -> float:
-    """From transformers' mean loss over the bytes of the answer."""
+    """The log-likelihood by transformers' mean loss over the bytes of the answer."""
     ids = torch.tensor([tokenizer(head + answer)["input_ids"]])
     number = len(answer.encode())
     labels = ids.clone()

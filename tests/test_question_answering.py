@@ -123,14 +123,14 @@ def test_windows_overlap_and_cover_the_context() -> None:
 @pytest.mark.parametrize(
     ("gold", "found"),
     [
-        (answer(0), ["word0", None, None]),  # the very start
+        (answer(0), ["word0", None, None]),  # the first word
         (answer(17), ["word17", "word17", None]),  # the last token of a window, and in the overlap
         (answer(14, 17), ["word14 word15 word16 word17", "word14 word15 word16 word17", None]),
         (answer(13, 14), ["word13 word14", None, None]),  # begins before the second window
         (answer(17, 18), [None, "word17 word18", None]),  # ends behind the first window
         (answer(20, 22), [None, "word20 word21 word22", None]),  # in the second only
-        (answer(39), [None, None, "word39"]),  # the very end
-        (answer(10, 20), [None, None, None]),  # longer than the overlap: no window has the whole of it
+        (answer(39), [None, None, "word39"]),  # the last word
+        (answer(10, 20), [None, None, None]),  # longer than the overlap, so that no window contains it whole
     ],
 )
 def test_window_is_labeled_with_an_answer_that_it_contains_whole(gold: dict[str, Any], found: list[str | None]) -> None:

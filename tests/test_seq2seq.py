@@ -1,4 +1,4 @@
-"""Translation and summarization: reading rows, encoding, loss, metrics and remarks."""
+"""Translation and summarisation: reading rows, encoding, loss, metrics and remarks."""
 
 from __future__ import annotations
 

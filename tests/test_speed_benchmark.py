@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 @pytest.fixture(scope="module")
 def speed() -> Iterator[Any]:
-    """A module of the benchmark by name."""
+    """Name -> module of the benchmark."""
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(FOLDER))
 

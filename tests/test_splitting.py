@@ -263,7 +263,7 @@ def test_min_class_rows_and_train_rows(tmp_path: Path) -> None:
 
 
 def test_column_missing_from_the_first_rows_is_read(tmp_path: Path) -> None:
-    """In a JSON-lines file whose first rows lack a field."""
+    """The first rows of the JSON-lines file lack the field."""
     rows: list[dict[str, Any]] = [{"instruction": f"say {i}", "output": f"{i}"} for i in range(150)]
     rows += [{"instruction": "sum up", "input": f"text {i}", "output": "it"} for i in range(50)]
     data = DataSettings(train=FileSettings(source=str(write_rows(tmp_path / "rows.jsonl", rows))))

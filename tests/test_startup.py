@@ -59,5 +59,5 @@ def test_plan_does_not_import_bitsandbytes(recipe_file: Path) -> None:
     assert not modules & COMPILER
 
 
-def test_peft_finds_bitsandbytes_once_a_quantised_base_is_loaded() -> None:
+def test_peft_finds_bitsandbytes_once_a_quantized_base_is_loaded() -> None:
     run(PLAIN_THEN_QUANTISED.format(module="lora", name="Lora"))

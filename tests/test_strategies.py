@@ -104,7 +104,7 @@ def batch_of(base: Base, number: int) -> dict[str, torch.Tensor]:
 
 
 def wrapped(strategy: Strategy, base: Base) -> Any:
-    """The model as training wraps it, with data-driven initialization."""
+    """The model as training wraps it, with data-driven initialisation."""
     model = strategy.wrap(base)
     strategy.start(model, [{k: v for k, v in batch_of(base, 16).items() if k != "labels"}])
     return model
@@ -248,7 +248,9 @@ def test_learning_rate_is_in_its_range(strategy: Strategy) -> None:
 def test_siblings_do_not_import_each_other(package: str) -> None:
     module = importlib.import_module(f"pefttools.{package}")
     ours = Path(str(module.__file__)).parent
-    files = [file for file in getattr(module, package).files().values() if file.parent == ours]  # plug-ins may extend
+    files = [
+        file for file in getattr(module, package).files().values() if file.parent == ours
+    ]  # plug-ins may extend a sibling
     assert files
     for file in files:
         imported = {

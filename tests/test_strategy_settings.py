@@ -97,10 +97,10 @@ def tiny(architecture: str) -> Base:
 
 
 def test_bitfit_trains_biases_with_other_names() -> None:
-    for settings, there in (({}, ("q_bias", "v_bias")), ({"biases": "subset"}, ("q_bias",))):
+    for settings, biases in (({}, ("q_bias", "v_bias")), ({"biases": "subset"}, ("q_bias",))):
         model = strategies.get("bitfit")(**settings).wrap(tiny("deberta"))
         names = {name for name, p in model.named_parameters() if p.requires_grad}
-        assert {f"deberta.encoder.layer.0.attention.self.{name}" for name in there} <= names
+        assert {f"deberta.encoder.layer.0.attention.self.{name}" for name in biases} <= names
         assert ("deberta.encoder.layer.0.attention.self.v_bias" in names) == (not settings)
 
 
@@ -138,7 +138,7 @@ def test_ia3_vectors_are_not_decayed(load_base: Callable[[], Base]) -> None:
 def test_texts_are_truncated_to_the_length_that_the_strategy_leaves(
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache of tokenized rows is not shared between strategies with different lengths."""
+    """The cache of tokenised rows is not shared between strategies with different lengths."""
     long = [{**row, "text": row["text"] + " word1" * 70} for row in make_rows(60)]
     rows = write_rows(tmp_path / "long.jsonl", long)
     common = [f"data.train={rows}", "task.max_length=64", "train.epochs=0.5"]

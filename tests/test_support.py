@@ -67,7 +67,7 @@ def test_reasons_are_not_raw_exceptions() -> None:
     assert not [r for r in reasons if r.partition(":")[0].endswith("Error")]
 
 
-def test_strategies_that_rewrite_weights_refuse_a_quantised_base() -> None:
+def test_strategies_that_rewrite_weights_refuse_a_quantized_base() -> None:
     found = matrix.kept()["tasks"]["text_classification"]
     rewriting = ["full", "galore", "low_rank", "top_layers last_one", "lora pissa", "lora olora", "lora loftq"]
     for name, _, variant in (words.partition(" ") for words in rewriting):
@@ -112,7 +112,7 @@ class OwnDropout(nn.Dropout):
 
 
 class DropsTheQuantised(Lora):
-    """Puts plain matrices where quantised ones were."""
+    """Replaces quantised matrices by plain ones."""
 
     def wrap(self, base: Any) -> nn.Module:
         for path in [p for p, m in base.model.named_modules() if type(m).__name__ == "Linear4bit"]:

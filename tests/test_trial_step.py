@@ -15,11 +15,11 @@ from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 
 
-def recipe_of(place: Path, base: Path, number: int = 12) -> Path:
-    rows = write_rows(place / "rows.jsonl", make_rows(number))
+def recipe_of(folder: Path, base: Path, number: int = 12) -> Path:
+    rows = write_rows(folder / "rows.jsonl", make_rows(number))
     task = {"name": "text_classification", "max_length": 32}
     return write_recipe(
-        place / "recipe.yaml", base, rows, task=task, data={"train": str(rows), "validation_share": 0.3},
+        folder / "recipe.yaml", base, rows, task=task, data={"train": str(rows), "validation_share": 0.3},
         train={"epochs": 1, "batch_size": 64},
     )  # fmt: skip
 

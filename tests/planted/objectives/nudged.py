@@ -1,4 +1,4 @@
-"""nudged: the loss where input embeddings are moved a little, besides the loss where they are not."""
+"""nudged: the loss plus the loss on slightly changed input embeddings."""
 
 from typing import Any, ClassVar
 
@@ -7,7 +7,7 @@ from pefttools.objectives.base import Batch, BoundObjective, Context, Forward, O
 
 
 class Nudged(Objective):
-    """How far."""
+    """The size of the change."""
 
     reuses_features: ClassVar[bool] = False
     needs_plain_autograd: ClassVar[bool] = True
@@ -24,9 +24,9 @@ class _Nudged(BoundObjective):
 
     def loss(self, forward: Forward, batch: Batch) -> Any:
         plain = input_embeddings.of(self.model, batch["input_ids"])
-        moved = plain * (1 + self.size) + self.size
+        changed = plain * (1 + self.size) + self.size
 
-        def elsewhere(batch: Batch, embeddings: Any = None) -> Any:
-            return forward(batch, moved)
+        def with_changed_embeddings(batch: Batch, embeddings: Any = None) -> Any:
+            return forward(batch, changed)
 
-        return self.inner(forward, batch) + self.inner(elsewhere, batch)
+        return self.inner(forward, batch) + self.inner(with_changed_embeddings, batch)

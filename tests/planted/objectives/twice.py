@@ -1,4 +1,4 @@
-"""twice: two passes over a batch, and half of each loss."""
+"""twice: the mean loss of two passes over a batch."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pefttools.objectives.base import Batch, BoundObjective, Context, Forward, O
 
 
 class Twice(Objective):
-    """Nothing to set."""
+    """Has no settings."""
 
     def bind(self, context: Context) -> BoundObjective:
         return _Twice()
