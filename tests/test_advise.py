@@ -29,7 +29,7 @@ def test_budget_is_parsed_to_seconds(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "30", "m", "half an hour", "0s", "-5m", "5 m"])
 def test_invalid_budget_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="--budget: takes"):
+    with pytest.raises(UserError, match="--budget: must be"):
         budget.seconds(text)
 
 
@@ -73,7 +73,7 @@ class Fake:
         self.ruled_out = {c.label: "too slow for this budget" for c in self.left_out}
         self.tried: list[str] = []
 
-    def looked(self, config: Config, epochs: float) -> dict[str, Any]:
+    def short_trial(self, config: Config, epochs: float) -> dict[str, Any]:
         label = config.candidate.label
         self.tried.append(label)
         self.clock.left -= config.candidate.seconds(epochs, 100)

@@ -20,38 +20,38 @@ CONFIG = json.dumps({"model_type": "bert"})
 FOLDERS: dict[str, tuple[dict[str, str], str]] = {
     "peft's adapter": (
         {"adapter_config.json": ADAPTER, "adapter_model.safetensors": ""},
-        "is a LORA adapter of peft's for FacebookAI/roberta-base, not a model; merge it into its base .*, or train its",
+        "is a LORA adapter of peft for FacebookAI/roberta-base, not a model; merge it into its base .*, or train its",
     ),
     "a model and an adapter": (
         {"adapter_config.json": ADAPTER, "config.json": CONFIG, "model.safetensors": ""},
-        "holds a model and an adapter's adapter_config.json.*; move adapter_config.json",
+        "contains a model and an adapter's adapter_config.json.*; move adapter_config.json",
     ),
     "an adapter and its base's configuration": (
         {"adapter_config.json": ADAPTER, "config.json": CONFIG, "adapter_model.safetensors": ""},
-        "is a LORA adapter of peft's",
+        "is a LORA adapter of peft",
     ),
-    "one GGUF file": ({"m.q8.gguf": "", "README.md": ""}, "but GGUF; name the file: odd/m.q8.gguf"),
+    "one GGUF file": ({"m.q8.gguf": "", "README.md": ""}, "GGUF model instead of a transformers model; name the file: odd/m.q8.gguf"),
     "GGUF files": (
         {f"{n}.gguf": "" for n in "abcd"} | {"config.json": CONFIG},
         "name the file: odd/a.gguf, odd/b.gguf, odd/c.gguf .and 1 more",
     ),
-    "ONNX": ({"config.json": CONFIG, "onnx/model.onnx": ""}, "its weights in ONNX only"),
-    "TensorFlow": ({"config.json": CONFIG, "tf_model.h5": ""}, "its weights in TensorFlow or Flax only"),
+    "ONNX": ({"config.json": CONFIG, "onnx/model.onnx": ""}, "contains ONNX weights only"),
+    "TensorFlow": ({"config.json": CONFIG, "tf_model.h5": ""}, "contains TensorFlow or Flax weights only"),
     "sentence-transformers": (
         {"modules.json": "[]", "0_Transformer/config.json": CONFIG, "0_Transformer/pytorch_model.bin": "",
          "1_Pooling/config.json": "{}"},
-        "is a folder of sentence-transformers; name its model: odd/0_Transformer",
+        "is a sentence-transformers folder; name the model in it: odd/0_Transformer",
     ),
     "checkpoints": (
         {f"checkpoint-{n}/{file}": "{}" for n in (10, 20) for file in ("config.json", "model.safetensors")},
-        "below it there are models; name one: odd/checkpoint-10, odd/checkpoint-20",
+        "its subfolders contain models; name one: odd/checkpoint-10, odd/checkpoint-20",
     ),
-    "a tokenizer": ({"tokenizer.json": "{}", "tokenizer_config.json": "{}"}, "holds a tokenizer but no model"),
+    "a tokenizer": ({"tokenizer.json": "{}", "tokenizer_config.json": "{}"}, "contains a tokenizer but no model"),
     "nothing": ({}, "is an empty folder"),
-    "weights alone": ({"model.safetensors": "", "tokenizer.json": "{}"}, "config.json; add their model's config.json"),
-    "a configuration alone": ({"config.json": CONFIG}, "holds config.json but no weights .*base.init=scratch"),
-    "a data set": ({"state.json": "{}", "dataset_info.json": "{}"}, "not a model; data.train=odd takes it"),
-    "anything else": ({"notes.txt": ""}, "holds no config.json"),
+    "weights alone": ({"model.safetensors": "", "tokenizer.json": "{}"}, "config.json; add the model's config.json"),
+    "a configuration alone": ({"config.json": CONFIG}, "contains config.json but no weights .*base.init=scratch"),
+    "a data set": ({"state.json": "{}", "dataset_info.json": "{}"}, "not a model; to train on it, set data.train=odd"),
+    "anything else": ({"notes.txt": ""}, "contains no config.json"),
 }  # fmt: skip
 
 

@@ -155,7 +155,7 @@ def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: 
     assert process.returncode == 0
     assert (finished / "summary.json").read_text() == before
     assert {file: file.stat().st_mtime_ns for file in modified} == modified
-    assert "has the best mean; those that may be as good train no fewer parameters: " in output
+    assert "has the best mean; methods that may be as good train no fewer parameters: " in output
     words = ["pefttools", "bench", str(suite_file), "--out", str(finished)]
     assert f"`{shlex.join(words)}`: " in (finished / "table.md").read_text()
 
@@ -259,7 +259,7 @@ def test_results_of_another_version_are_refused(
     record = json.loads(next(finished.glob("trials/[!.]*.json")).read_text())
     record["versions"]["torch"] = "1.0"
     (out / "trials" / "other.json").write_text(json.dumps(record))
-    assert "holds results of torch 1.0" in bench_error(suite_file, "axes.strategies=[lora]", "--out", out)
+    assert "contains results of torch 1.0" in bench_error(suite_file, "axes.strategies=[lora]", "--out", out)
     (out / "trials" / "other.json").write_text(json.dumps({**record, "format": 0}))
     assert "not a record that this version can read" in bench_error(suite_file, "axes.strategies=[lora]", "--out", out)
 

@@ -124,8 +124,14 @@ SIZES = {"ia3": 10, "lora": 100, "full": 1000}
 @pytest.mark.parametrize(
     ("means", "tiers", "method", "smaller", "verdict"),
     [
-        ({"ia3": 0.81, "lora": 0.84, "full": 0.83}, (1, 1, 1), "lora", ("ia3",), "ia3 trains fewer parameters and may"),
-        ({"ia3": 0.81, "lora": 0.84, "full": 0.85}, (1, 1, 1), "full", ("ia3", "lora"), "ia3, lora train fewer"),
+        ({"ia3": 0.81, "lora": 0.84, "full": 0.83}, (1, 1, 1), "lora", ("ia3",), "with fewer trained parameters: ia3"),
+        (
+            {"ia3": 0.81, "lora": 0.84, "full": 0.85},
+            (1, 1, 1),
+            "full",
+            ("ia3", "lora"),
+            "fewer trained parameters: ia3, lora",
+        ),
         ({"ia3": 0.81, "lora": 0.84, "full": 0.83}, (2, 1, 1), "lora", (), "train no fewer parameters: full"),
         ({"ia3": 0.61, "lora": 0.84, "full": 0.73}, (3, 1, 2), "lora", (), "lora is better than all others"),
         ({"ia3": 0.84, "lora": 0.84, "full": 0.84}, (1, 1, 1), "ia3", (), "train no fewer parameters: lora, full"),

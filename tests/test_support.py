@@ -24,8 +24,8 @@ TASK = TextClassification.example()
 
 @pytest.mark.slow
 def test_stored_matrix_equals_the_measured_one() -> None:
-    measured, stored = json.loads(json.dumps(matrix.matrix(TASK.name))), matrix.kept()
-    assert matrix.kept()["versions"].keys() == measured["versions"].keys()
+    measured, stored = json.loads(json.dumps(matrix.matrix(TASK.name))), matrix.saved()
+    assert matrix.saved()["versions"].keys() == measured["versions"].keys()
     assert measured["architectures"] == stored["architectures"]
     again = f"what fits where has changed; if that is meant, run: {matrix.COMMAND}"
     assert measured["tasks"] == {TASK.name: stored["tasks"][TASK.name]}, again
@@ -37,7 +37,7 @@ def test_stored_matrix_equals_the_measured_one() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in tasks.names() if name != TASK.name])
 def test_stored_rows_of_other_tasks_equal_those_measured_on_one_architecture(name: str) -> None:
-    stored = matrix.kept()["tasks"][name]
+    stored = matrix.saved()["tasks"][name]
     architecture = next(a for a in matrix.ARCHITECTURES if stored["lora"]["default"]["fits"][a] is True)
     measured = matrix.matrix(name, (architecture,))["tasks"][name]
     for strategy, variants in measured.items():
@@ -49,7 +49,7 @@ def test_stored_rows_of_other_tasks_equal_those_measured_on_one_architecture(nam
 
 
 def test_matrix_has_every_strategy_and_architecture() -> None:
-    stored = matrix.kept()
+    stored = matrix.saved()
     for found in stored["tasks"].values():
         assert found.keys() == set(strategies.names())
         for name, variants in found.items():
@@ -58,8 +58,8 @@ def test_matrix_has_every_strategy_and_architecture() -> None:
 
 
 def test_reasons_are_not_raw_exceptions() -> None:
-    rows = [row for found in matrix.kept()["tasks"].values() for v in found.values() for row in v.values()]
-    rows += matrix.kept()["peft_types"].values()
+    rows = [row for found in matrix.saved()["tasks"].values() for v in found.values() for row in v.values()]
+    rows += matrix.saved()["peft_types"].values()
     reasons = {
         str(r) for row in rows for r in (row["fits"] if isinstance(row["fits"], dict) else {0: row["fits"]}).values()
     }
@@ -68,7 +68,7 @@ def test_reasons_are_not_raw_exceptions() -> None:
 
 
 def test_strategies_that_rewrite_weights_refuse_a_quantized_base() -> None:
-    found = matrix.kept()["tasks"]["text_classification"]
+    found = matrix.saved()["tasks"]["text_classification"]
     rewriting = ["full", "galore", "low_rank", "top_layers last_one", "lora pissa", "lora olora", "lora loftq"]
     for name, _, variant in (words.partition(" ") for words in rewriting):
         assert all("quantised" in reason for reason in found[name][variant or "default"]["nf4"].values())
@@ -124,8 +124,8 @@ class DropsTheQuantised(Lora):
 @pytest.mark.parametrize(
     ("cls", "sentence"),
     [
-        (StartsElsewhere, "on bert it claims exact_start but starts elsewhere"),
-        (MergesWrong, "on bert it claims mergeable but merging changes its answers"),
+        (StartsElsewhere, "on bert it claims exact_start but changes predictions before training"),
+        (MergesWrong, "on bert it claims mergeable but merging changes its logits"),
         (LeavesItsOwn, "on bert it claims mergeable but merging leaves modules of test_support"),
         (
             DropsTheQuantised,
@@ -141,7 +141,7 @@ def test_false_claim_of_a_strategy_is_a_contradiction(cls: type[Lora], sentence:
 def test_contradictions_are_reported_together_and_nothing_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(matrix, "KEPT", tmp_path / "support.json")
+    monkeypatch.setattr(matrix, "FILE", tmp_path / "support.json")
     monkeypatch.setattr(matrix, "ARCHITECTURES", {"bert": matrix.ARCHITECTURES["bert"]})
     monkeypatch.setattr(
         type(strategies), "names", lambda self: ["lora"] if self is strategies else ["text_classification"]
@@ -176,7 +176,7 @@ def test_table_fits_the_terminal(
 def test_json_has_the_whole_matrix(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["list", "strategies", "--json"]) == 0
     listing = json.loads(capsys.readouterr().out)
-    assert listing["support"] == matrix.kept()
+    assert listing["support"] == matrix.saved()
     assert listing["strategies"] == strategies.summaries()
 
 

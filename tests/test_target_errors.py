@@ -20,9 +20,9 @@ def test_error_about_a_target_outside_the_blocks_names_base_head(
 ) -> None:
     base = f"base={bases('llama')}"
     message = refusal(capsys, recipe_file, base, "strategy.targets=embed_tokens")
-    assert "is outside the blocks (model.embed_tokens); base.head=[model.embed_tokens] trains it whole" in message
+    assert "is outside the blocks (model.embed_tokens); to train it completely besides" in message
     message = refusal(capsys, recipe_file, base, "strategy.targets=[all,score]")
-    assert "is part of the head (score), which every strategy trains whole; leave it out" in message
+    assert "is part of the head (score), which every strategy trains completely; leave it out" in message
 
 
 @pytest.mark.parametrize(

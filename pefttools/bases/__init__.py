@@ -1,1 +1,1 @@
-"""Pretrained models: where their files are, how they are loaded, their heads, vocabularies and quantised matrices."""
+"""Pretrained models: finding and loading their files, heads, vocabularies and quantised matrices."""

@@ -1,7 +1,6 @@
-"""A head that the checkpoint has already trained: which classes it tells apart, and its rows for ours.
+"""A checkpoint's trained classification head: its classes, and its weights for the task's classes.
 
-Outputs are matched by name. Names that differ in capitals, hyphens and spaces are the same, as long as that leaves no
-doubt.
+Outputs are matched by class name. Differences in capitals, hyphens and spaces are ignored where that is unambiguous.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
 
 
 def names(settings: BaseSettings, auto_class: str, reporter: Reporter = SILENT) -> tuple[str, ...]:
-    """The classes that the base's trained head tells apart, by output; none where it has no such head for
-    this class of models."""
+    """The classes of the base's trained head, in the order of its outputs; empty without such a head for this class."""
     if settings.init == "scratch" or settings.trained_head == "new" or settings.source.lower().endswith(".gguf"):
         return ()
     config = _configuration(settings, reporter)
@@ -44,7 +42,7 @@ def _configuration(settings: BaseSettings, reporter: Reporter) -> Any:
 
 
 def _is_of(auto_class: str, config: Any) -> bool:
-    """Whether a checkpoint with this configuration was saved from the class that the task takes."""
+    """Whether a checkpoint with this configuration was saved from the model class that the task loads."""
     import transformers
 
     if type(config) not in (mapping := getattr(transformers, auto_class)._model_mapping):
@@ -53,17 +51,17 @@ def _is_of(auto_class: str, config: Any) -> bool:
     return not config.architectures or config.architectures[0] in {cls.__name__ for cls in classes}
 
 
-def matched(labels: Sequence[str], held: Sequence[str], settings: BaseSettings) -> list[int] | None:
-    """Of every label its output of a head with classes `held`; None where one has none."""
-    if settings.trained_head == "keep" and len(labels) == len(held):
-        return list(range(len(held)))
-    if set(labels) <= set(held):
-        return [held.index(label) for label in labels]
-    known = [folded(name) for name in held]
+def matched(labels: Sequence[str], existing: Sequence[str], settings: BaseSettings) -> list[int] | None:
+    """Each label's output in a head with the classes `existing`; None where a label has none."""
+    if settings.trained_head == "keep" and len(labels) == len(existing):
+        return list(range(len(existing)))
+    if set(labels) <= set(existing):
+        return [existing.index(label) for label in labels]
+    known = [folded(name) for name in existing]
     wanted = [folded(label) for label in labels]
     if len({*known}) == len(known) and len({*wanted}) == len(wanted) and {*wanted} <= {*known}:
         return [known.index(name) for name in wanted]
-    if is_nameless(held) and {*labels} == {*map(str, range(len(held)))}:
+    if is_nameless(existing) and {*labels} == {*map(str, range(len(existing)))}:
         return [int(label) for label in labels]
     return None
 
@@ -72,17 +70,18 @@ def folded(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
-def is_nameless(held: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"LABEL_\d+", name) for name in held)
+def is_nameless(existing: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"LABEL_\d+", name) for name in existing)
 
 
 def start(base: Base, settings: BaseSettings, auto_class: str, labels: Sequence[str] = ()) -> bool:
-    """Put the rows of a trained head where the task has its classes, or start the last layer anew.
+    """Copy a trained head's weights to the outputs of the task's classes, or initialize the last layer.
 
     Args:
-        labels: the task's classes; none where its head has one output.
+        labels: the task's classes; empty where its head has one output.
 
-    Returns whether the head's outputs are the checkpoint's.
+    Returns:
+        Whether the head's weights come from the checkpoint.
     """
     import torch
 
@@ -92,15 +91,15 @@ def start(base: Base, settings: BaseSettings, auto_class: str, labels: Sequence[
         return False
     path, layer = found
     stored = heads.stored(base.folder, base.model)
-    kept = stored(f"{path}.weight")
-    if kept.ndim != 2 or kept.shape[1:] != layer.weight.shape[1:]:
+    trained = stored(f"{path}.weight")
+    if trained.ndim != 2 or trained.shape[1:] != layer.weight.shape[1:]:
         return False
-    held = names(settings, auto_class)
-    order = (
-        matched(labels, held, settings) if labels and held else [0] if held and len(held) == len(kept) == 1 else None
-    )
-    if order is None or max(order) >= len(kept):
-        if kept.shape == layer.weight.shape:  # it was loaded under other names
+    existing = names(settings, auto_class)
+    order = [0] if existing and len(existing) == len(trained) == 1 else None
+    if labels and existing:
+        order = matched(labels, existing, settings)
+    if order is None or max(order) >= len(trained):
+        if trained.shape == layer.weight.shape:  # transformers has loaded it, although its classes are others
             _renew(base.model, layer)
         return False
     with torch.no_grad():
@@ -110,7 +109,7 @@ def start(base: Base, settings: BaseSettings, auto_class: str, labels: Sequence[
 
 
 def _last_layer(model: nn.Module, head: Sequence[str], outputs: int) -> tuple[str, nn.Linear] | None:
-    """The last linear layer of the head with so many outputs, and its path."""
+    """The head's last linear layer with this number of outputs, and its path."""
     import torch
 
     inside = tuple(f"{path}." for path in head)
@@ -123,7 +122,7 @@ def _last_layer(model: nn.Module, head: Sequence[str], outputs: int) -> tuple[st
 
 
 def _renew(model: Any, layer: nn.Module) -> None:
-    """Draw the layer's weights as the model's class draws those of a new head."""
+    """Initialize the layer's weights as the model class does for a new head."""
     import torch
 
     for part in (layer, *layer.parameters()):

@@ -1,4 +1,4 @@
-"""Messages for a folder or file that is not a base: what it is, and what to name instead."""
+"""Messages for a folder or file that is not a model: what it is, and what to name instead."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ FOREIGN = {
     "TensorFlow or Flax": ("tf_model*.h5", "flax_model*.msgpack", "*.ckpt.index"),
     "ONNX": ("*.onnx", "onnx/*.onnx"),
 }
-"""Formats of weights that cannot be trained here."""
+"""Formats of weights that pefttools cannot train."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.spm", "*.model")
 PLAIN = "name the original model, as a folder with config.json and model.safetensors"
 
 
 def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | None:
-    """The sentence on what lies at `path`, where transformers cannot load it as a model; None where it may.
+    """The message on why `path` is not a transformers model; None where it seems to be one.
 
     Args:
-        source: how the user named it.
-        needs_weights: whether a configuration alone will not do.
+        source: the user's name for it.
+        needs_weights: whether weights are needed besides the configuration.
     """
     if path.is_file():
         return _file(path, source)
@@ -36,22 +36,22 @@ def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | No
         return problem
     if has_model:
         return (
-            f"{source} holds config.json but no weights (model.safetensors or pytorch_model.bin); name a folder with"
+            f"{source} contains config.json but no weights (model.safetensors or pytorch_model.bin); name a folder with"
             " both, or set base.init=scratch to train the architecture from random weights"
         )
     if problem := _below(path, source) or _no_model(path, source):
         return problem
-    return f"{source} holds no config.json, so it is not a model folder of transformers"
+    return f"{source} contains no config.json, so it is not a transformers model; name a folder with config.json"
 
 
 def _file(path: Path, source: str) -> str:
     if path.suffix.lower() == ".onnx":
         return f"{source} is a model in ONNX, which cannot be trained; {PLAIN}"
     if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".whl"):
-        return f"{source} is an archive; unpack it, and name the folder that holds its config.json"
+        return f"{source} is an archive; unpack it, and name the folder that contains config.json"
     if (path.parent / MODEL).is_file():
         return f"{source} is one file of a model; name its folder, {path.parent}"
-    return f"{source} is a file that holds no model; a base is a folder with config.json and weights, or a .gguf file"
+    return f"{source} is not a model file; name a folder with config.json and weights, or a .gguf file"
 
 
 def _run(path: Path) -> str | None:
@@ -65,56 +65,56 @@ def _adapter(path: Path, source: str) -> str | None:
         return None
     if _found(path, *WEIGHTS):
         return (
-            f"{source} holds a model and an adapter's {ADAPTER}, and transformers would load both; move {ADAPTER} and"
-            " the adapter's weights to a folder of their own"
+            f"{source} contains a model and an adapter's {ADAPTER}, and transformers would load both; move {ADAPTER}"
+            " and the adapter's weights to a folder of their own"
         )
     settings = _read(path / ADAPTER)
     kind, named = settings.get("peft_type"), settings.get("base_model_name_or_path")
-    what = f"{source} is a {kind} adapter of peft's" if kind else f"{source} is an adapter"
+    what = f"{source} is a {kind} adapter of peft" if kind else f"{source} is an adapter"
     of = f" for {named}" if named else ""
     if run := next((parent for parent in (path.parent, path.parent.parent) if _is_run(parent)), None):
         return f"{what}{of}, not a model; it belongs to the run {run}: {_merged(run)}"
-    cure = "merge it into its base (peft's `merge_and_unload`, then `save_pretrained`) and name the merged folder"
+    advice = "merge it into its base (peft's `merge_and_unload`, then `save_pretrained`) and name the merged folder"
     if (path / "recipe.yaml").is_file():
-        cure = "run `pefttools export RUN --to merged` on its run, and name the model that this writes"
-    return f"{what}{of}, not a model; {cure}{', or train its base' if named else ''}"
+        advice = "run `pefttools export RUN --to merged` on its run, and name the folder that this writes"
+    return f"{what}{of}, not a model; {advice}{', or train its base' if named else ''}"
 
 
 def _other_weights(path: Path, source: str) -> str | None:
     if files := _found(path, "*.gguf"):
-        return f"{source} holds no transformers model but GGUF; name the file: {_listed(source, files)}"
+        return (
+            f"{source} contains a GGUF model instead of a transformers model; name the file: {_listed(source, files)}"
+        )
     for kind, patterns in FOREIGN.items():
         if files := _found(path, *patterns):
-            return f"{source} holds its weights in {kind} only ({files[0]}), which cannot be trained here; {PLAIN}"
+            return f"{source} contains {kind} weights only ({files[0]}), which pefttools cannot train; {PLAIN}"
     if (files := _found(path, *ANY_WEIGHTS)) and not (path / MODEL).is_file():
-        return f"{source} holds weights ({files[0]}) without config.json; add their model's config.json to it"
+        return f"{source} contains weights ({files[0]}) without config.json; add the model's config.json to the folder"
     return None
 
 
 def _below(path: Path, source: str) -> str | None:
     snapshots = sorted((path / "snapshots").glob("*/config.json"))
     if path.name.startswith("models--") and snapshots:
-        return (
-            f"{source} is the hub's cache of a model; name hf:{path.name.removeprefix('models--').replace('--', '/')}"
-        )
+        return f"{source} is a cache folder of the hub; name hf:{path.name.removeprefix('models--').replace('--', '/')}"
     folders = [file.parent for depth in ("*", "*/*") for file in sorted(path.glob(f"{depth}/{MODEL}"))]
     models = [str(folder.relative_to(path)) for folder in folders if _found(folder, *WEIGHTS)]
     if not models:
         return None
     if (path / "modules.json").is_file():
-        return f"{source} is a folder of sentence-transformers; name its model: {_listed(source, models[:1])}"
-    return f"{source} holds no config.json, but below it there are models; name one: {_listed(source, models)}"
+        return f"{source} is a sentence-transformers folder; name the model in it: {_listed(source, models[:1])}"
+    return f"{source} contains no config.json, but its subfolders contain models; name one: {_listed(source, models)}"
 
 
 def _no_model(path: Path, source: str) -> str | None:
     if not any(path.iterdir()):
-        return f"{source} is an empty folder: there is no model in it"
+        return f"{source} is an empty folder; name a folder with config.json and weights"
     if (path / "model_index.json").is_file():
-        return f"{source} is a pipeline of diffusers, not a language model"
+        return f"{source} is a diffusers pipeline, not a language model; name a folder of transformers"
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        return f"{source} is a data set that `datasets` saved, not a model; data.train={source} takes it"
+        return f"{source} is a data set saved by `datasets`, not a model; to train on it, set data.train={source}"
     if _found(path, *TOKENIZER):
-        return f"{source} holds a tokenizer but no model (no config.json, no weights); name the model's folder"
+        return f"{source} contains a tokenizer but no model (no config.json, no weights); name the model's folder"
     return None
 
 

@@ -1,7 +1,7 @@
-"""GGUF bases: dequantised once, kept in the cache as a plain transformers folder.
+"""GGUF bases: dequantised once and cached as a plain transformers folder.
 
-transformers marks a model it read from GGUF as quantised although its weights are floating point by then, and
-would refuse to train or save it; the marks are taken off here.
+transformers marks a model that it has read from GGUF as quantised, although its weights are floating point, and would
+refuse to train or save it; `read` removes the marks.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
-    """The folder with the file's model in fp32 safetensors and its tokenizer; takes half a minute the first time.
+    """A cached folder with the file's model in fp32 and its tokenizer; the first conversion takes half a minute.
 
     Raises:
-        UserError: not a GGUF file that transformers can read.
+        UserError: transformers cannot read the file.
     """
     folder = cache_dir("dequantised", sha256)
     with only_one(folder):
         if not folder.exists():
-            reporter.note(f"dequantising {path.name}, once")
+            reporter.note(f"dequantising {path.name}; later runs use the result")
             with atomic.new_folder(folder) as part:
                 _convert(path, part)
     return folder

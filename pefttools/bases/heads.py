@@ -1,4 +1,4 @@
-"""Which modules of a loaded model are its head: new, never trained, or named by the user."""
+"""The modules that make up a loaded model's head: new, never trained, or named by the user."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 def head(
     model: nn.Module, missing: Iterable[str], named: Iterable[str], bias: Callable[[str], Tensor], own: bool = True
 ) -> tuple[str, ...]:
-    """Full paths of the task's own modules, of what the checkpoint lacks, of what nobody trained, and of `named`.
+    """Full paths of the task's own modules, those missing in the checkpoint, those never trained, and `named` ones.
 
     Args:
-        missing: names of the weights the checkpoint lacks.
-        bias: a bias's name -> its values, for a model without weights the checkpoint's.
-        own: whether the modules outside the backbone are the task's own; a language model's are not.
+        missing: names of the weights that the checkpoint lacks.
+        bias: returns the values of a bias by name; for a model without weights, the checkpoint's values.
+        own: whether the modules outside the backbone are the task's own; those of a language model are not.
 
     Raises:
-        UserError: one of `named` is no module of the model.
+        UserError: one of `named` is not a module of the model.
     """
     new = _owners(model, missing) if own else _apart(model, _owners(model, missing))
     untrained = never_trained(model, bias) if own else []
@@ -33,7 +33,7 @@ def head(
 
 
 def tops(model: nn.Module) -> list[str]:
-    """The task's own modules: those outside the backbone that hold parameters."""
+    """The task's own modules: those outside the backbone that have parameters."""
     prefix = getattr(model, "base_model_prefix", "")
     within = tuple(f"{path}." for path in module_paths.blocks(model))
     tables = {id(p) for p in model.get_input_embeddings().parameters()}  # type: ignore[operator]
@@ -48,8 +48,8 @@ def tops(model: nn.Module) -> list[str]:
 
 
 def _apart(model: nn.Module, paths: Iterable[str]) -> list[str]:
-    """The paths, those that share weights with the rest of the model (a tied decoder) replaced by what does not."""
-    kept = []
+    """The paths; modules that share weights with others (a tied decoder) are replaced by submodules that do not."""
+    unshared = []
     for path in paths:
         module = model.get_submodule(path)
         inside = {id(p) for p in module.parameters()}
@@ -57,18 +57,18 @@ def _apart(model: nn.Module, paths: Iterable[str]) -> list[str]:
             id(p) for name, p in model.named_parameters(remove_duplicate=False) if not name.startswith(f"{path}.")
         }
         if not inside & outside:
-            kept.append(path)
+            unshared.append(path)
         else:
-            kept += _apart(model, [f"{path}.{n}" for n, m in module.named_children() if [*m.parameters()]])
-    return kept
+            unshared += _apart(model, [f"{path}.{n}" for n, m in module.named_children() if [*m.parameters()]])
+    return unshared
 
 
 def never_trained(model: nn.Module, bias: Callable[[str], Tensor]) -> list[str]:
-    """Paths of linear layers above the blocks whose bias is exactly zero: nobody ever trained them."""
+    """Paths of linear layers above the blocks whose bias is exactly zero, which shows that they were never trained."""
     import torch
 
     above = module_paths.above_blocks(model)
-    untouched = [
+    untrained = [
         path
         for path, module in model.named_modules()
         if path in above
@@ -76,13 +76,13 @@ def never_trained(model: nn.Module, bias: Callable[[str], Tensor]) -> list[str]:
         and module.bias is not None
         and not bias(f"{path}.bias").any()
     ]
-    return _owners(model, [f"{path}.{name}" for path in untouched for name in ("weight", "bias")])
+    return _owners(model, [f"{path}.{name}" for path in untrained for name in ("weight", "bias")])
 
 
 def stored(folder: Path, model: nn.Module) -> Callable[[str], Tensor]:
-    """A weight's name -> its values, read alone from the folder's checkpoint; zero where the checkpoint lacks it.
+    """A function that reads one weight from the folder's checkpoint by name; it returns zero for a missing weight.
 
-    A headless checkpoint names the backbone's weights without their prefix.
+    A checkpoint without a head has the backbone's weights without their prefix.
     """
     import torch
     from safetensors import safe_open
@@ -107,7 +107,7 @@ def stored(folder: Path, model: nn.Module) -> Callable[[str], Tensor]:
 
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """The checkpoint's files that may hold a weight of these names."""
+    """The checkpoint's files that may contain a weight with one of these names."""
     for whole, index in (
         ("model.safetensors", "model.safetensors.index.json"),
         ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -121,7 +121,7 @@ def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
-    """The widest modules, below the backbone, all of whose parameters are among `new`: `bert.pooler`."""
+    """The largest modules inside the backbone all of whose parameters are among `new`, like `bert.pooler`."""
     names = set(new)
     found = []
     for name in sorted(names):
@@ -137,7 +137,7 @@ def _owners(model: nn.Module, new: Iterable[str]) -> list[str]:
 
 
 def _outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """Each path once, and none that lies inside another."""
+    """The paths without repetitions and without those inside another one."""
     unique = list(dict.fromkeys(paths))
     return tuple(p for p in unique if not any(p.startswith(f"{other}.") for other in unique))
 

@@ -1,4 +1,4 @@
-"""What a base leaves a method: positions for virtual tokens, a place for keys and values before a text, a rank."""
+"""Checks of a method's requirements on a base: positions for virtual tokens, past keys and values, ranks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from pefttools.bases.loading import Base
 
 MIN_TOKENS = 4
-"""The shortest text a task cuts to."""
+"""The smallest length to which a task truncates texts."""
 
 
 def take_positions(base: Base, number: int, key: str) -> None:
-    """Leave room for `number` virtual tokens: longer texts are cut.
+    """Reserve `number` positions for virtual tokens, by truncating texts earlier.
 
     Raises:
-        UserError: there is no room, or peft has no virtual tokens for this kind of model and task.
+        UserError: too few positions are left, or peft does not support virtual tokens for this model and task.
     """
     if base.task_type is None:
-        raise UserError("strategy: peft has no virtual tokens for this task; use lora, adapter or ia3")
+        raise UserError("strategy: peft does not support virtual tokens for this task; use lora, adapter or ia3")
     if base.model.config.is_encoder_decoder and base.task_type != "SEQ_2_SEQ_LM":
         raise UserError(
-            f"strategy: {base.source} is an encoder-decoder, and peft cannot put virtual tokens before one that"
-            " classifies; use lora, adapter or ia3"
+            f"strategy: {base.source} is an encoder-decoder, and peft does not support virtual tokens for"
+            " classification with one; use lora, adapter or ia3"
         )
     limit = base.tokenizer.model_max_length
     if limit - number < MIN_TOKENS:
@@ -38,22 +38,22 @@ def take_positions(base: Base, number: int, key: str) -> None:
 
 
 def refuse_last_token(base: Base) -> None:
-    """Raises UserError when the model classifies by its last token: given embeddings, it would take padding for it."""
+    """Raises UserError when the model classifies by its last token, which it cannot find in embeddings with padding."""
     left = getattr(base.tokenizer, "padding_side", "right") == "left"  # XLNet's
-    if base.task_type == "SEQ_CLS" and (left or hasattr(base.model, "score")):  # so decoders' heads are named
+    if base.task_type == "SEQ_CLS" and (left or hasattr(base.model, "score")):  # the name of decoders' heads
         raise UserError(
-            f"strategy: {base.source} ({type(base.model).__name__}) reads its answer at the last token, and cannot find"
-            " that behind virtual tokens when texts are padded; strategy=lora and adapter work"
+            f"strategy: {base.source} ({type(base.model).__name__}) classifies by the last token, and cannot find it"
+            " after virtual tokens when texts are padded; use lora or adapter"
         )
 
 
 def refuse_without_past(base: Base) -> None:
-    """Raises UserError when the model takes no keys and values from before the text."""
+    """Raises UserError when the model does not accept past keys and values."""
     forwards = (base.model.forward, base.model.base_model.forward)
     if not any("past_key_values" in inspect.signature(forward).parameters for forward in forwards):
         raise UserError(
-            f"strategy: {base.source} ({type(base.model).__name__}) takes no keys and values from before the text;"
-            " strategy=lora and adapter work"
+            f"strategy: {base.source} ({type(base.model).__name__}) does not accept past keys and values, which this"
+            " strategy needs; use lora or adapter"
         )
 
 
@@ -63,11 +63,13 @@ def refuse_rank_beyond(base: Base, paths: Iterable[str], rank: int, key: str = "
     sides = {path: min(_sides(module)) for path, module in modules.items()}
     smallest = min(sides, key=lambda path: sides[path])
     if rank > sides[smallest]:
-        raise UserError(f"{key}: {rank} is more than {smallest} allows, whose smaller side is {sides[smallest]}")
+        raise UserError(
+            f"{key}: {rank} is more than {sides[smallest]}, the smaller side of {smallest}; set at most that"
+        )
 
 
 def _sides(module: Any) -> tuple[int, int]:
-    """(in, out) of an `nn.Linear`, quantised or not (a packed weight's shape says nothing), or of a `Conv1D`."""
+    """(in, out) of an `nn.Linear` or a `Conv1D`; the shape of a quantised weight would be that of its packed form."""
     import torch
 
     return (module.in_features, module.out_features) if isinstance(module, torch.nn.Linear) else (module.nx, module.nf)

@@ -1,4 +1,4 @@
-"""How many parameters a model has, and how many of them are trained."""
+"""Counting a model's parameters, and those that are trained."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ if TYPE_CHECKING:
 
 
 def count_parameters(model: nn.Module, head: Iterable[str]) -> dict[str, int]:
-    """`total`, `trainable`, `adapter` and `head`, the last two adding up to `trainable`.
+    """Numbers of parameters: `total`, `trainable`, `adapter` and `head`; the last two add up to `trainable`.
 
-    Each storage counts once. The frozen twin that peft keeps of a head it saves (`original_module`) is not a part of
-    the model.
+    Shared weights count once. The frozen copy of a head that peft stores (`original_module`) does not count.
     """
     parts = [f".{path}." for path in head]
     counts = {"total": 0, "trainable": 0, "adapter": 0, "head": 0}
@@ -32,6 +31,6 @@ def count_parameters(model: nn.Module, head: Iterable[str]) -> dict[str, int]:
 
 
 def _numel(parameter: nn.Parameter) -> int:
-    """How many weights it stands for; bitsandbytes packs two of four bits into a byte."""
+    """Number of weights in a parameter; bitsandbytes packs two 4-bit weights into a byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)

@@ -1,7 +1,7 @@
-"""Bases whose blocks bitsandbytes holds in 4 or 8 bits (`base.quantize`), on CPU and CUDA.
+"""Bases whose blocks are quantised to 4 or 8 bits by bitsandbytes (`base.quantize`), on CPU and CUDA.
 
-QLoRA (Dettmers et al. 2023) trains beside such matrices; LLM.int8() (Dettmers et al. 2022) rounds activations too. Only
-the blocks' matrices are quantised: heads, embeddings and norms stay as they are.
+QLoRA (Dettmers et al. 2023) trains adapters on such matrices; LLM.int8() (Dettmers et al. 2022) rounds activations too.
+Only the blocks' matrices are quantised, not heads, embeddings and norms.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 Kind = Literal["nf4", "fp4", "int8"]
 BLOCK = 64
-"""Weights of a 4-bit matrix that share a scale."""
+"""Number of weights of a 4-bit matrix that share a scale."""
 
 
 def configuration(kind: Kind, auto: Any, config: PretrainedConfig) -> BitsAndBytesConfig:
-    """How transformers must load a model of this class to quantise the matrices of its blocks and nothing else."""
+    """The configuration with which transformers quantises the matrices of the blocks and nothing else."""
     import torch
     from transformers import BitsAndBytesConfig
 
     with torch.device("meta"):
         model = auto.from_config(config)
     blocks = {*module_paths.linears(model)}
-    # the names are matched from the left, and one that is given replaces bitsandbytes' own list, lm_head among it
+    # bitsandbytes matches prefixes; a list of ours replaces its default, which includes lm_head
     others = [path for path, m in model.named_modules() if isinstance(m, torch.nn.Linear) and path not in blocks]
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=others)
@@ -43,29 +43,29 @@ def configuration(kind: Kind, auto: Any, config: PretrainedConfig) -> BitsAndByt
 
 
 def matrices(model: nn.Module) -> list[str]:
-    """Full paths of the matrices that are quantised: of blocks, less what transformers keeps in fp32 (T5's wo)."""
-    kept = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
-    return [path for path in module_paths.linears(model) if not kept & {*path.split(".")}]
+    """Full paths of the quantised matrices: those of blocks, except what transformers keeps in fp32 (T5's wo)."""
+    in_fp32 = {*(getattr(model, "_keep_in_fp32_modules", None) or ())}
+    return [path for path in module_paths.linears(model) if not in_fp32 & {*path.split(".")}]
 
 
 def mend(model: nn.Module) -> None:
-    """Keep 4-bit layers from repacking themselves in evaluation, after which no gradient passes them."""
+    """Prevent 4-bit layers from repacking their weights in evaluation mode, after which no gradient passes them."""
     for layer in _four_bit(model):
         layer.support_avx512bf16_for_cpu = False
 
 
 @contextmanager
 def computing_in_bf16(model: nn.Module) -> Iterator[None]:
-    """Meanwhile 4-bit layers dequantise to bf16 instead of fp32, and no bias loses digits.
+    """While the context is open, 4-bit layers dequantise to bf16 instead of fp32, and no bias loses precision.
 
-    bitsandbytes puts a bias in its input's type for good. Frozen ones are put back; a layer whose bias is trained goes
-    on in fp32, and 8-bit layers, which round their inputs anyway, are given theirs in fp32.
+    bitsandbytes converts a bias to its input's dtype permanently. Frozen biases are restored; a layer with a trained
+    bias still computes in fp32; 8-bit layers, which round their inputs anyway, get inputs in fp32.
     """
     import torch
 
-    def widened(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def to_fp32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         del module
-        return (given[0].float(), *given[1:])
+        return (args[0].float(), *args[1:])
 
     with ExitStack() as stack:
         for layer in _four_bit(model):
@@ -73,7 +73,7 @@ def computing_in_bf16(model: nn.Module) -> Iterator[None]:
                 stack.callback(_restore, layer, layer.compute_dtype, None if layer.bias is None else layer.bias.data)
                 layer.compute_dtype = torch.bfloat16
         for layer in _layers(model, "Linear8bitLt"):
-            stack.callback(layer.register_forward_pre_hook(widened).remove)
+            stack.callback(layer.register_forward_pre_hook(to_fp32).remove)
         yield
 
 
@@ -84,15 +84,15 @@ def _restore(layer: Any, dtype: Any, bias: Any) -> None:
 
 
 def dequantised(model: Any) -> PreTrainedModel:
-    """The model in fp32 with what its quantised weights stand for; uses it up."""
+    """The model in fp32 with the values that its quantised weights represent; modifies the model in place."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    turned = [
+    transposed = [
         path for path, m in model.named_modules() if issubclass(getattr(m, "source_cls", torch.nn.Linear), Conv1D)
     ]
     plain = model.dequantize().to(torch.float32)
-    for path in turned:  # GPT-2's matrices, which come back as linear layers and are kept the other way round
+    for path in transposed:  # GPT-2's Conv1D, which dequantising turns into linear layers
         layer: Any = plain.get_submodule(path)
         conv = Conv1D(layer.out_features, layer.in_features)
         conv.weight, conv.bias = torch.nn.Parameter(layer.weight.detach().T.contiguous(), False), layer.bias
@@ -103,13 +103,13 @@ def dequantised(model: Any) -> PreTrainedModel:
 
 
 def saved_bytes(kind: Kind, model: nn.Module) -> int:
-    """What quantising takes off the weights of an fp32 model."""
+    """Bytes by which quantising reduces the weights of an fp32 model."""
     saved = 0
     for path in matrices(model):
         weight: Any = model.get_submodule(path).weight
         rows, size = weight.shape[0], weight.numel()
-        held = size + 4 * rows if kind == "int8" else size // 2 + 4 * -(-size // BLOCK)
-        saved += 4 * size - held
+        quantised = size + 4 * rows if kind == "int8" else size // 2 + 4 * -(-size // BLOCK)
+        saved += 4 * size - quantised
     return saved
 
 
@@ -118,6 +118,6 @@ def _four_bit(model: nn.Module) -> list[Any]:
 
 
 def _layers(model: nn.Module, kind: str) -> list[Any]:
-    """The model's layers of a class of bitsandbytes; if nothing has imported that, which takes a second, none is."""
+    """The model's layers of a bitsandbytes class. Does not import bitsandbytes, which takes a second."""
     bitsandbytes: Any = sys.modules.get("bitsandbytes")
     return [m for m in model.modules() if isinstance(m, getattr(bitsandbytes.nn, kind))] if bitsandbytes else []

@@ -1,4 +1,4 @@
-"""Which matrices a method changes: all of the blocks, by role, or by pattern; resolved to full paths at once."""
+"""Target matrices of a method: all matrices of the blocks, roles or patterns, resolved to full module paths."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def _one_is_a_list(value: Any) -> Any:
 
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_is_a_list)]
-"""`all` matrices of the blocks, roles (`query`, `value`, `down` …), or patterns: a module's last name (`q_lin`) or a
-glob on its full path."""
+"""`all` matrices of the blocks, roles (`query`, `value`, `down` …), or patterns: the last part of a module's path
+(`q_lin`) or a glob for the full path."""
 
 MaybeTargets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
-"""The same, or none."""
+"""Like `Targets`, but may be empty."""
 
 
 def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
-    """Full paths of the modules of these roles. Raises UserError when the roles of this kind of model are not known.
+    """Full paths of the modules with these roles. Raises UserError when this kind of model's roles are not known.
 
     Args:
         key: the setting in which matrices can be named instead, where there is one.
@@ -36,15 +36,15 @@ def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
     try:
         return module_paths.playing(base.model, *roles)
     except ValueError as error:
-        cure = f"name the matrices in {key}" if key else "use strategy=lora, which needs no roles"
-        raise UserError(f"{key or 'strategy'}: {base.source}: {error}; {cure}") from error
+        advice = f"name the matrices in {key}" if key else "use strategy=lora, which needs no roles"
+        raise UserError(f"{key or 'strategy'}: {base.source}: {error}; {advice}") from error
 
 
 def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets") -> list[str]:
     """Full paths of the matrices, in the model's order.
 
     Raises:
-        UserError: a pattern matches none; the message lists the names, their counts, and the nearest one.
+        UserError: a pattern matches no matrix; the message lists the names with counts, and the most similar name.
     """
     linears = module_paths.linears(base.model)
     chosen: set[str] = set()
@@ -62,7 +62,7 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
 
 
 def _elsewhere(base: Base, pattern: str) -> str | None:
-    """What a pattern is that names modules outside the blocks, and what trains them; None where it names none."""
+    """The message for a pattern that matches modules outside the blocks; None where it matches none of them."""
     within = tuple(f"{path}." for path in module_paths.blocks(base.model))
     paths = [
         path
@@ -73,9 +73,9 @@ def _elsewhere(base: Base, pattern: str) -> str | None:
     if not found:
         return None
     if set(found) <= set(base.head):
-        return f"is part of the head ({', '.join(found)}), which every strategy trains whole; leave it out"
+        return f"is part of the head ({', '.join(found)}), which every strategy trains completely; leave it out"
     named = ", ".join(found)
-    return f"is outside the blocks ({named}); base.head=[{named}] trains it whole besides the strategy"
+    return f"is outside the blocks ({named}); to train it completely besides the strategy, set base.head=[{named}]"
 
 
 def _unknown(base: Base, pattern: str, linears: list[str]) -> str:
@@ -84,11 +84,11 @@ def _unknown(base: Base, pattern: str, linears: list[str]) -> str:
     match = nearest(pattern, [*counts, *ROLES])
     known = ", ".join(f"{name} ({count})" for name, count in counts.items())
     hint = f"; did you mean {match!r}?" if match else "."
-    return f"matches no matrix of {base.source}{hint} There are: {known}; or by role: all, {', '.join(ROLES)}"
+    return f"matches no matrix of {base.source}{hint} Matrices: {known}; roles: all, {', '.join(ROLES)}"
 
 
 def are_transposed(base: Base, paths: list[str]) -> bool:
-    """Whether the matrices are stored (in, out), as GPT-2's `Conv1D` does; peft wants to know."""
+    """Whether the matrices are stored as (in, out), like GPT-2's `Conv1D`, for peft's `fan_in_fan_out`."""
     import torch
 
     return bool(paths) and not isinstance(base.model.get_submodule(paths[0]), torch.nn.Linear)

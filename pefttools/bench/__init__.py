@@ -1,1 +1,1 @@
-"""Which method is best: suites of trials, fair tuning, honest statistics, a report, and advice on a user's own data."""
+"""Comparing methods: suites of trials, learning-rate tuning, statistics, a report, and advice for your own data."""

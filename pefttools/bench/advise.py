@@ -1,8 +1,8 @@
-"""Which strategy for this model and these rows, within a budget of time.
+"""Recommend a strategy for a model and rows within a budget of time.
 
-Those of `CANDIDATES` that fit are timed on a few steps, then successive halving is planned and told, then run. Choices
-are made on validation rows alone. The finalists are compared row by row over their seeds; the one with the best mean is
-recommended, written as a recipe, and scored on the test rows, once. Smaller ones that may be as good are named.
+The `CANDIDATES` that work are timed on a few steps; then successive halving is planned, reported and run. All choices
+are made on validation rows only. The finalists are compared row by row over their seeds. The one with the best mean is
+recommended, written as a recipe, and scored on the test rows once; smaller ones that may be as good are listed.
 
     OUT/start.yaml  recipe.yaml  recommended/  advice.json  trials/  runs/
 """
@@ -43,9 +43,9 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "low_rank": {"name": "low_rank"},
     "ia3": {"name": "ia3"},
 }
-"""What is tried when nothing else is said."""
+"""The default candidates."""
 EPOCHS = ((1000, 10.0), (10000, 5.0), (math.inf, 3.0))
-"""Up to so many training rows, so many epochs."""
+"""(upper limit of training rows, epochs)."""
 
 
 def advise(
@@ -55,12 +55,12 @@ def advise(
     """Recommend a recipe.
 
     Args:
-        overrides: of recipe keys, for every trial (`data.columns.text=question`).
-        strategies: only these candidates, by their names here or in the registry; all that fit when not given.
+        overrides: overrides of recipe keys for every trial (`data.columns.text=question`).
+        strategies: only these candidates, by name in `CANDIDATES` or in the registry; all `CANDIDATES` by default.
 
     Raises:
-        UserError: the data, the base or the task cannot work, or the budget is too small for one trial.
-        Interrupted: stopped; the same command goes on.
+        UserError: the data, the base or the task do not work, or the budget is too small for one trial.
+        Interrupted: the user stopped it; the same command continues.
     """
     clock = budget.Clock(seconds)
     out = out.absolute()
@@ -68,7 +68,8 @@ def advise(
     adviser = Adviser(start, out, clock, reporter)
     plan = adviser.plan(adviser.candidates(_wanted(strategies)))
     reporter.note(
-        f"the plan, of about {budget.told(plan.seconds)} in {budget.told(clock.left)}: " + "; ".join(plan.sentences)
+        f"plan for about {budget.duration(plan.seconds)} of the {budget.duration(clock.left)} left: "
+        + "; ".join(plan.sentences)
     )
     plan, finals = adviser.run(plan)
     return _advice(adviser, plan, challenged(adviser, plan, finals))
@@ -111,10 +112,10 @@ def _epochs(rows: int) -> float:
 
 
 def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Writes the recommended recipe, and scores it on the test rows."""
+    """Write the recommended recipe, and score it on the test rows; returns the content of advice.json."""
     if not finals:
         raise UserError(
-            "--budget: it ended before one finalist was trained; give a longer time,"
+            "--budget: the time was over before one finalist was trained; allow more time,"
             " or run the same command again to continue"
         )
     tables = {c.label: t for c, records in finals.items() if (t := scores(records)) is not None}
@@ -135,9 +136,10 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
     tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
     values = {
-        "recommended": _told(best, finals[best]), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
-        "run": str(adviser.out / "recommended"), "runner_up": _told(others[0], finals[others[0]]) if others else None,
-        "finalists": [_told(c, finals[c]) for c in ranked],
+        "recommended": _finalist(best, finals[best]), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
+        "run": str(adviser.out / "recommended"),
+        "runner_up": _finalist(others[0], finals[others[0]]) if others else None,
+        "finalists": [_finalist(c, finals[c]) for c in ranked],
         "verdict": advice.verdict, "may_be_as_good": list(advice.may_be_as_good),
         "comparisons": [{**vars(p), "differs": p.differs} for p in pairs],
         "ruled_out": adviser.ruled_out, "plan": plan.sentences, "metric": adviser.start.task.primary,
@@ -148,7 +150,7 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     return values
 
 
-def _told(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _finalist(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     mean, low, high = stats.interval([score(record) for record in records])
     return {
         "label": config.label, "strategy": dict(config.candidate.strategy), "learning_rate": config.learning_rate,

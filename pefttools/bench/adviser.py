@@ -1,4 +1,4 @@
-"""How advice is found: strategies timed, successive halving planned and run, on validation rows alone."""
+"""The search behind `advise`: time the strategies, then plan and run successive halving on validation rows only."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ START = "start.yaml"
 """The recipe that every trial varies."""
 PILOT_ROWS = 256
 PILOT_SHARE = 0.25
-"""Most of the budget that timing may take."""
+"""Upper limit of the share of the budget that timing may take."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """A candidate at a learning rate."""
+    """A candidate with a learning rate."""
 
     candidate: Candidate
     learning_rate: float
 
     @property
     def surprise(self) -> float:
-        """How far the learning rate is from the strategy's own, as a logarithm."""
+        """The logarithmic distance of the learning rate from the strategy's default."""
         return abs(math.log(self.learning_rate / self.candidate.default_lr))
 
     @property
@@ -48,7 +48,7 @@ class Config:
 
 @dataclass
 class Adviser:
-    """One piece of advice in the making."""
+    """The state of one search."""
 
     start: Recipe
     out: Path
@@ -59,10 +59,10 @@ class Adviser:
     rows: dict[str, int] = field(default_factory=dict)
     pilot_rows: int = PILOT_ROWS
     left_out: list[Candidate] = field(default_factory=list)
-    """Those that the plan has no time for."""
+    """Candidates for which the plan has no time."""
 
     def candidates(self, wanted: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
-        """Those that fit, timed. Raises UserError when none does, or there is no time to find out."""
+        """The candidates that work, with measured times. Raises UserError when none works or the budget is too small."""
         loading.prepare_libraries()
         splits = load_splits(self.start.data, self.start.task, self.reporter)
         task = class_order.fitted(self.start.task, self.start.base, splits, self.reporter)
@@ -76,10 +76,10 @@ class Adviser:
                 self.ruled_out[label] = "; ".join(error.problems)
                 continue
             if params is not None and self._is_there(params["trainable"], strategy, found):
-                self.ruled_out[label] = "trains the same as another"
+                self.ruled_out[label] = "is the same method as another candidate"
                 continue
             if self.clock.spent > PILOT_SHARE * self.clock.budget and found:
-                self.ruled_out[label] = "no time to try it"
+                self.ruled_out[label] = "there is no time to try it"
                 continue
             if candidate := self._timed(label, strategy, params):
                 found.append(candidate)
@@ -91,15 +91,15 @@ class Adviser:
         return any(c.trainable == trainable and c.strategy["name"] == strategy["name"] for c in found)
 
     def _timed(self, label: str, strategy: Mapping[str, Any], params: Mapping[str, int] | None) -> Candidate | None:
-        """What its steps and the rest of a trial take, by a short run."""
+        """Measure the time of a candidate's steps and of the rest of a trial, by a short run."""
         batch = self.start.train.batch_size
         pilot = self.perform(
             {"strategy": dict(strategy), "data.train_rows": self.pilot_rows, "train.epochs": 1, "seed": 0}
         )
         if pilot is None:
             raise UserError(
-                f"--budget: {budget.told(self.clock.budget)} is too little: one trial of {label} on {self.pilot_rows}"
-                " rows takes longer; give a longer time"
+                f"--budget: {budget.duration(self.clock.budget)} is too little: one trial of {label} on"
+                f" {self.pilot_rows} rows takes longer; allow more time"
             )
         if pilot["status"] == "failed":
             self.ruled_out[label] = pilot["reason"]
@@ -107,7 +107,9 @@ class Adviser:
         resolved = self.recipe(strategy)
         steps = max(1, pilot["train"]["steps"])
         step = pilot["train"]["step_seconds"] / steps * (batch / min(batch, self.pilot_rows))
-        self.reporter.note(f"{label}: {1000 * step:.0f} ms a step, {budget.told(pilot['wall'])} a short trial")
+        self.reporter.note(
+            f"{label}: {1000 * step:.0f} ms for a step, {budget.duration(pilot['wall'])} for a short trial"
+        )
         assert resolved.train.learning_rate is not None
         return Candidate(
             label, strategy, params["trainable"] if params else pilot["params"]["trainable"],
@@ -116,33 +118,34 @@ class Adviser:
         )  # fmt: skip
 
     def plan(self, candidates: Sequence[Candidate]) -> Halving:
-        """What fits what is left of the budget. Raises UserError when not one trial does."""
+        """The plan for the rest of the budget. Raises UserError when there is no time for a single trial."""
         steps = math.ceil(self.rows["train"] / self.start.train.batch_size)
         plan = planned(candidates, self.clock.left, self.start.train.epochs, steps)
         if plan is None:
             cheapest = min(candidates, key=lambda c: c.seconds(self.start.train.epochs, steps))
             needed = Halving((cheapest,), 1, 1, 1, self.start.train.epochs / 4, steps).seconds
             raise UserError(
-                f"--budget: {budget.told(self.clock.budget)} is too little: after timing the strategies"
-                f" {budget.told(max(0.0, self.clock.left))} are left, and the cheapest training ({cheapest.label})"
-                f" takes {budget.told(needed)}; give at least {budget.told(1.1 * (self.clock.spent + needed))}"
+                f"--budget: {budget.duration(self.clock.budget)} is too little: after timing the strategies"
+                f" {budget.duration(max(0.0, self.clock.left))} are left, and the fastest training ({cheapest.label})"
+                f" takes {budget.duration(needed)}; allow at least"
+                f" {budget.duration(1.1 * (self.clock.spent + needed))}"
             )
         for candidate in candidates:
             if candidate not in plan.candidates:
-                self.ruled_out[candidate.label] = "too slow for this budget"
+                self.ruled_out[candidate.label] = "is too slow for this budget"
                 self.left_out.append(candidate)
         return plan
 
     def recipe(self, strategy: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Recipe:
-        given = words({"strategy": dict(strategy), **(values or {})})
-        return recipes.load(str(self.out / START), given).recipe
+        overrides = words({"strategy": dict(strategy), **(values or {})})
+        return recipes.load(str(self.out / START), overrides).recipe
 
     def perform(self, values: Mapping[str, Any], final: bool = False) -> dict[str, Any] | None:
-        """The record of a trial, there already or made now; None when the budget ended first."""
-        given = words({**values, "train.trackers": []})
-        digest = recipes.load(str(self.out / START), given).recipe.digest
+        """The record of a trial, which is run unless it exists; None when the budget ends first."""
+        overrides = words({**values, "train.trackers": []})
+        digest = recipes.load(str(self.out / START), overrides).recipe.digest
         order = Order(
-            str(self.out / START), tuple(given), digest, self.out / "runs", self.out / "trials", final,
+            str(self.out / START), tuple(overrides), digest, self.out / "runs", self.out / "trials", final,
             threads=self.threads, score_test=False,
         )  # fmt: skip
         if order.record.is_file():
@@ -154,7 +157,7 @@ class Adviser:
                 return None
             raise
         finally:
-            if not final:  # the record is all that is needed of it
+            if not final:  # only the record is needed
                 shutil.rmtree(order.folder, ignore_errors=True)
 
     def _watch(self) -> None:
@@ -162,19 +165,19 @@ class Adviser:
             raise Interrupted("the budget is spent")
 
     def run(self, plan: Halving) -> tuple[Halving, dict[Config, list[dict[str, Any]]]]:
-        """The finalists' records, a seed each, and the plan with the epochs they had."""
+        """Run the plan; returns it with the epochs of the finals, and the finalists' records, one for each seed."""
         going = [Config(c, lr) for c in plan.candidates for lr in c.rates(plan.rates)]
-        going.sort(key=lambda config: config.surprise)  # where time runs out, every candidate's own default was tried
+        going.sort(key=lambda config: config.surprise)  # if time runs out, every default was tried
         for place, (epochs, number) in enumerate(plan.rungs):
             scored = self._rung(going[:number], epochs, plan)
             following = [*plan.rungs, (0, plan.finalists)][place + 1][1]
-            going = self._kept(scored, following, is_last=place + 1 == len(plan.rungs), epochs=epochs)
+            going = self._best(scored, following, is_last=place + 1 == len(plan.rungs), epochs=epochs)
         finalists = going[: plan.finalists]
         plan = self._shortened(finalists[0].candidate, plan)
         return plan, self.finals(finalists, plan)
 
     def _shortened(self, candidate: Candidate, plan: Halving) -> Halving:
-        """The plan with so few epochs that the best finalist still ends, where the trials took longer than thought."""
+        """The plan with fewer epochs, if trials took longer than planned, so that the best finalist can finish."""
         epochs = plan.epochs
         while candidate.seconds(epochs, plan.steps_per_epoch) > self.clock.left and epochs > plan.epochs / 8:
             epochs /= 2
@@ -183,60 +186,60 @@ class Adviser:
         return replace(plan, epochs=epochs)
 
     def _rung(self, configs: Sequence[Config], epochs: float, plan: Halving) -> list[tuple[float, float, Config]]:
-        """(badness, loss, config) of all that ran, best first; time for a seed of every finalist is kept back."""
+        """(badness, loss, config) of all that ran, best first; reserves the time for one seed of every finalist."""
         found = []
         for config in configs:
             needed = config.candidate.seconds(epochs, plan.steps_per_epoch) + replace(plan, seeds=1).finals_seconds
             if found and needed > self.clock.left:
-                self.reporter.note(f"{config.label}, {epochs:.2g} epochs: left out, the finals need the time")
+                self.reporter.note(f"{config.label}, {epochs:.2g} epochs: left out, because the finals need the time")
                 continue
-            if record := self.looked(config, epochs):
+            if record := self.short_trial(config, epochs):
                 found.append((*badness(record), config))
         if not found:
             raise UserError("no candidate could be trained: " + "; ".join(self.ruled_out.values()))
         return sorted(found, key=lambda one: one[:2])
 
-    def looked(self, config: Config, epochs: float) -> dict[str, Any] | None:
-        """The record of a short training; None where it failed, or there was no time left for it."""
+    def short_trial(self, config: Config, epochs: float) -> dict[str, Any] | None:
+        """The record of a short trial; None if it failed, or if there was no time left for it."""
         record = self.perform(self.values(config, epochs, 0))
         if record and record["status"] == "failed":
             self.ruled_out[config.label] = record["reason"]
             return None
         if record:
-            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {said(record)}")
+            self.reporter.note(f"{config.label}, {epochs:.2g} epochs: {score_text(record)}")
         return record
 
-    def _kept(
+    def _best(
         self, scored: Sequence[tuple[float, float, Config]], number: int, is_last: bool, epochs: float
     ) -> list[Config]:
-        """The best; into the finals goes a candidate with its best learning rate only."""
-        kept: list[Config] = []
+        """The best configurations; only the best learning rate of a candidate reaches the finals."""
+        best: list[Config] = []
         for _, _, config in scored:
-            twice = is_last and any(config.candidate == other.candidate for other in kept)
-            if len(kept) < number and not twice:
-                kept.append(config)
-        going = {config.candidate.label for config in kept}
+            twice = is_last and any(config.candidate == other.candidate for other in best)
+            if len(best) < number and not twice:
+                best.append(config)
+        going = {config.candidate.label for config in best}
         for badness, _, config in scored:
             label = config.candidate.label
             if label not in going and label not in self.ruled_out:
                 self.ruled_out[label] = (
                     f"validation {self.start.task.primary} {abs(badness):.4f} after {epochs:.2g} epochs"
                 )
-        return kept
+        return best
 
     def finals(self, configs: Sequence[Config], plan: Halving) -> dict[Config, list[dict[str, Any]]]:
-        """The records of as many seeds of each as there is time for; of one at least."""
+        """The records of as many seeds of each finalist as there is time for."""
         found: dict[Config, list[dict[str, Any]]] = {config: [] for config in configs}
         for seed in range(plan.seeds):
             for config in configs:
                 needed = config.candidate.seconds(plan.epochs, plan.steps_per_epoch)
                 if needed > self.clock.left and any(found.values()):
-                    self.reporter.note(f"{config.label}, seed {seed}: left out, the budget is spent")
+                    self.reporter.note(f"{config.label}, seed {seed}: left out, because the budget is spent")
                     continue
                 record = self.perform(self.values(config, plan.epochs, seed), final=True)
                 if record and record["status"] == "done":
                     found[config].append(record)
-                    self.reporter.note(f"{config.label}, seed {seed}, {plan.epochs:.2g} epochs: {said(record)}")
+                    self.reporter.note(f"{config.label}, seed {seed}, {plan.epochs:.2g} epochs: {score_text(record)}")
                 elif record:
                     self.ruled_out[config.label] = record["reason"]
         return {config: records for config, records in found.items() if records}
@@ -249,15 +252,15 @@ class Adviser:
 
 
 def score(record: Mapping[str, Any]) -> float:
-    """The primary metric on validation rows."""
+    """The task's primary metric on validation rows."""
     return record["validation"][record["metric"]]
 
 
 def badness(record: Mapping[str, Any]) -> tuple[float, float]:
-    """What is smaller for the better: of the primary metric, then the loss, on validation rows."""
+    """A sort key by which better records come first: the primary metric, then the loss, on validation rows."""
     return (1 if record["lower_is_better"] else -1) * score(record), record["validation"]["loss"]
 
 
-def said(record: Mapping[str, Any]) -> str:
-    """Its score in words."""
+def score_text(record: Mapping[str, Any]) -> str:
+    """The score of a record for a message."""
     return f"validation {record['metric']} {score(record):.4f}"

@@ -1,31 +1,31 @@
-"""Time that is left after the finals: those that the plan left out get one look each, and the best join the finals."""
+"""Late candidates: with time left after the finals, candidates left out by the plan are tried, and the best join them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from pefttools.bench.adviser import Adviser, Config, badness, said
+from pefttools.bench.adviser import Adviser, Config, badness, score_text
 from pefttools.bench.halving import ETA, Halving
 
 Finals = dict[Config, list[dict[str, Any]]]
 
 
 def challenged(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]]) -> Finals:
-    """The finals with those who came late; each is looked at where the first rung looked, at its own learning rate."""
+    """The finals with the best late candidates; each is tried for the first rung's epochs at its default learning rate."""
     steps, clock = plan.steps_per_epoch, adviser.clock
     epochs = plan.rungs[0][0] if plan.rungs else plan.epochs / ETA**2
-    looks: list[tuple[float, float, Config]] = []
+    tried: list[tuple[float, float, Config]] = []
     for candidate in sorted(adviser.left_out, key=lambda c: c.step_seconds):
         config = Config(candidate, candidate.default_lr)
         if candidate.seconds(epochs, steps) + candidate.seconds(plan.epochs, steps) > clock.left:
             continue
         adviser.reporter.note(f"there is time left to try {candidate.label}")
-        if record := adviser.looked(config, epochs):
-            adviser.ruled_out[candidate.label] = f"{said(record)} after {epochs:.2g} epochs"
-            looks.append((*badness(record), config))
+        if record := adviser.short_trial(config, epochs):
+            adviser.ruled_out[candidate.label] = f"{score_text(record)} after {epochs:.2g} epochs"
+            tried.append((*badness(record), config))
     found: Finals = dict(finals)
-    for _, _, config in sorted(looks, key=lambda one: one[:2]):
+    for _, _, config in sorted(tried, key=lambda one: one[:2]):
         if config.candidate.seconds(plan.epochs, steps) > clock.left:
             continue
         if records := adviser.finals([config], plan):

@@ -1,8 +1,8 @@
-"""What fine-tuning made the model forget: its loss on a text it was not tuned on, before and after.
+"""Forgetting: the loss on a text that the model was not fine-tuned on, before and after fine-tuning.
 
-A causal model is asked itself. An encoder for sentences has no head for words, so one is trained on the untouched
-encoder, which stays as it is (`top_layers`, the head alone), once for a suite and base; then every tuned encoder takes
-the place of the untouched one under this same head (Merchant et al. 2020 probe encoders so).
+A causal model is evaluated directly. A sentence encoder has no language-model head, so one is trained on the frozen
+pretrained encoder (`top_layers`, the head alone), once for every suite and base. Then every fine-tuned encoder replaces
+the pretrained one below this head, as in the probes of Merchant et al. (2020).
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pefttools.training.run import Trained
 
 TOKENS = 16_384
-"""Of texts that are scored, at most; the first one is scored whatever its length."""
+"""Upper limit of tokens that are scored; the first text is scored whatever its length."""
 
 
 def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
-    """`before` and `after`: the mean loss a token on the retention run's test rows; or `reason` why there is none.
+    """`before` and `after`, the mean loss a token on the retention run's test rows; or the `reason` why there is none.
 
     Args:
-        retention: the finished run whose base is the trained model's, its body untouched.
+        retention: a finished run on the same base that trained only a language-model head.
     """
     run, words = Run.open(retention), load(retention)
     if words.base.sha256 != trained.base.sha256:
@@ -59,7 +59,7 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
 
 
 def _number(row_of: Sequence[int], lengths: Sequence[int]) -> int:
-    """How many of the first texts have at most `TOKENS` tokens; at least one."""
+    """The number of first texts that together have at most `TOKENS` tokens, but at least one."""
     tokens = 0
     for row, length in zip(row_of, lengths, strict=True):
         tokens += length
@@ -69,7 +69,7 @@ def _number(row_of: Sequence[int], lengths: Sequence[int]) -> int:
 
 
 def _once(retention: Path, trained: Trained, rows: str, loss: Callable[[], float]) -> float:
-    """The loss under the untouched base, kept beside the retention run for the trials on the same one.
+    """The loss of the pretrained base, computed once and saved in the retention run's folder.
 
     Args:
         rows: the digest of the retention run's rows.
@@ -82,7 +82,7 @@ def _once(retention: Path, trained: Trained, rows: str, loss: Callable[[], float
 
 
 def _body(trained: Trained) -> Any:
-    """The tuned model below its head: merged, or with its adapters inside; None where it takes virtual tokens."""
+    """The fine-tuned model below its head: merged, or with its adapters; None if it has virtual tokens."""
     model: Any = trained.model
     strategy = trained.recipe.strategy
     if strategy.mergeable:

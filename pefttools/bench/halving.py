@@ -1,8 +1,8 @@
 """Successive halving (Jamieson and Talwalkar 2016) planned for a budget of seconds.
 
-Every candidate is tried with some learning rates for a ninth of the epochs, the better third goes on for a third of
-them, and the best candidates are trained in full with several seeds. Each rung trains from the start, so that the
-schedule of the learning rate is always whole. What a step of each candidate takes was measured before.
+Every candidate is trained with some learning rates for a ninth of the epochs, the better third for a third of the
+epochs, and the best candidates for all epochs with several seeds. Each rung trains from the start, so that the learning
+rate always goes through its whole schedule. The time of each candidate's step was measured before.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 from pefttools.bench.suite import around
 
 ETA = 3
-"""A rung keeps one of so many, and trains them so many times longer."""
+"""A rung continues with one of `ETA` configurations and trains them `ETA` times longer."""
 SAFETY = 1.15
-"""Trials are planned to take so much longer than measured."""
+"""Factor by which planned times are longer than measured ones."""
 SHAPES = (
     # learning rates, seeds, finalists, share of the epochs
     (3, 3, 3, 1.0), (3, 3, 2, 1.0), (2, 3, 2, 1.0), (2, 2, 2, 1.0), (2, 2, 2, 0.5), (1, 2, 2, 1.0), (1, 2, 2, 0.5),
@@ -29,47 +29,47 @@ FEW = 3
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A strategy and what it costs."""
+    """A strategy and its measured costs."""
 
     label: str
     strategy: Mapping[str, Any]
-    """As a recipe says it."""
+    """The section `strategy` of a recipe."""
     trainable: int
     default_lr: float
     lr_range: tuple[float, float]
     step_seconds: float
     eval_seconds: float
-    """Of a look at the validation rows, one an epoch."""
+    """Time of an evaluation on the validation rows; there is one an epoch."""
     overhead_seconds: float
-    """Of a trial of one epoch, beside its steps."""
+    """Time of a trial of one epoch without its steps."""
 
     def rates(self, number: int) -> list[float]:
-        """So many learning rates around the default."""
+        """`number` learning rates around the default."""
         if number == 1:
             return [self.default_lr]
         return list(around(self.default_lr, self.lr_range, number))
 
     def seconds(self, epochs: float, steps_per_epoch: int) -> float:
-        """Of a trial."""
-        steps, looks = max(1, round(epochs * steps_per_epoch)), max(0.0, epochs - 1)
-        return SAFETY * (self.overhead_seconds + looks * self.eval_seconds + steps * self.step_seconds)
+        """Planned time of a trial."""
+        steps, more_evals = max(1, round(epochs * steps_per_epoch)), max(0.0, epochs - 1)
+        return SAFETY * (self.overhead_seconds + more_evals * self.eval_seconds + steps * self.step_seconds)
 
 
 @dataclass(frozen=True)
 class Halving:
-    """What will be run."""
+    """A plan of successive halving."""
 
     candidates: tuple[Candidate, ...]
     rates: int
     seeds: int
     finalists: int
     epochs: float
-    """Of the finals."""
+    """Epochs of the finals."""
     steps_per_epoch: int
 
     @property
     def rungs(self) -> list[tuple[float, int]]:
-        """(epochs, how many go in) before the finals."""
+        """(epochs, number of configurations) of each rung before the finals."""
         number = len(self.candidates) * self.rates
         if number <= self.finalists:
             return []
@@ -80,7 +80,7 @@ class Halving:
 
     @property
     def seconds(self) -> float:
-        """Of all of it; who goes on is not known, so the dearest are taken to."""
+        """Planned time of everything, assuming that the slowest candidates always continue."""
         total = 0.0
         for place, (epochs, number) in enumerate(self.rungs):
             costs = sorted((c.seconds(epochs, self.steps_per_epoch) for c in self.candidates), reverse=True)
@@ -90,13 +90,13 @@ class Halving:
 
     @property
     def finals_seconds(self) -> float:
-        """Of the finals, if they are the dearest."""
+        """Planned time of the finals, assuming that the slowest candidates reach them."""
         finals = sorted((c.seconds(self.epochs, self.steps_per_epoch) for c in self.candidates), reverse=True)
         return self.seeds * sum(finals[: self.finalists])
 
     @property
     def sentences(self) -> list[str]:
-        """For the user, before it starts."""
+        """The plan in words, for the user."""
         names = ", ".join(c.label for c in self.candidates)
         first = f"{len(self.candidates)} candidates ({names})"
         found = [f"{first}, {self.rates} learning rate{'s' if self.rates > 1 else ''} each"]
@@ -109,9 +109,9 @@ class Halving:
 
 
 def planned(candidates: Sequence[Candidate], budget: float, epochs: float, steps_per_epoch: int) -> Halving | None:
-    """The most thorough plan that fits; None where not one trial does.
+    """The most thorough plan within the budget; None if there is no time for a single trial.
 
-    The dearest candidates go before several seeds do, and several seeds go before the last `FEW` candidates.
+    To fit, a plan first drops the slowest candidates, then several seeds, and last the fastest `FEW` candidates.
     """
     by_cost = sorted(candidates, key=lambda c: c.seconds(epochs, steps_per_epoch))
     few = min(FEW, len(by_cost))
@@ -119,8 +119,8 @@ def planned(candidates: Sequence[Candidate], budget: float, epochs: float, steps
     for shapes, numbers in passes:
         for rates, seeds, finalists, share in shapes:
             for number in numbers:
-                kept = tuple(c for c in candidates if c in by_cost[:number])
-                plan = Halving(kept, rates, seeds, min(finalists, number), share * epochs, steps_per_epoch)
+                fastest = tuple(c for c in candidates if c in by_cost[:number])
+                plan = Halving(fastest, rates, seeds, min(finalists, number), share * epochs, steps_per_epoch)
                 if plan.seconds <= budget:
                     return plan
     return None

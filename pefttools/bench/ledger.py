@@ -1,8 +1,9 @@
-"""Who runs which trial: claims in an Optuna storage, so that many workers on many machines run none twice.
+"""Claims on trials in an Optuna storage, so that several workers on several machines run no trial twice.
 
-A cell is an Optuna study, and a claim is a running trial in it that names what is run. Of several claims on the same
-the lowest number holds. A claim of a process that is gone, or of a machine that has been silent for long, is
-failed, and what it named is free again. Records travel with the claims, so that every machine has all of them.
+A cell is an Optuna study, and a claim is a running Optuna trial in it with the key of our trial. If there are several
+claims on a key, the one with the lowest number is valid. A claim whose process has ended, or whose machine has sent no
+heartbeat for long, is marked as failed, and its key can be claimed again. Records are stored with the claims, so that
+every machine has all of them.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 BEAT = 10.0
-"""Seconds between signs of life."""
+"""Seconds between heartbeats."""
 SILENCE = 90
-"""Seconds without one after which another machine's claim is void."""
+"""Seconds without a heartbeat after which another machine's claim is no longer valid."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,21 @@ class Claim:
 
 
 class Ledger:
-    """An Optuna storage by URL.
+    """Claims and records in the Optuna storage with this URL.
 
     Raises:
-        UserError: it cannot be reached.
+        UserError: the storage cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
         self.url, self.me, self.host = url, uuid.uuid4().hex, socket.gethostname()
         self.studies: dict[str, Study] = {}
-        with self._reached(), _quiet():
+        with self._connected(), _quiet():
             self.storage = self._opened(url)
 
     @staticmethod
     def _opened(url: str) -> RDBStorage:
-        """Of workers that make the tables of a new database at once one fails, and finds them a moment later."""
+        """Open the storage. Tries again, because workers that create its tables at the same time make each other fail."""
         from optuna.storages import RDBStorage
         from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -78,8 +79,8 @@ class Ledger:
     def claim(
         self, name: str, key: str, learning_rate: float | None, seed: int, lower_is_better: bool = False
     ) -> Claim | None:
-        """The right to run it; None when another has it, or has run it."""
-        with self._reached(), _quiet() as optuna:
+        """Claim a trial; returns None when another worker has claimed or finished it."""
+        with self._connected(), _quiet() as optuna:
             study = self._study(name, lower_is_better)
             self._free(study)
             if self._holders(study, key):
@@ -106,13 +107,13 @@ class Ledger:
             return Claim(name, key, mine.number, mine._trial_id)
 
     def beat(self, claim: Claim) -> None:
-        """A sign of life."""
-        with self._reached():
+        """Send a heartbeat."""
+        with self._connected():
             self.storage.record_heartbeat(claim.trial_id)
 
     def settle(self, claim: Claim, record: Mapping[str, Any]) -> None:
-        """The trial has run; everyone may read its record."""
-        with self._reached(), _quiet() as optuna:
+        """Finish the claim of a trial and store its record for all workers."""
+        with self._connected(), _quiet() as optuna:
             study, state = self._study(claim.study), optuna.trial.TrialState
             packed = base64.b85encode(zlib.compress(json.dumps(record).encode())).decode()
             self.storage.set_trial_user_attr(claim.trial_id, "record", packed)
@@ -123,13 +124,13 @@ class Ledger:
                 study.tell(claim.number, state=state.PRUNED)
 
     def release(self, claim: Claim) -> None:
-        """It was not run to its end; it is free again."""
-        with self._reached(), _quiet() as optuna:
+        """Give up the claim of a trial that did not finish, so that it can be claimed again."""
+        with self._connected(), _quiet() as optuna:
             self._study(claim.study).tell(claim.number, state=optuna.trial.TrialState.FAIL)
 
     def record(self, name: str, key: str) -> dict[str, Any] | None:
-        """What another worker made of it, once it has."""
-        with self._reached(), _quiet():
+        """The record of a trial that another worker has finished, or None."""
+        with self._connected(), _quiet():
             for trial in reversed(self._holders(self._study(name), key)):
                 if packed := trial.user_attrs.get("record"):
                     return json.loads(zlib.decompress(base64.b85decode(packed)))
@@ -146,7 +147,7 @@ class Ledger:
         return self.studies[name]
 
     def _holders(self, study: Study, key: str) -> list[FrozenTrial]:
-        """The claims on a key that hold, the first first."""
+        """The claims on a key, the valid one first."""
         from optuna.trial import TrialState
 
         states = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
@@ -154,7 +155,7 @@ class Ledger:
         return sorted((t for t in trials if t.user_attrs.get("key") == key), key=lambda t: t.number)
 
     def _free(self, study: Study) -> None:
-        """Fail the claims of who is gone."""
+        """Mark the claims of processes that have ended as failed."""
         import optuna
         from optuna.trial import TrialState
 
@@ -165,26 +166,26 @@ class Ledger:
                 study.tell(trial.number, state=TrialState.FAIL)
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _connected(self) -> Iterator[None]:
         from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
         try:
             yield
         except (SQLAlchemyError, ArgumentError, ImportError) as error:
-            said = str(error).strip().splitlines()[0]
-            raise UserError(f"--storage: {self.url} cannot be reached: {said}") from error
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"--storage: {self.url} cannot be reached: {reason}") from error
 
 
 def sqlite(file: Path) -> str:
-    """The URL of a database in a file."""
+    """The URL of an SQLite database in a file."""
     return f"sqlite:///{file.absolute()}"
 
 
 @contextmanager
 def _quiet() -> Iterator[Any]:
-    """Optuna without its log, and for good without its warnings that heartbeats may change.
+    """Silence Optuna's log and, permanently, its warnings that heartbeats are experimental.
 
-    `catch_warnings` would put back what another thread has just set.
+    `catch_warnings` would undo the settings of another thread.
     """
     import optuna
 

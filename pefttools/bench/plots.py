@@ -1,4 +1,4 @@
-"""The Pareto picture of a suite as PNG and SVG: score against parameters, memory and seconds, with intervals."""
+"""The Pareto plot of a suite as PNG and SVG: score against parameters, memory and seconds, with intervals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ COSTS = (
     ("peak memory (MB)", lambda row: row["peak_bytes"] / 2**20, False),
     ("training seconds", lambda row: row["seconds"], False),
 )
-"""Axis title, what of a method, whether the axis is logarithmic."""
+"""(axis title, the value of a method, whether the axis is logarithmic)."""
 FORMATS = ("png", "svg")
 
 
 def write(summary: Mapping[str, Any], folder: Path) -> list[Path]:
-    """`pareto.png` and `pareto.svg`; none where nothing has finished."""
+    """Write `pareto.png` and `pareto.svg`; writes nothing where no trial has finished."""
     problems = [p for p in summary["problems"] if any("mean" in row for row in p["methods"])]
     if not problems:
         return []
@@ -27,7 +27,7 @@ def write(summary: Mapping[str, Any], folder: Path) -> list[Path]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    pyplot.rcParams["svg.hashsalt"] = summary["digest"]  # the same figures give the same file
+    pyplot.rcParams["svg.hashsalt"] = summary["digest"]  # makes the file reproducible
     figure, axes = pyplot.subplots(
         len(problems), len(COSTS), figsize=(15, 4.6 * len(problems)), squeeze=False, layout="constrained", sharey="row"
     )
@@ -61,23 +61,23 @@ def _draw(problem: Mapping[str, Any], axes: Sequence[Any]) -> None:
         axis.grid(alpha=0.25)
         if logarithmic:
             axis.set_xscale("log")
-    _in_sight(axes[0], rows)
+    _set_limits(axes[0], rows)
     axes[0].set_ylabel(problem["metric"])
     axes[0].set_title(problem["name"], loc="left")
 
 
-def _in_sight(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Means decide what is in sight, not the widest interval."""
+def _set_limits(axis: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Set the axis limits by the means, not by the widest interval."""
     means = [row["mean"] for row in rows]
     margin = 0.15 * (max(means) - min(means)) or 0.01
     axis.set_ylim(min(means) - margin, max(means) + margin)
 
 
 def front(points: Sequence[tuple[float, float]], lower_is_better: bool = False) -> list[tuple[float, float]]:
-    """The points that none beats in both cost and score, by rising cost."""
+    """The Pareto front: the points that no other one beats in both cost and score, by rising cost."""
     sign = -1 if lower_is_better else 1
-    kept: list[tuple[float, float]] = []
+    found: list[tuple[float, float]] = []
     for cost, score in sorted(points, key=lambda point: (point[0], -sign * point[1])):
-        if not kept or sign * score > sign * kept[-1][1]:
-            kept.append((cost, score))
-    return kept
+        if not found or sign * score > sign * found[-1][1]:
+            found.append((cost, score))
+    return found

@@ -1,4 +1,4 @@
-"""Every cell tried without weights before anything runs, so that a suite does not fail in its second hour."""
+"""A check of every cell, on models without weights, before anything runs, so that errors appear at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], reporter: Reporter = SILENT) -> None:
-    """See that every cell can work.
+    """Check that every cell works.
 
     Raises:
-        UserError: every cell that cannot work, with its reason; or records of other rows than these.
+        UserError: cells do not work (each with its reason), or records in the folder were made with other rows.
     """
     loading.prepare_libraries()
     problems: list[str] = []
@@ -47,20 +47,20 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
 
 
 def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
-    """What it trains (`plan.count_parameters`); None where only weights tell. Raises UserError when it cannot work."""
+    """The result of `count_parameters` for a recipe; None where that needs weights. Raises UserError if it cannot work."""
     recipe = recipe.model_copy(update={"task": task})
     base = wrapping.load_base(recipe, empty=True)
     try:
         model = wrapping.wrap(recipe, base, empty=True)
         params = count_parameters(model, base.head)
         Penalties.bind(recipe, base, model)
-    except (RuntimeError, NotImplementedError):  # torch's answers to asking an empty tensor for its values
+    except (RuntimeError, NotImplementedError):  # raised for reading values of a tensor without weights
         return None
     return params
 
 
 def _of_other_rows(recipe: Recipe, digest: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A problem where a trial of this cell's problem was made with other rows than the file holds now."""
+    """A problem if a trial on this cell's data was made with other rows than its file contains now."""
     wanted = recipe.data.model_dump(mode="json")
     for record in records.values():
         if record["status"] == "done" and record["settings"] == wanted and record["data"]["digest"] != digest:

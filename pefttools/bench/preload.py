@@ -1,9 +1,9 @@
-"""What fresh processes need, imported once by the server that they are forked from (see `fresh`)."""
+"""Imports for worker processes, done once by the server from which they are forked (see `subprocesses`)."""
 
 import importlib
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C here too; the starting process ends this one
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that a terminal interrupts ends this one
 
 from pefttools.bases.loading import prepare_libraries  # noqa: E402
 from pefttools.imports import import_peft, importing  # noqa: E402

@@ -1,6 +1,6 @@
-"""Which method to recommend: the one with the best mean, and the smaller ones that may be as good.
+"""The recommended method: the one with the best mean. Smaller ones that may be as good are listed.
 
-Not seeing a difference is not showing that there is none, so a method is never recommended because it is small.
+A difference that is not significant may still be there, so a method is never recommended because it is small.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LISTED = 4
-"""Most names that a sentence lists."""
+"""Upper limit of names that a sentence lists."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A method, and the sentence that goes with it."""
+    """The recommended method, alternatives, and the verdict as a sentence."""
 
     method: str
     may_be_as_good: tuple[str, ...]
-    """Methods with fewer trained parameters that these rows cannot tell from it, the smallest first."""
+    """Methods with fewer trained parameters that do not differ significantly from it, the smallest first."""
     verdict: str
 
 
@@ -45,11 +45,10 @@ def _verdict(best: str, alike: list[str], smaller: list[str], others: int) -> st
     if not alike:
         return f"{best} is better than all others"
     if not smaller:
-        return f"{best} has the best mean; those that may be as good train no fewer parameters: {_listed(alike)}"
-    train = "train" if len(smaller) > 1 else "trains"
+        return f"{best} has the best mean; methods that may be as good train no fewer parameters: {_listed(alike)}"
     return (
-        f"{best} has the best mean; {_listed(smaller)} {train} fewer parameters and may be as good:"
-        " these rows cannot tell"
+        f"{best} has the best mean; not significantly different on these rows, with fewer trained parameters:"
+        f" {_listed(smaller)}"
     )
 
 

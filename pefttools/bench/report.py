@@ -1,4 +1,4 @@
-"""report.html: one file that needs no network, with what a suite found and the command behind every row."""
+"""report.html: a suite's results and the commands of all trials in one file that needs no network."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LONGEST = 300
-"""Characters of a text that are shown."""
+"""Upper limit of characters of a text that are shown."""
 
 
 def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
-    """Write `report.html`, `table.md`, `pareto.png`, `pareto.svg` and `summary.json` beside the trials.
+    """Write `report.html`, `table.md`, `pareto.png`, `pareto.svg` and `summary.json` into the suite's folder.
 
     Args:
-        texts: whether the report holds the test rows' texts; without them rows have their numbers only.
+        texts: whether the report contains the test rows' texts; without them it shows the rows' numbers only.
 
     Returns:
-        the summary.
+        The summary.
     """
     summary = summarise(sweep)
     atomic.write_json(sweep.out / "summary.json", summary)
@@ -39,7 +39,7 @@ def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
 
 
 def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
-    """The page; data goes in as JSON that no text can break out of."""
+    """The HTML page; data is embedded as JSON, escaped so that no text can end the script element."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -63,31 +63,31 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
 
 
 def examples(sweep: Sweep, texts: bool) -> dict[str, Any]:
-    """By problem: what every method said of the test rows (its seeds' majority), and its scores by class."""
+    """Problem -> every method's predictions on the test rows (the majority of its seeds), and its scores by class."""
     found: dict[str, Any] = {}
     for cell in sweep.cells:
         records = [sweep.records.get(job.digest) for job in sweep.finals(cell)]
-        said = [record for record in records if record and record.get("rows")]
-        if not said:
+        finished = [record for record in records if record and record.get("rows")]
+        if not finished:
             continue
-        rows = said[0]["rows"]
+        rows = finished[0]["rows"]
         if cell.problem not in found:
             found[cell.problem] = {
                 "ids": rows["ids"],
                 "references": [_shown(value) for value in rows["references"]],
-                "texts": _texts(cell, said[0]["data"]["digest"]) if texts else None,
+                "texts": _texts(cell, finished[0]["data"]["digest"]) if texts else None,
                 "methods": {},
                 "classes": {},
             }
-        predictions = [[_shown(value) for value in record["rows"]["predictions"]] for record in said]
+        predictions = [[_shown(value) for value in record["rows"]["predictions"]] for record in finished]
         majority = [Counter(votes).most_common(1)[0][0] for votes in zip(*predictions, strict=True)]
         found[cell.problem]["methods"][cell.method] = majority
-        found[cell.problem]["classes"][cell.method] = _classes(said)
+        found[cell.problem]["classes"][cell.method] = _classes(finished)
     return found
 
 
 def _classes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Class or type -> its scores, means over seeds; empty where the task has none."""
+    """Class, entity type or tag -> its scores, as means over seeds; empty where the task has no such scores."""
     tables_ = [r["test"].get("per_class") or r["test"].get("entities") or r["test"].get("per_tag") for r in records]
     if not all(isinstance(table, dict) and table for table in tables_):
         return {}
@@ -103,7 +103,7 @@ def _classes(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]
 
 
 def _texts(cell: Any, digest: str) -> list[str] | None:
-    """The test rows' inputs, as they are read; None where the file gives other rows now than those of this digest."""
+    """The test rows' inputs as texts; None if the file no longer gives the rows with this digest."""
     recipe = cell.recipe(cell.suite.tuning.seed)
     splits = load_splits(recipe.data, recipe.task)
     if splits.digest != digest:

@@ -1,4 +1,4 @@
-"""The run that forgetting is measured with: a language model's head on the untouched base, one for each base."""
+"""The run with which forgetting is measured: a language-model head on the frozen base, one run for each base."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 
 def prepared(settings: Retention, cell: Cell, folder: Path, threads: int) -> Path:
-    """The finished run for this cell's base, in the folder; trained when it is not there.
+    """The finished run for this cell's base, in the folder; trains it if it does not exist.
 
     Raises:
         UserError: the settings are wrong, or no head can be trained on this base.
     """
     base = cell.recipe(cell.suite.tuning.seed).base
-    given = words({"base": base.model_dump(mode="json", exclude={"dropout"}), **settings.set, "seed": 0})
+    overrides = words({"base": base.model_dump(mode="json", exclude={"dropout"}), **settings.set, "seed": 0})
     try:
-        resolved = recipes.load(settings.recipe, given).recipe
+        resolved = recipes.load(settings.recipe, overrides).recipe
     except UserError as error:
         raise UserError(*(f"retention: {problem}" for problem in error.problems)) from error
     order = Order(
-        settings.recipe, tuple(given), resolved.digest, folder, folder / "trials", False, threads=threads
+        settings.recipe, tuple(overrides), resolved.digest, folder, folder / "trials", False, threads=threads
     )  # fmt: skip
     with only_one(order.folder):
         if not (order.folder / "result.json").is_file():

@@ -1,10 +1,10 @@
-"""Honest statistics of trials: intervals, paired tests corrected for many comparisons, tiers, what could be shown.
+"""Statistics of trials: intervals, paired tests corrected for multiple comparisons, tiers, detectable differences.
 
-Scores of a method are a table (seeds, rows): what every seed's model scored on every test row. Two methods are compared
-on the same rows. The difference of their means varies with the rows that were drawn, which the paired bootstrap
-measures (Efron and Tibshirani 1993, ch. 16; Koehn 2004), and with the seeds. Of three seeds a variance is hardly known,
-so each method's is moderated toward the middle one of all (Smyth 2004, eq. 4, with `PRIOR` degrees of freedom). Both
-parts are added, and degrees of freedom follow Welch and Satterthwaite. McNemar's exact test (1947) stands beside it.
+The scores of a method are a table (seeds, rows): every seed's score on every test row. Two methods are compared on the
+same rows. The difference of their means varies with the sampled rows, which the paired bootstrap measures (Efron and
+Tibshirani 1993, ch. 16; Koehn 2004), and with the seeds. Three seeds give a poor estimate of a variance, so each
+method's is shrunk toward the median over all methods (Smyth 2004, eq. 4, with `PRIOR` degrees of freedom). The two
+variances are added; the degrees of freedom are Welch and Satterthwaite's. McNemar's exact test (1947) is also computed.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.95
 POWER = 0.8
-"""How often the smallest difference that is told would have been found."""
+"""Probability with which the reported smallest difference would be detected."""
 RESAMPLES = 4000
 PRIOR = 4
-"""Degrees of freedom of the middle variance over seeds."""
+"""Degrees of freedom of the prior variance over seeds, the median over methods."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two methods on the same rows; the difference is that of `first` less `second`."""
+    """Two methods on the same rows; the difference is the score of `first` minus that of `second`."""
 
     first: str
     second: str
     difference: float
     low: float
     high: float
-    """The 95% interval of the difference, of this pair alone."""
+    """The bounds of the difference's 95% interval, not corrected for multiple comparisons."""
     p: float
     p_holm: float
-    """Corrected for all pairs of the problem (Holm 1979)."""
+    """p corrected for all pairs of the problem (Holm 1979)."""
     mcnemar: float | None
-    """McNemar's exact p, Holm-corrected, on each method's majority of seeds; None where a row is more than right or
-    wrong."""
+    """Exact p of McNemar's test on the majority of each method's seeds, Holm-corrected; None unless all row scores are
+    0 or 1."""
 
     @property
     def differs(self) -> bool:
@@ -51,7 +51,7 @@ class Comparison:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95% t interval over seeds, shape (seeds,); the interval is NaN for a single one."""
+    """The mean of values (seeds,) and the bounds of its 95% t interval, which are NaN for a single seed."""
     from scipy import stats
 
     mean = float(np.mean(values))
@@ -62,11 +62,11 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def compare(tables: Mapping[str, Array], seed: int = 0) -> list[Comparison]:
-    """Every pair of methods.
+    """Compare every pair of methods.
 
     Args:
-        tables: method -> scores of shape (seeds, rows); rows alike, seeds may differ in number.
-        seed: of the bootstrap.
+        tables: method -> scores (seeds, rows), on the same rows; the number of seeds may differ.
+        seed: seed of the bootstrap.
     """
     pairs = list(itertools.combinations(tables, 2))
     if not pairs:
@@ -90,9 +90,9 @@ def compare(tables: Mapping[str, Array], seed: int = 0) -> list[Comparison]:
 
 
 def smallest_difference(pairs: Sequence[Comparison]) -> float | None:
-    """What two methods must differ by to be told apart 4 times of 5 with these rows, seeds and comparisons.
+    """The difference of two methods that would be detected with probability `POWER` with these rows and seeds.
 
-    The middle one over pairs; None where there is no pair.
+    It is the median over pairs, corrected for the number of comparisons; None without a pair.
     """
     from scipy import stats
 
@@ -104,10 +104,10 @@ def smallest_difference(pairs: Sequence[Comparison]) -> float | None:
 
 
 def tiers(means: Mapping[str, float], differ: Set[frozenset[str]], lower_is_better: bool = False) -> dict[str, int]:
-    """Method -> tier, from 1: with the best of those left go all that cannot be told from it.
+    """Method -> tier, from 1. A tier has the best of the remaining methods and all that do not differ from it.
 
     Args:
-        differ: the pairs that were told apart.
+        differ: the pairs that differ significantly.
     """
     left = sorted(means, key=lambda name: means[name], reverse=not lower_is_better)
     found: dict[str, int] = {}
@@ -122,7 +122,7 @@ def tiers(means: Mapping[str, float], differ: Set[frozenset[str]], lower_is_bett
 
 
 def _tested(difference: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Interval and p of a difference whose variance is the sum of parts, each with its degrees of freedom."""
+    """Interval and p of a difference whose variance is a sum of `parts`, each a variance with degrees of freedom."""
     from scipy import stats
 
     variance = sum(part for part, _ in parts)
@@ -135,7 +135,7 @@ def _tested(difference: float, parts: Sequence[tuple[float, float]]) -> tuple[fl
 
 
 def _resampled(means: Array, seed: int) -> Array:
-    """Means over rows that were drawn again, the same rows for all methods: (RESAMPLES, methods).
+    """Bootstrap means over resampled rows, the same rows for all methods: (RESAMPLES, methods).
 
     Args:
         means: every method's mean over seeds, (methods, rows).
@@ -145,15 +145,15 @@ def _resampled(means: Array, seed: int) -> Array:
 
 @lru_cache(maxsize=4)
 def _weights(rows: int, seed: int) -> Array:
-    """How often each row was drawn, as shares: (RESAMPLES, rows)."""
+    """The share of each row in each bootstrap sample: (RESAMPLES, rows)."""
     draw = np.random.default_rng(seed)
     return draw.multinomial(rows, np.full(rows, 1 / rows), size=RESAMPLES) / rows
 
 
 def _seed_variances(tables: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
-    """Of every method's mean the variance over seeds, moderated, and its degrees of freedom.
+    """Method -> the moderated variance of its mean over seeds, and its degrees of freedom.
 
-    What rows and seeds do together is in the variance over rows already, and is taken out here.
+    The interaction of rows and seeds is subtracted, because the variance over rows already includes it.
     """
     from scipy import stats
 
@@ -162,8 +162,8 @@ def _seed_variances(tables: Mapping[str, Array]) -> dict[str, tuple[float, float
         seeds, rows = table.shape
         if seeds > 1:
             centred = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
-            together = float((centred**2).sum()) / ((rows - 1) * (seeds - 1)) if rows > 1 else 0.0
-            raw[name] = max(0.0, float(np.var(table.mean(axis=1), ddof=1)) - together / rows)
+            interaction = float((centred**2).sum()) / ((rows - 1) * (seeds - 1)) if rows > 1 else 0.0
+            raw[name] = max(0.0, float(np.var(table.mean(axis=1), ddof=1)) - interaction / rows)
     if not raw:
         return dict.fromkeys(tables, (0.0, 0.0))
     freedom = {name: tables[name].shape[0] - 1 for name in raw}
@@ -178,7 +178,7 @@ def _seed_variances(tables: Mapping[str, Array]) -> dict[str, tuple[float, float
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p corrected for all of them: the i-th smallest of m times m − i, none below a smaller one's (Holm 1979)."""
+    """p values corrected by Holm (1979): the i-th smallest of m, from 0, is multiplied by m − i; order is kept."""
     adjusted, largest = [0.0] * len(values), 0.0
     for rank, place in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
         largest = max(largest, min(1.0, (len(values) - rank) * values[place]))

@@ -13,7 +13,7 @@ RIGHT = COLUMNS[4:12]
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Every problem with its table, its verdict, and what could not be shown."""
+    """The summary as Markdown: every problem with its table, verdict, and smallest detectable difference."""
     text = [
         f"# {summary['suite']}",
         "",
@@ -34,10 +34,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
 LEGEND = (
     "Methods in one tier do not differ significantly from its best (paired bootstrap over test rows, with the variance"
     " over seeds, Holm-corrected, 5%). The interval is Student's over seeds, on these rows. `trained`, `adapter`"
-    " and `head` are"
-    " parameters, `seconds` of training with evaluations on validation rows, `peak MB` of the whole process. `moved` is"
-    " ‖W−W₀‖ of the blocks by ‖W₀‖ in percent, `rank` the changes' mean effective rank, `forgot` the rise of the loss a"
-    " token on the retention text.",
+    " and `head` are numbers of parameters. `seconds` is the time of training with evaluations on validation rows,"
+    " `peak MB` the peak memory of the whole process. `moved` is ‖W−W₀‖ of the blocks divided by ‖W₀‖, in percent;"
+    " `rank` is the changes' mean effective rank; `forgot` is the increase of the loss a token on the retention text.",
 )
 
 
@@ -68,7 +67,7 @@ def _shown(problem: Mapping[str, Any]) -> str:
     if least is None:
         return ""
     unit = f"{100 * least:.1f} points" if 0 <= (problem["before"] or 0) <= 1 else f"{least:.3g}"
-    return f" The smallest difference these rows and seeds could have shown (4 times of 5): {unit}."
+    return f" The smallest difference that these rows and seeds can detect (with probability 0.8): {unit}."
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

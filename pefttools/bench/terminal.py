@@ -1,4 +1,4 @@
-"""What a suite found and what was advised, as lines and tables for a terminal; `display.py` prints them."""
+"""The results of a suite and of `advise` as lines and tables for a terminal; `display.py` prints them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any, TypeAlias
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from pefttools.bench.budget import told
+from pefttools.bench.budget import duration
 from pefttools.bench.tables import cells
 
 Parts: TypeAlias = "list[str | Table]"
 
 SHOWN = {"tier": 0, "method": 1, "test": 2, "95% interval": 3, "trained": 4, "lr": 7, "s": 8, "peak MB": 10}
-"""Column -> its place in `tables.COLUMNS`; the rest is in the report."""
+"""Column -> its index in `tables.COLUMNS`; the report shows all columns."""
 
 
 def suite(summary: Mapping[str, Any], folder: str) -> Parts:
-    """A table a problem with its verdict, then where the rest is."""
+    """A table and a verdict for each problem, then the path of the report."""
     parts: Parts = []
     for problem in summary["problems"]:
         title = f"{problem['name'] or summary['suite']}: {problem['metric'] or 'nothing has finished'}"
@@ -31,17 +31,17 @@ def suite(summary: Mapping[str, Any], folder: str) -> Parts:
             table.add_row(*(texts[place] for place in SHOWN.values()))
         parts += [table, f"{problem['verdict']}." + _least(problem)]
     trials = summary["trials"]
-    parts.append(f"{trials['done']} of {trials['all']} trials; {folder}/report.html has the rest, and table.md")
+    parts.append(f"{trials['done']} of {trials['all']} trials; for all columns see {folder}/report.html and table.md")
     return parts
 
 
 def _least(problem: Mapping[str, Any]) -> str:
     least = problem["smallest_difference"]
-    return "" if least is None else f" Smallest difference these rows and seeds could have shown: {least:.4f}."
+    return "" if least is None else f" The smallest difference that these rows and seeds can detect is {least:.4f}."
 
 
 def advice(values: Mapping[str, Any]) -> Parts:
-    """The finalists, the verdict, what was ruled out, and what to do next."""
+    """The finalists, the verdict, the candidates that were ruled out, and what to do next."""
     table = _table(f"finalists, by validation {values['metric']} over seeds")
     for column in ("method", "seeds", "validation", "95% interval", "trained", "s", "peak MB"):
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
@@ -59,9 +59,9 @@ def advice(values: Mapping[str, Any]) -> Parts:
         parts.append(
             f"on {values['test']['rows']} test rows: {values['metric']} {values['test'][values['metric']]:.4f}"
         )
-    parts.append(f"took {told(values['spent_seconds'])} of {told(values['budget_seconds'])}")
+    parts.append(f"took {duration(values['spent_seconds'])} of {duration(values['budget_seconds'])}")
     parts.append(f"recipe: {values['recipe']}")
-    parts.append(f"trained already: {values['run']}; `pefttools export {values['run']} --to merged` makes it a model")
+    parts.append(f"trained model: {values['run']}; to export it, run `pefttools export {values['run']} --to merged`")
     return parts
 
 

@@ -1,7 +1,7 @@
-"""One trial: a recipe trained in a process of its own, and the record of it that everything else is made from.
+"""One trial: a recipe trained in a process of its own, and the record of its results.
 
-A record is one JSON file named after the recipe's digest. The process is forked from a server that has imported the
-libraries already, so a trial starts at once and its peak memory is its own.
+A record is a JSON file named after the recipe's digest. The process is forked from a server that has already imported
+the libraries, so that a trial starts fast and its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from pefttools import atomic, subprocesses
 from pefttools.errors import Interrupted, UserError
 
 FORMAT = 1
-"""Of records."""
+"""Version of the records' format."""
 BLOCKS = 100
-"""Into how many pieces the test rows are cut where the metric is no mean over rows."""
+"""Number of blocks of test rows, for metrics that are not means over rows."""
 INTERRUPTED = 130
-SAID = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
+COPIED = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
 """Keys that a record shares with `result.json`, in addition to its scores."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """The order that a trial's process receives."""
+    """The arguments of a trial's process."""
 
     recipe: str
     words: tuple[str, ...]
     """Overrides."""
     digest: str
     runs: Path
-    """Where its run folder goes, under the digest."""
+    """Folder for the run folder, which is named after the digest."""
     records: Path
-    """Where its record goes."""
+    """Folder for the record."""
     final: bool
-    """Whether the trained model is looked at more closely, not only scored."""
+    """Whether to save predictions and measure weight change and forgetting, besides scoring."""
     retention: Path | None = None
-    """The run that forgetting is measured with."""
+    """The run with which forgetting is measured."""
     threads: int = 1
     score_test: bool = True
-    """Whether its test rows are scored; where not, rows are the validation rows."""
+    """Whether to score the test rows; if not, the record has the predictions on validation rows."""
 
     @property
     def folder(self) -> Path:
@@ -60,13 +60,13 @@ class Order:
 
 
 def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, Any]:
-    """Train in a fresh process, and return the record, which is also on disk; a failed trial has one too.
+    """Train in a new process; returns the record, which is also written to disk, even if the trial failed.
 
     Args:
-        beat: called every so many seconds while it runs.
+        beat: called every `every` seconds while the trial runs.
 
     Raises:
-        Interrupted: the trial was stopped, and goes on from its last checkpoint.
+        Interrupted: the trial was stopped; the next call resumes it from its last checkpoint.
     """
     process = subprocesses.started(_work, order)
     try:
@@ -74,7 +74,7 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
             process.join(every)
             beat()
     except BaseException:
-        process.terminate()  # it saves, and goes on when it is asked for again
+        process.terminate()  # it writes a checkpoint, from which the next call resumes
         process.join()
         raise
     code = process.exitcode
@@ -83,13 +83,13 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
     if code or not order.record.is_file():
         died = f"the process was killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
         if code == -signal.SIGKILL:
-            died += "; was there not enough memory?"
+            died += "; perhaps there was not enough memory"
         _fail(order, died)
     return read(order.record)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Raises UserError when it is no record of this version."""
+    """Read a record. Raises UserError when the file is not a record of this version."""
     try:
         record = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -100,18 +100,18 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def cores() -> int:
-    """How many threads a trial may have when it is alone."""
+    """Number of threads that a trial may have when no other one runs."""
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def versions() -> dict[str, str]:
-    """Of what decides what a recipe learns; builds for other devices (`+cpu`) are the same version."""
+    """Versions of the packages that determine a recipe's result, without the build (`+cpu`)."""
     names = ("pefttools", "torch", "transformers", "peft")
     return {name: metadata.version(name).partition("+")[0] for name in names}
 
 
 def _work(order: Order) -> None:
-    """The process of a trial."""
+    """The main function of a trial's process."""
     os.environ["OMP_NUM_THREADS"] = str(order.threads)
     import torch
 
@@ -120,7 +120,7 @@ def _work(order: Order) -> None:
         record = _trained(order)
         atomic.write_json(order.record, record)
     except (Interrupted, KeyboardInterrupt):
-        sys.exit(INTERRUPTED)  # which gives back the process's semaphores; os._exit does not
+        sys.exit(INTERRUPTED)  # releases the process's semaphores, which os._exit does not
     except UserError as error:
         _fail(order, "; ".join(error.problems))
     except Exception as error:
@@ -141,14 +141,14 @@ def _trained(order: Order) -> dict[str, Any]:
     from pefttools.training.run import Run
 
     resolved = recipes.load(order.recipe, order.words).recipe
-    assert resolved.digest == order.digest, f"{order.recipe} is not what was ordered"
+    assert resolved.digest == order.digest, f"{order.recipe} has changed since the trial was started"
     started = time.monotonic()
     result = train(resolved, order.folder, resume=True, score_test=order.score_test)
     run, task = Run.open(order.folder), resolved.task
     measured = "test" if result["test"] else "validation"
     record = {
         "format": FORMAT, "digest": order.digest, "status": "done",
-        **{key: result[key] for key in SAID}, "settings": resolved.data.model_dump(mode="json"),
+        **{key: result[key] for key in COPIED}, "settings": resolved.data.model_dump(mode="json"),
         "learning_rate": resolved.train.learning_rate, "metric": task.primary, "lower_is_better": task.lower_is_better,
         "measured_on": measured, "merges": resolved.strategy.mergeable,
         **{key: result[key] for key in ("before", "validation", "test", "train", "files", "hardware")},
@@ -179,7 +179,7 @@ def _forgotten(order: Order) -> Any:
 
 
 def _tried(measure: Callable[[Order], Any], order: Order) -> Any:
-    """What was measured, or the reason why it could not be: a trial is not lost for it."""
+    """The measurement, or the reason why it failed; the trial does not fail because of it."""
     try:
         return measure(order)
     except UserError as error:
@@ -193,25 +193,25 @@ def _rows(run: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     score = metrics[task.primary]
     right = [float(p["prediction"] == r) for p, r in zip(predictions, references, strict=True)]
     by_row = bool(right) and abs(sum(right) / len(right) - score) < 1e-9
-    said = [p["prediction"] for p in predictions]
+    predicted = [p["prediction"] for p in predictions]
     return {
         "units": right if by_row else pseudo_values(task, predictions, references, score),
         "unit": "row" if by_row else "block",
-        "rows": {"ids": ids, "references": references, "predictions": said},
+        "rows": {"ids": ids, "references": references, "predictions": predicted},
     }
 
 
 def pseudo_values(task: Any, predictions: Sequence[Any], references: Sequence[Any], score: float) -> list[float]:
-    """Jackknife pseudo-values G·θ − (G−1)·θ₍₋g₎ of blocks of rows, about as many as `BLOCKS` (Tukey 1958): (G,).
+    """Jackknife pseudo-values G·θ − (G−1)·θ₍₋g₎ (Tukey 1958) of G blocks of rows, at most `BLOCKS`: (G,).
 
-    Where a metric is no mean over rows (F1, BLEU, a correlation) their mean is nearly the metric, and they vary like
-    the scores of as many rows would.
+    For a metric that is not a mean over rows (F1, BLEU, a correlation), their mean is close to the metric, and they
+    vary like the scores of G rows.
     """
     number = min(BLOCKS, len(predictions))
     values = []
     for block in range(number):
-        kept = [i for i in range(len(predictions)) if i % number != block]
-        metrics = task.metrics([predictions[i] for i in kept], [references[i] for i in kept]) if kept else {}
+        others = [i for i in range(len(predictions)) if i % number != block]
+        metrics = task.metrics([predictions[i] for i in others], [references[i] for i in others]) if others else {}
         rest = metrics.get(task.primary, score)
         values.append(number * score - (number - 1) * rest)
     return values

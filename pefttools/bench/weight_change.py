@@ -1,8 +1,8 @@
-"""How far training moved the model from where it started: by block, and with which rank.
+"""The change of the weights in training: its norm by block, and its effective rank.
 
-‖W − W₀‖_F by block, relative to ‖W₀‖_F over all blocks, and the effective rank of the matrices' changes: exp of the
-entropy of the singular values' shares (Roy and Vetterli 2007). Of a method that folds into plain weights these are the
-merged weights; of one that does not, the base's own weights that it trained, and what it adds is not counted.
+The norm is ‖W − W₀‖_F by block, also relative to ‖W₀‖_F over all blocks. The effective rank of a matrix's change is exp
+of the entropy of its normalized singular values (Roy and Vetterli 2007). Methods that can be merged are merged first;
+of the others, only the base's own trained weights count, not what they add.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from pefttools.training.run import Trained
 
 TINY = 1e-6
-"""A change below this share of the matrix is the rounding of a merge."""
+"""A change below this share of a matrix's norm is rounding from the merge."""
 
 
 def moved(trained: Trained) -> dict[str, Any]:
-    """`blocks` (a norm a block, from the lowest), `elsewhere`, `relative`, and `effective_rank`, the mean over the
-    changed matrices of the blocks (None where none changed). May use up the trained model."""
+    """The change of the weights; may modify the trained model in place.
+
+    Returns:
+        `blocks` (the norm for each block, from the lowest), `elsewhere`, `relative`, `effective_rank` (the mean over
+        the changed matrices of the blocks; None where none changed) and `merged`.
+    """
     recipe = trained.recipe
     start = trained.task.load(recipe.base)
     model: Any = trained.model
@@ -62,7 +66,7 @@ def moved(trained: Trained) -> dict[str, Any]:
 
 
 def effective_rank(change: Tensor) -> float:
-    """exp(−Σ p ln p) with p the singular values' shares of their sum; of a matrix (m, n) at most min(m, n)."""
+    """exp(−Σ p ln p), where p are the singular values divided by their sum; at most min(m, n) for a matrix (m, n)."""
     import torch
 
     thin = change if change.shape[0] >= change.shape[1] else change.T
@@ -77,7 +81,7 @@ def _square(x: Tensor) -> float:
 
 
 def _now(name: str, after: dict[str, nn.Parameter]) -> nn.Parameter | None:
-    """The parameter of that name in a trained model, under peft's names too."""
+    """The parameter of that name in a trained model; peft's prefixes are tried too."""
     path, _, last = name.rpartition(".")
     forms = (
         name, f"base_model.model.{name}", f"base_model.{name}",

@@ -51,7 +51,7 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         from pefttools.compatibility import matrix
 
         tasks.get(task)
-        kept = matrix.kept()
+        kept = matrix.saved()
         if not json:
             kept["tasks"] = {task: kept["tasks"].get(task, {})}
         display.as_json({**listing, "support": kept}) if json else display.support(listing[kind], kept)

@@ -13,7 +13,7 @@ def shown(matrix: Mapping[str, Any], yes: str) -> Iterator[str | Table]:
     """A table per task, with the reasons for misfits below it, then the methods of peft.
 
     Args:
-        matrix: what `compatibility.matrix.kept` returns.
+        matrix: what `compatibility.matrix.saved` returns.
         yes: the mark of what fits.
     """
     for task, strategies in matrix["tasks"].items():

@@ -1,1 +1,1 @@
-"""Which strategy works on which architecture for which task: tried on tiny models, and kept as a matrix."""
+"""The support matrix: which strategy works on which architecture for which task, measured on tiny models."""

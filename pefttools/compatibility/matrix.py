@@ -1,9 +1,9 @@
-"""Which strategy works where, found by trying: task × strategy × architecture, and on a base quantised to nf4.
+"""The support matrix: task × strategy × architecture, and bases quantised to nf4, measured on tiny models.
 
 `python -m pefttools.compatibility.matrix [TASK …]` builds a tiny model of every architecture from its configuration,
-wraps, trains and merges it, and writes what happened to `compatibility/support.json`. A test does the same and
-compares. What a strategy claims of itself (`mergeable`, `exact_start`) and what was measured must agree; where they do
-not, nothing is written.
+wraps, trains and merges it, and writes the results to `compatibility/support.json`. A test measures them again and
+compares. A strategy's attributes (`mergeable`, `exact_start`) must agree with the measurements; if they do not, nothing
+is written.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
     from pefttools.strategies.base import Strategy
     from pefttools.tasks.base import Task
 
-KEPT = Path(__file__).parent / "support.json"
+FILE = Path(__file__).parent / "support.json"
 COMMAND = "python -m pefttools.compatibility.matrix"
-"""What writes the kept file anew."""
+"""The command that writes the file."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
-def kept() -> dict[str, Any]:
-    """The matrix that was written last; nothing is imported or computed."""
-    return json.loads(KEPT.read_text("utf-8"))
+def saved() -> dict[str, Any]:
+    """The matrix that was written last. Imports and computes nothing."""
+    return json.loads(FILE.read_text("utf-8"))
 
 
 def matrix(only: str | None = None, architectures: Sequence[str] | None = None) -> dict[str, Any]:
-    """The whole matrix, measured now, on one thread: that is fastest for models so small.
+    """Measure the matrix, on one thread, which is fastest for such small models.
 
     Args:
-        only: only this task, where given.
-        architectures: only these, where given.
+        only: measure this task only.
+        architectures: measure these architectures only.
 
     Raises:
-        Contradiction: strategies whose claims are wrong, every one of them.
+        Contradiction: strategies whose attributes are wrong; the message lists all of them.
     """
     import torch
 
@@ -73,7 +73,7 @@ def matrix(only: str | None = None, architectures: Sequence[str] | None = None) 
 
 
 def rows(task: Task, cls: type[Strategy], problems: list[str], architectures: Sequence[str]) -> dict[str, Any]:
-    """Variant -> its line, the strategy as it is by default first; contradictions are added to `problems`."""
+    """Variant -> its line, first for the strategy's default settings; adds contradictions to `problems`."""
     found: dict[str, Any] = {}
     for variant, settings in {"default": {}, **cls.variants}.items():
         try:
@@ -87,15 +87,15 @@ def row(task: Task, strategy: Strategy, architectures: Sequence[str]) -> dict[st
     """One line of the matrix: `merges`, `exact_start`, `fits` by architecture and `nf4` by quantised architecture.
 
     Raises:
-        Contradiction: the strategy's claims and what was measured disagree.
+        Contradiction: the strategy's attributes disagree with the measurements.
     """
     found = {name: probe(task, strategy, name) for name in architectures}
     fitting = {name: f for name, f in found.items() if f.reason is None}
     problems = [
-        f"on {name} it claims {claim} but {f.merge_reason or 'starts elsewhere'}"
+        f"on {name} it claims {claim} but {f.merge_reason or 'changes predictions before training'}"
         for name, f in fitting.items()
-        for claim, held in (("mergeable", f.merges), ("exact_start", f.exact_start))
-        if getattr(strategy, claim) and not held
+        for claim, measured in (("mergeable", f.merges), ("exact_start", f.exact_start))
+        if getattr(strategy, claim) and not measured
     ]
     if problems:
         raise Contradiction("; ".join(problems))
@@ -108,42 +108,42 @@ def row(task: Task, strategy: Strategy, architectures: Sequence[str]) -> dict[st
 
 
 def peft_types(problems: list[str]) -> dict[str, Any]:
-    """Every `peft_type` of the installed peft on a BERT: whether it fits at its default settings, and merges."""
+    """Every `peft_type` of the installed peft on a BERT: whether it works with default settings, and merges."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     from pefttools.strategies.peft import Peft
     from pefttools.tasks.text_classification import TextClassification
 
-    answers: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for kind in sorted(PeftType):
         virtual = "num_virtual_tokens" in PEFT_TYPE_TO_CONFIG_MAPPING[kind].__dataclass_fields__
         strategy = Peft(type=kind.value, settings={"num_virtual_tokens": 4} if virtual else {})  # it has no default
         found = probe(TextClassification.example(), strategy, "bert", sizes=tiny_models.WIDE)
-        answers[kind.value] = {"fits": found.fits}
+        results[kind.value] = {"fits": found.fits}
         if found.reason is None:
-            answers[kind.value] |= {"merges": found.merges, "exact_start": found.exact_start}
+            results[kind.value] |= {"merges": found.merges, "exact_start": found.exact_start}
             if strategy.mergeable and not found.merges:
                 problems.append(f"peft's {kind.value}: it claims mergeable but {found.merge_reason}")
-    return answers
+    return results
 
 
 def write(names: Sequence[str] = ()) -> None:
-    """Measure, and keep it.
+    """Measure the matrix and write it to the file.
 
     Args:
-        names: only these tasks, the others staying as they were.
+        names: measure these tasks only, and leave the others as they are in the file.
     """
     from pefttools.bases.loading import prepare_libraries
 
     prepare_libraries()
     if names:
-        found = kept()
+        found = saved()
         for name in names:
             found["tasks"][name] = matrix(name)["tasks"][name]
     else:
         found = matrix()
-    write_text(KEPT, json.dumps(found, indent=1) + "\n")
+    write_text(FILE, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One strategy tried on one tiny model: wrapped, started, trained and merged, and whether what it claims holds."""
+"""A probe of one strategy on one tiny model: wrap, initialize, train and merge it, and check its attributes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 TOLERANCE = 1e-5
-"""How far logits may differ that should be the same."""
+"""Allowed difference of logits that should be equal."""
 STEPS = 3
-"""Steps within which everything trained must have had a gradient: LoRA's A gets its first once B has moved."""
+"""Number of steps within which every trained parameter must get a gradient; LoRA's A gets one once B is not zero."""
 
 
 class Contradiction(Exception):
-    """A strategy claims of itself what is not so: our bug, never a row of the matrix."""
+    """An attribute of a strategy is wrong: a bug of ours, which must not become a line of the matrix."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What one probe saw."""
+    """The result of a probe."""
 
     reason: str | None = None
-    """Why it does not fit; None where it does."""
+    """Why the strategy does not work; None where it does."""
     exact_start: bool = False
     merges: bool = False
     merge_reason: str | None = None
@@ -52,7 +52,11 @@ def probe(
     quantised: bool = False,
     sizes: Mapping[str, Any] | None = None,
 ) -> Found:
-    """Wrap, start, train and merge a tiny model. What goes wrong becomes the reason; nothing but a bug raises."""
+    """Wrap, initialize, train and merge a tiny model. An error becomes the result's reason.
+
+    Raises:
+        Contradiction: the strategy changes quantised weights.
+    """
     import torch
 
     with warnings.catch_warnings():
@@ -64,18 +68,18 @@ def probe(
             torch.manual_seed(0)
             model = strategy.wrap(base)
             batch = task.inputs_of(tiny_models.batch(task, base.model.config, 0))
-            strategy.start(model, [batch] * 2)  # alike, so that EVA converges at once
+            strategy.start(model, [batch] * 2)  # equal batches, so that EVA converges at once
             logits = _logits(task, model)
             if logits.shape != plain.shape:
-                raise ArithmeticError(f"answers of shape {tuple(logits.shape)} for {tuple(plain.shape)}")
+                raise ArithmeticError(f"logits of shape {tuple(logits.shape)} instead of {tuple(plain.shape)}")
             if _gap(_padded(task, model, logits), logits) > TOLERANCE >= _gap(_padded(task, bare, plain), plain):
-                raise ArithmeticError("answers change with padding")
+                raise ArithmeticError("logits change with padding")
             gap = _gap(logits, plain)
             _train(task, model, strategy)
         except Exception as error:
             return Found(reason=_short(error))
         if changed := [n for n, p in frozen.items() if not _still_there(model, p)]:
-            raise Contradiction(f"on a quantised {architecture} it changes or replaces {changed[0]} without a word")
+            raise Contradiction(f"on a quantised {architecture} it changes or replaces {changed[0]} without an error")
         found = Found(exact_start=gap <= TOLERANCE)
         if not strategy.mergeable or quantised:
             return found
@@ -83,7 +87,7 @@ def probe(
 
 
 def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
-    """A few steps like the loop's. Raises where an answer is not finite or something trained has no gradient."""
+    """Take a few of the training loop's steps. Raises if logits are not finite or a parameter gets no gradient."""
     import torch
 
     from pefttools.objectives.base import Batch, Composed, Forward
@@ -95,7 +99,7 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
 
     waiting = set(trained(model))
     if not waiting:
-        assert not strategy.trains, "nothing is trained"
+        assert not strategy.trains, "no parameter is trained"
         return
     optimizer = optimizer_setup.build(model, strategy, TrainSettings(learning_rate=strategy.start_lr()))
     model.train()
@@ -112,7 +116,7 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
 
     def run(batch: Batch, embeddings: Tensor | None = None) -> Tensor:
         assert embeddings is None
-        return _answer(task, model, batch)
+        return _logits_of(task, model, batch)
 
     part = Part(batch, run)
     penalties = Penalties(strategy, model)
@@ -121,9 +125,9 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
         update = Update(Composed(loss), penalties, optimizer, torch.Tensor.backward, _unclipped, watch, updated)
         update.step(lambda: (part,), 1)
     if not _logits(task, model).isfinite().all():
-        raise ArithmeticError("answers are not finite after training")
+        raise ArithmeticError("logits are not finite after training")
     if waiting:
-        raise ArithmeticError(f"{len(waiting)} trained tensors never get a gradient: {min(waiting)}")
+        raise ArithmeticError(f"{len(waiting)} trained parameters never get a gradient: {min(waiting)}")
 
 
 def _unclipped() -> float:
@@ -131,27 +135,27 @@ def _unclipped() -> float:
 
 
 def _merged(task: Task, model: nn.Module, strategy: Strategy, found: Found) -> Found:
-    """The same with what merging the trained model does."""
+    """The result of the probe, completed by merging the trained model."""
     import torch
 
-    batch = tiny_models.batch(task, model.config, 0)  # merging may make the vocabulary larger
+    batch = tiny_models.batch(task, model.config, 0)  # made before merging, which may enlarge the vocabulary
     before = _logits(task, model)
     try:
         merged = task.to_transformers(strategy.merge(model))
         with torch.no_grad():
-            gap = _gap(_answer(task, merged.eval(), batch), before)
+            gap = _gap(_logits_of(task, merged.eval(), batch), before)
     except Exception as error:
         return Found(None, found.exact_start, False, f"cannot be merged: {_short(error)}")
     foreign = {type(m).__module__.partition(".")[0] for m in merged.modules()} - {"torch", "transformers"}
     if foreign:
         return Found(None, found.exact_start, False, f"merging leaves modules of {', '.join(sorted(foreign))}")
     if not gap <= TOLERANCE:
-        return Found(None, found.exact_start, False, "merging changes its answers")
+        return Found(None, found.exact_start, False, "merging changes its logits")
     return Found(None, found.exact_start, True)
 
 
 def _still_there(model: nn.Module, parameter: Tensor) -> bool:
-    """Whether a frozen tensor is in the model as it was."""
+    """Whether the model contains an unchanged frozen tensor."""
     import torch
 
     return any(
@@ -160,7 +164,7 @@ def _still_there(model: nn.Module, parameter: Tensor) -> bool:
     )
 
 
-def _answer(task: Task, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+def _logits_of(task: Task, model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     return task.logits(model(**task.inputs_of(batch)), batch)
 
 
@@ -168,11 +172,11 @@ def _logits(task: Task, model: nn.Module, padding: int = 0) -> Tensor:
     import torch
 
     with torch.no_grad():
-        return _answer(task, model.eval(), tiny_models.batch(task, model.config, padding))
+        return _logits_of(task, model.eval(), tiny_models.batch(task, model.config, padding))
 
 
 def _padded(task: Task, model: nn.Module, logits: Tensor) -> Tensor:
-    """The logits of the same rows with padding behind them, without the padding's own."""
+    """The logits of the same rows with padding after them, without the logits of the padding."""
     padded = _logits(task, model, padding=3)
     return padded[tuple(slice(size) for size in logits.shape)] if padded.ndim == logits.ndim else padded
 

@@ -1,4 +1,4 @@
-"""A tiny model of every architecture, from its configuration alone: what the support matrix tries strategies on."""
+"""Tiny models of every architecture, built from a configuration, for the support matrix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _BART = {
 
 
 class Architecture(NamedTuple):
-    """A kind of model, tiny."""
+    """A kind of model and the configuration of a tiny one."""
 
     group: str
     sizes: Mapping[str, Any]
@@ -70,13 +70,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }  # fmt: skip
 """`model_type` -> its tiny configuration."""
 WIDE = {**_PLAIN, "hidden_size": 256, "intermediate_size": 512}
-"""Of the BERT for peft's own list: many of its defaults are too big for 32."""
+"""Configuration of the BERT for `peft_types`: many of peft's defaults are too large for a width of 32."""
 QUANTISED = ("bert", "llama")
-"""Whose blocks are quantised too."""
+"""Architectures that are also measured with quantised blocks."""
 
 
 def base(task: Task, architecture: str, quantised: bool, sizes: Mapping[str, Any]) -> Base:
-    """A tiny base with a stand-in tokenizer."""
+    """A tiny base with a dummy tokenizer."""
     from types import SimpleNamespace
 
     from pefttools.bases.heads import tops
@@ -99,7 +99,7 @@ def base(task: Task, architecture: str, quantised: bool, sizes: Mapping[str, Any
 
 @cache
 def _pretrained(auto_class: str, architecture: str, values: str, quantised: bool) -> PreTrainedModel:
-    """A model of no use whose every weight, biases and norms included, looks trained."""
+    """A model with random weights, none of which has its usual initial value."""
     import torch
     import transformers
 
@@ -117,7 +117,7 @@ def _pretrained(auto_class: str, architecture: str, values: str, quantised: bool
 
 
 def jittered(model: Any) -> Any:
-    """The model with no weight left at the value that everyone starts from, as if each had been trained."""
+    """The model with noise on every weight, biases and norms included, as if all had been trained."""
     import torch
 
     with torch.no_grad():
@@ -127,7 +127,7 @@ def jittered(model: Any) -> Any:
 
 
 def _quantised(model: Any) -> PreTrainedModel:
-    """The model as transformers would load it in nf4, its head left as it is."""
+    """The model as transformers would load it in nf4; its head is not quantised."""
     import bitsandbytes as bnb
     import torch
 
@@ -140,14 +140,14 @@ def _quantised(model: Any) -> PreTrainedModel:
         )
         new.weight = bnb.nn.Params4bit(old.weight.detach(), requires_grad=False, quant_type="nf4")  # type: ignore[call-arg]
         new.bias = old.bias
-        new.support_avx512bf16_for_cpu = False  # else it repacks itself in eval mode, and no gradient passes
+        new.support_avx512bf16_for_cpu = False  # else eval mode repacks the weights, which then pass no gradient
         model.set_submodule(path, new.to("cpu"))
     model.is_loaded_in_4bit = True
     return model
 
 
 def batch(task: Task, config: Any, padding: int) -> dict[str, Tensor]:
-    """Four rows of eight tokens, each ending with the one end-of-text that encoder-decoders look for, for the task."""
+    """The task's batch of four rows of eight tokens, each ending with an end token, which encoder-decoders need."""
     import torch
 
     ids = torch.randint(3, config.vocab_size, (4, 8), generator=torch.Generator().manual_seed(0))
