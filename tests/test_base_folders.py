@@ -30,7 +30,7 @@ FOLDERS: dict[str, tuple[dict[str, str], str]] = {
         {"adapter_config.json": ADAPTER, "config.json": CONFIG, "adapter_model.safetensors": ""},
         "is a LORA adapter of peft",
     ),
-    "one GGUF file": ({"m.q8.gguf": "", "README.md": ""}, "GGUF model instead of a transformers model; name the file: odd/m.q8.gguf"),
+    "one GGUF file": ({"m.q8.gguf": "", "README.md": ""}, "model; name the file: odd/m.q8.gguf"),
     "GGUF files": (
         {f"{n}.gguf": "" for n in "abcd"} | {"config.json": CONFIG},
         "name the file: odd/a.gguf, odd/b.gguf, odd/c.gguf .and 1 more",

@@ -130,7 +130,7 @@ SIZES = {"ia3": 10, "lora": 100, "full": 1000}
             (1, 1, 1),
             "full",
             ("ia3", "lora"),
-            "fewer trained parameters: ia3, lora",
+            "parameters: ia3, lora",
         ),
         ({"ia3": 0.81, "lora": 0.84, "full": 0.83}, (2, 1, 1), "lora", (), "train no fewer parameters: full"),
         ({"ia3": 0.61, "lora": 0.84, "full": 0.73}, (3, 1, 2), "lora", (), "lora is better than all others"),
