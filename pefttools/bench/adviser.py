@@ -62,7 +62,7 @@ class Adviser:
     """Candidates for which the plan has no time."""
 
     def candidates(self, wanted: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
-        """The candidates that work, with measured times. Raises UserError when none works or the budget is too small."""
+        """The candidates that work, timed. Raises UserError when none works or the budget is too small."""
         loading.prepare_libraries()
         splits = load_splits(self.start.data, self.start.task, self.reporter)
         task = class_order.fitted(self.start.task, self.start.base, splits, self.reporter)

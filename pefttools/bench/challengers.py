@@ -1,4 +1,4 @@
-"""Late candidates: with time left after the finals, candidates left out by the plan are tried, and the best join them."""
+"""Late candidates: if time is left after the finals, candidates that the plan left out get a trial, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Finals = dict[Config, list[dict[str, Any]]]
 
 
 def challenged(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]]) -> Finals:
-    """The finals with the best late candidates; each is tried for the first rung's epochs at its default learning rate."""
+    """The finals and the best late candidates, which were tried with default learning rates for the first rung."""
     steps, clock = plan.steps_per_epoch, adviser.clock
     epochs = plan.rungs[0][0] if plan.rungs else plan.epochs / ETA**2
     tried: list[tuple[float, float, Config]] = []

@@ -62,7 +62,7 @@ class Ledger:
 
     @staticmethod
     def _opened(url: str) -> RDBStorage:
-        """Open the storage. Tries again, because workers that create its tables at the same time make each other fail."""
+        """Open the storage. Retries, because workers that create its tables at the same time make each other fail."""
         from optuna.storages import RDBStorage
         from sqlalchemy.exc import IntegrityError, OperationalError
 

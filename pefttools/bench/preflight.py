@@ -47,7 +47,7 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
 
 
 def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
-    """The result of `count_parameters` for a recipe; None where that needs weights. Raises UserError if it cannot work."""
+    """`count_parameters` of a recipe; None where counting needs weights. Raises UserError if the recipe cannot work."""
     recipe = recipe.model_copy(update={"task": task})
     base = wrapping.load_base(recipe, empty=True)
     try:

@@ -85,7 +85,7 @@ class Sweep:
         return [self._job(cell, seed, lr, False) for lr in rates] if len(rates) > 1 else []
 
     def chosen(self, cell: Cell) -> tuple[bool, float | None]:
-        """Whether a cell's best learning rate on validation rows is known, and which it is; ties go to the lower loss."""
+        """Whether a cell's best learning rate on validation rows is known, and its value; ties go to the lower loss."""
         tried = self.tried(cell)
         if not tried:
             return True, cell.learning_rates[0]

@@ -80,7 +80,7 @@ class Worker:
                     self.running.discard(job.key)
 
     def _taken(self, wanted: Sequence[Job]) -> tuple[Job, Claim] | None:
-        """Claim the first trial that nobody has claimed; saves the records of trials that other workers have finished."""
+        """Claim the first trial that is not claimed; saves the records of trials that other workers have finished."""
         for job in wanted:
             if claim := self.ledger.claim(
                 self._study(job), job.key, job.learning_rate, job.seed, job.cell.lower_is_better
