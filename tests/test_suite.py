@@ -30,9 +30,9 @@ def test_packaged_suites_load_within_learning_rate_ranges(name: str) -> None:
 
 
 def test_every_peft_type_that_fits_an_encoder_is_in_the_zoo() -> None:
-    from pefttools.compatibility.matrix import saved
+    from pefttools.compatibility.matrix import kept
 
-    fits = {name for name, found in saved()["peft_types"].items() if found["fits"] is True}
+    fits = {name for name, found in kept()["peft_types"].items() if found["fits"] is True}
     assert set(suite.load("peft-zoo").axes["strategies"]) == fits
 
 
@@ -83,8 +83,8 @@ def test_overrides_set_the_suite_or_every_recipe(tmp_path: Path) -> None:
         ({"axes": {"strategy": ["lora"]}}, "unknown axis 'strategy'; did you mean 'strategies'?"),
         ({"axes": {}}, "nothing to compare"),
         ({"axes": {"strategies": []}}, "`strategies` is empty"),
-        ({"axes": {"strategies": ["lora", "lora"]}}, "lists an entry twice"),
-        ({"axes": {"sizes": ["some"]}}, "must be numbers of training rows, or 'all'"),
+        ({"axes": {"strategies": ["lora", "lora"]}}, "names an entry twice"),
+        ({"axes": {"sizes": ["some"]}}, "takes numbers of training rows and 'all'"),
         ({"seeds": []}, "seeds"),
         ({"seeds": [1, 1]}, "has a seed twice"),
         ({"tuning": {"trails": 2}}, "did you mean 'trials'?"),

@@ -1,4 +1,4 @@
-"""Workers that run the trials of a sweep, one after another, after claiming each."""
+"""What runs the trials of a sweep: claims one after another, on as many threads as there are trials at once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from pefttools.bench.sweep import Sweep
 
 WAIT = 1.0
-"""Seconds between checks of what other workers are running."""
+"""Seconds between looks at what others are running."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A trial of a sweep."""
+    """A trial that is wanted."""
 
     cell: Cell
     seed: int
@@ -37,19 +37,19 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The key of the claim; a final trial has another one than a tuning trial with the same recipe."""
+        """What is claimed: the same recipe as a final trial is looked at more closely."""
         return f"{self.digest}{'+final' if self.final else ''}"
 
 
 @dataclass
 class Worker:
-    """Runs the trials of a sweep; `work` is called by as many threads as there are trials at once."""
+    """What runs the trials of a sweep, on as many threads as there are trials at once."""
 
     sweep: Sweep
     ledger: Ledger
     threads: int
     retention: Mapping[str, Path]
-    """Base -> the run with which forgetting is measured."""
+    """By base."""
     reporter: Reporter
     keep_runs: bool = False
     bar: Any = None
@@ -58,7 +58,7 @@ class Worker:
     running: set[str] = field(default_factory=set)
 
     def work(self) -> None:
-        """Run missing trials until all have records; waits for those that other workers are running."""
+        """Run what is missing until nothing is, or all that is left runs elsewhere and then is there."""
         while not self.stopped.is_set():
             with self.lock:
                 wanted = [job for job in self.sweep.missing() if job.key not in self.running]
@@ -80,7 +80,7 @@ class Worker:
                     self.running.discard(job.key)
 
     def _taken(self, wanted: Sequence[Job]) -> tuple[Job, Claim] | None:
-        """Claim the first trial that is not claimed; saves the records of trials that other workers have finished."""
+        """The first that nobody has, and the records of those that others have made."""
         for job in wanted:
             if claim := self.ledger.claim(
                 self._study(job), job.key, job.learning_rate, job.seed, job.cell.lower_is_better
@@ -129,9 +129,9 @@ class Worker:
                 self._forget_runs(job.cell)
 
     def _forget_runs(self, cell: Cell) -> None:
-        """Remove the run folders of a finished cell, because those of full fine-tuning have 90 MB and more.
+        """Take away the run folders of a cell whose records are all there: full fine-tuning's have 90 MB and more.
 
-        A failed trial's folder stays, because it contains the traceback.
+        A failed trial's stays, for its traceback.
         """
         jobs = [*self.sweep.tried(cell), *self.sweep.finals(cell)]
         if jobs and self.sweep.finals(cell) and all(map(self.sweep.has, jobs)):
