@@ -126,12 +126,11 @@ def test_unknown_suite_suggests_the_nearest_name() -> None:
 def test_command_of_a_trial_gives_the_same_recipe(tmp_path: Path) -> None:
     import shlex
 
-    from pefttools.bench.summary import command_of
     from pefttools.recipe import recipes
 
     axes = {"strategies": {"wide": {"name": "lora", "rank": 32}}, "penalties": {"l2_sp": {"l2_sp": {"alpha": 0.5}}}}
     (cell,) = suite.load(suite_file(tmp_path, axes=axes)).cells()
-    program, verb, name, *words = shlex.split(command_of(cell, 1, 0.002))
+    program, verb, name, *words = shlex.split(cell.command(1, 0.002))
     assert (program, verb) == ("pefttools", "train")
     assert recipes.load(name, words).recipe.digest == cell.recipe(1, 0.002).digest
     assert json.loads(json.dumps(cell.overrides)) == cell.overrides

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -181,6 +182,11 @@ class Cell:
         if learning_rate is not None:
             values["train.learning_rate"] = learning_rate
         return words(values)
+
+    def command(self, seed: int, learning_rate: float | None) -> str:
+        """The command line of a trial."""
+        given = [word for word in self.words(seed, learning_rate) if not word.startswith("train.trackers=")]
+        return shlex.join(["pefttools", "train", self.start, *given])
 
     def recipe(self, seed: int, learning_rate: float | None = None) -> Recipe:
         """Raises UserError when it cannot be: told with the cell's name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from pefttools.bench.recommendation import recommend
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
-    from pefttools.bench.sweep import Job, Sweep
+    from pefttools.bench.sweep import Sweep
 
 Summary = dict[str, Any]
 
@@ -87,8 +86,8 @@ def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], t
         "labels": dict(cell.labels),
         "tier": tier,
         "curve": _curve(sweep, cell),
-        "command": command(jobs[0]) if jobs else command_of(cell, sweep.suite.seeds[0], None),
-        "commands": [command(job) for job in jobs],
+        "command": jobs[0].command if jobs else cell.command(sweep.suite.seeds[0], None),
+        "commands": [job.command for job in jobs],
         "failures": [r["reason"] for r in found if r and r["status"] == "failed"],
     }
     finished = len(records) == len(sweep.suite.seeds)
@@ -128,16 +127,6 @@ def scores(records: Sequence[Mapping[str, Any]]) -> stats.Array | None:
     """(seeds, units): what every seed scored on every test row or block; None where there is no test."""
     rows = [record["units"] for record in records if record.get("units")]
     return np.asarray(rows, dtype=np.float64) if rows and len({len(row) for row in rows}) == 1 else None
-
-
-def command(job: Job) -> str:
-    """What trains it again."""
-    return command_of(job.cell, job.seed, job.learning_rate)
-
-
-def command_of(cell: Cell, seed: int, learning_rate: float | None) -> str:
-    words = [word for word in cell.words(seed, learning_rate) if not word.startswith("train.trackers=")]
-    return shlex.join(["pefttools", "train", cell.start, *words])
 
 
 def _finals(sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:

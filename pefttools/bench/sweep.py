@@ -18,11 +18,12 @@ import yaml
 
 from pefttools import atomic
 from pefttools.bench import trial
+from pefttools.bench.job import Job
 from pefttools.bench.ledger import Ledger, sqlite
 from pefttools.bench.preflight import check
 from pefttools.bench.retention import prepared
 from pefttools.bench.suite import Cell, Suite
-from pefttools.bench.worker import Job, Worker
+from pefttools.bench.worker import Worker
 from pefttools.errors import Interrupted, UserError
 from pefttools.reporter import SILENT, Reporter
 
@@ -112,6 +113,18 @@ class Sweep:
             self.jobs[key] = Job(cell, seed, rate, cell.recipe(seed, rate).digest, final)
         return self.jobs[key]
 
+    @property
+    def title(self) -> str:
+        return f"{self.suite.name} {self.suite.digest[:12]}"
+
+    def add(self, job: Job, record: dict[str, Any]) -> None:
+        self.records[job.digest] = record
+
+    def finished(self, cell: Cell) -> dict[str, dict[str, Any]]:
+        finals = self.finals(cell)
+        jobs = [*self.tried(cell), *finals]
+        return {job.digest: self.records[job.digest] for job in jobs} if finals and all(map(self.has, jobs)) else {}
+
     def has(self, job: Job) -> bool:
         record = self.records.get(job.digest)
         return record is not None and (record["status"] == "failed" or record["final"] or not job.final)
@@ -125,14 +138,12 @@ class Sweep:
 
     def commands(self) -> list[str]:
         """A command a trial; learning rates that are not known yet have a placeholder."""
-        from pefttools.bench.summary import command, command_of
-
         found = []
         for cell in self.cells:
-            found += [command(job) for job in self.tried(cell)]
+            found += [job.command for job in self.tried(cell)]
             known, rate = self.chosen(cell)
             unknown = "" if known else " train.learning_rate=THE-BEST-OF-THESE"
-            found += [command_of(cell, seed, rate) + unknown for seed in self.suite.seeds]
+            found += [cell.command(seed, rate) + unknown for seed in self.suite.seeds]
         return found
 
     @property

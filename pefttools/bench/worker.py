@@ -8,44 +8,26 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pefttools import atomic
 from pefttools.bench import trial
+from pefttools.bench.job import Job, Trials
 from pefttools.bench.ledger import BEAT, Claim, Ledger
+from pefttools.bench.suite import Cell
 from pefttools.bench.trial import Order
 from pefttools.errors import Interrupted
 from pefttools.reporter import Reporter
 
-if TYPE_CHECKING:
-    from pefttools.bench.suite import Cell
-    from pefttools.bench.sweep import Sweep
-
 WAIT = 1.0
 """Seconds between looks at what others are running."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A trial that is wanted."""
-
-    cell: Cell
-    seed: int
-    learning_rate: float | None
-    digest: str
-    final: bool
-
-    @property
-    def key(self) -> str:
-        """What is claimed: the same recipe as a final trial is looked at more closely."""
-        return f"{self.digest}{'+final' if self.final else ''}"
 
 
 @dataclass
 class Worker:
     """What runs the trials of a sweep, on as many threads as there are trials at once."""
 
-    sweep: Sweep
+    trials: Trials
     ledger: Ledger
     threads: int
     retention: Mapping[str, Path]
@@ -61,7 +43,7 @@ class Worker:
         """Run what is missing until nothing is, or all that is left runs elsewhere and then is there."""
         while not self.stopped.is_set():
             with self.lock:
-                wanted = [job for job in self.sweep.missing() if job.key not in self.running]
+                wanted = [job for job in self.trials.missing() if job.key not in self.running]
                 if not wanted and not self.running:
                     return
                 taken = self._taken(wanted)
@@ -92,12 +74,12 @@ class Worker:
         return None
 
     def _study(self, job: Job) -> str:
-        return f"{self.sweep.suite.name} {self.sweep.suite.digest[:12]}: {job.cell.name}"
+        return f"{self.trials.title}: {job.cell.name}"
 
     def _run(self, job: Job, claim: Claim) -> None:
         order = Order(
-            job.cell.start, tuple(job.cell.words(job.seed, job.learning_rate)), job.digest, self.sweep.out / "runs",
-            self.sweep.out / "trials", job.final, self.retention.get(job.cell.base), self.threads,
+            job.cell.start, tuple(job.cell.words(job.seed, job.learning_rate)), job.digest, self.trials.out / "runs",
+            self.trials.out / "trials", job.final, self.retention.get(job.cell.base), self.threads,
         )  # fmt: skip
         record = trial.perform(order, lambda: self._beat(claim), BEAT)
         self.ledger.settle(claim, record)
@@ -118,13 +100,13 @@ class Worker:
         self.ledger.beat(claim)
 
     def _keep(self, job: Job, record: dict[str, Any]) -> None:
-        file = self.sweep.out / "trials" / f"{job.digest[:16]}.json"
+        file = self.trials.out / "trials" / f"{job.digest[:16]}.json"
         if not file.is_file() or record != trial.read(file):
             atomic.write_json(file, record)
         with self.lock:
-            before = self.sweep.done
-            self.sweep.records[job.digest] = record
-            self.bar.advance(self.sweep.done - before)
+            before = self.trials.done
+            self.trials.add(job, record)
+            self.bar.advance(self.trials.done - before)
             if not self.keep_runs:
                 self._forget_runs(job.cell)
 
@@ -133,7 +115,6 @@ class Worker:
 
         A failed trial's stays, for its traceback.
         """
-        jobs = [*self.sweep.tried(cell), *self.sweep.finals(cell)]
-        if jobs and self.sweep.finals(cell) and all(map(self.sweep.has, jobs)):
-            for job in (job for job in jobs if self.sweep.records[job.digest]["status"] == "done"):
-                shutil.rmtree(self.sweep.out / "runs" / job.digest[:16], ignore_errors=True)
+        for digest, record in self.trials.finished(cell).items():
+            if record["status"] == "done":
+                shutil.rmtree(self.trials.out / "runs" / digest[:16], ignore_errors=True)
