@@ -102,6 +102,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.bases import loading
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
+    from pefttools.device import device_type
     from pefttools.nn.first_token import last_block
     from pefttools.objectives.base import Composed, loss_of
     from pefttools.recipe import recipes
@@ -110,7 +111,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.training.evaluation import Evaluator
     from pefttools.training.loop import Loop
     from pefttools.training.penalties import Penalties
-    from pefttools.training.process import accelerator_for, device_type
+    from pefttools.training.process import accelerator_for
     from pefttools.training.run import Run
 
     made = recipes.load(RECIPE, overrides).recipe

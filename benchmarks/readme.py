@@ -1,7 +1,7 @@
 """The README's table of the classic suite, made from its committed results.
 
-pefttools bench classic --collect --no-texts --out benchmarks/results/classic   # the summary, from the trials' records
-python benchmarks/readme.py                                                     # the table between the README's marks
+pefttools bench classic --workers 2 --no-texts --out benchmarks/results/classic   # the summary
+python benchmarks/readme.py                                                       # the README's table
 """
 
 from __future__ import annotations

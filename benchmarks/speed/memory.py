@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pefttools.training.process import peak_bytes, resident_bytes
+from pefttools.device import peak_bytes, resident_bytes
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

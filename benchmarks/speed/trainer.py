@@ -20,11 +20,11 @@ from torch import nn
 from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode, encode_once
 from pefttools.data.splitting import load_splits
+from pefttools.device import computes_in_bf16
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS, Task
 from pefttools.training.evaluation import Evaluator
-from pefttools.training.process import computes_in_bf16
 
 
 class Watch(transformers.TrainerCallback):

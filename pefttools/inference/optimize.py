@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pefttools.device import computes_in_bf16
 from pefttools.strategies.base import is_quantised
-from pefttools.training.process import computes_in_bf16
 from pefttools.training.run import Trained
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_leaves
 
 from pefttools.data.batching import step_multiple
+from pefttools.device import computes_in_bf16, device_type
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.nn.input_embeddings import substituted
@@ -28,7 +29,7 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.penalties import Penalties
-from pefttools.training.process import computes_in_bf16, device_type, forward
+from pefttools.training.process import forward
 from pefttools.training.step import Part, Update
 
 if TYPE_CHECKING:

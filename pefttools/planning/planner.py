@@ -71,7 +71,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         import datasets  # noqa: F401  # training holds it in memory, which `process` counts
 
         from pefttools.training import wrapping
-    from pefttools.training.process import computes_in_bf16, device_type
+    from pefttools.device import computes_in_bf16, device_type
 
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
@@ -118,8 +118,8 @@ def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, 
         the base, the model, the bytes that quantizing the weights will save, and the bytes of this process before
         any weight is loaded (0 where the model computes on a GPU).
     """
+    from pefttools.device import device_type, resident_bytes
     from pefttools.training import wrapping
-    from pefttools.training.process import device_type, resident_bytes
 
     base = wrapping.load_base(recipe, reporter, empty=True)
     packed = recipe.base.quantize  # on the meta device nothing is
@@ -139,9 +139,9 @@ def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, 
 def _batches(recipe: Recipe, base: Base, num_evaluated: int) -> tuple[Batch, Batch]:
     """The largest micro-batch of a step, and of an evaluation of so many rows."""
     from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
+    from pefttools.device import device_type
     from pefttools.planning import memory
     from pefttools.training import evaluation
-    from pefttools.training.process import device_type
 
     settings, device = recipe.train, device_type()
     longest = recipe.task.longest(base.tokenizer.model_max_length)

@@ -17,6 +17,7 @@ from pefttools import atomic
 from pefttools.augmentations.base import added_digest
 from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
+from pefttools.device import peak_bytes
 from pefttools.errors import UserError
 from pefttools.objectives.base import need_plain_autograd, reuse_features
 from pefttools.recipe.recipe import Recipe
@@ -29,7 +30,7 @@ from pefttools.training.feature_cache import load_or_compute
 from pefttools.training.features import FeatureExtractor, Features
 from pefttools.training.loop import Loop, num_steps
 from pefttools.training.preparation import Prepared, prepare
-from pefttools.training.process import accelerator_for, hardware, peak_bytes, stop_signals
+from pefttools.training.process import accelerator_for, hardware, stop_signals
 from pefttools.training.run import Run
 
 if TYPE_CHECKING:

@@ -1,17 +1,16 @@
-"""The process of a run: Accelerate and its precision, signals, memory and hardware."""
+"""The process of a run: Accelerate and its trackers, signals and hardware."""
 
 from __future__ import annotations
 
 import os
 import platform
-import resource
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttools import signals
+from pefttools.device import computes_in_bf16
 from pefttools.errors import UserError
 from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import Run
@@ -51,26 +50,6 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     return accelerator
 
 
-def device_type() -> str:
-    """The type of device that this machine trains on: `cuda`, `mps`, `cpu` …"""
-    import torch
-
-    return str(torch.accelerator.current_accelerator().type) if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
-
-
-def computes_in_bf16(precision: str) -> bool:
-    """Whether steps compute in bf16 on this machine under this `train.precision`."""
-    import torch
-
-    on_cpu = not torch.accelerator.is_available()
-    native = (
-        torch.cuda.is_bf16_supported()
-        if torch.cuda.is_available()
-        else on_cpu and torch.cpu._is_avx512_bf16_supported()
-    )
-    return precision == "bf16" or (precision == "auto" and native)
-
-
 def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
     """The outputs that the model gives under Accelerate: with `bf16` computed by autocast and converted to fp32."""
     import torch
@@ -102,23 +81,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-
-
-def peak_bytes() -> int:
-    """Peak memory of this process in bytes: on the GPU where there is one, else resident memory."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def resident_bytes() -> int:
-    """Resident memory of this process now, in bytes."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.batching import pad_multiple, step_multiple
+from pefttools.device import computes_in_bf16
 from pefttools.errors import UserError
 from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives.base import Batch, Composed, need_plain_autograd
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
-from pefttools.training.process import computes_in_bf16, forward
+from pefttools.training.process import forward
 
 if TYPE_CHECKING:
     from datasets import Dataset

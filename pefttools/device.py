@@ -1,0 +1,43 @@
+"""The device that this machine trains on: its type, its precision, and the memory in use."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+
+def device_type() -> str:
+    """The type of device that this machine trains on: `cuda`, `mps`, `cpu` …"""
+    import torch
+
+    return str(torch.accelerator.current_accelerator().type) if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+
+
+def computes_in_bf16(precision: str) -> bool:
+    """Whether steps compute in bf16 on this machine under this `train.precision`."""
+    import torch
+
+    on_cpu = not torch.accelerator.is_available()
+    native = (
+        torch.cuda.is_bf16_supported()
+        if torch.cuda.is_available()
+        else on_cpu and torch.cpu._is_avx512_bf16_supported()
+    )
+    return precision == "bf16" or (precision == "auto" and native)
+
+
+def peak_bytes() -> int:
+    """Peak memory of this process in bytes: on the GPU where there is one, else resident memory."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now, in bytes."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
