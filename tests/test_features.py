@@ -70,7 +70,7 @@ def test_cache_is_shared_by_runs_with_other_seed_rate_and_strategy(
     bert_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed, calls = [], []
-    plain, forward, step = features.FeatureExtractor.computed, BertLayer.forward, loop.Loop.step
+    plain, forward, step = features.FeatureExtractor.compute, BertLayer.forward, loop.Loop.step
 
     def counted(self: Any, rows: Any, title: str, reporter: Reporter) -> Any:
         computed.append(title)
@@ -85,7 +85,7 @@ def test_cache_is_shared_by_runs_with_other_seed_rate_and_strategy(
         step(self)
         in_a_step.append(len(calls))
 
-    monkeypatch.setattr(features.FeatureExtractor, "computed", counted)
+    monkeypatch.setattr(features.FeatureExtractor, "compute", counted)
     monkeypatch.setattr(BertLayer, "forward", called)
     monkeypatch.setattr(loop.Loop, "step", stepped)
     in_a_step: list[int] = []
