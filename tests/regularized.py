@@ -15,7 +15,7 @@ from pefttools.bases.loading import Base, BaseSettings
 from pefttools.data.settings import FileSettings
 from pefttools.nn.low_rank import LowRankLinear
 from pefttools.regularizers import regularizers
-from pefttools.regularizers.base import Penalty, Regularizer, Touched
+from pefttools.regularizers.base import Affected, Penalty, Regularizer
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained
 from pefttools.tasks.text_classification import TextClassification
@@ -79,15 +79,15 @@ WRAPPINGS: dict[str, Callable[[Base], Any]] = {
 }
 
 
-_FACTORS: set[Touched] = {"parameters", "matrices", "changed matrices", "factors"}
-TRAINS: dict[str, set[Touched]] = {
+_FACTORS: set[Affected] = {"parameters", "matrices", "changed matrices", "factors"}
+TRAINS: dict[str, set[Affected]] = {
     "full": {"parameters", "matrices", "pretrained", "pretrained matrices", "changed matrices"},
     **dict.fromkeys(("lora", "rslora", "dora", "adalora"), _FACTORS),
     **dict.fromkeys(("vera", "projection"), _FACTORS - {"factors"}),
     "ln_tuning": {"parameters", "matrices", "pretrained"},  # the only matrices are those of the head
     "biases": {"parameters", "pretrained"},
 }
-"""The kinds of parameters that each way of wrapping trains, in the terms of `Regularizer.touches`."""
+"""The kinds of parameters that each way of wrapping trains, in the terms of `Regularizer.affects`."""
 
 
 class Wrapped:

@@ -24,7 +24,7 @@ def test_gradients_equal_torch_in_every_step(padding: int | None, twice: bool) -
     other.load_state_dict(one.state_dict())
     model = nn.Sequential(other)
     memory = set()
-    with embedding_grad.in_place_of_torchs(model) as number:
+    with embedding_grad.replace_embeddings(model) as number:
         assert number == 1
         for ids in map(torch.tensor, STEPS):
             for _ in range(1 + twice):
@@ -52,7 +52,7 @@ def test_tied_embeddings_sum_the_gradients_of_both_uses() -> None:
         table, head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
         head.weight = table.weight
         model = nn.Sequential(table, head)
-        with embedding_grad.in_place_of_torchs(model if inside else nn.Identity()):
+        with embedding_grad.replace_embeddings(model if inside else nn.Identity()):
             model(torch.tensor([[1, 2], [2, 6]])).logsumexp(-1).sum().backward()
         gradients.append(table.weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1])

@@ -49,7 +49,7 @@ def test_logits_and_gradients_equal_those_of_the_whole_block(architecture: str) 
         return [logits, *torch.autograd.grad(logits.square().sum(), list(named.values()), materialize_grads=True)]
 
     whole = logits_and_gradients()
-    with last.alone():
+    with last.restricted():
         alone = logits_and_gradients()
     again = logits_and_gradients()
     assert shapes == [6, 1, 6]

@@ -15,7 +15,7 @@ from torch import nn
 from pefttools.bases.loading import Base
 from pefttools.errors import UserError
 from pefttools.nn import low_rank, module_paths
-from pefttools.nn.bottleneck import Bottleneck, after, beside
+from pefttools.nn.bottleneck import Bottleneck, after, parallel
 from pefttools.nn.galore import GaLoreAdamW
 from pefttools.nn.loftq import decompose
 from pefttools.optimizers import optimizers
@@ -69,7 +69,7 @@ def test_rank_by_budget_stays_within_the_budget(load_base: Callable[[], Base]) -
         model = strategies.get("low_rank")(budget=budget, biases=False).wrap(load_base())
         used = sum(m.U.numel() + m.V.numel() for m in model.modules() if isinstance(m, low_rank.LowRankLinear))
         assert 0.8 * limit < used <= limit
-    with pytest.raises(UserError, match=r"strategy.budget: 10 is too small; rank 1 takes [\d,]+ parameters"):
+    with pytest.raises(UserError, match=r"strategy.budget: 10 is too small; rank 1 needs [\d,]+ parameters"):
         strategies.get("low_rank")(budget=10).wrap(load_base())
 
 
@@ -88,11 +88,11 @@ def test_sequential_and_parallel_adapters_by_hand() -> None:
     adapter.start_near_identity(0.5)
     first, last = nn.Linear(4, 8), nn.Linear(8, 4)
     plain = last(torch.tanh(first(x)))
-    beside(first, last, adapter)
+    parallel(first, last, adapter)
     inner = torch.relu(x @ adapter.down.weight.T + adapter.down.bias)
     expected = plain + 4 * (inner @ adapter.up.weight.T + adapter.up.bias)
     assert torch.allclose(last(torch.tanh(first(x))), expected)
-    assert adapter.seen is None
+    assert adapter.saved_input is None
 
 
 def test_houlsby_weights_start_within_two_standard_deviations(load_base: Callable[[], Base]) -> None:
@@ -112,7 +112,7 @@ def test_adapter_takes_any_activation_and_one_width_setting(load_base: Callable[
     assert adapter.down.out_features == 8
     with pytest.raises(ValueError, match="unknown activation 'silo'; did you mean 'silu'"):
         strategies.get("adapter")(activation="silo")
-    with pytest.raises(ValueError, match="takes bottleneck or reduction, not both"):
+    with pytest.raises(ValueError, match="set either bottleneck or reduction, not both"):
         strategies.get("adapter")(bottleneck=8, reduction=4)
 
 

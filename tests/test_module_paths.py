@@ -113,12 +113,12 @@ def test_error_about_an_unlisted_family_names_its_modules(name: str) -> None:
     with pytest.raises(UserError) as caught:
         strategies.get(name)().wrap(unlisted())
     message = str(caught.value)
-    assert "nobody has listed the roles of a 'opt' model (OPTForSequenceClassification)" in message
+    assert "the roles in a 'opt' model (OPTForSequenceClassification) are unknown" in message
     assert (
-        "a block of it holds self_attn.k_proj, self_attn.v_proj, self_attn.q_proj, self_attn.out_proj, fc1, fc2"
+        "its blocks contain self_attn.k_proj, self_attn.v_proj, self_attn.q_proj, self_attn.out_proj, fc1, fc2"
         in message
     )
-    assert "Listed are: bart, bert," in message
+    assert "Known model types: bart, bert," in message
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "top_layers", "bitfit"])

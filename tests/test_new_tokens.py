@@ -228,7 +228,7 @@ def test_unsupported_embeddings_are_refused_and_left_unchanged() -> None:
     model = model_of("bert")
     model.get_input_embeddings().__class__ = Own
     names = list(model.state_dict())
-    with pytest.raises(ValueError, match="Own looks tokens up in a way of its own"):
+    with pytest.raises(ValueError, match="Own looks up tokens in an unsupported way"):
         new_tokens.extend(model, K)
     assert type(model.get_input_embeddings()) is Own
     assert list(model.state_dict()) == names

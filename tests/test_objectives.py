@@ -236,8 +236,8 @@ def test_feature_cache_and_embedding_grad_are_off_if_an_objective_needs_embeddin
     recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called: list[str] = []
-    plain = embedding_grad.in_place_of_torchs
-    monkeypatch.setattr(embedding_grad, "in_place_of_torchs", lambda model: called.append("it") or plain(model))
+    plain = embedding_grad.replace_embeddings
+    monkeypatch.setattr(embedding_grad, "replace_embeddings", lambda model: called.append("it") or plain(model))
     head = ("strategy=top_layers", "strategy.layers=0", *SHORT, "train.epochs=2")
     _, without = train_tiny(recipe_file, tmp_path / "without", *head)
     assert without["train"]["feature_cache"]

@@ -173,7 +173,7 @@ def test_frobenius_refuses_a_weight_change_without_a_formula(wrapped: Callable[[
     made = wrapped("vera")
     layer: Any = next(m for m in made.model.modules() if hasattr(m, "vera_lambda_b"))
     layer.get_delta_weight = lambda adapter: torch.zeros(2, 2)
-    with pytest.raises(UserError, match="has no formula to train by"):
+    with pytest.raises(UserError, match="has no differentiable formula"):
         made.bind(make("frobenius"))
 
 

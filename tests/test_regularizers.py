@@ -35,7 +35,7 @@ def test_gradient_equals_finite_differences(
     regularizer: Regularizer, how: str, wrapped: Callable[[str], Wrapped]
 ) -> None:
     made = wrapped(how)
-    if regularizer.touches not in TRAINS[how]:
+    if regularizer.affects not in TRAINS[how]:
         with pytest.raises(UserError, match=rf"^regularizers\.{regularizer.name}: has no effect: there is no "):
             made.bind(regularizer)
         return
@@ -64,7 +64,7 @@ def test_gradient_equals_finite_differences(
 
 
 def test_binding_changes_nothing(regularizer: Regularizer, wrapped: Callable[[str], Wrapped]) -> None:
-    made = wrapped(next(how for how in WRAPPINGS if regularizer.touches in TRAINS[how]))
+    made = wrapped(next(how for how in WRAPPINGS if regularizer.affects in TRAINS[how]))
     before = {n: p.detach().clone() for n, p in made.model.named_parameters()}
     penalty = made.bind(regularizer)
     penalty.value()

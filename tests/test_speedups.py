@@ -95,7 +95,7 @@ def test_dropout_follows_the_torch_seed_and_handles_edge_cases() -> None:
     assert dropout.dropout(x.transpose(0, 2), 0.5).shape == (7, 5, 3)
     assert dropout.dropout(x.double(), 0.5).dtype is torch.float64  # torch's own dropout
     model = nn.Sequential(nn.Dropout(0.5), nn.Dropout1d(0.5))
-    with dropout.in_place_of_torchs(model):
+    with dropout.replace_dropout(model):
         assert [type(m) for m in model] == [dropout.Dropout, nn.Dropout1d]
         model.eval()
         assert torch.equal(model[0](x), x)
@@ -127,7 +127,7 @@ def test_attention_outputs_and_gradients_equal_sdpa(tokens: int, mask: str, monk
     called: list[int] = []
     ours = attention.attention
     monkeypatch.setattr(attention, "attention", lambda *args: called.append(1) or ours(*args))
-    with attention.in_place_of_torchs():
+    with attention.replace_sdpa():
         found = outputs_and_gradients()
     assert called == [1]
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
@@ -142,7 +142,7 @@ def test_attention_falls_back_to_torch_for_unsupported_inputs(unusual: str, monk
     query, key = torch.randn(1, 2, queries, 8), torch.randn(1, 2, keys, 8)
     more: dict[str, Any] = {"position_bias": torch.randn(1, 2, 5, 5)} if unusual == "bias" else {}
     mask = torch.zeros(1, 1, 5, 5) if unusual == "float mask" else None
-    with attention.in_place_of_torchs():
+    with attention.replace_sdpa():
         output, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](nn.Module(), query, key, key, mask, is_causal=True, **more)
     assert output.shape == (1, queries, 2, 8)
 
@@ -166,7 +166,7 @@ def test_lora_equals_pefts_outputs_and_gradients(rslora: bool) -> None:
         return [out, *torch.autograd.grad(out.pow(2).sum(), weights)]
 
     expected = outputs_and_gradients()
-    with lora_linear.in_place_of_pefts(model) as number:
+    with lora_linear.replace_lora_layers(model) as number:
         assert number == 1
         found = outputs_and_gradients()
         assert "_LoraLinear" in str(model(x).grad_fn.next_functions)
@@ -192,7 +192,7 @@ def test_lora_in_bf16_is_as_near_to_fp32_as_pefts() -> None:
 
     exact = outputs_and_gradients(bf16=False)
     pefts = error(outputs_and_gradients(bf16=True))
-    with lora_linear.in_place_of_pefts(model):
+    with lora_linear.replace_lora_layers(model):
         outputs = outputs_and_gradients(bf16=True)
         ours = error(outputs)
     assert all(one <= 2 * other for one, other in zip(ours, pefts, strict=True)), (ours, pefts)
@@ -221,7 +221,7 @@ def test_lora_falls_back_to_peft_for_unsupported_layers() -> None:
 
 def test_lora_with_a_frozen_input_has_gradients() -> None:
     model = lora_layer()
-    with lora_linear.in_place_of_pefts(model):
+    with lora_linear.replace_lora_layers(model):
         model(torch.randn(3, 12)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in trained(model).values())
 

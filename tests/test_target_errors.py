@@ -27,7 +27,10 @@ def test_error_about_a_target_outside_the_blocks_names_base_head(
 
 @pytest.mark.parametrize(
     ("setting", "cure"),
-    [("modules_to_save", "base.head names more modules"), ("target_modules", "it is strategy.targets")],
+    [
+        ("modules_to_save", "list more modules to train fully in base.head"),
+        ("target_modules", "it is strategy.targets"),
+    ],
 )
 def test_error_about_a_peft_setting_names_its_counterpart(
     setting: str, cure: str, recipe_file: Path, capsys: pytest.CaptureFixture[str]

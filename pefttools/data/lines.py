@@ -38,7 +38,7 @@ def open_text(
 
     Raises:
         UserError: the file cannot be read, or has bytes that are invalid in its encoding; an UnreadableLine if the
-        caller could skip the line.
+            caller could skip the line.
     """
     source = source or settings.name
     errors: str = settings.decode_errors

@@ -1,1 +1,1 @@
-"""Plain torch: nothing here imports anything else of ours."""
+"""Modules and functions in plain torch; they import no other package of pefttools."""

@@ -1,7 +1,7 @@
-"""Attention on a CPU (Vaswani et al. 2017, eq. 1): plain batched products where torch's kernel is slow.
+"""Attention on a CPU (Vaswani et al. 2017, eq. 1) by batched matrix products, for cases where torch's kernel is slow.
 
-torch's fused attention cannot drop probabilities on a CPU, and its backward pass in bf16 takes longer than these
-products do. Longer texts, and those in fp32 without dropout, stay with torch's kernel.
+torch's fused attention does not support dropout on a CPU, and its backward pass in bf16 is slower than these products.
+Long texts, and texts in fp32 without dropout, use torch's kernel.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from pefttools.nn.dropout import dropout as dropped
 
 LONGEST = 256
-"""Keys up to which the matrix of probabilities is made; beyond, its memory grows with the square."""
+"""Largest number of keys for which probabilities are computed as a matrix, whose memory grows with the square."""
 FEW = {False: 32, True: 64}
-"""Keys up to which it is made where nothing is learnt, or dropped: in fp32, in bf16."""
+"""The same limit without gradients or dropout: in fp32, in bf16."""
 NAME = "plain_while_short"
-"""What transformers calls `forward`."""
+"""The name of `forward` in transformers' registry of attention implementations."""
 OTHERS = ("softcap", "position_bias", "cache", "s_aux")
-"""Arguments of kinds of attention that are left to transformers."""
+"""Arguments of other kinds of attention, which transformers computes."""
 
 
 def attention(
     query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, scaling: float, p: float, is_causal: bool
 ) -> Tensor:
-    """softmax(QKᵀ · scaling) V, with probabilities dropped.
+    """softmax(QKᵀ · scaling) V, with dropout of probabilities.
 
     Args:
-        query: (rows, heads, tokens, size); `key` and `value` alike, of any number of tokens.
-        allowed: which keys a query sees: bool, (rows or 1, 1, tokens, keys); all when None.
-        is_causal: without `allowed`, a query sees no key after it.
+        query: (rows, heads, tokens, size); `key` and `value` have the same form with any number of tokens.
+        allowed: the keys that each query attends to: bool, (rows or 1, 1, tokens, keys); all when None.
+        is_causal: without `allowed`, a query does not attend to later keys.
     """
     scores = (query * scaling) @ key.transpose(-1, -2)
     if allowed is None and is_causal:
@@ -45,7 +45,7 @@ def attention(
     return (dropped(probabilities, p) if p else probabilities) @ value
 
 
-def _pays(query: Tensor, keys: int, p: float) -> bool:
+def _is_faster(query: Tensor, keys: int, p: float) -> bool:
     if keys <= FEW[query.dtype is torch.bfloat16]:
         return True
     return keys <= LONGEST and torch.is_grad_enabled() and (p > 0 or query.dtype is torch.bfloat16)
@@ -62,28 +62,29 @@ def forward(
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    """`attention` as a model of transformers calls it; its `sdpa` for all that is more, or slower so.
+    """`attention` with the interface of transformers; uses transformers' `sdpa` for cases that are unsupported or
+    slower here.
 
-    The answer is (rows, tokens, heads, size).
+    Returns a tensor (rows, tokens, heads, size).
     """
     from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
     tokens, keys = query.shape[2], key.shape[2]
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     plain = attention_mask.dtype is torch.bool if attention_mask is not None else tokens == keys or not causal
-    unusual = any(others.get(name) is not None for name in OTHERS) or others.get("output_attentions")
-    if unusual or not plain or (tokens == 1 and causal) or not _pays(query, keys, dropout):
+    other_kind = any(others.get(name) is not None for name in OTHERS) or others.get("output_attentions")
+    if other_kind or not plain or (tokens == 1 and causal) or not _is_faster(query, keys, dropout):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **others)
     groups = query.shape[1] // key.shape[1]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    answer = attention(query, key, value, attention_mask, scale, dropout, causal)
-    return answer.transpose(1, 2).contiguous(), None
+    output = attention(query, key, value, attention_mask, scale, dropout, causal)
+    return output.transpose(1, 2).contiguous(), None
 
 
 @contextmanager
-def in_place_of_torchs() -> Iterator[None]:
-    """Every model of transformers that attends by `sdpa` does so by `forward` meanwhile."""
+def replace_sdpa() -> Iterator[None]:
+    """A context in which all models of transformers with `sdpa` attention use `forward`."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     former = ALL_ATTENTION_FUNCTIONS["sdpa"]
@@ -95,7 +96,7 @@ def in_place_of_torchs() -> Iterator[None]:
 
 
 def use(model: nn.Module) -> None:
-    """Let a model on a CPU that attends by `sdpa` use `forward` from now on."""
+    """Make a model on a CPU with `sdpa` attention use `forward` from now on."""
     from transformers import AttentionInterface, PreTrainedModel
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 

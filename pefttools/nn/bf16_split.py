@@ -1,7 +1,7 @@
-"""Frozen weights in bf16 without forgetting their fp32 values: the upper and the lower half of every number, apart.
+"""Convert frozen weights to bf16 reversibly: store the upper and the lower half of every fp32 number separately.
 
-A float32 is the bf16 nearest to it and a correction of 16 bits, so both together take the room of the weights they
-came from, and give them back bit for bit.
+A float32 equals its nearest bf16 number plus a correction of 16 bits. So both together need as much memory as the
+original weights, and restore them exactly.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ if TYPE_CHECKING:
 
 BITS = 16
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._BatchNorm)
-"""Modules that take bf16 inputs beside fp32 weights, but not the other way round; their vectors cost nothing."""
+"""Modules that accept bf16 inputs with fp32 weights, but not the reverse; their weights are small and stay in fp32."""
 
 
 def split(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest bf16 and an int16 correction, each of the shape of the fp32 `values`; halves round away from zero."""
+    """The nearest bf16 numbers and an int16 correction, each of the shape of the fp32 `values`; ties round away from
+    zero."""
     bits = values.contiguous().view(torch.int32)
-    lower = bits.to(torch.int16)  # the lower half, of either sign; without it the upper half is left
+    lower = bits.to(torch.int16)  # the lower half as a signed number; subtracting it rounds the upper half
     return ((bits - lower) >> BITS).to(torch.int16).view(torch.bfloat16), lower
 
 
 def joined(upper: Tensor, lower: Tensor) -> Tensor:
-    """The fp32 values that `split` took apart."""
+    """The fp32 values from the two results of `split`."""
     bits = (upper.view(torch.int16).to(torch.int32) << BITS) + lower.to(torch.int32)
     return bits.view(torch.float32)
 
 
 def keep_upper(model: nn.Module) -> Callable[[], None]:
-    """Put the frozen fp32 weights of `model` in bf16; calling what is answered puts them back."""
+    """Convert the frozen fp32 weights of `model` to bf16; returns a function that restores them."""
     lower: list[tuple[nn.Parameter, Tensor]] = []
-    for parameter in dict.fromkeys(_frozen(model)):  # tied ones once
+    for parameter in dict.fromkeys(_frozen(model)):  # tied weights once
         parameter.data, rest = split(parameter.data)
         lower.append((parameter, rest))
 
@@ -49,9 +50,9 @@ def keep_upper(model: nn.Module) -> Callable[[], None]:
 
 
 def _frozen(model: nn.Module) -> Iterator[nn.Parameter]:
-    """What can be in bf16: frozen fp32 weights, but for norms and what stands beside quantised weights.
+    """Yield the weights to convert: frozen fp32 weights, except norms and modules with quantised weights.
 
-    A table that is only looked up gains nothing.
+    Embedding tables are skipped, since lookups do not get faster.
     """
     for module in model.modules():
         own = [*module.parameters(recurse=False)]

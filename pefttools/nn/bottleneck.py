@@ -1,6 +1,6 @@
-"""Bottleneck adapters: a small feed-forward layer beside a big one.
+"""Bottleneck adapters: small feed-forward layers after, or parallel to, large ones.
 
-They hang on the modules of the base by hooks, so every path and every weight of the base keeps its name.
+They are attached to modules of the base model by hooks, so that all paths and weights of the base keep their names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.down, self.activation, self.up = nn.Linear(size, inner), activation, nn.Linear(inner, size)
         self.scale = scale
-        self.seen: Tensor | None = None
+        self.saved_input: Tensor | None = None
 
     def start_near_identity(self, std: float) -> None:
         """Weights from N(0, std²) truncated at two standard deviations, biases 0 (Houlsby et al. 2019, section 3.6)."""
@@ -41,10 +41,10 @@ def after(module: nn.Module, adapter: Bottleneck) -> None:
     module.register_forward_hook(_add_of_output)
 
 
-def beside(first: nn.Module, last: nn.Module, adapter: Bottleneck) -> None:
+def parallel(first: nn.Module, last: nn.Module, adapter: Bottleneck) -> None:
     """last(…first(x)) + adapter(x): an adapter parallel to a feed-forward block (He et al. 2022, section 3.3)."""
     last.add_module("adapter", adapter)
-    first.register_forward_pre_hook(_Remember(adapter))
+    first.register_forward_pre_hook(_SaveInput(adapter))
     last.register_forward_hook(_add_of_input)
 
 
@@ -53,24 +53,24 @@ def _add_of_output(module: Any, inputs: Any, output: Tensor) -> Tensor:
     return output + module.adapter(output).to(output.dtype)
 
 
-class _Remember:
-    """Keeps what goes into the first matrix until the last one is done."""
+class _SaveInput:
+    """A hook that saves the input of the first matrix for the adapter's call after the last one."""
 
     def __init__(self, adapter: Bottleneck) -> None:
         self.adapter = adapter
 
     def __call__(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
         del module
-        self.adapter.seen = inputs[0]
+        self.adapter.saved_input = inputs[0]
 
 
 def _add_of_input(module: Any, inputs: Any, output: Tensor) -> Tensor:
     del inputs
-    seen, module.adapter.seen = module.adapter.seen, None
-    assert seen is not None, "the first matrix ran before the last one"
-    return output + module.adapter(seen).to(output.dtype)
+    saved_input, module.adapter.saved_input = module.adapter.saved_input, None
+    assert saved_input is not None, "the first matrix ran before the last one"
+    return output + module.adapter(saved_input).to(output.dtype)
 
 
 def size_of(module: nn.Module) -> int:
-    """How wide a matrix's output is (`nn.Linear`, and the `Conv1D` of GPT-2)."""
+    """The width of a matrix's output (`nn.Linear`, or `Conv1D` of GPT-2)."""
     return module.out_features if isinstance(module, nn.Linear) else module.nf  # type: ignore[return-value]

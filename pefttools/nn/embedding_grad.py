@@ -1,7 +1,7 @@
-"""A trained table whose dense gradient keeps its memory from step to step.
+"""A trained embedding table that reuses the memory of its dense gradient in every step.
 
-torch makes the gradient of an embedding anew in every step: of a vocabulary of 30,000 that is tens of megabytes which
-the system hands out, fills with zeros and takes back, for a few hundred rows that were looked up.
+torch allocates the gradient of an embedding anew in every step. For a vocabulary of 30,000 that is tens of megabytes to
+allocate, fill with zeros and free, although a batch uses only a few hundred rows.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 LARGE = 1 << 20
-"""Bytes of a table from which on it pays."""
+"""Size of a table in bytes from which on this is faster."""
 
 
 class _Lookup(torch.autograd.Function):
-    """(ids, W) -> W[ids]; the gradient is added to `W.grad` by the way back itself."""
+    """(ids, W) -> W[ids]; the backward pass adds the gradient to `W.grad` itself."""
 
     @staticmethod
     def forward(ctx: Any, ids: Tensor, weight: Tensor, table: Embedding) -> Tensor:
@@ -36,9 +36,9 @@ class _Lookup(torch.autograd.Function):
 
 
 class Embedding(nn.Embedding):
-    """`nn.Embedding` by `_Lookup`."""
+    """`nn.Embedding` that uses `_Lookup`."""
 
-    kept: Tensor | None
+    grad_buffer: Tensor | None
     """The memory of the gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -48,39 +48,40 @@ class Embedding(nn.Embedding):
 
     @torch.no_grad()
     def add_gradient(self, ids: Tensor, grad: Tensor) -> None:
-        """Add the rows of `grad` to those of the table's gradient that were looked up; the padding's has none."""
+        """Add the rows of `grad` to the table's gradient at `ids`, except for the padding token."""
         if self.padding_idx is not None:
             grad = grad.masked_fill((ids == self.padding_idx)[:, None], 0)
         if self.weight.grad is None:
-            self.kept = torch.zeros_like(self.weight) if self.kept is None else self.kept.zero_()
-            self.weight.grad = self.kept
+            self.grad_buffer = torch.zeros_like(self.weight) if self.grad_buffer is None else self.grad_buffer.zero_()
+            self.weight.grad = self.grad_buffer
         self.weight.grad.index_add_(0, ids, grad.to(self.weight.dtype))
 
 
 def applies(module: nn.Module) -> bool:
-    """Whether a module is a large table, trained here alone, that looks up and nothing more."""
+    """Whether a module is a large trained embedding without special features, and gradients are not shared by
+    processes."""
     if type(module) is not nn.Embedding or module.sparse or module.scale_grad_by_freq or module.max_norm is not None:
         return False
     weight = module.weight
-    watched = weight._backward_hooks or weight._post_accumulate_grad_hooks
-    return weight.requires_grad and weight.nbytes >= LARGE and not watched and not _shared()
+    has_hooks = weight._backward_hooks or weight._post_accumulate_grad_hooks
+    return weight.requires_grad and weight.nbytes >= LARGE and not has_hooks and not _is_distributed()
 
 
-def _shared() -> bool:
-    """Whether several processes sum their gradients, which they do when autograd hands them over."""
+def _is_distributed() -> bool:
+    """Whether several processes sum their gradients, which needs autograd's hooks."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager
-def in_place_of_torchs(model: nn.Module) -> Iterator[int]:
-    """Every table this applies to keeps its gradient's memory meanwhile; yields how many there are."""
+def replace_embeddings(model: nn.Module) -> Iterator[int]:
+    """A context in which suitable tables reuse their gradient's memory; yields their number."""
     changed = [module for module in model.modules() if applies(module)]
     for module in changed:
         module.__class__ = Embedding
-        module.kept = None  # type: ignore[assignment]
+        module.grad_buffer = None  # type: ignore[assignment]
     try:
         yield len(changed)
     finally:
         for module in changed:
             module.__class__ = nn.Embedding
-            del module.kept
+            del module.grad_buffer

@@ -1,8 +1,8 @@
-"""Which module plays which role, a small table a family.
+"""Roles of the matrices in a block, as a small table per model family.
 
 A block is one member of a stack (`bert.encoder.layer.0`). Roles are named after what the module computes: `query`,
-`key`, `value` and `output` of attention (cross-attention included), `gate`, `up` and `down` of the MLP. Where one
-matrix computes several roles (GPT-2's `c_attn`, ModernBERT's `Wqkv` and `Wi`), it stands under each of them.
+`key`, `value` and `output` of attention (including cross-attention), `gate`, `up` and `down` of the MLP. A matrix that
+computes several roles (GPT-2's `c_attn`, ModernBERT's `Wqkv` and `Wi`) is listed under each of them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ ROLES = ("query", "key", "value", "output", "gate", "up", "down")
 
 @dataclass(frozen=True)
 class Family:
-    """Where the blocks of a kind of model are, and the roles of the matrices in a block."""
+    """The paths of a model family's blocks, and the roles of the matrices in a block."""
 
     stacks: tuple[str, ...]
-    """Ends of the paths of the lists of blocks, lowest first."""
+    """Suffixes of the paths of the lists of blocks, lowest first."""
     roles: Mapping[str, tuple[str, ...]]
-    """Role -> paths inside a block; those a model lacks (a decoder's cross-attention in an encoder) are passed over."""
+    """Role -> paths inside a block; paths that a model lacks (cross-attention in an encoder) are ignored."""
     below: tuple[str, ...] = ()
-    """Ends of the paths of modules that feed the blocks though they stand behind them in the model."""
+    """Suffixes of the paths of modules that feed the blocks although they follow them in the model's order."""
 
 
 BERT = Family(
@@ -129,4 +129,4 @@ FAMILIES: Mapping[str, Family] = {
     **dict.fromkeys(("t5", "mt5"), T5),
     **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), BART),
 }
-"""`model_type` of the configuration -> its table."""
+"""`model_type` of the configuration -> its family."""

@@ -1,8 +1,8 @@
-"""The last block for its first token alone, where nothing else of its answer is read.
+"""Compute the last block only for its first token, if the head uses no other token.
 
-A classifier of the BERT kind reads one vector of the last block, that of the first token. Keys and values come from all
-tokens, but the query, the attention's output, the feed-forward part and every dropout of the others are computed for
-nothing, and so are their gradients. Left out, every logit and gradient is what it was.
+A BERT-like classifier uses one vector of the last block, that of the first token. Keys and values are needed for all
+tokens, but for the other tokens the query, the attention's output, the feed-forward part, dropout and all gradients are
+superfluous. Without them, every logit and gradient stays the same.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch._subclasses.fake_tensor import FakeTensor
 from pefttools.nn import attention, module_paths
 
 PROJECTIONS = ("query", "key", "value")
-"""What self-attention of the BERT kind calls its three products."""
+"""Names of the three projections in BERT-like self-attention."""
 IMPLEMENTATIONS = ("sdpa", attention.NAME)
 SAME = 1e-4
-"""Largest difference of a logit, in parts of the largest; rounding makes 1e-6."""
+"""Largest accepted difference of logits, relative to the largest logit; rounding causes 1e-6."""
 
 
 @dataclass(frozen=True, eq=False)
 class LastBlock:
-    """A block of which the first token's answer is all that is read."""
+    """The last block, of which the head uses only the output for the first token."""
 
     block: nn.Module
     attention: Any
-    """The self-attention within."""
+    """The block's self-attention module."""
     place: int = 0
-    """The token's."""
+    """The position of the token."""
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Inside, the block answers (rows, 1, width)."""
+    def restricted(self) -> Iterator[None]:
+        """A context in which the block returns (rows, 1, width)."""
         former = [vars(module).get("forward") for module in (self.block, self.attention)]
         self.use()
         try:
@@ -51,13 +51,13 @@ class LastBlock:
                     vars(module)["forward"] = forward
 
     def use(self) -> None:
-        """As inside `alone`, from now on."""
+        """Make the block return (rows, 1, width) from now on."""
         vars(self.attention)["forward"] = partial(_attend, self.attention, self.place)
-        vars(self.block)["forward"] = partial(_answer, self.block.forward, self.place)
+        vars(self.block)["forward"] = partial(_forward_one_token, self.block.forward, self.place)
 
 
-def _answer(forward: Any, place: int, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
-    """The block's own forward of one token; its attention is handed all of them."""
+def _forward_one_token(forward: Any, place: int, hidden_states: Tensor, *others: Any, **named: Any) -> Any:
+    """The block's forward for one token; its attention receives all tokens."""
     return forward(hidden_states[:, place : place + 1], *others, **named, all_tokens=hidden_states)
 
 
@@ -72,11 +72,11 @@ def _attend(
     all_tokens: Tensor,
     **named: Any,
 ) -> tuple[Tensor, None]:
-    """What the token of `hidden_states`, (rows, 1, width), takes from all."""
+    """The attention output for the token of `hidden_states`, (rows, 1, width), over all tokens."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     if past_key_values is not None or encoder_hidden_states is not None:
-        raise ValueError("keys of other tokens")
+        raise ValueError("cached or cross-attention keys are not supported")
     attend = ALL_ATTENTION_FUNCTIONS[module.config._attn_implementation]
     query, key, value = (
         getattr(module, name)(tokens.contiguous()).unflatten(-1, (-1, module.attention_head_size)).transpose(1, 2)
@@ -84,17 +84,17 @@ def _attend(
     )
     mask = None if attention_mask is None else attention_mask[:, :, place : place + 1]
     p = module.dropout.p if module.training else 0.0
-    answer, _ = attend(module, query, key, value, mask, dropout=p, scaling=module.scaling, is_causal=False, **named)
-    return answer.flatten(-2), None
+    output, _ = attend(module, query, key, value, mask, dropout=p, scaling=module.scaling, is_causal=False, **named)
+    return output.flatten(-2), None
 
 
 def last_block(model: nn.Module, inputs: Mapping[str, Any]) -> LastBlock | None:
-    """The last block, if its attention is of a kind known here and the logits need its first token alone.
+    """The last block, if its attention has a known form and the logits depend only on its first token; else None.
 
-    Tried: the logits must be those of the whole block, and others with the second token in the first's place.
+    This is tested: the logits must equal those of the whole block, and must change if the second token is used instead.
 
     Args:
-        inputs: a small batch of rows of more than one token.
+        inputs: a small batch whose rows have more than one token.
     """
     if not (found := _of_known_kind(model)):
         return None
@@ -103,16 +103,16 @@ def last_block(model: nn.Module, inputs: Mapping[str, Any]) -> LastBlock | None:
     try:
         with torch.no_grad():
             wide = _logits(model, inputs)
-            with found.alone():
+            with found.restricted():
                 narrow = _logits(model, inputs)
-            without_numbers = isinstance(wide, FakeTensor)
-            with replace(found, place=1).alone():
-                wrong = None if without_numbers else _logits(model, inputs)
-    except (ValueError, RuntimeError, IndexError, TypeError):  # a model that needs all tokens may fail in any way
+            is_fake = isinstance(wide, FakeTensor)
+            with replace(found, place=1).restricted():
+                wrong = None if is_fake else _logits(model, inputs)
+    except (ValueError, RuntimeError, IndexError, TypeError):  # models that need all tokens may raise any of these
         return None
     finally:
         model.train(was_training)
-    return found if _same(narrow, wide) and (without_numbers or not _same(wrong, wide)) else None
+    return found if _same(narrow, wide) and (is_fake or not _same(wrong, wide)) else None
 
 
 def _of_known_kind(model: nn.Module) -> LastBlock | None:
@@ -139,6 +139,6 @@ def _logits(model: nn.Module, inputs: Mapping[str, Any]) -> Tensor | None:
 def _same(one: Tensor | None, other: Tensor | None) -> bool:
     if one is None or other is None or one.shape != other.shape:
         return False
-    if isinstance(one, FakeTensor):  # without numbers the shapes say it
+    if isinstance(one, FakeTensor):  # fake tensors have no values; equal shapes suffice
         return True
     return bool((one - other).abs().max() <= SAME * other.abs().max())

@@ -1,9 +1,9 @@
-"""The part of a model that training never changes: its lowest blocks, and what runs below them.
+"""The frozen part of a model: its lowest blocks that training does not change, and the modules below them.
 
-Autograd decides which: in one forward pass with gradients on, a block whose output needs none depends on nothing that
-is trained, be it a weight, a tied table, a virtual token or a hook. That part draws no dropout (`in_eval_mode`). What
-its last block returns can be computed once (`forward_to_boundary`) and put in its place later (`substituted`). The
-model's own forward still builds masks and positions, so nothing here depends on an architecture.
+Autograd determines this part: in a forward pass with gradients enabled, a block whose output requires no gradient
+depends on nothing that is trained, be it a weight, a tied table, a virtual token or a hook. The frozen part uses no
+dropout (`in_eval_mode`). The output of its last block can be computed once (`forward_to_boundary`) and substituted
+later (`substituted`). The model's own forward still builds masks and positions, so this works for any architecture.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from torch.utils._pytree import tree_leaves
 from pefttools.nn import module_paths
 
 WRAPPED = "base_model.model."
-"""What peft puts before the name of every weight."""
+"""peft's prefix of all parameter names."""
 
 
-class _Reached(Exception):
-    """Ends a forward pass at the boundary."""
+class _BoundaryReached(Exception):
+    """Stops a forward pass at the boundary."""
 
 
 @dataclass(frozen=True, eq=False)
 class Frozen:
-    """The lowest blocks that training never changes; none where there are none."""
+    """The lowest blocks, which training does not change; may be empty."""
 
     blocks: tuple[nn.Module, ...] = ()
     below: tuple[nn.Module, ...] = ()
-    """What else runs before the last of them is done: embeddings, their norm and dropout."""
+    """Other modules that run before the last of these blocks ends: embeddings, their norm and dropout."""
     forms: tuple[int, ...] = ()
-    """How each block answers: 0 with a tensor, n with a tuple of it and n-1 times None. Empty where one answers
-    otherwise; then nothing can be put in its place."""
+    """The form of each block's output: 0 for a tensor, n for a tuple of a tensor and n-1 times None. Empty if a block's
+    output has another form; then outputs cannot be substituted."""
     entry: nn.Module | None = None
-    """What makes the vectors that enter the lowest block, where a module does."""
+    """The module whose output is the lowest block's input, if there is one."""
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """Name -> weight or buffer, for all that the last block's output depends on."""
+    """Name -> weight or buffer that the last block's output depends on."""
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the weights, names and number of blocks."""
-        seen = hashlib.sha256(f"{len(self.blocks)}".encode())
+        """The sha256 of the weights, names and number of blocks."""
+        hasher = hashlib.sha256(f"{len(self.blocks)}".encode())
         for name, tensor in sorted(self.tensors.items()):
-            seen.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            seen.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return seen.hexdigest()
+            hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            hasher.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return hasher.hexdigest()
 
     @contextmanager
     def in_eval_mode(self) -> Iterator[None]:
-        """Inside, this part is in evaluation mode, whatever `train()` says to the model."""
+        """A context in which this part stays in evaluation mode, even if `train()` is called on the model."""
         parts = (*self.below, *self.blocks)
         for part in parts:
             part.eval()
-            vars(part)["train"] = partial(_as_it_is, part)
+            vars(part)["train"] = partial(_ignore_train, part)
         try:
             yield
         finally:
@@ -67,36 +67,36 @@ class Frozen:
                 del vars(part)["train"]
 
     def forward_to_boundary(self, model: nn.Module, inputs: Mapping[str, Any]) -> Tensor:
-        """What the last of the blocks gives, shape (rows, tokens, width); nothing above it is computed."""
-        caught: list[Tensor] = []
+        """The output of the last frozen block, shape (rows, tokens, width); nothing above it is computed."""
+        outputs: list[Tensor] = []
 
         def stop(_: nn.Module, __: Any, output: Any) -> None:
-            caught.append(output[0] if isinstance(output, tuple) else output)
-            raise _Reached
+            outputs.append(output[0] if isinstance(output, tuple) else output)
+            raise _BoundaryReached
 
         handle = self.blocks[-1].register_forward_hook(stop)
         try:
             model(**inputs)
-        except _Reached:
+        except _BoundaryReached:
             pass
         finally:
             handle.remove()
-        return caught[0]
+        return outputs[0]
 
     @contextmanager
     def substituted(self, hidden: Tensor, tokens: int) -> Iterator[None]:
-        """Inside, the blocks compute nothing: each answers `hidden`, whatever it is asked; what is below neither.
+        """A context in which the blocks and the modules below them compute nothing: each block returns `hidden`.
 
         Args:
-            tokens: how many a row is taken to have by what lies between.
+            tokens: number of tokens per row for the code between the substituted modules.
         """
-        assert self.forms, "these blocks cannot be stood in for"
-        answers: dict[nn.Module, Any] = {self.entry: hidden[:, :1].expand(-1, tokens, -1)} if self.entry else {}
+        assert self.forms, "the outputs of these blocks cannot be substituted"
+        results: dict[nn.Module, Any] = {self.entry: hidden[:, :1].expand(-1, tokens, -1)} if self.entry else {}
         for block, form in zip(self.blocks, self.forms, strict=True):
-            answers[block] = (hidden, *[None] * (form - 1)) if form else hidden
-        former = {module: vars(module).get("forward") for module in answers}
-        for module, answer in answers.items():
-            vars(module)["forward"] = partial(_answer, answer)
+            results[block] = (hidden, *[None] * (form - 1)) if form else hidden
+        former = {module: vars(module).get("forward") for module in results}
+        for module, result in results.items():
+            vars(module)["forward"] = partial(_return_fixed, result)
         try:
             yield
         finally:
@@ -108,10 +108,10 @@ class Frozen:
 
 
 def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
-    """The frozen part of a model that is ready to train; an encoder-decoder is taken to have none.
+    """The frozen part of a model that is ready to train; empty for encoder-decoders.
 
     Args:
-        inputs: a small batch to go through the model, in evaluation mode, if its lowest block holds nothing trained.
+        inputs: a small batch for a forward pass in evaluation mode, which runs only if the lowest block is frozen.
     """
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return Frozen()
@@ -122,8 +122,8 @@ def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
     blocks = [model.get_submodule(path) for path in paths]
     if any(p.requires_grad for p in blocks[0].parameters()):
         return Frozen()
-    entered, left, entry = _watched(model, blocks, inputs)
-    if [block for block, *_ in left] != blocks:  # one list of blocks, each asked once, from the lowest up
+    entered, left, entry = _traced(model, blocks, inputs)
+    if [block for block, *_ in left] != blocks:  # a single list of blocks, each called once in order
         return Frozen()
     number = next((i for i, (_, output, _) in enumerate(left) if _takes_gradient(output)), len(blocks))
     if not number:
@@ -144,26 +144,26 @@ def frozen_part(model: nn.Module, inputs: Mapping[str, Any]) -> Frozen:
         below=tuple(below.values()),
         forms=tuple(chosen) if len(chosen) == number else (),
         entry=entry if entry in below.values() else None,
-        tensors=_held_by(model, own, whole=True) | _held_by(model, parents, whole=False),
+        tensors=_tensors_of(model, own, whole=True) | _tensors_of(model, parents, whole=False),
     )
 
 
-def _watched(
+def _traced(
     model: nn.Module, blocks: list[nn.Module], inputs: Mapping[str, Any]
 ) -> tuple[list[nn.Module], list[tuple[nn.Module, Any, int]], nn.Module | None]:
-    """A forward pass: the modules entered, in order; every block left, its output, how many were entered by then; and
-    the outermost module that answered with what the lowest block was given.
+    """Trace a forward pass: the called modules in order; for each block (block, output, number of modules called before
+    its end); and the outermost module whose output is the lowest block's input.
 
-    In evaluation mode, so that nothing random is drawn.
+    The pass runs in evaluation mode, so that nothing is random.
     """
     entered: list[nn.Module] = []
     left: list[tuple[nn.Module, Any, int]] = []
     last: list[tuple[nn.Module, Any]] = []
     entry: list[nn.Module] = []
 
-    def enters(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        first = given[0] if given else named.get("hidden_states")
-        entry.extend(module for module, answer in last if answer is first)
+    def enters(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        first = args[0] if args else kwargs.get("hidden_states")
+        entry.extend(module for module, result in last if result is first)
 
     handles = [m.register_forward_pre_hook(lambda module, _: entered.append(module)) for m in model.modules()]
     handles.append(blocks[0].register_forward_pre_hook(enters, with_kwargs=True))
@@ -184,25 +184,25 @@ def _watched(
 
 
 def _form(output: Any, shape: tuple[int, ...]) -> int | None:
-    """See `Frozen.forms`; None for any other answer than one vector a token of the input."""
+    """The form of an output, see `Frozen.forms`; None unless it has one vector per input token."""
     first, *others = output if isinstance(output, tuple) else (output,)
     if not isinstance(first, Tensor) or first.shape[:-1] != shape or any(other is not None for other in others):
         return None
     return len(output) if isinstance(output, tuple) else 0
 
 
-def _held_by(model: nn.Module, paths: set[str], whole: bool) -> dict[str, Tensor]:
-    """The weights and buffers of these modules, with what is inside them if `whole`, as the base names them."""
+def _tensors_of(model: nn.Module, paths: set[str], whole: bool) -> dict[str, Tensor]:
+    """The weights and buffers of the modules by the base model's names, with those of submodules if `whole`."""
     found: dict[str, Tensor] = {}
     for path in paths:
         module = model.get_submodule(path)
-        for named in (module.named_parameters, module.named_buffers):
-            found |= {name.removeprefix(WRAPPED): t for name, t in named(path, recurse=whole)}
+        for collection in (module.named_parameters, module.named_buffers):
+            found |= {name.removeprefix(WRAPPED): t for name, t in collection(path, recurse=whole)}
     return found
 
 
 def _parents(path: str) -> set[str]:
-    """The paths of the modules around one, the model's own (empty) among them."""
+    """The paths of a module's parents, including the model itself (the empty path)."""
     parts = path.split(".")
     return {".".join(parts[:i]) for i in range(len(parts))}
 
@@ -211,10 +211,10 @@ def _takes_gradient(output: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(output))
 
 
-def _as_it_is(module: nn.Module, mode: bool = True) -> nn.Module:
+def _ignore_train(module: nn.Module, mode: bool = True) -> nn.Module:
     del mode
     return module
 
 
-def _answer(answer: Any, *_: Any, **__: Any) -> Any:
-    return answer
+def _return_fixed(result: Any, *_: Any, **__: Any) -> Any:
+    return result

@@ -12,9 +12,9 @@ from torch.optim.adamw import adamw
 
 
 class GaLoreAdamW(AdamW):
-    """AdamW; in groups with a `rank`, of 2-D parameters, moments live in the projected space.
+    """AdamW; in groups with a `rank`, whose parameters are 2-D, moments are in the projected space.
 
-    For W (m, n) and its gradient G: P = the top `rank` singular vectors of G on its shorter side, found anew every
+    For W (m, n) and its gradient G: P = the top `rank` singular vectors of G on its shorter side, recomputed every
     `every` steps; R = PᵀG (or GP); W ← W - η·`scale`·P·Adam(R). Weight decay is decoupled and full.
     """
 

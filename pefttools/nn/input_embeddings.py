@@ -1,8 +1,8 @@
-"""What the input embedding of a model returns for the tokens of a batch, taken out and put back changed.
+"""Get a model's input embeddings for a batch, and substitute changed ones.
 
-`inputs_embeds` would not do: several models refuse it where they read the ids as well (BART looks for the end of a
-text), and under virtual tokens peft takes it for its own. Here the embedding module itself returns the tensor that it
-is given, when it is called with those ids.
+`inputs_embeds` does not work: several models reject it because they also read the ids (BART looks for the end of a
+text), and with virtual tokens peft uses it itself. Instead, a hook makes the embedding module return the given tensor
+when it is called with these ids.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 
 def table(model: nn.Module) -> Any:
-    """The module that turns `input_ids` into vectors; an encoder's where there is a decoder, too."""
+    """The module that converts `input_ids` to vectors; the encoder's for encoder-decoders."""
     prefix = "PREFIX" in str(getattr(getattr(model, "active_peft_config", None), "peft_type", ""))
-    if "word_embeddings" in model._modules and not prefix:  # peft looks ids up itself, and puts virtual tokens first
+    if "word_embeddings" in model._modules and not prefix:  # peft looks up ids itself, and puts virtual tokens first
         return model.get_submodule("word_embeddings")
     whole: Any = model
     plain = whole.get_base_model() if hasattr(model, "get_base_model") else whole
@@ -32,26 +32,27 @@ def of(model: nn.Module, ids: Tensor) -> Tensor:
 
 @contextmanager
 def substituted(model: nn.Module, ids: Tensor, embeddings: Tensor | None) -> Iterator[None]:
-    """Inside, the input embedding returns `embeddings` for `ids`; for other ids (a decoder's) it does as always.
+    """A context in which the input embedding returns `embeddings` for `ids`; other ids (a decoder's) are looked up as
+    usual.
 
-    Without `embeddings` nothing changes.
+    With `embeddings=None` nothing changes.
     """
     if embeddings is None:
         yield
         return
     used: list[bool] = []
 
-    def put_in_place(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor | None:
+    def substitute(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
         del module
-        asked = given[0] if given else next(iter(named.values()))
-        if asked.numel() != ids.numel() or not torch.equal(asked.reshape(-1), ids.reshape(-1)):
+        looked_up = args[0] if args else next(iter(kwargs.values()))
+        if looked_up.numel() != ids.numel() or not torch.equal(looked_up.reshape(-1), ids.reshape(-1)):
             return None
         used.append(True)
         return embeddings.reshape(output.shape).to(output.dtype)
 
-    hook = table(model).register_forward_hook(put_in_place, with_kwargs=True)
+    hook = table(model).register_forward_hook(substitute, with_kwargs=True)
     try:
         yield
     finally:
         hook.remove()
-    assert used, "the model looked up none of the embeddings that were changed"
+    assert used, "the model did not look up the substituted embeddings"

@@ -1,6 +1,7 @@
-"""LoftQ's start (Li et al. 2024, algorithm 1): a quantised base and the low-rank factors of what quantising lost.
+"""LoftQ's initialisation (Li et al. 2024, algorithm 1): a quantised base, and low-rank factors of the quantisation
+error.
 
-Written here because peft's own runs on a GPU only. Quantising to NF4 and back is bitsandbytes'.
+peft's own implementation needs a GPU. bitsandbytes converts to NF4 and back.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 
 def decompose(weight: Tensor, rank: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Q (out, in) in NF4, dequantised, B (out, r) and A (r, in): alternately Q = q(W - BA) and BA = SVD_r(W - Q)."""
+    """The dequantised NF4 matrix Q (out, in), B (out, r) and A (r, in), by alternating Q = q(W - BA) and BA = SVD_r(W -
+    Q)."""
     import bitsandbytes.functional as quant
 
     product = torch.zeros_like(weight)

@@ -1,8 +1,8 @@
-"""A plain LoRA layer as one autograd function (Hu et al. 2021, eq. 3: h = Wx + s·BAx), under peft's own modules.
+"""A plain LoRA layer as one autograd function (Hu et al. 2021, eq. 3: h = Wx + s·BAx), used inside of peft's modules.
 
-peft's layer computes three products and keeps their inputs in fp32. Here fp32 layers multiply by the merged W + s·BA,
-which is made again on the way back and never kept; bf16 layers add s·(xAᵀ)Bᵀ in place to xWᵀ, since what an update
-adds to W is less than bf16 resolves. The backward pass computes the skinny gradients alone:
+peft's layer computes three products and saves their inputs in fp32. Here, fp32 layers multiply by the merged W + s·BA,
+which is recomputed in the backward pass and never saved. bf16 layers add s·(xAᵀ)Bᵀ in place to xWᵀ, since bf16 cannot
+represent small changes of W. The backward pass computes only the gradients of the low-rank factors and the input:
 dB = s·dYᵀ(XAᵀ), dA = s·(dYB)ᵀX and dX = dY·W + s·(dYB)·A. Parameters, saving, loading and merging stay peft's.
 """
 
@@ -30,13 +30,13 @@ class _LoraLinear(torch.autograd.Function):
         bias = None if bias is None else bias.to(dtype)
         if dtype is torch.float32:
             inner = None
-            answer = nn.functional.linear(rows, torch.addmm(weight, up, down, alpha=scaling), bias)
+            output = nn.functional.linear(rows, torch.addmm(weight, up, down, alpha=scaling), bias)
         else:
             inner = rows @ down.T
-            answer = nn.functional.linear(rows, weight, bias).addmm_(inner, up.T, alpha=scaling)
+            output = nn.functional.linear(rows, weight, bias).addmm_(inner, up.T, alpha=scaling)
         ctx.save_for_backward(rows, weight, down, up, inner)
         ctx.scaling, ctx.dtype = scaling, x.dtype
-        return answer
+        return output
 
     @staticmethod
     @once_differentiable
@@ -60,14 +60,14 @@ class _LoraLinear(torch.autograd.Function):
 
 
 def _compute_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """What `nn.Linear` would compute in: autocast's type, else the input's."""
+    """The dtype that `nn.Linear` would compute in: autocast's, else the promoted type of input and weight."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)
     return torch.promote_types(x.dtype, weight.dtype)
 
 
 def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scaling: float) -> Tensor:
-    """x(W + s·BA)ᵀ + bias with gradients of `x`, `down` and `up` alone; `weight` and `bias` must be frozen.
+    """x(W + s·BA)ᵀ + bias with gradients only for `x`, `down` and `up`; `weight` and `bias` must be frozen.
 
     Args:
         x: (…, in).
@@ -76,12 +76,12 @@ def lora_linear(x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up
         up: B, (out, rank), fp32.
         scaling: s, peft's α/r or α/√r.
     """
-    answer: Any = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias, down, up, scaling)
-    return answer.view(*x.shape[:-1], -1)  # not within: a model may change what it is given in place
+    output: Any = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), weight, bias, down, up, scaling)
+    return output.view(*x.shape[:-1], -1)  # outside of the function: models may change outputs in place
 
 
 def applies(module: nn.Module) -> bool:
-    """Whether a peft layer computes just this: one plain adapter without dropout, on a frozen matrix."""
+    """Whether a peft layer has exactly this form: one plain adapter without dropout, on a frozen matrix."""
     from peft.tuners.lora.layer import Linear
 
     if type(module) is not Linear or type(module.base_layer) is not nn.Linear:
@@ -99,8 +99,8 @@ def applies(module: nn.Module) -> bool:
 
 
 @contextmanager
-def in_place_of_pefts(model: nn.Module) -> Iterator[int]:
-    """Every layer this applies to is computed so meanwhile; yields how many there are."""
+def replace_lora_layers(model: nn.Module) -> Iterator[int]:
+    """A context in which all suitable layers use `lora_linear`; yields their number."""
     changed: list[Any] = [module for module in model.modules() if applies(module)]
     for module in changed:
         module.forward = _forward_of(module)

@@ -1,4 +1,4 @@
-"""A matrix held as the product of two thin ones: θ = UVᵀ."""
+"""A linear layer whose matrix is a product of two thin ones: θ = UVᵀ."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class LowRankLinear(nn.Module):
-    """y = (x V) Uᵀ + b with U (out, r) and V (in, r), started at the truncated SVD of a matrix (out, in).
+    """y = (x V) Uᵀ + b with U (out, r) and V (in, r), initialised with the truncated SVD of a matrix (out, in).
 
-    U = U_r √S_r and V = V_r √S_r (Eckart-Young: the nearest matrix of rank r). `start` is the matrix it replaced, when
-    a penalty toward it was asked for, else None; `lost` and `energy` are ‖UVᵀ-θ‖²_F and ‖θ‖²_F at the start.
+    U = U_r √S_r and V = V_r √S_r (Eckart-Young: the nearest matrix of rank r). `start` is the replaced matrix if
+    `keep_start`, for a penalty toward it, else None; `lost` and `energy` are ‖UVᵀ-θ‖²_F and ‖θ‖²_F at the start.
     """
 
     def __init__(self, module: nn.Module, rank: int, keep_start: bool = False) -> None:
@@ -34,7 +34,7 @@ class LowRankLinear(nn.Module):
         return nn.functional.linear(nn.functional.linear(x, self.V.T), self.U, self.bias)
 
     def weight(self) -> Tensor:
-        """UVᵀ, multiplied out."""
+        """The product UVᵀ."""
         return self.U @ self.V.T
 
     def plain(self) -> nn.Module:
@@ -43,17 +43,17 @@ class LowRankLinear(nn.Module):
 
         (out, rank), inner = self.U.shape, self.V.shape[0]
         del rank
-        made = Conv1D(out, inner) if self.transposed else nn.Linear(inner, out, self.bias is not None)
+        module = Conv1D(out, inner) if self.transposed else nn.Linear(inner, out, self.bias is not None)
         weight = self.U.double() @ self.V.double().T  # rounded once
         with torch.no_grad():
-            made.weight.copy_(weight.T if self.transposed else weight)
+            module.weight.copy_(weight.T if self.transposed else weight)
             if self.bias is not None:
-                made.bias.copy_(self.bias)
-        return made.to(self.U.device, self.U.dtype)
+                module.bias.copy_(self.bias)
+        return module.to(self.U.device, self.U.dtype)
 
 
 def matrix(module: nn.Module) -> Tensor:
-    """The matrix (out, in) of an `nn.Linear` or of a `Conv1D`, which keeps it transposed."""
+    """The matrix (out, in) of an `nn.Linear`, or of a `Conv1D`, which stores it transposed."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight if isinstance(module, nn.Linear) else weight.T
@@ -61,5 +61,5 @@ def matrix(module: nn.Module) -> Tensor:
 
 def rank_for_energy(weight: Tensor, share: float) -> int:
     """The smallest rank whose truncated SVD keeps this share of ‖θ‖²_F."""
-    kept = torch.linalg.svdvals(weight.float()).square().cumsum(0)
-    return int((kept < share * kept[-1]).sum()) + 1
+    energies = torch.linalg.svdvals(weight.float()).square().cumsum(0)
+    return int((energies < share * energies[-1]).sum()) + 1

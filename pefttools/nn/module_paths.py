@@ -1,7 +1,7 @@
-"""Modules found by full path and by their place or role: in the blocks, above them, or matching a pattern.
+"""Find modules by position, role or pattern: in the blocks, above them, below them.
 
-Suffix matching is a trap (`output.dense` is also in `attention.output.dense`, `all-linear` takes the pooler), so
-everything here answers with full paths.
+Matching by suffix is ambiguous (`output.dense` also matches `attention.output.dense`, `all-linear` includes the
+pooler), so all functions here return full paths.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def blocks(model: nn.Module) -> list[str]:
-    """Paths of the transformer's blocks, lowest first; of an encoder-decoder the encoder's, then the decoder's.
+    """Paths of the transformer's blocks, lowest first; for encoder-decoders the encoder's, then the decoder's.
 
-    Of a family nobody listed: the members of the longest list of like modules.
+    For families not in `FAMILIES`: the members of the longest list of modules of one class.
 
     Raises:
         ValueError: there is no such list.
@@ -49,15 +49,15 @@ def playing(model: nn.Module, *roles: str) -> list[str]:
     """Full paths of the modules that play any of these roles (`families.ROLES`), each once, in the model's order.
 
     Raises:
-        ValueError: nobody listed this kind of model; says what was found in a block, and which kinds are listed.
+        ValueError: the model's family is not in `FAMILIES`; the message lists a block's modules and the known families.
     """
     family = FAMILIES.get(_kind(model))
     within = blocks(model)
     if family is None:
         found = [path.removeprefix(f"{within[-1]}.") for path in linears(model) if path.startswith(f"{within[-1]}.")]
         raise ValueError(
-            f"nobody has listed the roles of a {_kind(model)!r} model ({type(model).__name__}); a block of it holds"
-            f" {', '.join(found)}. Listed are: {', '.join(sorted(FAMILIES))}"
+            f"the roles in a {_kind(model)!r} model ({type(model).__name__}) are unknown; its blocks contain"
+            f" {', '.join(found)}. Known model types: {', '.join(sorted(FAMILIES))}"
         )
     known = {path for path, _ in model.named_modules()}
     paths = [f"{block}.{part}" for block in within for role in roles for part in family.roles.get(role, ())]
@@ -92,9 +92,9 @@ def below_blocks(model: nn.Module) -> set[str]:
     ends = tuple(f".{end}" for end in family.below) if family else ()
     first = {path for path in paths[: paths.index(within[0])] if path}
     tables = {path for path, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}
-    named = {path for path in paths if ends and f".{path}".endswith(ends)}
+    listed = {path for path in paths if ends and f".{path}".endswith(ends)}
     inside = tuple(f"{path}." for path in within)
-    return {path for path in first | tables | named if not path.startswith(inside)}
+    return {path for path in first | tables | listed if not path.startswith(inside)}
 
 
 def linears(model: nn.Module) -> list[str]:

@@ -1,11 +1,11 @@
-"""Tokens added to a frozen vocabulary: their embeddings in a module of their own, so that they alone can be trained.
+"""Add tokens to a frozen vocabulary, with their embeddings in a separate module, so that only these are trained.
 
-Growing the table itself would make its every row trainable, or need a mask on its gradient. Here the pretrained table
-stays what it was (the same parameter, so whatever is tied to it stays tied) and the new rows are a child `extra`, which
-any strategy trains and saves as a part of the head. `fold` makes one plain table of both.
+Resizing the table itself would make all its rows trainable, or need a mask on its gradient. Here the pretrained table
+stays unchanged (the same parameter, so tied weights stay tied). The new rows are a child module `extra`, which any
+strategy trains and saves as a part of the head. `fold` merges both into one plain table.
 
-Only what goes into a model knows the new tokens; an output layer says none of them before `fold`. Where several modules
-hold the same table (an encoder-decoder), the first in the model's order has the `extra` and the others ask it.
+Only input embeddings have the new tokens; output layers cannot predict them before `fold`. If several modules share the
+table (encoder-decoders), the first in the model's order has the `extra`, and the others refer to it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 NOISE = 0.1
-"""How far new rows start from the mean of the table, in standard deviations of its columns."""
+"""Noise of new rows around the mean of the table, in standard deviations of its columns."""
 
 
 class Extended(nn.Embedding):
@@ -27,7 +27,7 @@ class Extended(nn.Embedding):
     ids: Tensor
     extra: nn.Embedding
     owner: Extended
-    """The module whose `extra` is looked up; not a child of those that share it."""
+    """The module with the `extra`; not registered as a child of the modules that share it."""
 
     def forward(self, input: Tensor) -> Tensor:
         same = input.unsqueeze(-1) == self.ids
@@ -39,25 +39,26 @@ class Extended(nn.Embedding):
 
 @cache
 def _extended(kind: type[nn.Embedding]) -> type[Extended]:
-    """`kind` with two tables. What it does to looked-up rows (scales them) it does to the new ones as well.
+    """A subclass of `kind` with two tables, which processes new rows (scales them) like old ones.
 
-    `Extended` comes behind `kind` in the order of methods, so the `super().forward` of `kind` is the joined lookup.
+    `Extended` follows `kind` in the method resolution order, so the `super().forward` of `kind` is the lookup in both
+    tables.
     """
     return Extended if kind is nn.Embedding else type(f"Extended{kind.__name__}", (kind, Extended), {})  # pyright: ignore[reportGeneralTypeIssues]
 
 
 @torch.no_grad()
 def extend(model: Any, number: int, ids: Sequence[int] | None = None, known: Sequence[int] = ()) -> list[str]:
-    """Give the model `number` more tokens and answer the full paths of the modules with their embeddings.
+    """Add `number` tokens to the model, and return the full paths of the modules with their embeddings.
 
     Args:
-        ids: the tokens' ids, distinct; those behind the table when None. They may lie inside it: a table often has more
-            rows than its tokenizer has tokens, and the first of the spare rows are what a tokenizer gives out.
-        known: those of `ids` that mean something already and start at the row they have. Others start at the mean of
-            the table and a little noise.
+        ids: the tokens' distinct ids; those after the table when None. They may be inside of it: a table often has more
+            rows than its tokenizer has tokens, and a tokenizer assigns the first spare rows to new tokens.
+        known: the `ids` whose existing rows are meaningful and become the initial values. Other tokens start at the
+            mean of the table with a little noise.
 
     Raises:
-        ValueError: the model's input embeddings are no table of rows, or it has several that are not one.
+        ValueError: the input embeddings are not an `nn.Embedding`, or encoder and decoder have different ones.
     """
     table = model.get_input_embeddings()
     if not isinstance(table, nn.Embedding):
@@ -81,8 +82,8 @@ def extend(model: Any, number: int, ids: Sequence[int] | None = None, known: Seq
         object.__setattr__(place, "owner", owner)  # past the registration as a child
     owner.extra = extra
     for _, place in places:
-        if not _is_asked(place, extra):
-            problem = f"{type(place).__mro__[1].__name__} looks tokens up in a way of its own"
+        if not _uses(place, extra):
+            problem = f"{type(place).__mro__[1].__name__} looks up tokens in an unsupported way"
             for _, other in places:
                 _restore(other)
             raise ValueError(problem)
@@ -90,7 +91,7 @@ def extend(model: Any, number: int, ids: Sequence[int] | None = None, known: Seq
 
 
 def _refuse_second(model: Any, weight: Tensor) -> None:
-    """Raises ValueError when the encoder or the decoder has embeddings that are not this table."""
+    """Raises ValueError if the encoder or the decoder has other embeddings than this table."""
     if not getattr(model.config, "is_encoder_decoder", False):
         return
     for path, module in model.named_modules():
@@ -100,17 +101,17 @@ def _refuse_second(model: Any, weight: Tensor) -> None:
                 raise ValueError(f"{type(model).__name__} has two vocabularies: {path} has embeddings of its own")
 
 
-def _is_asked(place: nn.Embedding, extra: nn.Embedding) -> bool:
-    """Whether a lookup comes by the new rows."""
-    asked = []
-    handle = extra.register_forward_hook(lambda *_: asked.append(True))
+def _uses(place: nn.Embedding, extra: nn.Embedding) -> bool:
+    """Whether a lookup in the table calls the module of new rows."""
+    calls = []
+    handle = extra.register_forward_hook(lambda *_: calls.append(True))
     place(torch.zeros(1, 1, dtype=torch.long, device=place.weight.device))
     handle.remove()
-    return bool(asked)
+    return bool(calls)
 
 
 def _restore(place: Any) -> None:
-    """Make an extended table the plain one it was."""
+    """Restore an extended table's original class."""
     for name in ("ids", "extra"):
         if hasattr(place, name):
             delattr(place, name)
@@ -121,15 +122,15 @@ def _restore(place: Any) -> None:
 
 @torch.no_grad()
 def fold(model: Any) -> Any:
-    """The model with every token in one plain table, and its configuration to match; as it is if it was not extended.
+    """Merge all tokens into one plain table, and update the configuration; models without new tokens stay unchanged.
 
-    What is tied to the table grows with it; an output layer of its own gets rows as transformers starts them.
+    Tied weights are resized with the table; a separate output layer gets new rows initialised by transformers.
     """
     places = list(_places(model))
     if not places:
         return model
     owner, ids = places[0].owner, places[0].ids.tolist()
-    assert type(owner.extra) is nn.Embedding, "merge what a strategy put in place of the new rows first"
+    assert type(owner.extra) is nn.Embedding, "first merge the strategy's replacement of the new rows"
     rows = owner.extra.weight.detach().clone()
     for place in places:
         _restore(place)

@@ -1,7 +1,7 @@
-"""fp32 products on a CPU by oneDNN, which torch otherwise leaves to a library that is slower on some processors.
+"""Compute fp32 matrix products on a CPU with oneDNN; torch's default library is slower on some processors.
 
-torch hands fp32 products to oneDNN only where rounding to bf16 is allowed. oneDNN uses that leave on processors with
-matrix units alone, so whether these products are still exact is tried, and not counted on.
+torch uses oneDNN for fp32 products only if rounding to bf16 is allowed. oneDNN rounds only on processors with matrix
+units. So a test product checks that results are still exact.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch
 mkldnn: Any = torch.backends.mkldnn
 
 SIZE = 128
-"""Rows and columns of the product that is tried: oneDNN leaves very small ones out."""
+"""Rows and columns of the test product; oneDNN does not compute very small ones."""
 EXACT = 1e-5
-"""Largest error of it, in parts of the largest number: fp32 makes 1e-6, bf16 3e-3."""
+"""Largest accepted error of the test product, relative to its largest number: fp32 has 1e-6, bf16 3e-3."""
 
 
 @contextmanager
 def by_onednn() -> Iterator[None]:
-    """Meanwhile fp32 products of this process are computed by oneDNN, if that is as exact as fp32."""
+    """A context in which this process computes fp32 products with oneDNN, if that is as exact as fp32."""
     if not (mkldnn.is_available() and _exact()):
         yield
         return
@@ -42,7 +42,7 @@ def _allowed() -> Iterator[None]:
 
 
 def allowance() -> str:
-    """What torch may round inputs of fp32 products to at present."""
+    """The current precision to which torch may round inputs of fp32 products."""
     return mkldnn.matmul.fp32_precision
 
 

@@ -1,8 +1,8 @@
-"""How many tokens a model has positions for, asked of its own tables of positions.
+"""Determine the number of positions of a model from its tables of position embeddings.
 
-A table may have more rows than positions: OPT and BART leave two free in front, RoBERTa and its kin begin behind the
-padding token's own row. Models that count positions otherwise (rotary, relative, ALiBi) have no table; then their
-configuration says how long their texts were.
+A table may have more rows than positions: OPT and BART skip the first two rows, RoBERTa and related models start after
+the padding token's row. Models with other position encodings (rotary, relative, ALiBi) have no table; then the
+configuration gives the length of pretraining texts.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ if TYPE_CHECKING:
     from torch import nn
 
 ENDLESS = 10**9
-"""The limit of a model that has none."""
+"""The limit for models without one."""
 NAMES = ("position_embeddings", "embed_positions", "positions_embed", "char_position_embeddings", "wpe")
-"""What transformers calls a table of absolute positions."""
+"""transformers' names of tables of absolute positions."""
 LONGEST = ("max_position_embeddings", "max_seq_len", "max_encoder_position_embeddings")
-"""What configurations call the number of positions."""
+"""Names of the number of positions in configurations."""
 
 
 def limit(model: nn.Module, both: bool = True) -> int:
-    """Tokens that a text may have.
+    """Maximum number of tokens of a text.
 
     Args:
-        both: whether an encoder-decoder's decoder reads the text, too.
+        both: whether the decoder of an encoder-decoder also reads the text.
     """
     config: Any = getattr(model, "config", None)
     inner = config.get_text_config() if hasattr(config, "get_text_config") else config
-    named = [getattr(one, name, None) for one in (config, inner) for name in LONGEST]
+    configured = [getattr(one, name, None) for one in (config, inner) for name in LONGEST]
     tables = [_usable(table) for path, table in _tables(model) if both or ".decoder." not in f".{path}"]
-    return min([n for n in (*named, *tables) if isinstance(n, int) and n > 0], default=ENDLESS)
+    return min([n for n in (*configured, *tables) if isinstance(n, int) and n > 0], default=ENDLESS)
 
 
 def count_from_padding(model: nn.Module) -> bool:
-    """Whether positions are counted from the padding token's id, so that the model is another with another one."""
+    """Whether positions start after the padding token's id, so that another padding token would change the model."""
     return any(_padding(table) is not None for _, table in _tables(model))
 
 
 def _tables(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Path and module of the tables of the text's positions."""
+    """Yield path and module of the tables of text positions."""
     for path, module in model.named_modules():
         parent, _, name = path.rpartition(".")
         if name in NAMES and "entity" not in parent:
@@ -48,7 +48,7 @@ def _tables(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _rows(table: Any) -> int:
-    """0 where rows are made as they are needed (M2M-100's sines)."""
+    """The number of rows; 0 if rows are computed on demand (M2M-100's sinusoids)."""
     weight = getattr(table, "weight", None)
     return len(weight) if weight is not None and weight.ndim == 2 else 0
 

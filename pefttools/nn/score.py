@@ -1,12 +1,12 @@
-"""The head's last layer where it gives one number: a score, or how good a choice is.
+"""The last layer of heads with one output: a regression value, or the logit of a choice.
 
-`ScaledLinear` learns in units of the labels' spread and answers in the labels' own:
+`ScaledLinear` is trained in units of the labels' standard deviation, and its output is in the labels' own unit:
 
     y = mean + scale · (Wx + b)
 
-W and b are of the size that learning rates are made for, whatever the labels are: shares, stars or prices. What is
-saved is scale · W and scale · b + mean, the plain layer with the same answers, so that nobody who loads the saved model
-needs to know of it. A layer without b has nothing to keep the mean in; its mean is 0.
+So W and b have the usual magnitude, to which learning rates fit, for labels of any scale. Saved are scale · W and scale
+· b + mean, a plain layer with the same output, so that the saved model loads without this class. A layer without bias
+cannot represent the mean; its mean is 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 def layer(model: nn.Module, head: Iterable[str]) -> tuple[str, nn.Linear] | None:
-    """The one linear layer of the head that gives a single number, and its path; None where there is not just one.
+    """Path and module of the head's only linear layer with one output; None unless there is exactly one.
 
     Args:
         head: full paths of the head's modules.
@@ -34,7 +34,7 @@ def layer(model: nn.Module, head: Iterable[str]) -> tuple[str, nn.Linear] | None
 
 
 def fix_bias(layer: nn.Linear) -> None:
-    """Make a bias saved but no parameter: where only differences of answers count, its gradient is mere noise."""
+    """Turn a bias into a saved buffer: if only differences of outputs matter, its gradient would be noise."""
     if layer.bias is not None:
         bias = layer.bias.detach()
         del layer.bias
@@ -42,7 +42,7 @@ def fix_bias(layer: nn.Linear) -> None:
 
 
 def plain(model: nn.Module) -> None:
-    """Put plain layers, with the same answers and bias parameters, in place of what this file made of the head's."""
+    """Replace the layers of this file by plain layers with the same outputs, with biases as parameters."""
     for path, module in list(model.named_modules()):
         if isinstance(module, ScaledLinear):
             other = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
@@ -55,17 +55,17 @@ def plain(model: nn.Module) -> None:
 
 
 class ScaledLinear(nn.Linear):
-    """Saves and loads like the plain layer that answers the same."""
+    """A linear layer with scaled output, which saves and loads like the plain layer with the same output."""
 
     mean: float
     scale: float
 
     @classmethod
     def of(cls, plain: nn.Linear, mean: float, scale: float, trained: bool) -> Self:
-        """The layer with a plain one's own parameters.
+        """The scaled layer with the parameters of a plain one.
 
         Args:
-            trained: whether the plain layer answers in the labels' unit already, and so must this one.
+            trained: whether the plain layer is trained for the labels' unit, so that its output must not change.
         """
         layer = cls(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
         layer.mean, layer.scale = mean if plain.bias is not None else 0.0, scale
@@ -80,11 +80,11 @@ class ScaledLinear(nn.Linear):
         return super().forward(input).float() * self.scale + self.mean
 
     def outer(self, name: str, values: Tensor) -> Tensor:
-        """A parameter as the plain layer has it."""
+        """A parameter converted to the plain layer."""
         return values * self.scale + (self.mean if name == "bias" else 0.0)
 
     def inner(self, name: str, values: Tensor) -> Tensor:
-        """A parameter of the plain layer as this one has it."""
+        """A parameter converted from the plain layer."""
         return (values - (self.mean if name == "bias" else 0.0)) / self.scale
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

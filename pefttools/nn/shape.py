@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of an encoder whose blocks are four d×d matrices and two d×f ones, with biases and two norms."""
+    """Sizes of an encoder whose blocks have four d×d matrices and two d×f ones, with biases and two norms."""
 
     layers: int
     hidden: int
@@ -19,7 +19,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Any) -> Shape | None:
-        """The sizes; None for any other kind of model."""
+        """The sizes of a BERT-like model; None for other model types."""
         if config.model_type not in ("bert", "roberta", "xlm-roberta", "camembert"):
             return None
         rows = config.vocab_size + config.max_position_embeddings + config.type_vocab_size
@@ -35,12 +35,12 @@ class Shape:
 
     @property
     def pooler(self) -> int:
-        """Parameters of the pooler; 0 where the model for classification has none."""
+        """Parameters of the pooler; 0 if the classification model has none."""
         return (self.hidden**2 + self.hidden) if self.has_pooler else 0
 
     @property
     def backbone(self) -> int:
-        """Parameters of everything but the head."""
+        """Parameters of everything except the head."""
         return (self.embeddings + 2) * self.hidden + self.layers * self.block + self.pooler
 
     def sides(self, path: str) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""What is added to the loss, or done to the weights, so that they stay small or close: one file a penalty."""
+"""Regularizers: terms of the loss, or changes of weights, that keep weights small or near their start; one file
+each."""
 
 from pefttools.registry import Registry
 

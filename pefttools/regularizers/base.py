@@ -1,9 +1,9 @@
-"""The interface of every regularizer, and shared helpers: which weights are pretrained, norms of unbuilt products.
+"""The interface of every regularizer, and shared helpers: finding pretrained weights, and norms of products.
 
-A trained parameter is pretrained when the base had it and its head does not hold it: `penalties.mark_pretrained`
-sets the attribute `pretrained = True` on each such parameter before a strategy wraps the model, and a strategy that
-holds pretrained weights in another form (the U and V of low_rank) marks those. Everything else that is trained is new:
-the head, and what a strategy added (LoRA's factors, adapters, prompts).
+A trained parameter is pretrained if it is in the base model outside of the head: `penalties.mark_pretrained` sets the
+attribute `pretrained = True` on these parameters before a strategy wraps the model. A strategy that stores pretrained
+weights in another form (U and V of low_rank) marks those. All other trained parameters are new: the head, and
+parameters that a strategy adds (LoRA's factors, adapters, prompts).
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ if TYPE_CHECKING:
     from pefttools.nn.low_rank import LowRankLinear
 
 RowLosses: TypeAlias = "Callable[[FileSettings, int], Iterator[Tensor]]"
-"""(data file, at most so many rows) -> each row's loss, shape (), with its graph, from the model in eval mode."""
+"""(data file, maximum number of rows) -> each row's loss, shape (), with its graph, from the model in eval mode."""
 
-Touched: TypeAlias = Literal[
+Affected: TypeAlias = Literal[
     "parameters", "matrices", "pretrained", "pretrained matrices", "changed matrices", "factors"
 ]
-"""Kinds of what is trained: `parameters` are all, `pretrained` those that the base had. `changed matrices` are
-pretrained ones, or frozen ones to which a product of factors is added; `factors` are LoRA's A and B."""
+"""Kinds of trained parameters: `parameters` are all, `pretrained` those of the base model. `changed matrices` are
+pretrained matrices, or frozen ones with an added product of factors; `factors` are LoRA's A and B."""
 
 ORIGINALS = {"modules_to_save": "original_module", "ln_tuning_layers": "base_layer"}
-"""Where peft keeps the original of a module it copied to train: copying a parameter loses its mark."""
+"""peft's name of trained copies -> its name of the original module, whose parameters still have their mark."""
 
 
 class Regularizer(Choice, ABC):
-    """Frozen settings; what it remembers of the start lives in the penalty."""
+    """The settings of a regularizer, which are frozen; copies of initial weights are in the penalty."""
 
     needs_start: ClassVar[bool] = False
     """Whether it needs the pretrained matrices that a strategy replaces (low_rank)."""
-    touches: ClassVar[Touched] = "parameters"
-    """What it acts on by default. A model that trains nothing of that kind is refused."""
+    affects: ClassVar[Affected] = "parameters"
+    """The parameters that it affects by default. A model without trained parameters of this kind raises an error."""
 
     @abstractmethod
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:
@@ -53,15 +53,15 @@ class Regularizer(Choice, ABC):
             head: full paths of the new modules, as the base names them.
 
         Raises:
-            UserError: nothing that is trained would be touched.
+            UserError: it would not affect any trained parameter.
         """
 
-    def refusal(self, looked_for: str, model: nn.Module) -> UserError:
-        """What to raise where a penalty would touch nothing."""
+    def refusal(self, kind: str, model: nn.Module) -> UserError:
+        """The error for a penalty that would have no effect."""
         names = list(trained(model))
         shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
         return UserError(
-            f"regularizers.{self.name}: has no effect: there is no {looked_for} among the {len(names)} trained"
+            f"regularizers.{self.name}: has no effect: there is no {kind} among the {len(names)} trained"
             f" tensors ({shown or 'none'}); remove it, or choose another strategy"
         )
 
@@ -71,14 +71,15 @@ class Penalty(ABC):
 
     @abstractmethod
     def value(self) -> Tensor | None:
-        """What to add to a step's mean loss: shape (), with its graph; None where it only perturbs."""
+        """The term to add to a step's mean loss, shape (), with its graph; None if the regularizer only changes
+        weights."""
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
-        """Around all forward and backward passes of a step: the weights may differ inside.
+        """A context for all forward and backward passes of a step, inside of which the weights may differ.
 
-        The gradients are cleared before it and clipped after it; it corrects all that they hold at its end, so the
-        backward pass of `value` comes after it.
+        Gradients are cleared before it and clipped after it. At its end it corrects all gradients, so the backward pass
+        of `value` must follow it.
         """
         yield
 
@@ -97,7 +98,7 @@ class Weighted(Penalty):
 
 
 def is_pretrained(model: nn.Module, name: str) -> bool:
-    """Whether the base had the parameter of that name, by its own mark or that of the original peft copied."""
+    """Whether the named parameter is pretrained, by its own mark or by that of the original that peft copied."""
     if getattr(model.get_parameter(name), "pretrained", False):
         return True
     for copies, original in ORIGINALS.items():
@@ -111,7 +112,7 @@ def is_pretrained(model: nn.Module, name: str) -> bool:
 def pretrained_and_new(
     model: nn.Module, head: Sequence[str]
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The trained parameters by name: those the base had, and the head with what the strategy added."""
+    """The trained parameters by name: the pretrained ones, and the new ones of the head and the strategy."""
     pretrained, new = {}, {}
     for name, parameter in trained(model).items():
         in_head = any(f".{path}." in f".{name}" for path in head)
@@ -120,7 +121,7 @@ def pretrained_and_new(
 
 
 def low_rank_modules(model: nn.Module) -> dict[str, LowRankLinear]:
-    """Path -> each low-rank projection U Vᵀ that is trained."""
+    """Path -> module of every trained low-rank projection U Vᵀ."""
     from pefttools.nn.low_rank import LowRankLinear
 
     return {
@@ -146,5 +147,5 @@ def product_square(left: Tensor, right: Tensor) -> Tensor:
 
 
 def start_of(parameter: Tensor) -> Tensor:
-    """A copy of the weights as they are now."""
+    """A copy of the current weights."""
     return parameter.detach().clone()

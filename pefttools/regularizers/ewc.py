@@ -1,9 +1,9 @@
-"""ewc: (λ/2)ΣFᵢ(θᵢ − θᵢ*)², weights that matter most for the old data change least.
+"""ewc: (λ/2)ΣFᵢ(θᵢ − θᵢ*)², so that the weights that matter most for the old data change least.
 
-Kirkpatrick et al. (2017), eq. 3. F is the diagonal of the empirical Fisher information: the mean over rows of the
-old data of the squared gradient of a row's loss, taken once, at the start, over the pretrained weights that are
-trained. Empirical: the labels are the data's, where the exact one draws them from the model. The loss is that of
-the task, through the head as it is at the start.
+Kirkpatrick et al. (2017), eq. 3. F is the diagonal of the empirical Fisher information: the mean over rows of the old
+data of the squared gradient of a row's loss. It is computed once, at the start, for the trained pretrained weights.
+"Empirical" means that labels come from the data; the exact Fisher information samples them from the model. The loss is
+that of the task, with the initial head.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pydantic import Field
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
 from pefttools.regularizers.base import (
+    Affected,
     Penalty,
     Regularizer,
     RowLosses,
-    Touched,
     Weighted,
     pretrained_and_new,
     start_of,
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 class EWC(Regularizer):
     """Strength of the penalty, and the old data that it protects."""
 
-    touches: ClassVar[Touched] = "pretrained"
+    affects: ClassVar[Affected] = "pretrained"
 
     weight: float = Field(default=400.0, gt=0)
     """λ, the strength. Squared gradients are small, so useful values are large."""
     data: FileSettings
-    """Rows that the model must not forget. A plain string is their `source`."""
+    """Rows of the old data. A plain string is their `source`."""
     rows: int = Field(default=256, ge=1)
-    """Upper limit of rows that estimate the Fisher information. Each row takes one backward pass."""
+    """Maximum number of rows to estimate the Fisher information with. Each row takes one backward pass."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:
         pretrained, _ = pretrained_and_new(model, head)
@@ -50,7 +50,7 @@ class EWC(Regularizer):
         fisher = self.fisher(parameters, row_losses)
         return Weighted(
             self.weight / 2,
-            [partial(_held, p, start_of(p), f) for p, f in zip(parameters, fisher, strict=True)],
+            [partial(_weighted_distance, p, start_of(p), f) for p, f in zip(parameters, fisher, strict=True)],
         )
 
     def fisher(self, parameters: Sequence[Tensor], row_losses: RowLosses) -> list[Tensor]:
@@ -68,10 +68,10 @@ class EWC(Regularizer):
         if not any(total.any() for total in sums):
             raise UserError(
                 f"regularizers.{self.name}: every Fisher value is zero over {num_rows} rows of {self.data.source}:"
-                " no pretrained weight has a gradient there, and nothing would be held"
+                " no pretrained weight has a gradient there, so ewc would have no effect; use other rows"
             )
         return [total / num_rows for total in sums]
 
 
-def _held(x: Tensor, start: Tensor, fisher: Tensor) -> Tensor:
+def _weighted_distance(x: Tensor, start: Tensor, fisher: Tensor) -> Tensor:
     return (fisher * (x - start).square()).sum()

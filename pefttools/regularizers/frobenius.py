@@ -1,10 +1,10 @@
-"""frobenius: (λ/2)Σ‖W − W₀‖²_F, how far each matrix is from the pretrained one.
+"""frobenius: (λ/2)Σ‖W − W₀‖²_F, the distance of each matrix from the pretrained one.
 
-W is the matrix the model computes with, so this is about the function and not the parameters: for a matrix trained
-itself, w − w⁰; for LoRA sBA, s²·tr(AAᵀ·BᵀB), which never builds BA; for a low-rank projection
-tr(UᵀU·VᵀV) − 2tr(UᵀW₀V) + ‖W₀‖², which never builds UVᵀ; for DoRA m⊙(W₀+sBA)/‖W₀+sBA‖ − W₀, with the norm's own
-gradient (peft holds it constant in its forward pass); for other methods of peft their `get_delta_weight`.
-Biases, norms and the new head are free.
+W is the matrix that the model computes with, so the penalty depends on the function, not on its parameters: for a
+matrix that is trained itself, w − w⁰; for LoRA sBA, s²·tr(AAᵀ·BᵀB), which never builds BA; for a low-rank projection
+tr(UᵀU·VᵀV) − 2tr(UᵀW₀V) + ‖W₀‖², which never builds UVᵀ; for DoRA m⊙(W₀+sBA)/‖W₀+sBA‖ − W₀, with the gradient through
+the norm (peft treats it as constant in its forward pass); for other methods of peft their `get_delta_weight`.
+Biases, norms and the new head are not penalized.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pydantic import Field
 
 from pefttools.errors import UserError
 from pefttools.regularizers.base import (
+    Affected,
     Penalty,
     Regularizer,
     RowLosses,
-    Touched,
     Weighted,
     low_rank_modules,
     pretrained_and_new,
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from pefttools.nn.low_rank import LowRankLinear
 
 EDITING_STARTS = ("pissa", "olora", "loftq", "corda", "lora_ga")
-"""The `init_lora_weights` of peft that move a part of the base into BA: what has changed is then not BA."""
+"""Values of peft's `init_lora_weights` that move a part of the base into BA, so that BA is not the change."""
 
 
 class Frobenius(Regularizer):
     """Strength of the penalty."""
 
     needs_start: ClassVar[bool] = True
-    touches: ClassVar[Touched] = "changed matrices"
+    affects: ClassVar[Affected] = "changed matrices"
 
     weight: float = Field(default=0.01, gt=0)
     """λ, on half the squared Frobenius norm of every matrix's change."""
@@ -98,7 +98,10 @@ class Frobenius(Regularizer):
             delta = None
         if not isinstance(delta, torch.Tensor) or not delta.requires_grad:
             method = type(variant).__name__.removesuffix("Variant") if variant else type(layer).__module__
-            raise UserError(f"regularizers.{self.name}: the change of {path} has no formula to train by ({method})")
+            raise UserError(
+                f"regularizers.{self.name}: the change of {path} has no differentiable formula ({method});"
+                " use another regularizer"
+            )
         return lambda: square(layer.get_delta_weight(adapter))
 
 
@@ -114,13 +117,13 @@ def _dora(layer: Any, adapter: str) -> Tensor:
         return x.T if layer.fan_in_fan_out else x
 
     base = upright(layer.get_base_layer().weight.detach())
-    moved = base + upright(layer.get_delta_weight(adapter))
+    changed = base + upright(layer.get_delta_weight(adapter))
     magnitude = layer.lora_magnitude_vector[adapter].weight
-    return square_from((magnitude / moved.norm(dim=1))[:, None] * moved, base)
+    return square_from((magnitude / changed.norm(dim=1))[:, None] * changed, base)
 
 
 def _projection(path: str, module: LowRankLinear) -> Callable[[], Tensor]:
     start: Any = module.start
-    assert start is not None, f"{path} was wrapped without its start, which needs_start asks for"
+    assert start is not None, f"{path} was wrapped without its start, which needs_start requires"
     size = square(start)
     return lambda: product_square(module.U, module.V) - 2 * (module.U * (start @ module.V)).sum() + size

@@ -1,7 +1,7 @@
-"""l1: λ‖θ‖₁ on everything trained, or λ‖w − w⁰‖₁ on what was pretrained.
+"""l1: λ‖θ‖₁ on all trained weights, or λ‖w − w⁰‖₁ on pretrained weights.
 
-Tibshirani (1996). By plain subgradient, sign(0) being 0: unlike under a proximal step, weights come close to zero
-(or to their start) and rarely land on it. A strategy's factors count as trained as they are, not their product.
+Tibshirani (1996). It uses the subgradient with sign(0) = 0: unlike with a proximal step, weights come close to zero (or
+to their start) but rarely reach it. It penalizes a strategy's factors themselves, not their product.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class L1(Regularizer):
     weight: float = Field(default=1e-5, gt=0)
     """λ, on the sum of absolute values."""
     toward: Literal["zero", "start"] = "zero"
-    """Pull everything trained to zero, or pretrained weights to their start (new weights are then not penalized)."""
+    """Pull all trained weights to zero, or pretrained weights to their start (then new weights are not penalized)."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
         if self.toward == "start":

@@ -1,9 +1,9 @@
-"""l2: (λ/2)‖θ‖² on everything trained, biases and norms apart.
+"""l2: (λ/2)‖θ‖² on all trained weights except biases and norms.
 
-Equal to weight decay θ ← (1 − ηλ)θ under SGD and not under Adam, which divides λθ by the gradients' size
-(Loshchilov and Hutter 2019). With `of: product` a low-rank projection UVᵀ pays (λ/2)‖UVᵀ‖²_F = (λ/2)tr(UᵀU·VᵀV), the
-norm of the matrix it stands for. (λ/2)(‖U‖² + ‖V‖²), the default, is at least the nuclear norm λ‖UVᵀ‖_*, and
-equals it where the two are balanced, as at the start: it draws the rank down, not only the size.
+With SGD this equals weight decay θ ← (1 − ηλ)θ; with Adam it does not, since Adam divides λθ by the gradients' size
+(Loshchilov and Hutter 2019). With `of: product`, a low-rank projection UVᵀ adds (λ/2)‖UVᵀ‖²_F = (λ/2)tr(UᵀU·VᵀV), the
+norm of its matrix. The default (λ/2)(‖U‖² + ‖V‖²) is at least the nuclear norm λ‖UVᵀ‖_*, and equals it if U and V are
+balanced, as at the start; so it reduces the rank, not only the size.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pefttools.regularizers.base import (
+    Affected,
     Penalty,
     Regularizer,
     RowLosses,
-    Touched,
     Weighted,
     low_rank_modules,
     product_square,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class L2(Regularizer):
     """Strength of the penalty, and the weights that it includes."""
 
-    touches: ClassVar[Touched] = "matrices"
+    affects: ClassVar[Affected] = "matrices"
 
     weight: float = Field(default=0.01, gt=0)
     """λ, on half the sum of squares."""
@@ -47,8 +47,8 @@ class L2(Regularizer):
         if self.of == "product" and not modules:
             raise self.refusal("low-rank projection (of: product)", model)
         factors = {id(f) for m in modules for f in (m.U, m.V)}
-        alone = [p for p in trained(model).values() if id(p) not in factors and (self.biases or not is_vector(p))]
-        if not alone and not modules:
+        single = [p for p in trained(model).values() if id(p) not in factors and (self.biases or not is_vector(p))]
+        if not single and not modules:
             raise self.refusal("parameter" if self.biases else "matrix (biases: false)", model)
         products = [partial(product_square, m.U, m.V) for m in modules]
-        return Weighted(self.weight / 2, [*products, *(partial(square, p) for p in alone)])
+        return Weighted(self.weight / 2, [*products, *(partial(square, p) for p in single)])

@@ -1,8 +1,9 @@
-"""l2_sp: (α/2)‖w − w⁰‖² on what was pretrained, (β/2)‖w_new‖² on what is new.
+"""l2_sp: (α/2)‖w − w⁰‖² on pretrained weights, (β/2)‖w_new‖² on new weights.
 
-Li, Grandvalet and Davoine (2018), eq. 3, on biases and norms too, as there. New is the head, and whatever a strategy
-added: LoRA's factors, adapters, prompts. The U and V of a low-rank projection are held each at its own start
-(`frobenius` holds their product). Where nothing pretrained is trained, as under LoRA, only β is left.
+Li, Grandvalet and Davoine (2018), eq. 3, including biases and norms as in the paper. New weights are the head and the
+strategy's additions: LoRA's factors, adapters, prompts. U and V of a low-rank projection are each pulled to their own
+start (`frobenius` pulls their product). If no pretrained weights are trained, as with LoRA, only the term with β
+remains.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _Anchored(Penalty):
     alpha: float
     beta: float
     anchored: list[tuple[nn.Parameter, Tensor]]
-    """Each with its start."""
+    """Pretrained parameters with their start."""
     new: list[nn.Parameter]
 
     def value(self) -> Tensor:

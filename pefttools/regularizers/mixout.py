@@ -1,8 +1,9 @@
-"""mixout: w̃ = (M⊙w + (1−M)⊙u − p·u)/(1−p), a share p of each matrix swapped for its start at every step.
+"""mixout: w̃ = (M⊙w + (1−M)⊙u − p·u)/(1−p), which resets a share p of each matrix to its start in every step.
 
 Lee, Cho and Kang (2020), eq. 5, with u the pretrained weights and M ~ Bernoulli(1−p) elementwise: E[w̃] = w, and
-∂w̃/∂w = M/(1−p). Drawn once a step, not once a forward pass. Only pretrained matrices are mixed (embeddings too; the
-authors' code takes linear layers), never vectors or what is new. They replace dropout by it: set `base.dropout: 0`.
+∂w̃/∂w = M/(1−p). M is drawn once per step, not once per forward pass. Only pretrained matrices are mixed (including
+embeddings; the authors' code mixes only linear layers), never vectors or new weights. The authors use it instead of
+dropout: set `base.dropout: 0`.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, Touched, pretrained_and_new, start_of
+from pefttools.regularizers.base import Affected, Penalty, Regularizer, RowLosses, pretrained_and_new, start_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 class Mixout(Regularizer):
-    """Share of weights that are swapped."""
+    """Share of the weights to mix."""
 
-    touches: ClassVar[Touched] = "pretrained matrices"
+    affects: ClassVar[Affected] = "pretrained matrices"
 
     p: float = Field(default=0.7, gt=0, lt=1)
     """Share of each pretrained matrix that is replaced by its initial values during a step."""
@@ -50,7 +51,7 @@ class _Mixed(Penalty):
         import torch
 
         masks = self.masks()
-        kept = [start_of(w) for w in self.weights]
+        originals = [start_of(w) for w in self.weights]
         try:
             with torch.no_grad():
                 for w, u, mask in zip(self.weights, self.starts, masks, strict=True):
@@ -58,14 +59,14 @@ class _Mixed(Penalty):
             yield
         finally:
             with torch.no_grad():
-                for w, own in zip(self.weights, kept, strict=True):
-                    w.copy_(own)
+                for w, original in zip(self.weights, originals, strict=True):
+                    w.copy_(original)
         for w, mask in zip(self.weights, masks, strict=True):
             if w.grad is not None:
                 w.grad.mul_(mask / (1 - self.p))
 
     def masks(self) -> list[Tensor]:
-        """M of every matrix, True with probability 1 − p: the same on every process, or their weights would part."""
+        """M of every matrix, True with probability 1 − p; equal on all processes, so that their weights stay equal."""
         import torch
 
         device = self.weights[0].device

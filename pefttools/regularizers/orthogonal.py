@@ -1,8 +1,8 @@
-"""orthogonal: γΣ(‖PᵀP − I‖²_F + ‖QQᵀ − I‖²_F), the factors of every low-rank change kept orthonormal.
+"""orthogonal: γΣ(‖PᵀP − I‖²_F + ‖QQᵀ − I‖²_F), which keeps the factors of low-rank changes orthonormal.
 
-AdaLoRA (Zhang et al. 2023, eq. 4), there for its PΛQ; here also for LoRA's BA, with P = B and Q = A. peft adds the
-term only when the model computes its own loss, and without the squares. Under LoRA B starts at zero, where the
-term has no gradient for it: the loss must move B first.
+From AdaLoRA (Zhang et al. 2023, eq. 4), for its PΛQ; here also for LoRA's BA, with P = B and Q = A. peft adds the term
+only if the model computes its own loss, and without the squares. LoRA's B starts at zero, where the term has no
+gradient for B, until the loss has changed B.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from pefttools.nn.orthogonal import orthogonality
-from pefttools.regularizers.base import Penalty, Regularizer, RowLosses, Touched
+from pefttools.regularizers.base import Affected, Penalty, Regularizer, RowLosses
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Orthogonal(Regularizer):
     """Strength of the penalty."""
 
-    touches: ClassVar[Touched] = "factors"
+    affects: ClassVar[Affected] = "factors"
 
     weight: float = Field(default=0.1, gt=0)
     """γ, the strength; the paper uses 0.1 to 0.5."""
@@ -41,5 +41,5 @@ class _Orthonormal(Penalty):
 
     def value(self) -> Tensor:
         total = orthogonality(self.model)
-        assert total is not None, "the factors were there when this was bound"
+        assert total is not None, "the model had factors when this was bound"
         return self.weight * total

@@ -1,4 +1,4 @@
-"""How little of the model changes: one file a strategy."""
+"""Strategies: which weights are trained and how, one file each."""
 
 from pefttools.registry import Registry
 from pefttools.synonyms import unknown_strategy

@@ -1,9 +1,9 @@
-"""adalora: W + (α/r₀)·PΛQ, ranks pruned by importance while it trains (Zhang et al. 2023), through peft.
+"""adalora: W + (α/r₀)·PΛQ, with ranks pruned by importance during training (Zhang et al. 2023), through peft.
 
-The budget falls from `init_rank` to `target_rank` on average along a cubic curve (eq. 11) between the shares of steps
-`warmup_share` and 1 - `final_share`. The orthogonal term γ(‖PᵀP-I‖² + ‖QQᵀ-I‖²) (eq. 4) is added by our loop, whatever
-the task: peft adds its own only where the model itself computes the loss. Learning rate: 5e-4 to 2.2e-3 in the
-paper's table 8; init rank 1.5 times the target rank, same place.
+The average rank falls from `init_rank` to `target_rank` along a cubic curve (eq. 11) between the shares of steps
+`warmup_share` and 1 - `final_share`. The training loop adds the orthogonal term γ(‖PᵀP-I‖² + ‖QQᵀ-I‖²) (eq. 4) for
+every task; peft adds its own only if the model itself computes the loss. Learning rate: 5e-4 to 2.2e-3 in the paper's
+table 8, where the initial rank is 1.5 times the target rank.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class AdaLora(PeftStrategy):
-    """Ranks, their schedule, and the orthogonal term."""
+    """Settings of adalora: ranks, their schedule, and the orthogonal term."""
 
     default_lr: ClassVar[float] = 2e-3
     lr_range: ClassVar[tuple[float, float]] = (3e-4, 1e-2)
@@ -41,9 +41,9 @@ class AdaLora(PeftStrategy):
     )
 
     init_rank: int = Field(default=12, ge=1)
-    """r₀ of every matrix at the start."""
+    """r₀, the initial rank of every matrix."""
     target_rank: int = Field(default=8, ge=1)
-    """Average rank at the end. Only weights from after the pruning can be saved as the best ones."""
+    """Average rank at the end. Only checkpoints after the last pruning can be the best one."""
     alpha: float = Field(default=32.0, gt=0)
     """α: PΛQ is multiplied by α/r₀."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -57,9 +57,9 @@ class AdaLora(PeftStrategy):
     orthogonal: float = Field(default=0.1, ge=0)
     """γ of the orthogonal term."""
     beta1: float = Field(default=0.85, gt=0, lt=1)
-    """Averaging of the sensitivity."""
+    """Decay rate of the average of the sensitivity."""
     beta2: float = Field(default=0.85, gt=0, lt=1)
-    """Averaging of its uncertainty."""
+    """Decay rate of the average of the sensitivity's uncertainty."""
     targets: Targets = Field(default=("all",))
     """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
 
@@ -68,7 +68,7 @@ class AdaLora(PeftStrategy):
         if self.target_rank > self.init_rank:
             raise ValueError(f"target_rank: {self.target_rank} is more than init_rank, which is {self.init_rank}")
         if self.warmup_share + self.final_share >= 1:
-            raise ValueError("warmup_share and final_share: leave no steps to prune in")
+            raise ValueError("warmup_share and final_share: leave no steps for pruning; their sum must be below 1")
         return self
 
     def config(self, base: Base) -> PeftConfig:
@@ -97,13 +97,13 @@ class AdaLora(PeftStrategy):
 
     def updated(self, model: Any, step: int, num_steps: int) -> None:
         if self.target_rank == self.init_rank:
-            return  # nothing to prune; peft would look for the 0th smallest score
+            return  # nothing to prune; peft would fail on the 0th smallest score
         self._set_schedule(model, num_steps)
         allocator = model.base_model.rankallocator
         if step == num_steps - self._final_steps(num_steps) and not allocator.ipt:
             allocator.update_ipt(
                 model.base_model.model
-            )  # a run so short is pruned after its first step: by that step's gradients
+            )  # so short a run is pruned after its first step, by that step's gradients
         model.base_model.update_and_allocate(step)
 
     def _set_schedule(self, model: Any, num_steps: int) -> None:
@@ -120,8 +120,8 @@ class AdaLora(PeftStrategy):
 
     def state(self, model: Any) -> dict[str, Any]:
         allocator = model.base_model.rankallocator
-        kept = {name: getattr(allocator, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
-        return {**kept, "rank_pattern": model.peft_config["default"].rank_pattern}
+        averages = {name: getattr(allocator, name) for name in ("ipt", "exp_avg_ipt", "exp_avg_unc")}
+        return {**averages, "rank_pattern": model.peft_config["default"].rank_pattern}
 
     def set_state(self, model: Any, state: Mapping[str, Any], num_steps: int) -> None:
         for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
@@ -140,7 +140,7 @@ class AdaLora(PeftStrategy):
         return {"ranks": ranks}
 
     def save(self, model: Any, folder: Path) -> None:
-        # pruned directions are zeros in Λ; a pattern of the last step would not fit the best weights, kept earlier
+        # pruned directions are zeros in Λ; the last step's pattern may not match the best checkpoint, which is older
         model.peft_config["default"].rank_pattern = None
         super().save(model, folder)
 

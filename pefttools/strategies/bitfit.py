@@ -1,10 +1,10 @@
-"""bitfit: only the bias terms are trained (Ben Zaken et al. 2022).
+"""bitfit: train only the bias terms (Ben Zaken et al. 2022).
 
-All biases of the backbone by default, those of the norms among them: L(7d+f)+d on a BERT-like encoder, +d with a
-pooler. `subset` is the paper's cheaper choice, the query's and the first MLP matrix's (b_q, b_m2), L(d+f).
-Learning rate: the authors' repository takes 1e-3 over 16 epochs of batches of 8; in 4 epochs of batches of 32 on
-question types 3e-3, 5e-3 and 1e-2 did alike on validation rows. 1e-2 was dropped when one movie sentiment run of two
-went astray at it (test accuracy .53).
+By default all biases of the backbone, with those of the norms: L(7d+f)+d parameters on a BERT-like encoder, +d with a
+pooler. `subset` is the paper's cheaper choice, the biases of the query and of the first MLP matrix (b_q, b_m2), L(d+f).
+Learning rate: the authors' repository uses 1e-3 over 16 epochs of batches of 8. In 4 epochs of batches of 32 on
+question types, 3e-3, 5e-3 and 1e-2 were equally good on validation rows; at 1e-2, one of two runs on movie sentiment
+failed to converge (test accuracy .53).
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class BitFit(Strategy):
 
     def wrap(self, base: Base) -> nn.Module:
         train_only(base, ())
-        wanted = None if self.biases == "all" else set(targets.playing(base, "query", "up"))
+        chosen_paths = None if self.biases == "all" else set(targets.playing(base, "query", "up"))
         chosen = 0
         for name, parameter in base.model.named_parameters():
             path, _, last = name.rpartition(".")
-            if last == "q_bias":  # DeBERTa keeps the query's bias beside the fused matrix
+            if last == "q_bias":  # DeBERTa stores the query's bias outside of the fused matrix
                 path = f"{path}.in_proj"
-            if last.endswith("bias") and not parameter.requires_grad and (wanted is None or path in wanted):
+            if last.endswith("bias") and not parameter.requires_grad and (chosen_paths is None or path in chosen_paths):
                 parameter.requires_grad_(True)
                 chosen += 1
         if not chosen:
             raise UserError(
                 f"strategy: {base.source} ({type(base.model).__name__}) has no biases"
-                f"{'' if wanted is None else ' in its query and first MLP matrices'} outside its head, so bitfit has"
-                " nothing to train; layer_norm and ia3 change as little"
+                f"{'' if chosen_paths is None else ' in its query and first MLP matrices'} outside its head;"
+                " use layer_norm or ia3, which train as few parameters"
             )
         return base.model
 

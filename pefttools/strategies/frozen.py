@@ -1,4 +1,4 @@
-"""frozen: nothing is trained. This is the baseline for all other strategies.
+"""frozen: train nothing. This is the baseline for all other strategies.
 
 The model predicts as it was loaded. A head that the checkpoint lacks stays random; it is saved, so that the run always
 returns the same predictions. Language models use only their pretrained knowledge.
@@ -29,7 +29,7 @@ class Frozen(Strategy):
 
     def wrap(self, base: Base) -> nn.Module:
         model = base.model.requires_grad_(False)
-        model.heads = tuple(f"{path}." for path in base.head)  # type: ignore[assignment]  # what `save` keeps
+        model.heads = tuple(f"{path}." for path in base.head)  # type: ignore[assignment]  # what `save` writes
         return model
 
     def save(self, model: nn.Module, folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""full: every weight is trained.
+"""full: train every weight.
 
-Learning rate: BERT (Devlin et al. 2019, appendix A.3) takes 2e-5 to 5e-5 for batches of 16 and 32.
+Learning rate: 2e-5 to 5e-5 for BERT with batches of 16 and 32 (Devlin et al. 2019, appendix A.3).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""galore: every weight is trained, by gradients projected to a low rank (Zhao et al. 2024).
+"""galore: train every weight with gradients projected to a low rank (Zhao et al. 2024).
 
-The matrices of the blocks are updated through the top `rank` singular vectors of their gradients, so Adam's moments
-are small; everything else (embeddings, norms, biases, the head) takes plain AdamW. Learning rate: 1e-5 to 3e-5 on GLUE
-with RoBERTa-base, rank 4 with scale 4 or rank 8 with scale 2 (table 7); on validation rows
-of question types MiniLM took 2e-4, as it takes more under `full`.
+The matrices of the blocks are updated in the space of the top `rank` singular vectors of their gradients, so Adam's
+moments are small. All other weights (embeddings, norms, biases, the head) use plain AdamW. Learning rate: 1e-5 to 3e-5
+on GLUE with RoBERTa-base, rank 4 with scale 4 or rank 8 with scale 2 (table 7). On validation rows of question types,
+2e-4 was best for MiniLM, which also needs a larger rate than usual with `full`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class GaLore(Strategy):
-    """Rank, scale and pace of the projection."""
+    """Settings of galore: rank, scale and update interval of the projection."""
 
     default_lr: ClassVar[float] = 2e-4
     lr_range: ClassVar[tuple[float, float]] = (1e-5, 1e-3)

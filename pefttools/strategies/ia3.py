@@ -1,7 +1,7 @@
-"""ia3: keys, values and inner activations scaled by learnt vectors (Liu et al. 2022, section 3.3), through peft.
+"""ia3: scale keys, values and inner activations by trained vectors (Liu et al. 2022, section 3.3), through peft.
 
-l_k⊙K, l_v⊙V and (l_ff⊙γ(W₁x))W₂, all starting at ones, so the start is exact: L(2d+f) parameters. Learning rate: 3e-3
-over 1000 steps in the paper; 1e-2 in half as many on question types.
+l_k⊙K, l_v⊙V and (l_ff⊙γ(W₁x))W₂, with all vectors initialised to ones, so the start is exact: L(2d+f) parameters.
+Learning rate: 3e-3 over 1000 steps in the paper; 1e-2 over half as many steps on question types.
 """
 
 from __future__ import annotations

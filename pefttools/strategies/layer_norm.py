@@ -1,7 +1,7 @@
-"""layer_norm: only the normalisation layers are trained (Zhao et al. 2024; Houlsby et al. 2019, section 3.4).
+"""layer_norm: train only the normalisation layers (Zhao et al. 2024; Houlsby et al. 2019, section 3.4).
 
-Through peft's LN tuning, with its targets named. (2L+1)·2d parameters on a BERT-like encoder. Learning
-rate: measured on validation rows of question types, within 1e-3 to 1e-2.
+Through peft's LN tuning, with explicit targets. (2L+1)·2d parameters on a BERT-like encoder. Learning rate: chosen on
+validation rows of question types, between 1e-3 and 1e-2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class LayerNorm(PeftStrategy):
         heads = tuple(f"{path}." for path in base.head)
         paths = [path for path in module_paths.norms(base.model) if not f"{path}.".startswith(heads)]
         if not paths:
-            raise UserError(f"strategy: {base.source} ({type(base.model).__name__}) has no normalisation layers")
+            raise UserError(
+                f"strategy: {base.source} ({type(base.model).__name__}) has no normalisation layers; use lora"
+            )
         return LNTuningConfig(task_type=base.task_type, target_modules=paths, modules_to_save=list(base.head))
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:

@@ -1,13 +1,15 @@
 """lora: W + (α/r)·BA in addition to frozen matrices (Hu et al. 2022, eq. 3), through peft.
 
-A starts Kaiming-uniform, B at zero, so the start is exact; merging multiplies out. Our default targets every
-matrix of the blocks: at equal parameters, attention alone does worse ("LoRA Without Regret", 2025). Learning rate:
-about ten times the best full fine-tuning one (same source); 1e-3 was best on validation rows of question types.
+A is initialised Kaiming-uniform and B to zero, so the start is exact; merging computes the product. By default all
+matrices of the blocks are targets: with equal parameters, attention alone is worse ("LoRA Without Regret", 2025).
+Learning rate: about ten times the best one of full fine-tuning (same source); 1e-3 was best on validation rows of
+question types.
 
-Settings make it rsLoRA (Kalajdzievski 2023: α/√r), DoRA (Liu et al. 2024: a learnt magnitude an output row), LoRA+
-(Hayou et al. 2024: B learns `lr_ratio` times faster), PiSSA (Meng et al. 2024: starts from the top singular vectors),
-OLoRA (Büyükakyüz 2024: from a QR decomposition), EVA (Paischer et al. 2024: A from the inputs' singular vectors) and
-LoftQ (Li et al. 2024: starts from what quantising to NF4 loses; merges into the dequantised base only).
+Settings turn it into rsLoRA (Kalajdzievski 2023: α/√r), DoRA (Liu et al. 2024: a trained magnitude per output row),
+LoRA+ (Hayou et al. 2024: B has `lr_ratio` times A's learning rate), PiSSA (Meng et al. 2024: initialised from the top
+singular vectors), OLoRA (Büyükakyüz 2024: from a QR decomposition), EVA (Paischer et al. 2024: A from the inputs'
+singular vectors) and LoftQ (Li et al. 2024: from the error of quantising to NF4; it merges only into the dequantised
+base).
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
     from pefttools.bases.loading import Base
 
 MIN_PASSES, MAX_ROUNDS = 200, 20
-"""Passes over batches of rows, and rounds over all of them, after which EVA's directions count as not to be found."""
+"""Limits of EVA's search: it fails after this many batches, or this many passes over all batches, whichever is more."""
 
 
 class Lora(PeftStrategy):
-    """Rank, scale, start and place of the low-rank matrices."""
+    """Settings of lora: rank, scale, initialisation and targets of the low-rank matrices."""
 
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 5e-3)
@@ -64,12 +66,12 @@ class Lora(PeftStrategy):
     rslora: bool = Field(default=False)
     """rsLoRA: BA is multiplied by α/√r instead."""
     dora: bool = Field(default=False)
-    """DoRA: learn the magnitude of every output row separately from its direction."""
+    """DoRA: train the magnitude of every output row separately from its direction."""
     lr_ratio: float = Field(default=1.0, gt=0)
     """LoRA+: the learning rate of B divided by that of A. The paper uses 16, and about half the usual rate for A."""
     init: Literal["default", "gaussian", "pissa", "olora", "eva", "loftq"] = Field(default="default")
-    """How A and B start: A random and B zero (default, gaussian), or from the weights (pissa, olora, loftq) or the
-    data (eva)."""
+    """Initialisation of A and B: A random and B zero (default, gaussian), from the weights (pissa, olora, loftq), or
+    from the data (eva)."""
     eva_ratio: float = Field(default=1.0, ge=1)
     """EVA's ρ: above 1, ranks move between matrices by explained variance, up to ρ·r each. `plan` counts r each."""
     loftq_steps: int = Field(default=1, ge=1)
@@ -83,7 +85,7 @@ class Lora(PeftStrategy):
                 f" {self.rank}), without rslora and dora"
             )
         if self.eva_ratio != 1 and self.init != "eva":
-            raise ValueError("eva_ratio: takes init=eva")
+            raise ValueError("eva_ratio: needs init=eva")
         return self
 
     @property
@@ -96,7 +98,7 @@ class Lora(PeftStrategy):
 
     def start_lr(self) -> float:
         if self.lr_ratio > 1:
-            return self.default_lr / 4  # B learns lr_ratio times faster
+            return self.default_lr / 4  # B has lr_ratio times A's learning rate
         return self.default_lr
 
     def lr_scale(self, name: str) -> float:
@@ -110,10 +112,10 @@ class Lora(PeftStrategy):
         transposed = targets.are_transposed(base, paths)
         if self.init == "olora" and transposed:
             raise UserError(
-                f"strategy.init: {base.source} keeps its matrices transposed, which peft's olora does not"
-                " know; pissa does"
+                f"strategy.init: {base.source} stores its matrices transposed, which peft's olora does not"
+                " support; use pissa"
             )
-        named: Any = {"default": True, "loftq": True}
+        init_values: Any = {"default": True, "loftq": True}
         return LoraConfig(
             task_type=base.task_type,
             r=self.rank,
@@ -123,7 +125,7 @@ class Lora(PeftStrategy):
             modules_to_save=list(base.head),
             use_rslora=self.rslora,
             use_dora=self.dora,
-            init_lora_weights=named.get(self.init, self.init),
+            init_lora_weights=init_values.get(self.init, self.init),
             eva_config=EvaConfig(rho=self.eva_ratio) if self.init == "eva" else None,
             fan_in_fan_out=transposed,
         )
@@ -138,7 +140,7 @@ class Lora(PeftStrategy):
 
     @property
     def loads_by_peft(self) -> bool:
-        return self.init != "loftq"  # the quantised base is not in the adapter; `load` makes it again
+        return self.init != "loftq"  # the adapter lacks the quantised base, which `load` recomputes
 
     def load(self, base: Base, folder: Any) -> nn.Module:
         if self.loads_by_peft:
@@ -147,8 +149,8 @@ class Lora(PeftStrategy):
 
         model: Any = self.wrap(base)
         tensors = read(folder)
-        if strange := sorted(tensors.keys() ^ get_peft_model_state_dict(model).keys()):
-            raise UserError(f"{folder}: the adapter is incomplete: {', '.join(strange[:5])}")
+        if mismatched := sorted(tensors.keys() ^ get_peft_model_state_dict(model).keys()):
+            raise UserError(f"{folder}: the adapter is incomplete: {', '.join(mismatched[:5])}")
         set_peft_model_state_dict(model, tensors)
         return model
 
@@ -161,20 +163,20 @@ class Lora(PeftStrategy):
         passes = iter(range(max(MIN_PASSES, MAX_ROUNDS * len(rows))))
 
         def forward(module: Any, batch: Mapping[str, Tensor]) -> Any:
-            if next(passes, None) is None:  # peft goes on for ever
+            if next(passes, None) is None:  # peft has no limit of its own
                 raise UserError(
-                    f"strategy.init: eva finds no stable directions in {len(rows)} batches of training rows, which hold"
-                    " too little text for this rank; give more rows or a lower strategy.rank, or take pissa"
+                    f"strategy.init: eva finds no stable directions in {len(rows)} batches of training rows, which have"
+                    " too little text for this rank; use more rows, a lower strategy.rank, or init=pissa"
                 )
             return module(**batch)
 
         try:
             initialize_lora_eva_weights(model, rows, forward_fn=forward, show_progress_bar=False)
         except (IndexError, RuntimeError, ValueError) as error:
-            # peft picks the tokens of a batch out of whatever a matrix is given
+            # peft selects a batch's tokens from every matrix's input, which may have another shape
             raise UserError(
-                "strategy.init: eva cannot work on this kind of model, whose matrices see more than a batch's tokens"
-                " (relative positions, choices, a decoder's own text); pissa starts from the weights alone"
+                "strategy.init: eva does not support this kind of model, whose matrices have inputs besides a batch's"
+                " tokens (relative positions, choices, a decoder's own text); use pissa, which needs only the weights"
             ) from error
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:

@@ -1,12 +1,12 @@
-"""low_rank: θ = UVᵀ, truncated SVD of the pretrained matrices, trained in their place.
+"""low_rank: θ = UVᵀ, the truncated SVD of the pretrained matrices, trained instead of them.
 
-min over U, V of loss + (λ_F/2)‖UVᵀ-θ₀‖²_F + (λ₂/2)Σθ², U = U_r√S_r and V = V_r√S_r at the start. The penalties are
-the registry's: `regularizers.frobenius.weight` is λ_F (in its cheap form, which never builds UVᵀ) and
-`regularizers.l2.weight` is λ₂ (on the factors, or on the product with `regularizers.l2.of=product`).
+min over U, V of loss + (λ_F/2)‖UVᵀ-θ₀‖²_F + (λ₂/2)Σθ², with U = U_r√S_r and V = V_r√S_r at the start. The penalties are
+regularizers: `regularizers.frobenius.weight` is λ_F (in its cheap form, which never builds UVᵀ) and
+`regularizers.l2.weight` is λ₂ (on the factors, or on the product with `regularizers.l2.of=product`). Learning rate: on
+validation rows of question types, one seed, 2e-4 and 3e-4 are equally good with three quarters of the parameters; with
+half of them, 5e-4 is worse and 1e-3 diverges.
 
-Learning rate: on validation rows of question types, one seed, 2e-4 and 3e-4 do alike at three quarters of the
-parameters; 5e-4 falls behind and 1e-3 goes astray at half of them.
-The start is lossy: what the truncation takes away is reported before training. Merging multiplies out and is exact.
+The start is not exact: the truncation error is reported before training. Merging computes the product and is exact.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 DEFAULT_BUDGET = 0.9
-"""Share of the matrices' own parameters: rank 230 on MiniLM, whose matrices are nearly of full rank. On validation rows
-of question types, one seed: .909 at 0.5, .918 at 0.75, .916 at 0.9, .927 at an energy of 0.95, full fine-tuning
-.938. The choice of 0.9 was made with test scores in view; validation does not tell it from 0.75."""
+"""Share of the matrices' own parameters: rank 230 on MiniLM, whose matrices have nearly full rank. On validation rows
+of question types, one seed: .909 at 0.5, .918 at 0.75, .916 at 0.9, .927 at an energy of 0.95, full fine-tuning .938.
+0.9 was chosen after seeing test scores; on validation rows it is as good as 0.75."""
 
 
 class LowRank(Strategy):
-    """The rank, by number, by share of energy or by budget, and which matrices."""
+    """Settings of low_rank: the rank, as a number, by energy or by budget, and the targets."""
 
     default_lr: ClassVar[float] = 2e-4
     lr_range: ClassVar[tuple[float, float]] = (3e-5, 1e-3)
@@ -59,13 +59,14 @@ class LowRank(Strategy):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        given = [name for name in ("rank", "energy", "budget") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"takes only one of rank, energy and budget, got {' and '.join(given)}")
+        chosen = [name for name in ("rank", "energy", "budget") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"set only one of rank, energy and budget, got {' and '.join(chosen)}")
         return self
 
     def ranks(self, base: Base) -> dict[str, int]:
-        """Full path -> rank of every target. Raises UserError when it is beyond a matrix, or the budget too small."""
+        """Full path -> rank of every target. Raises UserError if the rank exceeds a matrix, or the budget is too
+        small."""
         from pefttools.nn.low_rank import matrix, rank_for_energy
 
         paths = targets.resolve(base, self.targets)
@@ -77,11 +78,11 @@ class LowRank(Strategy):
             refuse_rank_beyond(base, paths, self.rank)
             return dict.fromkeys(paths, self.rank)
         budget = DEFAULT_BUDGET if self.budget is None else self.budget
-        a_rank = sum(sum(weight.shape) for weight in weights.values())
+        per_rank = sum(sum(weight.shape) for weight in weights.values())
         whole = sum(weight.numel() for weight in weights.values())
-        rank = int((budget * whole if budget <= 1 else budget) // a_rank)
+        rank = int((budget * whole if budget <= 1 else budget) // per_rank)
         if rank < 1:
-            raise UserError(f"strategy.budget: {budget:g} is too small; rank 1 takes {a_rank:,} parameters")
+            raise UserError(f"strategy.budget: {budget:g} is too small; rank 1 needs {per_rank:,} parameters")
         return {path: min(rank, *weight.shape) for path, weight in weights.items()}
 
     def wrap(self, base: Base) -> nn.Module:
@@ -93,7 +94,7 @@ class LowRank(Strategy):
             if thin.bias is not None:
                 thin.bias.requires_grad_(self.biases)
             for parameter in thin.parameters():
-                parameter.pretrained = True  # type: ignore[attr-defined]  # a penalty toward the start holds it too
+                parameter.pretrained = True  # type: ignore[attr-defined]  # penalties toward the start apply to it, too
             base.model.set_submodule(path, thin)
         return base.model
 

@@ -1,8 +1,8 @@
-"""peft: any other method of the installed peft, by its `peft_type` and with its own settings.
+"""peft: any other method of the installed peft, chosen by its `peft_type`, with its own settings.
 
-`strategy.type=LOKR strategy.settings.r=4`. The head is trained and saved where the method can
-(`modules_to_save`); methods that need targets get `targets`. If peft refuses something, its own message is reported.
-Learning rate: three times LoRA's, only a start for a search; no single value suits forty methods.
+Example: `strategy.type=LOKR strategy.settings.r=4`. The head is trained and saved if the method supports it
+(`modules_to_save`); methods that need targets get `targets`. If peft raises an error, its message is reported. Learning
+rate: three times LoRA's, only as the start of a search, since no single value suits forty methods.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
     from pefttools.bases.loading import Base
 
-OURS = {
+MANAGED = {
     "task_type": "the task decides it",
     "peft_type": "it is strategy.type",
-    "modules_to_save": "the head is trained and saved as it is; base.head names more modules to train whole",
+    "modules_to_save": "the head is trained and saved anyway; list more modules to train fully in base.head",
     "target_modules": "it is strategy.targets",
     "inference_mode": "the command decides it",
 }
-"""Settings of peft's that we set, and what to use instead."""
-NOT_HERE = {
-    "POLY": "wants a task's number with every row (task_ids)",
-    "MULTITASK_PROMPT_TUNING": "wants a task's number with every row (task_ids)",
+"""Settings of peft that this strategy sets itself -> what to use instead."""
+UNSUPPORTED = {
+    "POLY": "needs the id of a task with every row (task_ids)",
+    "MULTITASK_PROMPT_TUNING": "needs the id of a task with every row (task_ids)",
     "ADALORA": "prunes after every step, which strategy=adalora does",
     "SHADOW": "changes whole blocks, not matrices",
 }
-"""Methods whose models cannot be called as ours are, and why."""
+"""Methods that do not work with our training loop, and the reason."""
 
 
 class Peft(PeftStrategy):
@@ -74,9 +74,9 @@ class Peft(PeftStrategy):
     def _known_settings(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
         if "type" not in info.data:
             return value
-        names = sorted({f.name for f in dataclasses.fields(_config_class(info.data["type"]))} - set(OURS))
-        problems = [f"{name} cannot be set here: {OURS[name]}" for name in value if name in OURS]
-        if problems := problems + [unknown("setting", n, names) for n in value if n not in names and n not in OURS]:
+        names = sorted({f.name for f in dataclasses.fields(_config_class(info.data["type"]))} - set(MANAGED))
+        problems = [f"{name} cannot be set here: {MANAGED[name]}" for name in value if name in MANAGED]
+        if problems := problems + [unknown("setting", n, names) for n in value if n not in names and n not in MANAGED]:
             raise ValueError("; ".join(problems))
         return value
 
@@ -86,7 +86,7 @@ class Peft(PeftStrategy):
 
     @property
     def mergeable(self) -> bool:  # type: ignore[override]
-        return _folds(self.type)
+        return _can_merge(self.type)
 
     @property
     def why_not_merged(self) -> str:  # type: ignore[override]
@@ -94,7 +94,7 @@ class Peft(PeftStrategy):
 
     @property
     def exact_start(self) -> bool:  # type: ignore[override]
-        return False  # it is the method's to say
+        return False  # depends on the method
 
     @model_validator(mode="after")
     def _has_tokens(self) -> Self:
@@ -116,11 +116,11 @@ class Peft(PeftStrategy):
         try:
             return cls(**values)
         except (TypeError, ValueError) as error:
-            raise UserError(f"strategy.settings: peft's {cls.__name__} refuses: {error}") from error
+            raise UserError(f"strategy.settings: peft's {cls.__name__} reports: {error}") from error
 
     def wrap(self, base: Base) -> nn.Module:
-        if self.type in NOT_HERE:
-            raise UserError(f"strategy.type: peft's {self.type} {NOT_HERE[self.type]}; it cannot be used here")
+        if self.type in UNSUPPORTED:
+            raise UserError(f"strategy.type: peft's {self.type} {UNSUPPORTED[self.type]}; use another strategy.type")
         if (start := self.settings.get("init_lora_weights")) in ("eva", "loftq"):
             raise UserError(
                 f"strategy.settings.init_lora_weights: {start} is not available here;"
@@ -133,22 +133,20 @@ class Peft(PeftStrategy):
         except UserError:
             raise
         except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, AssertionError) as error:
-            raise UserError(f"strategy: peft refuses {self.type} on {base.source}: {error}") from error
+            raise UserError(f"strategy: peft cannot apply {self.type} to {base.source}: {error}") from error
         lost = [path for path in base.head if not any(p.requires_grad for p in _of_head(model, path))]
         if lost:
             raise UserError(
                 f"strategy: peft's {self.type} would leave the head untrained and unsaved: {', '.join(lost)}"
             )
         if self.type == "TRAINABLE_TOKENS" and not self.settings.get("token_indices"):
-            raise UserError(
-                "strategy.settings.token_indices: TRAINABLE_TOKENS takes the numbers of the tokens to train"
-            )
-        strange = [
+            raise UserError("strategy.settings.token_indices: TRAINABLE_TOKENS needs the ids of the tokens to train")
+        adapted = [
             path.removeprefix("base_model.model.")
             for path, module in model.named_modules()
             if isinstance(module, BaseTunerLayer) and not type(module).__module__.endswith(".bnb")
         ]
-        refuse_quantised(base, strange)
+        refuse_quantised(base, adapted)
         return model
 
     def make_room(self, base: Base) -> None:
@@ -162,7 +160,7 @@ class Peft(PeftStrategy):
 
 
 def _table(base: Base) -> list[str]:
-    """The path of the table that tokens are looked up in."""
+    """The path of the input embedding, as a list."""
     table = base.model.get_input_embeddings()
     return [path for path, module in base.model.named_modules() if module is table]
 
@@ -174,8 +172,8 @@ def _config_class(kind: str) -> Any:
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
 
 
-def _folds(kind: str) -> bool:
-    """Whether peft merges the method: its tuner's layers have a `merge` of their own that does not just refuse."""
+def _can_merge(kind: str) -> bool:
+    """Whether peft can merge the method: its layers override `merge`, and not only to raise NotImplementedError."""
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -184,8 +182,8 @@ def _folds(kind: str) -> bool:
     layer = getattr(tuner, "tuner_layer_cls", None)
     if layer is None:
         return False
-    own = [c.merge for c in _derived(layer) if c.merge is not BaseTunerLayer.merge]
-    return any("NotImplementedError" not in merge.__code__.co_names for merge in own)
+    overrides = [c.merge for c in _derived(layer) if c.merge is not BaseTunerLayer.merge]
+    return any("NotImplementedError" not in merge.__code__.co_names for merge in overrides)
 
 
 def _derived(cls: type) -> list[Any]:

@@ -1,8 +1,8 @@
 """prefix: virtual keys and values in every block (Li and Liang 2021; P-tuning v2, Liu et al. 2022), through peft.
 
-K ← [P_K; K], V ← [P_V; V]: 2Lpd parameters. `p_tuning_v2` trains them as they are; `prefix_tuning` computes them from
-smaller ones by an MLP while it trains, and keeps only what comes out. An encoder's position ids move by p.
-Learning rate: 5e-3 in P-tuning v2's repository, over 100 epochs; 1e-2 in 4 epochs on question types.
+K ← [P_K; K], V ← [P_V; V]: 2Lpd parameters. `p_tuning_v2` trains them directly; `prefix_tuning` computes them from
+smaller vectors by an MLP during training, and saves only the results. An encoder's position ids are shifted by p.
+Learning rate: 5e-3 over 100 epochs in P-tuning v2's repository; 1e-2 over 4 epochs on question types.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Prefix(PeftStrategy):
-    """How many virtual tokens, and how they are computed."""
+    """Settings of prefix: the number of virtual tokens, and how they are computed."""
 
     default_lr: ClassVar[float] = 1e-2
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-1)
@@ -39,7 +39,7 @@ class Prefix(PeftStrategy):
     variants: ClassVar[Any] = {"prefix_tuning": {"variant": "prefix_tuning"}}
 
     tokens: int = Field(default=20, ge=1)
-    """p, the number of virtual tokens. A text has this many positions fewer."""
+    """p, the number of virtual tokens. The maximum length of a text shrinks by this number."""
     variant: Literal["p_tuning_v2", "prefix_tuning"] = Field(default="p_tuning_v2")
     """Whether keys and values are trained directly (`p_tuning_v2`) or through an MLP (`prefix_tuning`)."""
     projection_size: int | None = Field(default=None, ge=1)

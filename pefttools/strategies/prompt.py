@@ -1,8 +1,8 @@
 """prompt: virtual tokens before the text (Lester et al. 2021), through peft.
 
-They start as tokens drawn from the vocabulary, which beats random vectors (same paper, figure 3b). An encoder's [CLS]
-moves to index p, while its pooler and head read index 0, the first virtual token: expect less of it there than of
-`prefix`. Learning rate: 0.3 with Adafactor in the paper; 1e-3 to 3e-2 with AdamW.
+They are initialised with tokens drawn from the vocabulary, which is better than random vectors (same paper, figure 3b).
+In an encoder, [CLS] moves to index p, while pooler and head read index 0, the first virtual token; so expect worse
+results than with `prefix`. Learning rate: 0.3 with Adafactor in the paper; 1e-3 to 3e-2 with AdamW.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Prompt(PeftStrategy):
-    """How many virtual tokens, and their start."""
+    """Settings of prompt: the number of virtual tokens, and their initialisation."""
 
     default_lr: ClassVar[float] = 1e-2
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 1e-1)
@@ -35,7 +35,7 @@ class Prompt(PeftStrategy):
     exact_start: ClassVar[bool] = False
 
     tokens: int = Field(default=20, ge=1)
-    """p, the number of virtual tokens. A text has this many positions fewer."""
+    """p, the number of virtual tokens. The maximum length of a text shrinks by this number."""
     init: Literal["vocabulary", "random"] = Field(default="vocabulary")
     """Initial values of the virtual tokens."""
 
@@ -47,11 +47,11 @@ class Prompt(PeftStrategy):
             task_type=base.task_type,
             num_virtual_tokens=self.tokens,
             prompt_tuning_init=start,
-            # peft does not know what every family calls these two
+            # peft does not know every family's names of these two
             token_dim=base.model.get_input_embeddings().embedding_dim,  # type: ignore[arg-type]
             num_attention_heads=base.model.config.num_attention_heads,
             modules_to_save=list(base.head),
-            num_transformer_submodules=1,  # else peft makes as many again for a decoder, and never uses them
+            num_transformer_submodules=1,  # otherwise peft adds as many for a decoder, which it never uses
         )
 
     def make_room(self, base: Base) -> None:

@@ -1,8 +1,8 @@
-"""top_layers: the last k blocks, what is above them, and the head; k = 0 is the head alone.
+"""top_layers: train the last k blocks, the modules above them, and the head; k = 0 trains only the head.
 
-With k = 0 only what the checkpoint lacks or never trained learns (linear probing). With k >= 1 the modules above
-the last block (final norm, pooler) learn too. Learning rate: on validation rows of question types 1e-2 was best for the
-head alone and 1e-3 for the last two blocks; with more blocks it falls toward what `full` takes, as 1/k.
+k = 0 is linear probing: only modules that the checkpoint lacks or never trained are trained. With k >= 1, the modules
+above the last block (final norm, pooler) are trained, too. Learning rate: on validation rows of question types, 1e-2
+was best for the head alone and 1e-3 for the last two blocks; with more blocks it falls as 1/k toward that of `full`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TopLayers(Strategy):
 
     def start_lr(self) -> float:
         if not self.layers:
-            return 10 * self.default_lr  # a head alone takes, and needs, more
+            return 10 * self.default_lr  # a head alone needs a larger rate
         return min(1, 2 / self.layers) * self.default_lr
 
     def wrap(self, base: Base) -> nn.Module:
@@ -47,7 +47,7 @@ class TopLayers(Strategy):
             raise UserError(f"strategy.layers: {self.layers} is more than the {len(blocks)} blocks of {base.source}")
         if not self.layers and not base.head:
             raise UserError(
-                f"strategy.layers: 0 trains a new head alone, and for this task {base.source} needs none;"
+                f"strategy.layers: 0 trains only a new head, but {base.source} needs none for this task;"
                 " set it to 1 or more"
             )
         above = module_paths.above_blocks(base.model) if self.layers else ()

@@ -1,6 +1,7 @@
 """vera: W + diag(b) B diag(d) A with random A and B, frozen and shared (Kopiczko et al. 2024, eq. 2), through peft.
 
-b starts at zero, so the start is exact; d at 0.1. Learning rate: 1e-2 with the head at 4e-3 in the paper's GLUE runs.
+b is initialised to zero, so the start is exact, and d to 0.1. Learning rate: 1e-2, and 4e-3 for the head, in the
+paper's GLUE runs.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Vera(PeftStrategy):
-    """Size and place of the shared projections."""
+    """Settings of vera: size and targets of the shared projections."""
 
     default_lr: ClassVar[float] = 1e-2
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 5e-2)
@@ -37,7 +38,7 @@ class Vera(PeftStrategy):
     projection_seed: int = Field(default=0, ge=0)
     """Seed of A and B."""
     save_projection: bool = Field(default=True)
-    """Whether A and B are saved, too, instead of drawn again from their seed."""
+    """Whether to save A and B, too; otherwise they are recomputed from their seed."""
     targets: Targets = Field(default=("query", "value"))
     """Which matrices of the blocks: `all`, roles (`query`, `down` …), or patterns on names and paths."""
 
@@ -46,7 +47,7 @@ class Vera(PeftStrategy):
 
         paths = targets.resolve(base, self.targets)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Specified to not save vera_A")  # that is what was asked for
+            warnings.filterwarnings("ignore", message="Specified to not save vera_A")  # the user chose that
             return VeraConfig(
                 task_type=base.task_type,
                 r=self.rank,

@@ -59,14 +59,14 @@ def steps(
             stack.enter_context(_compiled(model))
         else:
             if last:
-                stack.enter_context(last.alone())
+                stack.enter_context(last.restricted())
             if not plain_autograd:
-                stack.enter_context(lora_linear.in_place_of_pefts(model))
+                stack.enter_context(lora_linear.replace_lora_layers(model))
             if device == "cpu" and not plain_autograd:
-                stack.enter_context(embedding_grad.in_place_of_torchs(model))
-                stack.enter_context(dropout.in_place_of_torchs(model))
+                stack.enter_context(embedding_grad.replace_embeddings(model))
+                stack.enter_context(dropout.replace_dropout(model))
             if device == "cpu":
-                stack.enter_context(attention.in_place_of_torchs())
+                stack.enter_context(attention.replace_sdpa())
         yield
 
 
