@@ -110,6 +110,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.training import optimizer_setup, speedups, wrapping
     from pefttools.training.evaluation import Evaluator
     from pefttools.training.loop import Loop
+    from pefttools.training.micro_batches import MicroBatches
     from pefttools.training.penalties import Penalties
     from pefttools.training.process import accelerator_for
     from pefttools.training.run import Run
@@ -146,10 +147,9 @@ def measured(overrides: list[str]) -> dict[str, int]:
         optimizer = optimizer_setup.build(model, made.strategy, made.train)
         last = last_block(model, task.inputs_of(task.collate(rows[:2], base.tokenizer, multiple)))
         prepared, optimizer = accelerator.prepare(model, optimizer)
-        loop = Loop(
-            made, task, prepared, model, optimizer, rows, base.tokenizer, accelerator, run, dict, bool, SILENT,
-            penalties, Composed(loss_of(task)),
-        )  # fmt: skip
+        batches = MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator)
+        objectives = Composed(loss_of(task))
+        loop = Loop(made, model, optimizer, batches, accelerator, run, dict, bool, SILENT, penalties, objectives)
         model.train()
         with speedups.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
             for _ in range(STEPS):

@@ -28,7 +28,8 @@ from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator, Scored
 from pefttools.training.feature_cache import load_or_compute
 from pefttools.training.features import FeatureExtractor, Features
-from pefttools.training.loop import Loop, num_steps
+from pefttools.training.loop import Loop
+from pefttools.training.micro_batches import MicroBatches, num_steps
 from pefttools.training.preparation import Prepared, prepare
 from pefttools.training.process import accelerator_for, hardware, stop_signals
 from pefttools.training.run import Run
@@ -148,10 +149,11 @@ class Training:
             def validate() -> dict[str, Any]:
                 return self._score("validation", "validation", features=features.get("validation")).metrics
 
+            encoded, tokenizer = prepared.encoded["train"], prepared.base.tokenizer
+            batches = MicroBatches(recipe, wrapped, model, encoded, tokenizer, accelerator, features.get("train"))
             loop = Loop(
-                recipe, recipe.task, wrapped, model, optimizer, prepared.encoded["train"], prepared.base.tokenizer,
-                accelerator, run, validate, should_stop, self.reporter, prepared.penalties, acting, progress,
-                features.get("train"),
+                recipe, model, optimizer, batches, accelerator, run, validate, should_stop, self.reporter,
+                prepared.penalties, acting, progress,
             )  # fmt: skip
             if last:
                 checkpoint.load_random_states(last, accelerator.process_index)

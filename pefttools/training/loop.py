@@ -9,38 +9,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from pefttools.data.batching import batches, step_multiple, steps, token_budget
-from pefttools.data.columns import Columns
 from pefttools.errors import Interrupted, UserError
-from pefttools.nn import input_embeddings
-from pefttools.objectives.base import Batch, Composed, Forward
+from pefttools.objectives.base import Composed
 from pefttools.recipe import schedule
 from pefttools.recipe.recipe import Recipe
-from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import Bar, Reporter
 from pefttools.strategies.base import trained
-from pefttools.tasks.base import Task
 from pefttools.training import checkpoint
 from pefttools.training.checkpoint import Progress
+from pefttools.training.micro_batches import MicroBatches
 from pefttools.training.penalties import Penalties
 from pefttools.training.run import Run
-from pefttools.training.step import Part, Update
+from pefttools.training.step import Update
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from datasets import Dataset
     from torch.optim import Optimizer
-    from transformers import PreTrainedTokenizerBase
 
-    from pefttools.training.features import Features
 
 WATCHED_STEPS = 5
 """Steps within which every trained tensor must have had a gradient."""
@@ -48,24 +40,15 @@ WATCHED_STEPS = 5
 Validate = Callable[[], Mapping[str, Any]]
 
 
-def num_steps(settings: TrainSettings, num_rows: int) -> int:
-    """How many updates a run makes."""
-    return max(1, round(settings.epochs * math.ceil(num_rows / settings.batch_size)))
-
-
 @dataclass
 class Loop:
     """Everything the loop works on; `progress` is where it stands."""
 
     recipe: Recipe
-    task: Task
     model: nn.Module
-    """As prepared by Accelerate."""
-    bare: nn.Module
-    """The same model without Accelerate's wrapping."""
+    """Without Accelerate's wrapping."""
     optimizer: Optimizer
-    rows: Dataset
-    tokenizer: PreTrainedTokenizerBase
+    batches: MicroBatches
     accelerator: Accelerator
     run: Run
     validate: Validate
@@ -74,41 +57,33 @@ class Loop:
     penalties: Penalties
     objectives: Composed
     progress: Progress = field(default_factory=Progress)
-    features: Features | None = None
-    """What frozen blocks make of every row, where that was computed before."""
 
     def __post_init__(self) -> None:
         settings = self.recipe.train
-        self.lengths: list[int] = self.rows["length"][:]
-        self.targets: list[int] = self.rows["num_targets"][:]
-        self.columns = Columns(self.rows)
-        self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
-        self.num_steps = num_steps(settings, len(self.lengths))
-        self.eval_every = max(1, round(settings.evaluate_every * self.steps_per_epoch))
-        parameters, accelerator = list(trained(self.bare).values()), self.accelerator
+        self.num_steps = self.batches.num_steps
+        self.eval_every = max(1, round(settings.evaluate_every * self.batches.steps_per_epoch))
+        parameters, accelerator = list(trained(self.model).values()), self.accelerator
         self.update = Update(
             self.objectives, self.penalties, self.optimizer,
             lambda share: accelerator.backward(share * accelerator.num_processes),  # DDP averages; we sum
             lambda: accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf),
             self.watch_gradients, self.updated,
         )  # fmt: skip
-        self.without_gradient = set(trained(self.bare))
+        self.without_gradient = set(trained(self.model))
         self.watched = self.progress.step + WATCHED_STEPS
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.grad_norm = 0.0
-        self.epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def step(self) -> None:
         """One update of the weights by the next rows."""
-        rows = self.next_rows()
+        rows = self.batches.rows(self.progress.step)
         self.set_learning_rate()
-        num_targets = max(1, sum(self.targets[row] for row in rows))
-        self.pending.append(self.update.step(lambda: self.parts(rows), num_targets))
-        self.progress.tokens += sum(self.lengths[row] for row in rows)
+        self.pending.append(self.update.step(lambda: self.batches.parts(rows), self.batches.num_targets(rows)))
+        self.progress.tokens += self.batches.num_tokens(rows)
 
     def updated(self) -> None:
         self.progress.step += 1
-        self.recipe.strategy.updated(self.bare, self.progress.step, self.num_steps)
+        self.recipe.strategy.updated(self.model, self.progress.step, self.num_steps)
 
     def fit(self) -> Progress:
         """Step until the end, an early stop, or an interruption, which is saved first.
@@ -120,7 +95,7 @@ class Loop:
         settings, progress = self.recipe.train, self.progress
         started = saved = time.monotonic()
         before = progress.seconds
-        self.bare.train()
+        self.model.train()
         with self.reporter.bar("training", self.num_steps, "steps", progress.step) as bar:
             while progress.step < self.num_steps and not progress.stopped_early:
                 begun = time.monotonic()
@@ -148,19 +123,19 @@ class Loop:
         progress = self.progress
         self.settle_losses()
         scores = self.validate()
-        bar.show(**{self.task.primary: scores[self.task.primary]})
+        bar.show(**{self.recipe.task.primary: scores[self.recipe.task.primary]})
         if not self.recipe.strategy.is_done(progress.step, self.num_steps):
             self.log_scores(scores)
             return
-        score, loss = scores[self.task.primary], scores["loss"]
-        gained = progress.best_score is None or self.task.is_better(score, progress.best_score)
+        score, loss = scores[self.recipe.task.primary], scores["loss"]
+        gained = progress.best_score is None or self.recipe.task.is_better(score, progress.best_score)
         progress.evals_without_improvement = 0 if gained else progress.evals_without_improvement + 1
         patience = self.recipe.train.patience
         progress.stopped_early = patience is not None and progress.evals_without_improvement >= patience
         tied = progress.best_loss is not None and score == progress.best_score and loss < progress.best_loss
         if gained or tied:  # of equal scores the one with the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
-            checkpoint.save_best(self.run.checkpoints, progress.step, self.bare, self.accelerator)
+            checkpoint.save_best(self.run.checkpoints, progress.step, self.model, self.accelerator)
         self.log_scores(scores)
 
     def log_scores(self, scores: Mapping[str, Any]) -> None:
@@ -195,7 +170,7 @@ class Loop:
         self.settle_losses()
         strategy = self.recipe.strategy
         checkpoint.save(
-            self.run.checkpoints, self.progress, self.bare, self.optimizer, strategy, self.objectives, self.accelerator
+            self.run.checkpoints, self.progress, self.model, self.optimizer, strategy, self.objectives, self.accelerator
         )
 
     def settle_losses(self) -> None:
@@ -228,44 +203,6 @@ class Loop:
             + (f"the last good checkpoint is {kept}" if kept else "there is no earlier checkpoint")
         )
 
-    def next_rows(self) -> list[int]:
-        """The rows of the next step, the same on every process."""
-        epoch, place = divmod(self.progress.step, self.steps_per_epoch)
-        if self.epoch[0] != epoch:
-            self.epoch = (epoch, steps(self.lengths, self.recipe.train.batch_size, self.recipe.seed, epoch))
-        return self.epoch[1][place]
-
-    def parts(self, rows: list[int]) -> Iterator[Part]:
-        """This process's share of a step, micro-batch by micro-batch.
-
-        In a step of fewer rows than processes some have nothing to add; they take part with weight 0.
-        """
-        settings, accelerator = self.recipe.train, self.accelerator
-        share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
-        weight = 1.0 if share else 0.0
-        max_tokens = settings.micro_batch_tokens or token_budget(accelerator.device.type)
-        multiple = step_multiple(settings.pad_multiple, accelerator.device.type)
-        limits = (settings.micro_batch_size, max_tokens, multiple)
-        parts = list(batches(share or rows[:1], self.lengths, *limits))
-        for part in parts:
-            batch = self.task.collate_training(self.columns[part], self.tokenizer, multiple)
-            on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            around = nullcontext() if part is parts[-1] else accelerator.no_sync(self.model)
-            yield Part(on_device, self.forward(part), weight, around)
-
-    def forward(self, rows: list[int]) -> Forward:
-        """The model's pass over a batch of these rows."""
-
-        def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
-            with ExitStack() as stack:
-                if self.features:
-                    assert embeddings is None, "an objective that changes embeddings has reuses_features = False"
-                    stack.enter_context(self.features.substituted(rows, batch))
-                stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
-                return self.model(**self.task.inputs_of(batch))
-
-        return run
-
     def set_learning_rate(self) -> None:
         settings = self.recipe.train
         assert settings.learning_rate is not None
@@ -281,7 +218,7 @@ class Loop:
             return
         self.without_gradient -= {
             name
-            for name, p in trained(self.bare).items()
+            for name, p in trained(self.model).items()
             if name in self.without_gradient and p.grad is not None and p.grad.any()
         }
         if self.without_gradient and self.progress.step + 1 == self.watched:

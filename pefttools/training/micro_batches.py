@@ -1,0 +1,104 @@
+"""The rows of every step, and a process's share of them as micro-batches on its device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from pefttools.data.batching import batches, step_multiple, steps, token_budget
+from pefttools.data.columns import Columns
+from pefttools.nn import input_embeddings
+from pefttools.objectives.base import Batch, Forward
+from pefttools.recipe.recipe import Recipe
+from pefttools.recipe.train_settings import TrainSettings
+from pefttools.training.step import Part
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from pefttools.training.features import Features
+
+
+def num_steps(settings: TrainSettings, num_rows: int) -> int:
+    """How many updates a run makes."""
+    return max(1, round(settings.epochs * math.ceil(num_rows / settings.batch_size)))
+
+
+@dataclass
+class MicroBatches:
+    """The encoded training rows in the order of the steps.
+
+    Every process knows the rows of all steps, so that the number of targets in a step needs no communication.
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    """As prepared by Accelerate."""
+    bare: nn.Module
+    """The same model without Accelerate's wrapping."""
+    encoded: Dataset
+    tokenizer: PreTrainedTokenizerBase
+    accelerator: Accelerator
+    features: Features | None = None
+    """Cached outputs of the frozen blocks, by row."""
+
+    def __post_init__(self) -> None:
+        settings = self.recipe.train
+        self.lengths: list[int] = self.encoded["length"][:]
+        self.targets: list[int] = self.encoded["num_targets"][:]
+        self.columns = Columns(self.encoded)
+        self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
+        self.num_steps = num_steps(settings, len(self.lengths))
+        self.epoch: tuple[int, list[list[int]]] = (-1, [])
+
+    def num_targets(self, rows: list[int]) -> int:
+        """Number of targets of these rows, and at least 1."""
+        return max(1, sum(self.targets[row] for row in rows))
+
+    def num_tokens(self, rows: list[int]) -> int:
+        return sum(self.lengths[row] for row in rows)
+
+    def rows(self, step: int) -> list[int]:
+        """Indices of the rows of a step, the same on every process; steps count from 0."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self.epoch[0] != epoch:
+            self.epoch = (epoch, steps(self.lengths, self.recipe.train.batch_size, self.recipe.seed, epoch))
+        return self.epoch[1][place]
+
+    def parts(self, rows: list[int]) -> Iterator[Part]:
+        """This process's share of a step, micro-batch by micro-batch.
+
+        In a step of fewer rows than processes some have nothing to add; they take part with weight 0.
+        """
+        settings, accelerator = self.recipe.train, self.accelerator
+        share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
+        weight = 1.0 if share else 0.0
+        max_tokens = settings.micro_batch_tokens or token_budget(accelerator.device.type)
+        multiple = step_multiple(settings.pad_multiple, accelerator.device.type)
+        limits = (settings.micro_batch_size, max_tokens, multiple)
+        parts = list(batches(share or rows[:1], self.lengths, *limits))
+        for part in parts:
+            batch = self.recipe.task.collate_training(self.columns[part], self.tokenizer, multiple)
+            on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            around = nullcontext() if part is parts[-1] else accelerator.no_sync(self.model)
+            yield Part(on_device, self.forward(part), weight, around)
+
+    def forward(self, rows: list[int]) -> Forward:
+        """The model's pass over a batch of these rows."""
+
+        def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
+            with ExitStack() as stack:
+                if self.features:
+                    assert embeddings is None, "an objective that changes embeddings has reuses_features = False"
+                    stack.enter_context(self.features.substituted(rows, batch))
+                stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
+                return self.model(**self.recipe.task.inputs_of(batch))
+
+        return run
