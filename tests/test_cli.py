@@ -161,7 +161,7 @@ def test_invalid_recipe_is_refused(
 
 
 BAD_DATA = {
-    "empty": (["data.train=empty.csv"], "data.train: empty.csv is empty: it holds no rows"),
+    "empty": (["data.train=empty.csv"], "data.train: empty.csv is empty: it has no rows"),
     "a header alone": (["data.train=header.csv"], "data.train: header.csv is empty"),
     "invalid UTF-8": (["data.train=latin.csv"], "data.train: latin.csv: byte 0x81 at position 14 is not utf-8"),
     "ragged": (["data.train=ragged.csv"], "ragged.csv line 3 has 4 columns and the header line has 2"),

@@ -121,7 +121,7 @@ class Marked(NamedTuple):
 
     text: str
     answers: list[Answer]
-    """The answers whose positions are is_prefix."""
+    """The answers whose positions are known."""
     rewritten: bool = False
     """Whether the template changes earlier turns when more turns follow, so that only the last answer is marked."""
     trimmed: bool = False

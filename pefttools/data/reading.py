@@ -86,7 +86,7 @@ def _stream(settings: FileSettings, key: str, reporter: Reporter, errors_in_plac
     try:
         rows = iter(_rows(settings, reporter))
         if (first := next(rows, None)) is None:
-            raise UserError(f"{settings.name} is empty: it holds no rows")
+            raise UserError(f"{settings.name} is empty: it has no rows")
         for place, row in chain([first], rows):
             if isinstance(row, UserError) and not errors_in_place:
                 raise _with_others(row, rows)
@@ -156,7 +156,7 @@ def _joined(found: list[tuple[Path, FileSettings]], reporter: Reporter) -> Itera
                     )
             yield place, row
         if columns is None:
-            reporter.warn(f"{file.name} is empty: it holds no rows")
+            reporter.warn(f"{file.name} is empty: it has no rows")
 
 
 class _Once(Reporter):

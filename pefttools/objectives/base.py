@@ -34,7 +34,7 @@ class Forward(Protocol):
 
         Args:
             embeddings: replaces the output of the input embedding for `batch["input_ids"]`; shape (rows, tokens,
-            width), with its graph. Only for an objective with `reuses_features = False`.
+                width), with its graph. Only for an objective with `reuses_features = False`.
         """
         ...
 
