@@ -241,7 +241,7 @@ def test_suite_passes_texts_on_literally(tmp_path: Path) -> None:
     ],
 )
 def test_override_without_effect_is_refused(name: str, override: str, takes: str) -> None:
-    with pytest.raises(UserError, match=f"has no effect: it takes {takes}"):
+    with pytest.raises(UserError, match=f"has no effect: it needs {takes}"):
         loaded(name, override)
 
 

@@ -1,4 +1,4 @@
-"""The command line: the only package that knows it. Heavy imports happen inside the commands that need them."""
+"""The command line. Commands import heavy libraries only when they need them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pefttools.registry import plugin_problems
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-__all__ = ["app", "compare", "inspect", "main", "run", "runs"]  # each module brings its commands
+__all__ = ["app", "compare", "inspect", "main", "run", "runs"]  # importing a module registers its commands
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
-    # cyclopts takes a lone - for an option
+    # cyclopts would read a lone - as an option
     words = ["/dev/stdin" if w == "-" and i and arguments[i - 1] != "--text" else w for i, w in enumerate(arguments)]
     try:
         app(words, exit_on_error=False, print_error=False, result_action="return_value")

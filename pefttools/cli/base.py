@@ -1,4 +1,4 @@
-"""What commands share: the application they register with."""
+"""The application with which commands register."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cyclopts import App, Group, Parameter
 
 app = App(
     name="pefttools",
-    help="Fine-tune a pretrained transformer by changing as little of it as will do, and prove the result.",
-    suppress_keyboard_interrupt=False,  # `run` ends it with a line of its own
+    help="Parameter-efficient fine-tuning of pretrained transformers, with verified results.",
+    suppress_keyboard_interrupt=False,  # `run` handles it with a message of its own
 )
 app["--help"].group = app["--version"].group = Group("Options", sort_key=9)  # last
 

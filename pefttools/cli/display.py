@@ -1,4 +1,4 @@
-"""The only file that prints, tables by rich. Results go to stdout, everything else to stderr."""
+"""The only module that prints. Results go to stdout, everything else to stderr; rich formats tables."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from pefttools.errors import EnvironmentFault
 from pefttools.inference.prediction_files import json_line
 
 BLOCK = 256
-"""JSON lines that are written at once."""
+"""Number of JSON lines that are written at once."""
 
 
 def accept_any_character() -> None:
-    """Write a character that a stream's encoding lacks (α in cp1252) as its escape, instead of failing."""
+    """Make stdout and stderr escape characters that their encoding lacks (α in cp1252) instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def flushed() -> int:
-    """Write what stdout still holds; returns the exit code of a failure, 0 otherwise."""
+    """Flush stdout; returns the exit code of a failure, otherwise 0."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -42,7 +42,7 @@ def flushed() -> int:
 
 
 def _close_stdout() -> None:
-    """Send what is left in the buffer nowhere, so that the interpreter does not fail on it at its end."""
+    """Discard what is left in stdout's buffer, so that the interpreter does not fail on it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -60,7 +60,7 @@ def _can_show(text: str) -> bool:
 
 
 def _out(text: str) -> None:
-    """On stdout, from the first process only. Raises EnvironmentFault when it cannot be written."""
+    """Print on stdout, in the first process only. Raises EnvironmentFault when that fails."""
     if not FIRST:
         return
     try:
@@ -71,8 +71,8 @@ def _out(text: str) -> None:
         raise EnvironmentFault(_not_written(error)) from error
 
 
-def _tell(message: str) -> None:
-    """On stderr, from the first process only."""
+def _err(message: str) -> None:
+    """Print on stderr, in the first process only."""
     if FIRST:
         print(message, file=sys.stderr)
 
@@ -88,19 +88,19 @@ def _table(table: Table) -> None:
 
 
 def problems(messages: Iterable[str]) -> None:
-    """Errors that the user can correct, one line each."""
+    """Print errors, one line each."""
     for message in messages:
-        _tell(f"error: {message}")
+        _err(f"error: {message}")
 
 
 def warnings(messages: Iterable[str]) -> None:
-    """Warnings, one line each."""
+    """Print warnings, one line each."""
     for message in messages:
-        _tell(f"warning: {message}")
+        _err(f"warning: {message}")
 
 
 def interrupted(message: str) -> None:
-    _tell(message)
+    _err(message)
 
 
 def _escapes() -> bool:
@@ -109,12 +109,12 @@ def _escapes() -> bool:
 
 
 def as_json(value: Any) -> None:
-    """One JSON value."""
+    """Print one JSON value."""
     _out(json.dumps(value, ensure_ascii=_escapes()))
 
 
 def as_json_lines(values: Iterable[Any]) -> None:
-    """One JSON value a line, written in blocks."""
+    """Print one JSON value a line, in blocks of lines."""
     escape = _escapes()
     lines: list[str] = []
     try:
@@ -123,19 +123,19 @@ def as_json_lines(values: Iterable[Any]) -> None:
             if len(lines) == BLOCK:
                 _out("\n".join(lines))
                 lines.clear()
-    finally:  # also write the rows before one that cannot be read
+    finally:  # also print the rows before one that raises an error
         if lines:
             _out("\n".join(lines))
 
 
 def parts(shown: Iterable[str | Table]) -> None:
-    """Lines and tables, one after another."""
+    """Print lines and tables."""
     for part in shown:
         _out(part) if isinstance(part, str) else _table(part)
 
 
 def names(listing: Mapping[str, Mapping[str, str]]) -> None:
-    """Kind -> name -> its one line."""
+    """Print a listing: kind -> name -> summary."""
     width = max(len(name) for entries in listing.values() for name in entries)
     for kind, entries in listing.items():
         _out(kind)
@@ -144,13 +144,13 @@ def names(listing: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def support(summaries: Mapping[str, str], matrix: Mapping[str, Any]) -> None:
-    """Strategies, then a table per task of what each one fits; the reasons for misfits stand below it."""
+    """Print the strategies, then the support matrix as a table for each task, with the reasons for failures."""
     names({"strategies": summaries})
     parts(support_table.shown(matrix, "✓" if _can_show("✓") else "yes"))
 
 
 def explained(lines: Sequence[tuple[str, str, str]]) -> None:
-    """YAML lines, each with a comment on its origin and help."""
+    """Print YAML lines, each with a comment on its origin and help."""
     width = max(len(line) for line, _, _ in lines if len(line) < 60)
     for line, origin, help_text in lines:
         comment = f"  # {origin}" + (f": {help_text}" if help_text else "") if origin else ""
@@ -158,7 +158,7 @@ def explained(lines: Sequence[tuple[str, str, str]]) -> None:
 
 
 def result(values: Mapping[str, Any], folder: str) -> None:
-    """A run's result: before and after, then what it cost."""
+    """Print a run's result: scores before and after training, then parameters and time."""
     before, after = values["before"], values["test"] or values["validation"]
     title = (
         f"{values['recipe']}: {values['task']} by {values['strategy']}; before is on the {before['measured_on']} rows"
@@ -197,11 +197,11 @@ PARTS = {
     "allocator": "gaps in the heap that glibc cannot reuse",
     "process": "the interpreter and the loaded libraries",
 }
-"""Part of the peak memory -> what it is."""
+"""Part of the peak memory -> its description."""
 
 
 def plan(values: Mapping[str, Any]) -> None:
-    """Parameters with their share, and the peak memory by part."""
+    """Print a plan: parameters with their shares, and the peak memory by part."""
     params, sizes = values["params"], values["bytes"]
     _out(f"{values['recipe']}: {values['task']} by {values['strategy']} on {values['base']}")
     table = Table()
@@ -226,13 +226,13 @@ def plan(values: Mapping[str, Any]) -> None:
 
 
 def sample(rows: Iterable[str]) -> None:
-    """Training rows as the model will see them."""
+    """Print training rows as the model will see them."""
     for number, row in enumerate(rows, 1):
         _out(f"--- {number}\n{row}")
 
 
 def scores(values: Mapping[str, Any]) -> None:
-    """A table for each metric that holds numbers of every class, entity or tag (`per_tag`)."""
+    """Print a table for each metric that has values for classes, entities or tags (`per_tag`)."""
     for metric, rows in values.items():
         if not isinstance(rows, Mapping) or not all(isinstance(row, Mapping) for row in rows.values()):
             continue
@@ -248,7 +248,7 @@ def scores(values: Mapping[str, Any]) -> None:
 
 
 def metrics(values: Mapping[str, Any]) -> None:
-    """Metrics, a line each, and the tables of classes, entities and tags when there are any."""
+    """Print metrics, one line each, and the tables of classes, entities and tags."""
     for name, value in values.items():
         if not isinstance(value, Mapping):
             _out(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value}")
@@ -256,19 +256,19 @@ def metrics(values: Mapping[str, Any]) -> None:
 
 
 def manifest(values: Mapping[str, Any], more: Iterable[str]) -> None:
-    """What an export proved.
+    """Print the measurements of an export.
 
     Args:
-        more: values that only this exporter reports.
+        more: further lines of this exporter.
     """
     _out(f"{values['exporter']} in {values['dtype']} -> {values['folder']}")
     for sentence in more:
         _out(sentence)
     if "rounding_error" in values:
-        _out(f"rounding to {values['dtype']} moves logits by up to {values['rounding_error']:.2g}")
+        _out(f"rounding to {values['dtype']} changes logits by up to {values['rounding_error']:.2g}")
     _out(
-        f"checked in a new process: largest logit difference from the trained model {values['max_logit_error']:.2g}"
-        f" on {values['compared_rows']} rows, from what was written {values['loaded_error']:.2g} (allowed"
-        f" {values['tolerance']:.2g}); {values['metric']} on {values['scored_rows']} {values['scored_on']} rows"
-        f" {values['exported']:.4f}, the trained model's {values['trained']:.4f}"
+        f"checked in a new process on {values['compared_rows']} rows: the largest logit difference from the trained"
+        f" model is {values['max_logit_error']:.2g}, from the model that was written {values['loaded_error']:.2g}"
+        f" (allowed {values['tolerance']:.2g}); {values['metric']} on {values['scored_rows']} {values['scored_on']}"
+        f" rows is {values['exported']:.4f}, the trained model's is {values['trained']:.4f}"
     )

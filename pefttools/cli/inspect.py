@@ -19,11 +19,11 @@ GROUP = Group("Before training", sort_key=1)
 
 @app.command(name="list", group=GROUP)
 def list_(kind: Kind | None = None, /, *, task: str = "text_classification", json: Json = False) -> None:
-    """List everything that has a name; `strategies` also shows what each fits, `tasks --json` the files of each task.
+    """List the names that recipes can use. `strategies` also shows the support matrix, `tasks --json` the data format.
 
     Args:
         kind: list only this kind.
-        task: show which strategies fit this task.
+        task: show which strategies work for this task.
         json: print one JSON object.
     """
     from pefttools.augmentations import augmentations
@@ -51,10 +51,10 @@ def list_(kind: Kind | None = None, /, *, task: str = "text_classification", jso
         from pefttools.compatibility import matrix
 
         tasks.get(task)
-        kept = matrix.saved()
+        support = matrix.saved()
         if not json:
-            kept["tasks"] = {task: kept["tasks"].get(task, {})}
-        display.as_json({**listing, "support": kept}) if json else display.support(listing[kind], kept)
+            support["tasks"] = {task: support["tasks"].get(task, {})}
+        display.as_json({**listing, "support": support}) if json else display.support(listing[kind], support)
     elif json:
         classes, problems = tasks.usable() if kind == "tasks" else ({}, [])
         display.warnings(problems)
@@ -73,13 +73,13 @@ def show(
     sample: int = 0,
     json: Json = False,
 ) -> None:
-    """Print the resolved recipe as YAML, each value with where it came from.
+    """Print the resolved recipe as YAML, with the origin of each value.
 
     Args:
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. strategy.rank=16.
-        explain: add what each setting means.
-        sample: print this many training rows instead, as the model will see them, with the learnt part marked.
+        explain: add the meaning of each setting.
+        sample: print this many training rows instead, as the model will see them, with the targets marked.
         json: print one JSON object.
     """
     from pefttools.recipe import recipes
@@ -107,7 +107,7 @@ def show(
 
 @app.command(group=GROUP)
 def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
-    """Report a recipe's exact number of parameters, and its peak memory by part, without loading weights.
+    """Print a recipe's exact number of parameters and its estimated peak memory by part, without loading weights.
 
     Args:
         recipe: a shipped name or a path.

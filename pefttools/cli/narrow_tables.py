@@ -1,4 +1,4 @@
-"""A table on a narrow terminal: as several tables, one below the other, so that no column is lost."""
+"""Wide tables on a narrow terminal: split into several tables, one below the other, so that all columns are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENDLESS = 10_000
 
 
 def parts(table: Table, console: Console) -> list[Table]:
-    """The table itself where it fits; else tables of some of its columns, each with the column that names the rows."""
+    """The table itself if it fits; else tables of some of its columns, each with the column that names the rows."""
     if _fits(table, console):
         return [table]
     columns = table.columns
@@ -32,14 +32,14 @@ def parts(table: Table, console: Console) -> list[Table]:
 
 
 def _of(table: Table, columns: list[int]) -> Table:
-    """The table with the columns of these numbers, in their order."""
+    """The table with the columns at these indices, in their original order."""
     part = copy(table)
     part.columns = [replace(table.columns[i], _index=place) for place, i in enumerate(sorted(columns))]
     return part
 
 
 def _fits(table: Table, console: Console) -> bool:
-    """Whether no word of a cell, and nothing of a cell that must not be wrapped, has to be cut."""
+    """Whether the terminal is wide enough for the longest word of each column, or its longest cell if not wrapped."""
     left, right = table.padding[3], table.padding[1]
     needed = sum(_width(column, console) + left + right + 1 for column in table.columns)
     return needed - 1 <= console.width - 2 * table.show_edge

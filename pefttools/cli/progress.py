@@ -1,4 +1,4 @@
-"""rich on stderr: notes, warnings and progress bars, on a terminal and in a log."""
+"""Notes, warnings and progress bars on stderr, by rich, on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST = os.environ.get("RANK", "0") == "0"
 
 SECONDS_BETWEEN_LINES = 10.0
 NARROW, WIDE = 72, 100
-"""Widths of a terminal below which the bar, and the speed, are left out."""
+"""Terminal widths below which the bar (`NARROW`) and the speed (`WIDE`) are left out."""
 
 
 class RichReporter(Reporter):
@@ -64,7 +64,7 @@ def _columns(width: int) -> Iterator[ProgressColumn]:
 
 
 class _Moving(Bar):
-    """On a terminal: a bar."""
+    """A progress bar on a terminal."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self.progress, self.task = progress, task
@@ -85,7 +85,7 @@ class _Moving(Bar):
 
 
 class _Lines(Bar):
-    """In a log: a line now and then."""
+    """Progress in a log, as a line every few seconds."""
 
     def __init__(self, console: Console, title: str, total: float | None, unit: str, done: float) -> None:
         self.console, self.title, self.total, self.unit = console, title, total, unit
@@ -109,7 +109,7 @@ class _Lines(Bar):
         return f"{self.done:,.0f} of {self.total:,.0f}" if self.total else f"{self.done:,.0f}"
 
     def _left(self, now: float) -> str:
-        """The time left at the speed so far; empty where the total is not known."""
+        """The estimated time left; empty where the total is not known."""
         if not self.total or self.done <= self.first:
             return ""
         seconds = round((now - self.started) / (self.done - self.first) * (self.total - self.done))

@@ -1,4 +1,4 @@
-"""The support matrix as tables of a terminal: which strategy fits which architecture, and why not."""
+"""The support matrix as tables for a terminal: which strategy works on which architecture, and why not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.table import Table
 
 
 def shown(matrix: Mapping[str, Any], yes: str) -> Iterator[str | Table]:
-    """A table per task, with the reasons for misfits below it, then the methods of peft.
+    """A table for each task, with the reasons for failures below it, then peft's methods.
 
     Args:
-        matrix: what `compatibility.matrix.saved` returns.
-        yes: the mark of what fits.
+        matrix: the result of `compatibility.matrix.saved`.
+        yes: the mark for a strategy that works.
     """
     for task, strategies in matrix["tasks"].items():
         rows = {(name, variant): row for name, found in strategies.items() for variant, row in found.items()}
@@ -24,7 +24,7 @@ def shown(matrix: Mapping[str, Any], yes: str) -> Iterator[str | Table]:
             if len(never[architecture]) > 1 or True in never[architecture]:
                 groups.setdefault(group, []).append(architecture)
         table = Table(
-            title=f"what fits, for {task}",
+            title=f"what works, for {task}",
             title_justify="left",
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -50,16 +50,16 @@ def shown(matrix: Mapping[str, Any], yes: str) -> Iterator[str | Table]:
         yield ("\n".join(f"({number}) {reason}" for reason, number in notes.items()))
     kinds = {kind: row["fits"] for kind, row in matrix["peft_types"].items()}
     yield ("\nstrategy=peft strategy.type=TYPE, on a BERT at peft's default settings:")
-    yield (f"  fit: {', '.join(kind for kind, fits in kinds.items() if fits is True)}")
+    yield (f"  work: {', '.join(kind for kind, fits in kinds.items() if fits is True)}")
     yield ("\n".join(f"  {kind}: {fits}" for kind, fits in kinds.items() if fits is not True))
 
 
 def _which(fits: Mapping[str, bool | str], notes: dict[str, int], yes: str) -> str:
-    """`yes` where all fit, else those that do not, with the number of the reason; a new reason gets the next number."""
+    """`yes` if all work, else those that do not, with the number of the reason; a new reason gets the next number."""
     reasons: dict[str, list[str]] = {}
-    for architecture, answer in fits.items():
-        if isinstance(answer, str):
-            reasons.setdefault(answer, []).append(architecture)
+    for architecture, reason in fits.items():
+        if isinstance(reason, str):
+            reasons.setdefault(reason, []).append(architecture)
     lines = []
     for reason, members in reasons.items():
         number = notes.setdefault(reason, len(notes) + 1)

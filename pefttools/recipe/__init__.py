@@ -1,1 +1,1 @@
-"""The recipe: its sections and their settings, overrides, and where every value came from."""
+"""Recipes: their sections and settings, overrides, and the origin of every value."""

@@ -1,7 +1,7 @@
 """Settings that moved from `train` into `train.optimizer`: their old keys are still understood, with a note.
 
-Recipes that runs wrote before hold all three, whichever optimizer was chosen. A setting the optimizer does not have,
-which was idle then, is left out.
+Recipes of earlier runs contain all three, whichever optimizer was chosen. A setting that the optimizer does not have
+had no effect then, and is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def in_file(values: dict[str, Any], is_run: bool) -> tuple[dict[str, Any], list[
     """A recipe file's values with the settings in their new place, notes, and problems: settings under both keys.
 
     Args:
-        is_run: whether a run wrote the file: then nobody needs to change it, and there are no notes.
+        is_run: whether a run wrote the file; then there are no notes, because nobody has to change it.
     """
     train = values.get("train")
     old = [key for key in DEFAULTS if isinstance(train, Mapping) and key in train]
@@ -59,10 +59,10 @@ def in_overrides(texts: Mapping[str, str]) -> tuple[dict[str, str], list[str], l
 
 
 def as_before(train: Mapping[str, Any]) -> dict[str, Any]:
-    """The section as it was before the settings moved, so that digests are what they were."""
+    """The section as it was before the settings moved, so that digests do not change."""
     name, settings = train["optimizer"]["name"], {k: v for k, v in train["optimizer"].items() if k != "name"}
     if not settings.keys() <= DEFAULTS.keys():
-        return dict(train)  # an optimizer that there was not
+        return dict(train)  # the optimizer is newer than the move
     return {**train, "optimizer": name, **DEFAULTS, **settings}
 
 

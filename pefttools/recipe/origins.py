@@ -1,4 +1,4 @@
-"""A resolved recipe as YAML lines, each with where its value came from and what it means."""
+"""A resolved recipe as YAML lines, each with the origin and the meaning of its value."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pefttools.settings import Settings, explain_field
 def lines(resolved: Resolved, explain: bool) -> list[tuple[str, str, str]]:
     """`(YAML, comment, help)` for each line; together the lines are a recipe that you can save and edit.
 
-    A setting that follows from the strategy stays null, with its value in the comment, so that it still follows the
-    strategy after an edit.
+    A setting whose default depends on the strategy stays null, with its value in the comment, so that it still depends
+    on the strategy after an edit.
     """
     recipe = resolved.recipe
     values = {key: value for key, value in recipe.as_dict().items() if key != "name"}

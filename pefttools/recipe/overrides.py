@@ -23,20 +23,20 @@ RESETS: Mapping[str, tuple[str, ...]] = {
 }
 """Override -> keys of the file that it resets, whatever the new value is; `replaced_data` adds more."""
 CHOICES = ("strategy", "task", "optimizer")
-"""Sections that a name may stand for; for the others it is a source."""
+"""Sections for which a plain text is their name; for the others it is their source."""
 GONE = object()
-"""In place of a value that is not there."""
+"""Marks a missing value."""
 
 
 @dataclass(frozen=True)
 class Overlaid:
-    """A recipe file's values with overrides laid over them."""
+    """The values of a recipe file after overrides."""
 
     values: dict[str, Any]
     from_file: set[str]
-    """Dotted keys that the file still decides."""
+    """Dotted keys whose values come from the file."""
     overridden: set[str]
-    """Dotted keys that an override decides."""
+    """Dotted keys whose values come from an override."""
     problems: list[str]
     named: frozenset[str] = frozenset()
     """The overrides' own keys."""
@@ -59,18 +59,18 @@ class Overlaid:
         if not reset:
             return []
         causes = [key for key in self.named if key in RESETS or key in ("data", "data.train", "base")]
-        told = ", ".join(f"{key} ({short(old)})" for key, old in reset.items())
-        return [f"{' and '.join(sorted(causes))} replaced; settings of the old one were reset: {told}"]
+        settings = ", ".join(f"{key} ({short(old)})" for key, old in reset.items())
+        return [f"{' and '.join(sorted(causes))} replaced; settings of the old one were reset: {settings}"]
 
 
 def overlay(
     values: dict[str, Any], texts: Mapping[str, str], kind: Any, drops: Sequence[str] = (), kept: Sequence[str] = ()
 ) -> Overlaid:
-    """Lay overrides over a file's values; a section is replaced before what is in it, whatever their order.
+    """Apply overrides to a file's values; a section is replaced before its settings, whatever their order.
 
     Args:
-        texts: dotted key -> what was written behind `=`, as `pairs` finds them.
-        kind: the type of the values, as `typed_yaml` has types.
+        texts: dotted key -> the text after `=`, as `pairs` returns them.
+        kind: the type of the values, see `typed_yaml`.
         drops: dotted keys of the file that no longer apply, in addition to those of `RESETS`.
         kept: dotted keys of the file that stay although their section is replaced by a plain text.
     """
@@ -94,34 +94,34 @@ def overlay(
             problems.append(f"{key}: {texts[key]!r} is not YAML: {str(error).splitlines()[0]}")
             continue
         if isinstance(value, str) and any(name.startswith(f"{key}.") for name in staying):
-            key = f"{key}.source"  # the section stays, another file stands in it
+            key = f"{key}.source"  # the section stays, with another source
         problems += _put(values, key, value)
         _put(overridden, key, value)
     return Overlaid(values, from_file, set(flat(overridden)), problems, frozenset(texts), dropped)
 
 
 def pairs(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """`KEY=VALUE` texts as keys with what was written, and one sentence on each that is not one."""
-    given, problems = {}, []
+    """`KEY=VALUE` texts as a mapping of keys to texts, and a message for each text that is not of this form."""
+    found, problems = {}, []
     for text in overrides:
         key, equals, value = text.partition("=")
         if equals and key:
-            given[key] = value
+            found[key] = value
         else:
             problems.append(f"{text!r} is not an override; write KEY=VALUE, e.g. train.epochs=3")
-    return given, problems
+    return found, problems
 
 
 def parsed(overrides: Sequence[str], kind: Any = Any) -> tuple[dict[str, Any], list[str]]:
     """The overrides with parsed values, of settings of this type: a class of settings, or `Any`."""
     texts, problems = pairs(overrides)
-    given = {}
+    values = {}
     for key, text in texts.items():
         try:
-            given[key] = typed_yaml.parse(text, typed_yaml.inner(kind, key.split("."), {}))
+            values[key] = typed_yaml.parse(text, typed_yaml.inner(kind, key.split("."), {}))
         except yaml.YAMLError as error:
             problems.append(f"{key}: {text!r} is not YAML: {str(error).splitlines()[0]}")
-    return given, problems
+    return values, problems
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
@@ -133,7 +133,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
             inner = dict.fromkeys([inner] if isinstance(inner, str) else inner)
         if isinstance(inner, list):  # of files
             inner = {"source": inner}
-        if isinstance(inner, str):  # a shorthand is opened: `strategy: lora`, `base: ./folder`
+        if isinstance(inner, str):  # expand a shorthand: `strategy: lora`, `base: ./folder`
             inner = {"name" if section in CHOICES else "source": inner}
         elif inner is not None and not isinstance(inner, dict):
             return [f"{key}: {section} is {inner!r}, which has no settings of its own"]

@@ -18,7 +18,7 @@ def in_file(values: dict[str, Any], is_run: bool) -> tuple[dict[str, Any], list[
     """A recipe file's values under their new keys, notes, and problems: settings under both keys.
 
     Args:
-        is_run: whether a run wrote the file: then nobody needs to change it, and there are no notes.
+        is_run: whether a run wrote the file; then there are no notes, because nobody has to change it.
     """
     notes, problems = [], []
     for old, new in RENAMED.items():
@@ -54,13 +54,13 @@ def in_overrides(texts: Mapping[str, str]) -> tuple[dict[str, str], list[str], l
 
 
 def task_as_before(task: Mapping[str, Any]) -> dict[str, Any]:
-    """The section as it was when its settings had their old names, so that digests are what they were."""
+    """The section with the old names of its settings, so that digests do not change."""
     old = {new: old for old, new in OF_TASK.items()}
     return {old.get(name, name): value for name, value in task.items()}
 
 
 def _with(values: Mapping[str, Any], sections: list[str], value: Any) -> dict[str, Any]:
-    """A copy with another value in the place that the sections name."""
+    """A copy with another value at the path of the sections."""
     if not sections:
         return value
     return {**values, sections[0]: _with(values[sections[0]], sections[1:], value)}

@@ -23,8 +23,8 @@ from pefttools.tasks.base import Task
 
 NAMES = ("train", "validation", "test")
 READING = ("format", "header", "quotes", "separator", "escape", "pattern", "encoding", "decode_errors")
-"""How a file is read, which another file of the same ending shares."""
-SAID_OF_ROWS = ("name", "description")
+"""Settings of how a file is read, which also apply to another file with the same extension."""
+ABOUT_ROWS = ("name", "description")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def replaced(
     Args:
         texts: the overrides, dotted key -> what was written.
         shipped: the shipped recipes whose own training rows are those that are replaced.
-        is_run: whether a run wrote the file, with what it learnt from its rows.
+        is_run: whether a run wrote the file, which then contains values found in the rows.
     """
     drops = list(_fitted(values)) if is_run and any(key.startswith(("data", "task")) for key in texts) else []
     if not names_other_rows(values, texts):
@@ -66,7 +66,7 @@ def names_other_rows(values: Mapping[str, Any], texts: Mapping[str, str]) -> boo
 
 
 def source(values: Mapping[str, Any]) -> Any:
-    """Where a recipe's training rows come from."""
+    """The source of a recipe's training rows."""
     file = get(values, "data.train")
     return get(file, "source") if isinstance(file, Mapping) else file
 
@@ -79,7 +79,7 @@ def name_of(file: Any) -> str:
 
 
 def choice(values: Mapping[str, Any], section: str) -> str:
-    """What a recipe's `strategy` or `base` is, in full or in short."""
+    """The name of a recipe's `strategy`, or the source of its `base`, in either notation."""
     found = get(values, section)
     if isinstance(found, Mapping):
         found = found.get("name" if section == "strategy" else "source", "")
@@ -87,10 +87,10 @@ def choice(values: Mapping[str, Any], section: str) -> str:
 
 
 def renamed(laid: Overlaid, before: Mapping[str, str]) -> Overlaid:
-    """A shipped recipe under a name of its own, and without its description, once its strategy or base is another.
+    """Give a shipped recipe a name of its own, and no description, if overrides change its strategy or base.
 
     Args:
-        before: `strategy` and `base` of its file.
+        before: `strategy` and `base` in its file.
     """
     name, dropped = str(laid.values["name"]), dict(laid.dropped)
     for section, old in before.items():
@@ -117,8 +117,8 @@ def staying(data: DataSettings, laid: Overlaid) -> list[str]:
     }
     if not values:
         return []
-    told = ", ".join(f"data.{k}={short(v['source'] if k in NAMES else v)}" for k, v in values.items())
-    return [f"data.train is not the recipe's own file; these settings still apply: {told}"]
+    settings = ", ".join(f"data.{k}={short(v['source'] if k in NAMES else v)}" for k, v in values.items())
+    return [f"data.train is not the recipe's own file; these settings still apply: {settings}"]
 
 
 def _of_the_rows(values: Mapping[str, Any]) -> list[str]:
@@ -127,7 +127,7 @@ def _of_the_rows(values: Mapping[str, Any]) -> list[str]:
     cls = _task(values)
     settings = [*cls.of_data, *_learnt(cls)] if cls else []
     return [
-        *SAID_OF_ROWS,
+        *ABOUT_ROWS,
         *(f"data.{key}" for key in (data if isinstance(data, Mapping) else ()) if key != "train"),
         *(f"task.{name}" for name in settings),
     ]
@@ -160,21 +160,21 @@ def _learnt(cls: type[Task]) -> list[str]:
 
 
 def _fitted(values: Mapping[str, Any]) -> list[str]:
-    """The keys under which a run's recipe holds what its task learnt from the rows."""
+    """The keys of a run's recipe whose values its task found in the rows."""
     cls = _task(values)
     return [f"task.{name}" for name in _learnt(cls)] if cls else []
 
 
 def _kept(values: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
-    """How your own files are read, where a plain name of another file of the same ending is given."""
-    kept = []
+    """The keys of how a file is read, if an override names another file with the same extension."""
+    found = []
     for name in NAMES:
         old, new = get(values, f"data.{name}"), texts.get(f"data.{name}", "")
         if not isinstance(old, Mapping) or new[:1] in ("", "{", "["):
             continue
         if _ending(new) == _ending(str(old.get("source", ""))):
-            kept += [f"data.{name}.{key}" for key in READING if key in old and key in FileSettings.model_fields]
-    return kept
+            found += [f"data.{name}.{key}" for key in READING if key in old and key in FileSettings.model_fields]
+    return found
 
 
 def _ending(source: str) -> str:

@@ -8,11 +8,11 @@ from typing import Literal
 
 Kind = Literal["recipes", "suites"]
 DESCRIPTION = re.compile(r"^description:.*\n?(?:[ \t]+.*\n?)*", re.MULTILINE)
-"""The key with its value, which may go on over indented lines."""
+"""The key with its value, which may continue on indented lines."""
 
 
 def folder(kind: Kind) -> Path:
-    """Where they are: in the wheel, or in the checkout."""
+    """The folder of the files: in the installed package, or in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / kind
     return inside if inside.is_dir() else package.parent / {"recipes": "recipes", "suites": "benchmarks/suites"}[kind]
@@ -26,7 +26,7 @@ def files(kind: Kind) -> dict[str, Path]:
 
 
 def descriptions(kind: Kind) -> dict[str, str]:
-    """Name -> its one line; nothing else of the files is parsed."""
+    """Name -> one-line description; the rest of the files is not parsed."""
     return {name: _description(file.read_text("utf-8")) for name, file in files(kind).items()}
 
 

@@ -37,7 +37,7 @@ class TrainSettings(Settings):
     """Factor on the learning rate of a new head; null means the strategy's default. With strategies
     that use peft (lora, ia3, …), the head has the same learning rate as the other weights."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate falls after the warmup."""
+    """Shape of the learning rate's decrease after the warmup."""
     warmup: float | None = Field(default=None, ge=0, lt=1)
     """Share of the steps over which the learning rate rises; null means the strategy's default."""
     weight_decay: float = Field(default=0.01, ge=0)
@@ -79,7 +79,7 @@ class TrainSettings(Settings):
     @field_validator("feature_cache", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
-        return "off" if value is False else value  # YAML's reading of a bare off
+        return "off" if value is False else value  # YAML reads a bare off as false
 
     @field_validator("optimizer", mode="before")
     @classmethod
@@ -97,9 +97,9 @@ class TrainSettings(Settings):
 
 
 def parse_optimizer(value: Any) -> tuple[Optimizer | None, list[str]]:
-    """The optimizer that a recipe chooses under `train.optimizer`, or the problems.
+    """The optimizer that a recipe chooses in `train.optimizer`, or None and the problems.
 
-    A mapping without `name` sets the default optimizer.
+    A mapping without `name` has settings of the default optimizer.
     """
     if isinstance(value, Mapping) and "name" not in value:
         value = {"name": TrainSettings.model_fields["optimizer"].default.name, **value}

@@ -1,8 +1,8 @@
-"""YAML read by the types of the settings it fills: where a setting is a text, its value is exactly what is written.
+"""YAML parsed by the types of the settings: where a setting is a text, its value is exactly the text in the file.
 
-YAML makes `no` a truth value, `007` and `1:30` numbers, `2024-01-01` a date and `1_000` a thousand. As a column, a
-class or a file name each is the word that is written. An override that fills a text is no YAML at all: `KEY=#1: a` is
-`#1: a`.
+Plain YAML reads `no` as a truth value, `007` and `1:30` as numbers, `2024-01-01` as a date and `1_000` as a thousand.
+As a column, a class or a file name each must stay a text. An override of a text setting is not parsed as YAML at all:
+`KEY=#1: a` is `#1: a`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pefttools.errors import UserError
 from pefttools.settings import Settings
 
 NULL = ("null", "Null", "NULL", "~", "")
-"""How YAML writes null."""
+"""YAML's notations of null."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Chosen:
     """The type of a section that is one of a registry's choices, picked by its `name`."""
 
     find: Callable[[str], type[Settings] | None]
-    """Name -> the class of its settings; None where there is none of that name."""
+    """Returns the class of the settings by name, or None for an unknown name."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """The type of a section of choices, each under its name."""
+    """The type of a section that maps names of choices to their settings."""
 
     find: Callable[[str], type[Settings] | None]
 
 
 @dataclass(frozen=True)
 class Dotted:
-    """The type of a mapping whose keys are paths into values of another type: `{data.labels.0: no}`."""
+    """The type of a mapping whose keys are dotted keys of another type: `{data.labels.0: no}`."""
 
     kind: Any
     values: Mapping[str, Any]
-    """Values that say which choices are picked."""
+    """Values that contain the names of choices."""
 
 
 def parse(text: str, kind: Any) -> Any:
@@ -65,7 +65,7 @@ def load(text: str, kind: Any) -> Any:
     """The value of a YAML document.
 
     Raises:
-        yaml.YAMLError: it is none, or a key stands twice in a mapping.
+        yaml.YAMLError: the text is not YAML, or a mapping has a key twice.
     """
     loader = yaml.SafeLoader(text)
     try:
@@ -76,7 +76,7 @@ def load(text: str, kind: Any) -> Any:
 
 
 def inner(kind: Any, path: Sequence[str], values: Any) -> Any:
-    """The type of what stands under a path, in values that say which choices are picked; `Any` where it is unknown."""
+    """The type of the value at a path; `values` contain the names of choices. `Any` where the type is unknown."""
     for key in path:
         kind = _of_key(kind, key, _name_in(values))
         values = values.get(key) if isinstance(values, Mapping) else None
@@ -101,7 +101,7 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
 
 
 def _members(kind: Any) -> list[Any]:
-    """The types of a union, without what annotates them."""
+    """The types of a union, without annotations."""
     if get_origin(kind) is Annotated:
         return _members(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -118,7 +118,7 @@ def _hashable(kind: Any) -> Any:
 
 
 def _takes_text(kind: Any) -> bool:
-    """Whether a single value here can only be a text (or null): also where it stands for a section or a list."""
+    """Whether a scalar of this type is always a text or null, which includes shorthands for sections and lists."""
     members = [member for member in _members(kind) if member not in (None, type(None))]
     return bool(members) and all(_is_text(member) for member in members)
 
@@ -133,7 +133,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _takes_parts(kind: Any) -> bool:
-    """Whether a mapping or a list can stand here."""
+    """Whether a value of this type can be a mapping or a list."""
     return any(
         isinstance(member, (Chosen, Named, Dotted, Mapping))
         or get_origin(member) in (tuple, list, dict, Mapping, Sequence)
@@ -146,7 +146,7 @@ def _of_key(kind: Any, key: str, name: Any) -> Any:
     """The type under a key of a mapping.
 
     Args:
-        name: what the mapping says under `name`, which picks a choice.
+        name: the mapping's value under `name`, which selects a choice.
     """
     for member in _members(kind):
         if isinstance(member, Chosen):
@@ -171,19 +171,19 @@ def _of_item(kind: Any, index: int) -> Any:
         if get_origin(member) in (tuple, list, Sequence):
             items: Any = get_args(member)
             return items[0] if len(items) < 2 or items[1] is Ellipsis else items[min(index, len(items) - 1)]
-    return str if _takes_text(kind) else Any  # several names, or files, where one may stand
+    return str if _takes_text(kind) else Any  # several names or files, where one would be allowed
 
 
 def _name_in(values: Any) -> Any:
-    """The name of a section's choice, in full or in short."""
+    """The name of a section's choice, in either notation."""
     return values.get("name") if isinstance(values, Mapping) else values
 
 
 def read_file(path: Path, known: Iterable[str] = (), kind: Any = Any) -> dict[str, Any]:
-    """The mapping in a YAML file, of values of this type.
+    """The mapping in a YAML file, parsed by this type.
 
     Raises:
-        UserError: it holds none, naming the keys it may have.
+        UserError: the file is not YAML, or not a mapping; the message lists the known keys.
     """
     try:
         values = load(path.read_text("utf-8"), kind)

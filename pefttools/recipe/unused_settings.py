@@ -29,7 +29,7 @@ def in_sections(recipe: Recipe) -> dict[str, str]:
     sections |= {f"objectives.{name}": one for name, one in recipe.objectives.items()}
     sections |= {f"augmentations.{name}": one for name, one in recipe.augmentations.items()}
     return {
-        f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it takes {words}"
+        f"{section}.{name}": f"{section}.{name}={short(getattr(settings, name))} has no effect: it needs {words}"
         for section, settings in sections.items()
         for name, words in settings.ignored().items()
     }
@@ -38,10 +38,10 @@ def in_sections(recipe: Recipe) -> dict[str, str]:
 def across_sections(recipe: Recipe, given: Collection[str]) -> list[str]:
     """A message for every value that a value of another section makes ineffective.
 
-    They are reported and never refused: a suite sets one value for all its tasks and strategies.
+    They are reported and never refused, because a suite sets one value for all its tasks and strategies.
 
     Args:
-        given: the dotted keys that a file or an override decides.
+        given: the dotted keys that a file or an override sets.
     """
     return [*_of_steps(recipe, given), *_of_classes(recipe)]
 
@@ -58,8 +58,8 @@ def _of_steps(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
     ]
     if not strategy.trains:
         if changed:
-            told = ", ".join(f"train.{name}={_shown(getattr(train, name))}" for name in changed)
-            yield f"{told}: has no effect, because strategy={strategy.name} trains nothing"
+            settings = ", ".join(f"train.{name}={_shown(getattr(train, name))}" for name in changed)
+            yield f"{settings}: has no effect, because strategy={strategy.name} trains nothing"
     elif "head_lr_scale" in changed and isinstance(strategy, PeftStrategy):
         yield (
             f"train.head_lr_scale={train.head_lr_scale} has no effect: with strategy={strategy.name} the head has"
@@ -68,12 +68,12 @@ def _of_steps(recipe: Recipe, given: Collection[str]) -> Iterator[str]:
 
 
 def _is_given(key: str, given: Collection[str]) -> bool:
-    """Whether a key is among the given ones, or one below it."""
+    """Whether a key, or one below it, is among the given ones."""
     return any(name == key or name.startswith(f"{key}.") for name in given)
 
 
 def _shown(value: Any) -> str:
-    """A value for a message; a choice of default settings by its name alone."""
+    """A value for a message; a choice with default settings is shown by its name alone."""
     if isinstance(value, Choice):
         value = value.name if value == type(value)() else value.as_dict()
     return short(value)
