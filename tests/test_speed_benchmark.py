@@ -52,10 +52,10 @@ def measured(case: str, contender: str, number: int, **values: Any) -> dict[str,
 def test_both_contenders_train_the_same_parameters(case: str, speed: Any, folder: Path) -> None:
     import torch
 
-    cases, plain = speed("cases"), speed("plain")
+    cases, trainer_models = speed("cases"), speed("trainer_models")
     recipe = cases.recipe_of(cases.Order(case, "trainer", 0, str(folder), 64, smoke=True))
     task = recipe.task.fit(load_splits(recipe.data, recipe.task))
-    _, theirs = plain.build(recipe, task)
+    _, theirs = trainer_models.build(recipe, task)
     torch.manual_seed(recipe.seed)
     ours = recipe.strategy.wrap(task.load(recipe.base))
     shapes = [{name: p.shape for name, p in trained(model).items()} for model in (theirs, ours)]
@@ -81,7 +81,7 @@ def test_clock_excludes_evaluation(speed: Any, monkeypatch: pytest.MonkeyPatch) 
     now = iter(range(100))
     monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: float(next(now))))
     made = clock.Clock()  # 0
-    with made.bar("test, untouched", 1, "rows"):  # 1 to 2, when training begins
+    with made.bar("test, baseline", 1, "rows"):  # 1 to 2, when training begins
         pass
     with made.bar("training", 2, "steps") as bar:  # memory is measured from 3 to 4; 5
         bar.advance(1)  # 6
@@ -118,29 +118,29 @@ def test_texts_have_the_exact_number_of_tokens(speed: Any, folder: Path) -> None
 
 
 def test_measures_are_stored_and_settings_compared(speed: Any, tmp_path: Path) -> None:
-    kept, cases = speed("kept"), speed("cases")
+    store, cases = speed("store"), speed("cases")
     order = cases.Order("lora", "trainer", 1, str(tmp_path), 64)
-    store = kept.Kept(tmp_path)
-    store.settle({"rows": 64})
-    assert not store.has(order.identity)
-    store.add({**order.identity, "seconds": 1.0})
-    with store.file.open("a") as stream:
+    measures = store.Store(tmp_path)
+    measures.set_settings({"rows": 64})
+    assert not measures.has(order.identity)
+    measures.add({**order.identity, "seconds": 1.0})
+    with measures.file.open("a") as stream:
         stream.write('{"case": "lo')  # cut short
-    again = kept.Kept(tmp_path)
-    again.settle({"rows": 64})
+    again = store.Store(tmp_path)
+    again.set_settings({"rows": 64})
     assert again.has(order.identity)
     again.add({**order.identity, "round": 2})
-    assert [one["round"] for one in kept.Kept(tmp_path).measures] == [1, 2]
-    with pytest.raises(SystemExit, match="rows was 64, now it is 65"):
-        kept.Kept(tmp_path).settle({"rows": 65})
+    assert [one["round"] for one in store.Store(tmp_path).measures] == [1, 2]
+    with pytest.raises(SystemExit, match="rows was 64 and is 65 now"):
+        store.Store(tmp_path).set_settings({"rows": 65})
 
 
 def test_unequal_numbers_of_parameters_are_refused(speed: Any) -> None:
-    kept = speed("kept")
+    store = speed("store")
     one, other = measured("lora", "trainer", 0), measured("lora", "pefttools", 0)
-    kept.refuse_unequal([one, other])
+    store.refuse_unequal([one, other])
     with pytest.raises(SystemExit, match="parameters: trainer 7, pefttools 8"):
-        kept.refuse_unequal([one, {**other, "trainable": 8}])
+        store.refuse_unequal([one, {**other, "trainable": 8}])
 
 
 def test_report_tables(speed: Any) -> None:
@@ -158,17 +158,17 @@ def test_report_tables(speed: Any) -> None:
     ]  # fmt: skip
     text = report.text(measures, {"rows": 100, "threads": 1})
     for line in (
-        "| lora | rows/s against trainer | ≥ 4.5× | 10.00 (5.00 to 15.00) | yes |",
-        "| lora | rows/s against trainer_tuned | ≥ 1.6× | 2.50 (2.50 to 2.50) | yes |",
-        "| lora | peak memory over the model against trainer | ≤ 0.6× | 0.50 (0.50 to 0.50) | yes |",
+        "| lora | rows/s compared with trainer | ≥ 4.5× | 10.00 (5.00 to 15.00) | yes |",
+        "| lora | rows/s compared with trainer_tuned | ≥ 1.6× | 2.50 (2.50 to 2.50) | yes |",
+        "| lora | peak memory over the model compared with trainer | ≤ 0.6× | 0.50 (0.50 to 0.50) | yes |",
         "| fixed | bare bf16 forwards a step | ≤ 2.5 | 2.60 (2.60 to 2.60) | **no** |",
-        "| lora | test accuracy against trainer | ≥ -0.5 points | -1.00 points, 1 seeds | **no** |",
+        "| lora | test accuracy compared with trainer | ≥ -0.5 points | -1.00 points, 1 seeds | **no** |",
         "| pefttools_cached | 9.00 (9.00 to 9.00) | 5.00 (5.00 to 5.00) |",
         "| lora | pefttools | 50.0 (50.0 to 50.0) | 10.00 (5.00 to 15.00) | 2.50 (2.50 to 2.50) | 500 | 12.0 | 1,431"
         " | 477 | 0.50 | 0.50 | 25.0% | 0.8 |",
     ):
         assert line in text
-    assert "What must be shown" not in report.text(measures, {"smoke": True})
+    assert "## Limits" not in report.text(measures, {"smoke": True})
 
 
 def test_fits_recover_their_parameters(speed: Any) -> None:

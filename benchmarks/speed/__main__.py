@@ -1,13 +1,13 @@
-"""pefttools against transformers' Trainer with peft: speed, memory and what is learnt, side by side in one run.
+"""pefttools compared with transformers' Trainer and peft: speed, memory and test accuracy, measured in one run.
 
     make speed                                                    # every case, five rounds: hours on two cores
     python benchmarks/speed --cases lora head --repeats 3 --rows 512
     python benchmarks/speed --accuracy                            # three seeds at the recipes' full number of epochs
-    python benchmarks/speed --smoke                               # does every case run? on a tiny random base
+    python benchmarks/speed --smoke                               # check that every case runs, on a tiny random base
 
-A measurement is a fresh process. One that is in --out is not made again, so a run that was stopped goes on; the tables,
-benchmarks/results/speed.{md,json}, hold whatever is there. Measurements of another pefttools, or under other
-settings, are refused: name another --out.
+Every measurement runs in a new process. Measurements that are already in --out are not repeated, so the same command
+continues after a stop. The tables, benchmarks/results/speed.{md,json}, contain all measurements so far. Measurements of
+another version of pefttools or with other settings are refused; name another --out for them.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 
 import accuracy
-import kept
 import report
+import store
 import summary
 from cases import CASES, Order
-from fresh import ask
+from processes import measure_in_process
 
 from pefttools import atomic
 
@@ -32,38 +32,38 @@ SMOKE_ROWS = 64
 
 def main() -> None:
     arguments = parsed()
-    there = kept.Kept(arguments.out)
+    stored = store.Store(arguments.out)
     if not arguments.collect:
-        there.settle(
+        stored.set_settings(
             {
                 "rows": arguments.rows, "epochs": arguments.epochs, "threads": arguments.threads,
                 "smoke": arguments.smoke,
             }
         )  # fmt: skip
         try:
-            measure(orders(arguments), there, arguments)
+            measure(orders(arguments), stored, arguments)
         except KeyboardInterrupt:
-            raise SystemExit("stopped; the same command goes on") from None
-    if not there.measures:
-        raise SystemExit(f"--out: nothing has been measured in {there.folder}")
-    write(there, arguments.json)
-    print(report.text(there.measures, there.settings))
+            raise SystemExit("stopped; run the same command again to continue") from None
+    if not stored.measures:
+        raise SystemExit(f"--out: nothing has been measured in {stored.folder}")
+    write(stored, arguments.json)
+    print(report.text(stored.measures, stored.settings))
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
-    parser.add_argument("--repeats", type=int, help="rounds; 5 when not given, 1 with --smoke")
-    parser.add_argument("--rows", type=int, help="to train on or to predict; 1024 when not given")
-    parser.add_argument("--epochs", type=float, help="each case's own when not given")
-    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS when not given, or every core")
-    parser.add_argument("--out", type=Path, help="where measurements are kept; runs/speed when not given")
-    parser.add_argument("--json", type=Path, help="the file of the results; the tables go beside it")
-    parser.add_argument("--collect", action="store_true", help="measure nothing, write the tables of what is there")
-    parser.add_argument("--accuracy", action="store_true", help="train in full and compare the test accuracy")
+    parser.add_argument("--repeats", type=int, help="number of rounds; by default 5, with --smoke 1")
+    parser.add_argument("--rows", type=int, help="rows to train on or to predict; by default 1024")
+    parser.add_argument("--epochs", type=float, help="epochs; by default those of each case")
+    parser.add_argument("--threads", type=int, help="threads; by default OMP_NUM_THREADS, or all cores")
+    parser.add_argument("--out", type=Path, help="folder of the measurements; by default runs/speed")
+    parser.add_argument("--json", type=Path, help="file of the results; the tables get the same name with .md")
+    parser.add_argument("--collect", action="store_true", help="measure nothing; write the tables of existing results")
+    parser.add_argument("--accuracy", action="store_true", help="train for all epochs and compare test accuracy")
     parser.add_argument("--contenders", nargs="+", help="only these of each case: trainer, trainer_tuned, pefttools …")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of --accuracy")
-    parser.add_argument("--smoke", action="store_true", help="a tiny random base: whether it runs, not how fast")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="seeds of --accuracy")
+    parser.add_argument("--smoke", action="store_true", help="use a tiny random base, to check that everything runs")
     arguments = parser.parse_args()
     smoke = arguments.smoke
     arguments.repeats = arguments.repeats or (1 if smoke else 5)
@@ -75,7 +75,7 @@ def parsed() -> argparse.Namespace:
 
 
 def orders(arguments: argparse.Namespace) -> list[Order]:
-    """Every measurement, in order: of a case the contenders take turns."""
+    """All measurements, in order; the contenders of a case take turns."""
     folder = str(arguments.out)
     if arguments.accuracy:
         every = accuracy.orders(arguments.cases, arguments.seeds, folder, arguments.smoke)
@@ -94,28 +94,29 @@ def rounds(arguments: argparse.Namespace, folder: str) -> list[Order]:
     ]
 
 
-def measure(wanted: list[Order], there: kept.Kept, arguments: argparse.Namespace) -> None:
-    """Make every measurement that is not there, a line on each."""
-    missing = [order for order in wanted if not there.has(order.identity)]
+def measure(wanted: list[Order], stored: store.Store, arguments: argparse.Namespace) -> None:
+    """Make the missing measurements, and print a line for each."""
+    missing = [order for order in wanted if not stored.has(order.identity)]
     for number, order in enumerate(missing, 1):
-        answer = there.add({**order.identity, **ask(order, {"OMP_NUM_THREADS": str(arguments.threads)})})
-        kept.refuse_unequal(there.measures)
-        said = f"{summary.rows_per_second(answer):.1f} rows/s" if "rows" in answer else ""
-        print(f"{number}/{len(missing)} {order.case} {order.contender} {order.round} {said}", file=sys.stderr)
+        found = measure_in_process(order, {"OMP_NUM_THREADS": str(arguments.threads)})
+        measured = stored.add({**order.identity, **found})
+        store.refuse_unequal(stored.measures)
+        rate = f"{summary.rows_per_second(measured):.1f} rows/s" if "rows" in measured else ""
+        print(f"{number}/{len(missing)} {order.case} {order.contender} {order.round} {rate}", file=sys.stderr)
         if number == len(missing) or missing[number].case != order.case:
-            write(there, arguments.json)
+            write(stored, arguments.json)
 
 
-def write(there: kept.Kept, file: Path) -> None:
-    """The results as JSON, and the tables beside them."""
+def write(stored: store.Store, file: Path) -> None:
+    """Write the results as JSON, and the tables as Markdown."""
     atomic.write_json(
         file,
         {
-            "machine": report.machine(), "settings": there.settings, "figures": summary.figures(there.measures),
-            "accuracy": accuracy.figures(there.measures), "measures": there.measures,
+            "machine": report.machine(), "settings": stored.settings, "figures": summary.figures(stored.measures),
+            "accuracy": accuracy.figures(stored.measures), "measures": stored.measures,
         },
     )  # fmt: skip
-    atomic.write_text(file.with_suffix(".md"), report.text(there.measures, there.settings))
+    atomic.write_text(file.with_suffix(".md"), report.text(stored.measures, stored.settings))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether speed is paid for in what is learnt: test accuracy at a recipe's full number of epochs, mean over seeds."""
+"""Test accuracy after a recipe's full number of epochs, as mean over seeds, to check that speed costs no accuracy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import summary
 from cases import CASES, TRAINING, Order
-from kept import Measured
+from store import Measured
 
 
 def orders(cases: Sequence[str], seeds: Sequence[int], folder: str, smoke: bool) -> list[Order]:
-    """Every trial, the contenders of a seed one after another."""
+    """All trials, with the contenders of a seed one after another."""
     return [
         Order(case, contender, seed, folder, rows=0, smoke=smoke, full=True)
         for case in cases
@@ -23,9 +23,9 @@ def orders(cases: Sequence[str], seeds: Sequence[int], folder: str, smoke: bool)
 
 
 def figures(measures: Sequence[Measured]) -> list[dict[str, Any]]:
-    """A dict a contender of a case: each seed's test accuracy, their mean, and its difference to Trainer's mean.
+    """For each contender of a case: the seeds' test accuracies, their mean, and the mean difference from Trainer.
 
-    The difference is a fraction over the seeds that both have; None where there are none.
+    The difference is a fraction, over the seeds that both have; None where there are none.
     """
     made = []
     for case in CASES:
@@ -48,16 +48,17 @@ def _scores(measures: Sequence[Measured], case: str, contender: str) -> dict[int
 
 
 def table(measures: Sequence[Measured]) -> list[str]:
-    """Markdown."""
+    """The section on test accuracy in Markdown."""
     rows = figures(measures)
     if not rows:
         return []
     text = [
         "## Test accuracy at the recipe's full number of epochs",
         "",
-        "Mean over seeds, each seed's in brackets. Nobody selects on validation rows: the last weights are scored.",
+        "Mean over seeds, with the seeds' values in brackets. The last weights are scored; no contender selects weights"
+        " on validation rows.",
         "",
-        "| case | contender | test accuracy | points against trainer |",
+        "| case | contender | test accuracy | points compared with trainer |",
         "|---|---|---|---:|",
     ]
     for row in rows:

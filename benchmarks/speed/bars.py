@@ -1,4 +1,4 @@
-"""What must be shown, and whether it was: missed is told as missed."""
+"""The limits that pefttools must meet, and whether it meets them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 
 import accuracy
 import summary
-from kept import Measured
+from store import Measured
 
 POINTS = 0.005
-"""How much less test accuracy than Trainer's is still the same, a fraction."""
+"""Allowed loss of test accuracy compared with Trainer, as a fraction."""
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A limit for pefttools in one case: at least for speed, at most for memory."""
+    """A limit for pefttools in one case: a minimum for speed, a maximum for memory."""
 
     case: str
     quantity: Literal["speed", "memory"]
     limits: tuple[float, ...]
-    """Against each yardstick of the case."""
+    """Ratios to each contender of the case that is not pefttools."""
 
 
 BARS = (
@@ -35,11 +35,11 @@ BARS = (
     Bar("lora", "memory", (0.6, 0.75)),
 )
 MOST_FORWARDS = 2.5
-"""That a LoRA step on a fixed batch may take."""
+"""Upper limit of a LoRA step on a fixed batch, in forwards."""
 
 
 def table(measures: Sequence[Measured]) -> list[str]:
-    """Markdown: a row a bar that has been measured."""
+    """A Markdown table with a row for each limit that has been measured."""
     rows = [row for bar in BARS for row in _rows(bar, measures)]
     steps = summary.spread(measures, "fixed", "step", lambda measured: measured["pefttools_forwards"])
     if steps:
@@ -47,13 +47,13 @@ def table(measures: Sequence[Measured]) -> list[str]:
     for figure in accuracy.figures(measures):
         if figure["contender"] == "pefttools" and figure["difference"] is not None:
             met = figure["difference"] >= -POINTS
-            told = f"{100 * figure['difference']:+.2f} points, {len(figure['scores'])} seeds"
+            measured = f"{100 * figure['difference']:+.2f} points, {len(figure['scores'])} seeds"
             bar = f"≥ -{100 * POINTS:g} points"
-            rows.append(_line(figure["case"], "test accuracy against trainer", bar, told, met))
+            rows.append(_line(figure["case"], "test accuracy compared with trainer", bar, measured, met))
     if not rows:
         return []
-    head = ["| case | quantity | bar | measured | met |", "|---|---|---|---|---|"]
-    return ["## What must be shown", "", *head, *rows, ""]
+    head = ["| case | quantity | limit | measured | met |", "|---|---|---|---|---|"]
+    return ["## Limits", "", *head, *rows, ""]
 
 
 def _rows(bar: Bar, measures: Sequence[Measured]) -> list[str]:
@@ -63,15 +63,15 @@ def _rows(bar: Bar, measures: Sequence[Measured]) -> list[str]:
     for other, limit in zip(summary.yardsticks(bar.case), bar.limits, strict=True):
         found = summary.ratio(measures, bar.case, "pefttools", other, quantity)
         if found:
-            about = f"{'rows/s' if faster else 'peak memory over the model'} against {other}"
+            about = f"{'rows/s' if faster else 'peak memory over the model'} compared with {other}"
             made.append(_row(bar.case, about, f"{'≥' if faster else '≤'} {limit:g}×", found, faster, limit))
     return made
 
 
-def _row(case: str, about: str, told: str, found: summary.Spread, at_least: bool, limit: float) -> str:
+def _row(case: str, about: str, limit_text: str, found: summary.Spread, at_least: bool, limit: float) -> str:
     met = found.median >= limit if at_least else found.median <= limit
-    return _line(case, about, told, f"{found.median:.2f} ({found.least:.2f} to {found.most:.2f})", met)
+    return _line(case, about, limit_text, f"{found.median:.2f} ({found.least:.2f} to {found.most:.2f})", met)
 
 
-def _line(case: str, about: str, told: str, measured: str, met: bool) -> str:
-    return f"| {case} | {about} | {told} | {measured} | {'yes' if met else '**no**'} |"
+def _line(case: str, about: str, limit_text: str, measured: str, met: bool) -> str:
+    return f"| {case} | {about} | {limit_text} | {measured} | {'yes' if met else '**no**'} |"

@@ -1,4 +1,4 @@
-"""What is measured: every case, who takes part in it, and the recipe that all of them follow."""
+"""The cases of the benchmark: the contenders of each, and the recipe that all of them follow."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ENCODER, DECODER = "question-type-lora", "dialogue-smollm2-lora"
 TRAINING = ("trainer", "trainer_tuned", "pefttools")
 BATCHES_TO_WARM_UP = 3
 FOREVER = 10**9
-"""Epochs between looks and seconds between checkpoints, so that the end is the only one."""
+"""Epochs between evaluations and seconds between checkpoints, so that both happen only at the end."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to be fast at. The first contender is the yardstick, the second the same tuned by someone who knows."""
+    """One kind of work to measure. The first contender is the reference, the second the same tuned by an expert."""
 
     about: str
     kind: Literal["train", "predict", "cold", "fixed"]
@@ -30,14 +30,14 @@ class Case:
     recipe: str = ENCODER
     epochs: float = 1
     rows_share: float = 1.0
-    """Of `--rows`."""
+    """Share of `--rows`."""
     accuracy: tuple[str, ...] = ()
-    """For `--accuracy`: the recipe with the full number of epochs, and what is laid over it; none when empty."""
+    """For `--accuracy`: the recipe with the full number of epochs, and its overrides; empty if not measured."""
 
 
 QUERY_VALUE = ("strategy=lora", "strategy.targets=[query,value]")
 FULL = ("strategy=full", "train.head_lr_scale=1")
-"""Trainer has one learning rate for all, so here the head has it too."""
+"""Trainer has one learning rate for all parameters, so the head has the same one here."""
 
 CASES = {
     "lora": Case("LoRA on query and value", "train", TRAINING, QUERY_VALUE, accuracy=(ENCODER, *QUERY_VALUE)),
@@ -75,25 +75,25 @@ CASES = {
 
 @dataclass(frozen=True)
 class Order:
-    """One measurement to make: what a fresh process is told."""
+    """One measurement to make: the arguments of its process."""
 
     case: str
     contender: str
     round: int
-    """Also the seed."""
+    """Number of the round, which is also the seed."""
     folder: str
-    """Where measurements and what they need are kept."""
+    """Folder of the measurements and of the files they need."""
     rows: int
-    """To train on, or to predict; 0 for all there are."""
+    """Number of rows to train on or to predict; 0 for all."""
     epochs: float | None = None
-    """The case's own when None."""
+    """Epochs; those of the case when None."""
     smoke: bool = False
     full: bool = False
-    """Whether the recipe is trained as a user would, for its accuracy: every row and epoch."""
+    """Whether to train the whole recipe, with all rows and epochs, for its accuracy."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells its measurement from every other in its folder."""
+        """The values that identify its measurement in the folder."""
         return {"case": self.case, "contender": self.contender, "round": self.round, "full": self.full}
 
     @property
@@ -105,14 +105,14 @@ class Order:
 
 
 def recipe_of(order: Order, *overrides: str) -> Recipe:
-    """The recipe that every contender of a case follows, with further overrides laid over it."""
+    """The recipe that every contender of a case follows, with further overrides."""
     case, folder = order.about, Path(order.folder)
     name, *own = case.accuracy if order.full else (case.recipe, *case.overrides)
     if order.smoke:
         own = [*own, *smoke.overrides(case.recipe == DECODER, folder)]
     elif case.recipe == DECODER:
         own = [*own, f"data.train={chats.write(folder / 'chats.jsonl')}"]
-    own += [  # features in memory: an earlier round must leave nothing for the next
+    own += [  # cache features in memory only, because a round must not use those of an earlier one
         f"seed={order.round}", "train.trackers=[]", f"train.evaluate_every={FOREVER}",
         f"train.checkpoint_seconds={FOREVER}", "train.feature_cache=memory",
     ]  # fmt: skip
@@ -127,7 +127,7 @@ def recipe_of(order: Order, *overrides: str) -> Recipe:
 
 
 def to_warm_up(order: Order) -> Recipe:
-    """The same on a few rows, so that what is compiled and imported once is not timed."""
+    """The recipe on a few rows, so that one-time imports and compilation are not timed."""
     batch = recipe_of(order).train.batch_size
     few = (f"data.train_rows={BATCHES_TO_WARM_UP * batch}", "data.test_share=0", "data.validation_share=0.02")
     return recipe_of(order, *few, "train.epochs=1")

@@ -1,4 +1,4 @@
-"""What a run of pefttools does when, seen from outside: a reporter that notes when each bar opens, moves and closes."""
+"""Timing a run of pefttools from outside: a reporter that records when each progress bar opens, advances and closes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import memory
 
 from pefttools.reporter import Bar, Reporter
 
-TRAINING, UNTOUCHED = "training", "untouched"
+TRAINING, BASELINE = "training", "baseline"
 SCORING = ("validation", "test")
 
 
@@ -22,7 +22,7 @@ class Span(Bar):
         self.begun = time.perf_counter()
         self.ended: float | None = None
         self.last = self.begun
-        """When it last moved."""
+        """Time of its last advance."""
 
     def advance(self, amount: float) -> None:
         del amount
@@ -31,10 +31,10 @@ class Span(Bar):
 
 
 class Clock(Reporter):
-    """Times and memory of one training; what it trains is not changed.
+    """Measures time and memory of one training run, without changing the run.
 
-    Training lasts from when the untouched model has been scored to the last step, so that whatever is done once before
-    the first step (an optimizer, features that are kept) is counted. Scoring is not.
+    Training time lasts from the end of the baseline evaluation to the last step, so that work done once before the
+    first step (building the optimizer, caching features) counts. Evaluations do not count.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Clock(Reporter):
         self.loaded_bytes = self.peak_bytes = 0
         self.began: float | None = None
         self.weighing = 0.0
-        """Seconds it took to see what memory is held; they are nobody's."""
+        """Seconds spent measuring memory; they are subtracted from all times."""
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
         del total, unit, done
-        if title == TRAINING and self.began is None:  # the untouched model was not scored
+        if title == TRAINING and self.began is None:  # there was no baseline evaluation
             self.began = time.perf_counter()
         if self.began is not None and not self.loaded_bytes:
             self._weigh()
@@ -56,11 +56,11 @@ class Clock(Reporter):
         self.spans.append(span)
         yield span
         span.ended = time.perf_counter()
-        if title.endswith(UNTOUCHED):
+        if title.endswith(BASELINE):
             self.began = span.ended
 
     def _weigh(self) -> None:
-        """When a bar opens after scoring: by then a second model, loaded to be scored untouched, is gone again."""
+        """Measure memory at the first bar after the baseline evaluation, which may have loaded a second model."""
         begun = time.perf_counter()
         self.loaded_bytes = memory.begin()
         self.weighing = time.perf_counter() - begun
@@ -70,7 +70,7 @@ class Clock(Reporter):
         self.stepped()
 
     def stepped(self) -> None:
-        """Called when the training's bar has moved: after every step."""
+        """Called after every step."""
 
     @property
     def training(self) -> Span:
@@ -78,25 +78,25 @@ class Clock(Reporter):
 
     @property
     def seconds(self) -> float:
-        """Of training."""
+        """Seconds of training."""
         assert self.began is not None, "nothing was trained"
         return self.training.last - self.began - self._scoring(self.began) - self.weighing
 
     @property
     def wall_seconds(self) -> float:
-        """From the recipe to the last step: data, base and tokenised rows too."""
+        """Seconds from the recipe to the last step, including loading data and base and tokenising."""
         return self.training.last - self.made - self.scoring_seconds - self.weighing
 
     @property
     def scoring_seconds(self) -> float:
-        """Of scoring before the last step."""
+        """Seconds of evaluations before the last step."""
         return self._scoring(self.made)
 
     def _scoring(self, since: float) -> float:
-        """Seconds spent scoring from `since` to the last step."""
+        """Seconds of evaluations from `since` to the last step."""
         spans = [s for s in self.spans if s.title.startswith(SCORING) and since <= s.begun < self.training.last]
         return sum((s.ended or self.training.last) - s.begun for s in spans)
 
 
 def _nothing() -> None:
-    """Other bars than the training's need not tell that they moved."""
+    """Callback of bars other than the training's."""

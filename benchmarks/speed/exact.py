@@ -1,4 +1,4 @@
-"""Rows whose texts have exactly so many tokens, of words that the vocabulary knows."""
+"""Rows whose texts have an exact number of tokens, made of words in the vocabulary."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 LABELS = ("one", "two", "three")
 SCORED = 16
-"""Rows to validate, and to test, as few as there may be."""
+"""Number of validation rows, and of test rows; the smallest allowed number."""
 
 
 def write(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int, length: int) -> list[str]:
-    """Files of such rows, and the overrides that have a recipe train on all of them.
+    """Write files of such rows; returns the overrides with which a recipe trains on them.
 
     Args:
-        rows: to train on.
-        length: tokens, the special ones among them.
+        rows: number of training rows.
+        length: number of tokens of each row, with special tokens.
     """
     words = _words(tokenizer)
     number = length - tokenizer.num_special_tokens_to_add()
@@ -39,6 +39,6 @@ def write(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int, length: i
 
 
 def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Words that are one token each, in the vocabulary's order of the alphabet."""
+    """The vocabulary's words that are one token each, in alphabetical order."""
     special = set(tokenizer.all_special_tokens)
     return sorted(w for w in tokenizer.get_vocab() if w.isascii() and w.isalnum() and len(w) > 2 and w not in special)

@@ -1,6 +1,6 @@
-"""Least squares through medians: a straight line y = a + b·x, and a power law y = c·x^k, straight in logarithms.
+"""Least-squares fits of medians: a line y = a + b·x, and a power law y = c·x^k, which is a line in the logarithms.
 
-R² is the share of the variance that the fit explains; the power law's is that of the logarithms.
+R² is the share of the variance that the fit explains; for the power law it is computed on the logarithms.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy
 
 MIB = 2**20
 QUANTITIES = {"step_seconds": ("seconds a step", 1.0), "peak_bytes": ("MiB over the model", 1 / MIB)}
-"""What is measured -> what it is called in tables, and what it is multiplied with there."""
+"""Quantity -> its name and its factor in tables."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def power(xs: Sequence[float], ys: Sequence[float]) -> Power:
 
 
 def _explained(ys: Sequence[float], fitted: Sequence[float]) -> float:
-    """R²; 1 where nothing varies."""
+    """R²; 1 if all values are equal."""
     mean = statistics.mean(ys)
     total = sum((y - mean) ** 2 for y in ys)
     return 1 - sum((y - f) ** 2 for y, f in zip(ys, fitted, strict=True)) / total if total else 1.0
@@ -61,7 +61,7 @@ def _explained(ys: Sequence[float], fitted: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One size varied: quantity -> (median, least, most) at each value, in the unit of the tables."""
+    """The measurements of one swept size: quantity -> (median, minimum, maximum) at each value, in units of the tables."""
 
     name: str
     values: tuple[int, ...]
@@ -69,7 +69,7 @@ class Sweep:
 
     @classmethod
     def of(cls, name: str, measured: Mapping[int, Sequence[Mapping[str, Any]]]) -> Sweep:
-        """From a value's measurements; values without any are left out."""
+        """A sweep from the measurements at each value; values without measurements are left out."""
         there = {value: rounds for value, rounds in measured.items() if rounds}
         spreads = {
             quantity: [_spread([one[quantity] * scale for one in rounds]) for rounds in there.values()]
@@ -96,14 +96,14 @@ def _spread(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def report(sweeps: Sequence[Sweep], centre: Mapping[str, int], machine: str) -> str:
-    """Markdown."""
+    """The report in Markdown."""
     fixed = ", ".join(f"{name} {value}" for name, value in centre.items())
     text = [
         "# How cost grows",
         "",
         f"`python benchmarks/speed/growth.py`; {machine}.",
-        f"LoRA on every matrix of MiniLM's configuration; {fixed}, but for the one that is swept. Least squares through"
-        " medians over rounds; R² of a power law is of the logarithms.",
+        f"LoRA on every matrix of a model with MiniLM's configuration; {fixed}, except for the swept size. Fits are"
+        " least squares of medians over rounds; R² of a power law is computed on the logarithms.",
         "",
         "![](growth.svg)",
         "",

@@ -1,8 +1,8 @@
-"""A step on a batch of one shape, in bare forwards: the forward, peft's step and pefttools' take turns in one process.
+"""A step on a batch of one shape, in multiples of a forward pass; the contenders take turns in one process.
 
-The forward is the untouched base's, cast to bf16, in evaluation mode and without gradients. peft's step is its LoRA
-model's under bf16 autocast: forward, backward, clipping, AdamW. pefttools' step is what passes between two beats of a
-real training. A LoRA step needs a forward and the gradients of the inputs: twice a forward is the limit.
+The forward is that of the base in bf16, in evaluation mode and without gradients. peft's step is that of its LoRA model
+under bf16 autocast: forward, backward, clipping, AdamW. pefttools' step is the time between two steps of a real run. A
+LoRA step needs a forward pass and the gradients of the inputs, so it cannot take less than two forwards.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import exact
 import ours
-import plain
 import torch
+import trainer_models
 from cases import Order, recipe_of
 from clock import Clock
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -32,7 +32,7 @@ ROWS, LENGTH, STEPS, WARM_UP = 32, 32, 20, 3
 
 
 class Turns(Clock):
-    """After every step of the training the others have their turn."""
+    """Runs and times the other contenders after every step of the training."""
 
     def __init__(self, others: Sequence[Callable[[], Any]]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Turns(Clock):
         if self.resumed is not None:
             self.own.append(self.training.last - self.resumed)
         ours = ALL_ATTENTION_FUNCTIONS["sdpa"]
-        ALL_ATTENTION_FUNCTIONS.register("sdpa", sdpa_attention_forward)  # the training's serves every model meanwhile
+        ALL_ATTENTION_FUNCTIONS.register("sdpa", sdpa_attention_forward)  # the run's own attention is global
         for call, times in zip(self.others, self.theirs, strict=True):
             times.append(seconds(call))
         ALL_ATTENTION_FUNCTIONS.register("sdpa", ours)
@@ -53,7 +53,7 @@ class Turns(Clock):
 
 
 def measure(order: Order) -> dict[str, Any]:
-    """Median milliseconds of each, and what a step takes in forwards."""
+    """Median milliseconds of each contender, and the steps in multiples of a forward."""
     folder = Path(order.folder) / "fixed"
     settings = recipe_of(order).base
     tokenizer = load_tokenizer(locate(settings)[0], settings.source)
@@ -76,11 +76,11 @@ def contenders(recipe: Recipe) -> tuple[Callable[[], Any], Callable[[], Any]]:
 
     splits = load_splits(recipe.data, recipe.task)
     task = recipe.task.fit(splits)
-    base, model = plain.build(recipe, task)
+    base, model = trainer_models.build(recipe, task)
     bare: Any = task.load(recipe.base).model.eval()
     bare.to(torch.bfloat16)
     batch = task.collate(columns_of(splits.train[:ROWS], task, base.tokenizer), base.tokenizer, 8)
-    assert tuple(batch["input_ids"].shape) == (ROWS, LENGTH), "the rows are not as long as they should be"
+    assert tuple(batch["input_ids"].shape) == (ROWS, LENGTH), "the rows do not have the expected length"
     inputs = task.inputs_of(batch)
     parameters = list(trained(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=recipe.train.learning_rate or 0.0, fused=True)

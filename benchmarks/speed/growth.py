@@ -1,13 +1,13 @@
-"""How cost grows: seconds a step and peak bytes against rows a batch, length, rank and layers, each by itself.
+"""How cost grows: seconds a step and peak bytes by batch size, length, rank and number of layers, each varied alone.
 
     python benchmarks/speed/growth.py                    # three rounds: about half an hour on two cores
     python benchmarks/speed/growth.py --sweeps rows rank --repeats 5
-    python benchmarks/speed/growth.py --smoke            # does it run? on a tiny configuration
+    python benchmarks/speed/growth.py --smoke            # check that it runs, on a tiny configuration
 
-LoRA on every matrix of a model of MiniLM's configuration with random weights and as many blocks as asked for. Every row
-has exactly as many tokens as asked for, and a batch is computed at once, so that what grows is the model's own cost and
-not the number of pieces it is cut into. A measurement is a fresh process; one that is there is not made again. The
-table, the fits and the picture go to benchmarks/results/growth.{md,json,svg,png}.
+The model has MiniLM's configuration, random weights and the given number of blocks, with LoRA on every matrix. Every
+row has exactly the given number of tokens, and a batch is one micro-batch, so that only the model's own cost grows.
+Every measurement runs in a new process; measurements that exist are not repeated. The table, the fits and the plot are
+written to benchmarks/results/growth.{md,json,svg,png}.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import Any
 
 import exact
 import fits
-import fresh
-import kept
 import ours
-import picture
+import plot
+import processes
 import report
 import smoke
+import store
 import summary
 from cases import ENCODER, FOREVER
 from clock import Clock
@@ -40,7 +40,7 @@ from pefttools.recipe.recipe import Recipe
 
 RESULTS = Path(__file__).parents[1] / "results"
 STEPS, WARM_UP = 8, 2
-"""How many are timed, and how many are taken before by another training."""
+"""Number of timed steps, and number of steps of the warm-up run before them."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ SWEEPS = {
     "rank": (1, 4, 8, 16, 64, 256),
     "layers": (1, 2, 3, 4, 6, 8, 12),
 }
-"""What is swept, and over what; the rest stays as in `Point`."""
+"""Swept size -> its values; the other sizes are those of `Point`."""
 TINY, TINY_SWEEPS = Point(8, 16, 4, 2), {"rows": (4, 8), "length": (8, 16), "rank": (2, 4), "layers": (1, 2)}
 
 
 class Beats(Clock):
-    """The seconds between one step's end and the next."""
+    """Measures the seconds between the ends of successive steps."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Beats(Clock):
 
 
 def measure(point: Point, folder: Path, tiny: bool) -> dict[str, Any]:
-    """Median seconds a step, and the peak bytes of training beyond the loaded model."""
+    """Median seconds a step, and the peak bytes of training minus those of the loaded model."""
     settings = recipes.load(ENCODER, smoke.overrides(False, folder) if tiny else []).recipe.base
     original, _ = locate(settings)
     tokenizer = load_tokenizer(original, settings.source)
@@ -103,7 +103,7 @@ def measure(point: Point, folder: Path, tiny: bool) -> dict[str, Any]:
 
 
 def _recipe(size: list[str], rows: int) -> Recipe:
-    """One pass over so many rows, told step by step and scored only when it is done."""
+    """A recipe for one epoch over so many rows that logs every step and evaluates only at the end."""
     once = ["train.epochs=1", f"train.evaluate_every={FOREVER}", f"train.checkpoint_seconds={FOREVER}"]
     quiet = ["train.log_every=1", "train.trackers=[]", f"data.train_rows={rows}"]
     return recipes.load(ENCODER, [*size, *once, *quiet]).recipe
@@ -116,36 +116,36 @@ def main() -> None:
         answer = measure(Point(**json.loads(arguments.point)), arguments.out, arguments.smoke)
         arguments.answer.write_text(json.dumps(answer), "utf-8")
         return
-    there = kept.Kept(arguments.out)
+    stored = store.Store(arguments.out)
     if not arguments.collect:
-        there.settle({"threads": arguments.threads, "smoke": arguments.smoke})
-        complete(there, arguments)
-    if not there.measures:
-        raise SystemExit(f"--out: nothing has been measured in {there.folder}")
-    centre, sweeps = (TINY, TINY_SWEEPS) if there.settings["smoke"] else (Point(), SWEEPS)
+        stored.set_settings({"threads": arguments.threads, "smoke": arguments.smoke})
+        complete(stored, arguments)
+    if not stored.measures:
+        raise SystemExit(f"--out: nothing has been measured in {stored.folder}")
+    centre, sweeps = (TINY, TINY_SWEEPS) if stored.settings["smoke"] else (Point(), SWEEPS)
     found = [
-        fits.Sweep.of(name, {v: at(there, replace(centre, **{name: v})) for v in values})
+        fits.Sweep.of(name, {v: at(stored, replace(centre, **{name: v})) for v in values})
         for name, values in sweeps.items()
     ]
     found = [sweep for sweep in found if len(sweep.values) > 1]
     file = arguments.json
-    text = fits.report(found, asdict(centre), f"{report.machine()}, threads {there.settings['threads']}")
-    atomic.write_json(file, {"machine": report.machine(), "settings": there.settings, "measures": there.measures,
+    text = fits.report(found, asdict(centre), f"{report.machine()}, threads {stored.settings['threads']}")
+    atomic.write_json(file, {"machine": report.machine(), "settings": stored.settings, "measures": stored.measures,
                              "fits": [sweep.as_dict() for sweep in found]})  # fmt: skip
     atomic.write_text(file.with_suffix(".md"), text)
-    picture.draw(found, file)
+    plot.draw(found, file)
     print(text)
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", nargs="+", choices=list(SWEEPS), default=list(SWEEPS), metavar="NAME")
-    parser.add_argument("--repeats", type=int, help="rounds; 3 when not given, 1 with --smoke")
-    parser.add_argument("--threads", type=int, help="OMP_NUM_THREADS when not given, or every core")
-    parser.add_argument("--out", type=Path, help="where measurements are kept; runs/growth when not given")
-    parser.add_argument("--json", type=Path, help="the file of the results; table and picture go beside it")
-    parser.add_argument("--collect", action="store_true", help="measure nothing, write the results of what is there")
-    parser.add_argument("--smoke", action="store_true", help="a tiny configuration: whether it runs, not what it costs")
+    parser.add_argument("--repeats", type=int, help="number of rounds; by default 3, with --smoke 1")
+    parser.add_argument("--threads", type=int, help="threads; by default OMP_NUM_THREADS, or all cores")
+    parser.add_argument("--out", type=Path, help="folder of the measurements; by default runs/growth")
+    parser.add_argument("--json", type=Path, help="file of the results; table and plot get the same name")
+    parser.add_argument("--collect", action="store_true", help="measure nothing; write the results so far")
+    parser.add_argument("--smoke", action="store_true", help="use a tiny configuration, to check that everything runs")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     parser.add_argument("--answer", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -156,27 +156,27 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-def complete(there: kept.Kept, arguments: argparse.Namespace) -> None:
-    """Make every measurement that is not there, round by round, a line on each."""
+def complete(stored: store.Store, arguments: argparse.Namespace) -> None:
+    """Make the missing measurements, round by round, and print a line for each."""
     centre, sweeps = (TINY, TINY_SWEEPS) if arguments.smoke else (Point(), SWEEPS)
     points = dict.fromkeys(replace(centre, **{name: value}) for name in arguments.sweeps for value in sweeps[name])
     for number in range(arguments.repeats):
         for point in points:
             identity = {**asdict(point), "round": number}
-            if there.has(identity):
+            if stored.has(identity):
                 continue
             command = [__file__, "--point", json.dumps(asdict(point)), "--out", str(arguments.out)]
-            said = fresh.answer(
+            found = processes.run_script(
                 [*command, "--smoke"] if arguments.smoke else command, {"OMP_NUM_THREADS": str(arguments.threads)}
             )
-            there.add({**identity, **said})
-            print(f"{identity} {said['step_seconds']:.3f} s", file=sys.stderr)
+            stored.add({**identity, **found})
+            print(f"{identity} {found['step_seconds']:.3f} s", file=sys.stderr)
 
 
-def at(there: kept.Kept, point: Point) -> list[kept.Measured]:
+def at(stored: store.Store, point: Point) -> list[store.Measured]:
     """The measurements of one point."""
     wanted = asdict(point)
-    return [measured for measured in there.measures if all(measured[name] == wanted[name] for name in wanted)]
+    return [measured for measured in stored.measures if all(measured[name] == wanted[name] for name in wanted)]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Resident memory of this process: what a stretch of work takes beyond what was there before it."""
+"""Resident memory of this process: the peak since a starting point."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def begin() -> int:
-    """Bytes held now, from which the peak is counted anew.
+    """Reset the peak; returns the resident bytes now.
 
-    What was freed goes back to the system first, and every weight that is alive is read once: weights that are mapped
-    from a file take no memory until then. Where the kernel does not forget a peak (macOS), it stays the process's.
+    Freed memory is returned to the system first, and every weight is read once, because weights mapped from a file need
+    no memory until then. Where the kernel cannot reset the peak (macOS), it remains that of the whole process.
     """
     gc.collect()
     for thing in gc.get_objects():
@@ -32,7 +32,7 @@ def begin() -> int:
 
 
 def peak() -> int:
-    """The most bytes held since `begin`."""
+    """The peak of resident bytes since `begin`."""
     if not STATUS.exists():
         return peak_bytes()
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))

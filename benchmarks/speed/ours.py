@@ -1,4 +1,4 @@
-"""pefttools as a contender: `training.driver.train` from beginning to end, with a reporter that keeps the time."""
+"""pefttools as a contender: `training.driver.train` from beginning to end, timed by a reporter."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pefttools.training.driver import train
 
 
 def run(recipe: Recipe, warm_up: Recipe | None = None, clock: Clock | None = None) -> dict[str, Any]:
-    """Train once and answer times in seconds, memory in bytes, and what the model learnt.
+    """Train once; returns times in seconds, memory in bytes, and the test score.
 
     Args:
-        warm_up: the recipe on a few rows, trained first and forgotten.
-        clock: what keeps the time; a new one when None.
+        warm_up: the recipe on a few rows, trained first; its measurements are dropped.
+        clock: measures time and memory; a new one when None.
     """
     if warm_up is not None:
         run(warm_up)

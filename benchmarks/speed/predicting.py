@@ -1,6 +1,6 @@
-"""Predicting: `predict_rows` on a finished run against `transformers.pipeline` on the merged model it exports.
+"""Predicting: `predict_rows` on a finished run, compared with `transformers.pipeline` on the run's merged export.
 
-Each is given the same texts and loads its model before the clock starts; tokenising is timed.
+Both get the same texts and load their model before the measurement starts; tokenising is part of the measurement.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ BATCH, TO_WARM_UP = 32, 96
 
 
 def measure(order: Order) -> dict[str, Any]:
-    """Seconds and bytes of predicting, and the accuracy on those of the texts that test."""
+    """Seconds and bytes of predicting, and the accuracy on the test rows."""
     run = finished_run(order)
     recipe = recipe_of(order)
     splits = load_splits(recipe.data, recipe.task)
     rows = [*splits.test, *splits.train, *splits.spare]
     rows = rows[: order.rows or len(rows)]
     predict = _ours if order.contender == "pefttools" else _pipeline
-    answer, said = predict(order, run, rows)
-    pairs = list(zip(said, splits.test, strict=False))
+    measured, predictions = predict(order, run, rows)
+    pairs = list(zip(predictions, splits.test, strict=False))
     right = sum(label == row["label"] for label, row in pairs)
-    return {**answer, "rows": len(rows), "tokens": _tokens(rows, run, recipe.task), "score": right / len(pairs)}
+    return {**measured, "rows": len(rows), "tokens": _tokens(rows, run, recipe.task), "score": right / len(pairs)}
 
 
 def _tokens(rows: list[Row], run: Path, task: Task) -> int:
-    """Of all texts, the special ones among them."""
+    """Number of tokens of all texts, with special tokens."""
     tokenizer = load_tokenizer(run / "export" / "merged", "the merged model")
     return sum(map(len, task.encode([{"text": row["text"]} for row in rows], tokenizer)["input_ids"]))
 
 
 def finished_run(order: Order) -> Path:
-    """A finished run of the case's recipe with its merged export beside it, made where there is none."""
+    """A finished run of the case's recipe with its merged export; trains and exports if there is none."""
     run = Path(order.folder) / "predict" / "run"
     if not (run / "export" / "merged").exists():
         file = run.with_name("recipe.yaml")
@@ -68,23 +68,23 @@ def _ours(order: Order, run: Path, rows: list[Row]) -> tuple[dict[str, Any], lis
 
     started: dict[str, float] = {}
 
-    def asked(texts: list[Row]) -> Iterator[Row]:
-        """The first text is asked for when the model has been loaded."""
+    def timed(texts: list[Row]) -> Iterator[Row]:
+        """The texts; starts the measurement when the first one is read, after the model has been loaded."""
         started["bytes"] = memory.begin()
         started["time"] = time.perf_counter()
         for row in texts:
             yield {"text": row["text"]}
 
     begun = 0.0
-    said: list[Any] = []
+    predictions: list[Any] = []
     for texts in (rows[:TO_WARM_UP], rows):
         begun = time.perf_counter()
-        said = [answer["prediction"] for answer in predict_rows(run, asked(texts))]
+        predictions = [output["prediction"] for output in predict_rows(run, timed(texts))]
     ended = time.perf_counter()
     return {
         "seconds": ended - started["time"], "wall_seconds": ended - begun, "loaded_bytes": int(started["bytes"]),
         "peak_bytes": memory.peak(),
-    }, said  # fmt: skip
+    }, predictions  # fmt: skip
 
 
 def _pipeline(order: Order, run: Path, rows: list[Row]) -> tuple[dict[str, Any], list[str]]:
@@ -107,11 +107,11 @@ def _pipeline(order: Order, run: Path, rows: list[Row]) -> tuple[dict[str, Any],
     began = time.perf_counter()
     order_of = sorted(range(len(texts)), key=lambda i: len(texts[i])) if tuned else list(range(len(texts)))
     found = pipe([texts[i] for i in order_of], **settings)
-    said = [""] * len(texts)
-    for i, answer in zip(order_of, found, strict=True):
-        said[i] = answer["label"]
+    predictions = [""] * len(texts)
+    for i, prediction in zip(order_of, found, strict=True):
+        predictions[i] = prediction["label"]
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds, "wall_seconds": loaded_seconds + seconds, "loaded_bytes": loaded,
         "peak_bytes": memory.peak(),
-    }, said  # fmt: skip
+    }, predictions  # fmt: skip

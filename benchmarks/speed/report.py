@@ -1,4 +1,4 @@
-"""The tables, in Markdown, of whatever has been measured."""
+"""The report of all measurements so far, as tables in Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import accuracy
 import bars
 import summary
 from cases import CASES
-from kept import Measured
+from store import Measured
 
 MIB = 2**20
 
@@ -20,18 +20,18 @@ def text(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
     """The whole report."""
     in_full = all(m.get("full", False) for m in measures)
     names = ("threads",) if in_full else ("rows", "epochs", "threads")
-    told = ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name))
-    told += ", a tiny random base: no figure here means anything" if settings.get("smoke") else ""
+    about = ", ".join(f"{name} {settings[name]}" for name in names if settings.get(name))
+    about += ", a tiny random base, so the numbers are meaningless" if settings.get("smoke") else ""
     parts = [
-        "# Speed and memory: pefttools beside Trainer with peft",
+        "# Speed and memory: pefttools compared with Trainer and peft",
         "",
-        f"{commands(measures, settings)}; {machine()}; {told}.",
+        f"{commands(measures, settings)}; {machine()}; {about}.",
         "",
-        "The contenders of a case take turns, each time in a fresh process, on the same base, rows, epochs, batch and"
-        " learning rate. Figures are medians over rounds, in brackets the least and the most; ratios are taken round by"
-        " round. `trainer` is transformers' Trainer at its defaults with plain peft, `trainer_tuned` the same in bf16,"
-        " grouped by length and padded to a multiple of 8; `pipeline` is transformers' with batches of 32,"
-        " `pipeline_tuned` the same in bf16 on texts sorted by length.",
+        "The contenders of a case take turns, each time in a new process, with the same base, rows, epochs, batch size"
+        " and learning rate. Numbers are medians over rounds, with minimum and maximum in brackets; ratios are computed"
+        " for each round. `trainer` is transformers' Trainer with its defaults and peft; `trainer_tuned` is the same in"
+        " bf16, with batches grouped by length and padded to a multiple of 8. `pipeline` is transformers' pipeline with"
+        " batches of 32; `pipeline_tuned` is the same in bf16 on texts sorted by length.",
         "",
     ]
     tables = (rates, fixed, cold, accuracy.table)
@@ -41,7 +41,7 @@ def text(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
 
 
 def commands(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
-    """What measures this again."""
+    """The commands that repeat these measurements."""
     found = []
     for full in (False, True):
         cases = [case for case in CASES if any(m["case"] == case and m.get("full", False) == full for m in measures)]
@@ -56,7 +56,7 @@ def commands(measures: Sequence[Measured], settings: Mapping[str, Any]) -> str:
 
 
 def machine() -> str:
-    """What was measured on."""
+    """The processor, system and versions."""
     import torch
 
     name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
@@ -65,18 +65,18 @@ def machine() -> str:
 
 
 def rates(measures: Sequence[Measured]) -> list[str]:
-    """Training and predicting."""
+    """The section on training and predicting."""
     figures = summary.figures(measures)
     if not figures:
         return []
     text = [
         "## Training and predicting",
         "",
-        "Training is timed to the end of the last step, after a warm-up: Trainer's from its first step, pefttools' from"
-        " when the untouched model has been scored. `wall` adds data, base, tokenised rows and other setup, in"
-        " seconds. Tokens are real ones, without padding. Memory is the peak beyond what was held"
-        " when the model had been loaded. The last share is of this processor's own rate of products (`work.py` has the"
-        " formula). The score is of test rows after so little training: it is there for comparison.",
+        "Training is timed to the end of the last step, after a warm-up: for Trainer from its first step, for pefttools"
+        " from the end of its baseline evaluation. `wall` is the time in seconds with loading data and base, tokenising"
+        " and other setup. Tokens do not include padding. `over the model` is the peak memory minus the memory after"
+        " loading the model. `of the product rate` is the share of this processor's rate of matrix products (formula in"
+        " `work.py`). The test score after so little training is for comparison only.",
         "",
         "| case | contender | rows/s | × plain | × tuned | tokens/s | wall | peak MiB | over the model | × plain"
         " | × tuned | of the product rate | test score |",
@@ -113,7 +113,7 @@ def _spread(values: Mapping[str, float] | None, digits: int = 2) -> str:
 
 
 def fixed(measures: Sequence[Measured]) -> list[str]:
-    """A step on a batch of one shape."""
+    """The section on a step with a batch of one shape."""
     made = []
     for name in ("forward", "peft", "pefttools"):
         millis = summary.spread(measures, "fixed", "step", lambda m, name=name: m[f"{name}_ms"])
@@ -124,14 +124,15 @@ def fixed(measures: Sequence[Measured]) -> list[str]:
     return [
         "## A LoRA step on 32 rows of 32 tokens",
         "",
-        "The forward is the bare base's in bf16; peft's step is under bf16 autocast. The limit is 2 forwards.",
+        "The forward is that of the bare base in bf16; peft's step runs under bf16 autocast. A step cannot take less"
+        " than 2 forwards.",
         "",
         "| what | ms | bare bf16 forwards |", "|---|---|---|", *made, "",
     ]  # fmt: skip
 
 
 def cold(measures: Sequence[Measured]) -> list[str]:
-    """Cold starts."""
+    """The section on cold starts."""
     made = []
     for name in CASES["cold"].contenders:
         whole = summary.spread(measures, "cold", name, lambda measured: measured["seconds"])
@@ -143,8 +144,8 @@ def cold(measures: Sequence[Measured]) -> list[str]:
     return [
         "## Seconds from a cold start",
         "",
-        "To the end of the first step, of `python`, `import` and `help` to the end. pefttools scores the untouched"
-        " model first; the last column leaves that out.",
+        "Seconds to the end of the first step; for `python`, `import` and `help` to the end of the process. pefttools"
+        " first evaluates the baseline; the last column leaves that out.",
         "",
         "| what | seconds | without scoring |", "|---|---|---|", *made, "",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Bases and rows so small that every case runs in seconds: whether the benchmark works, not how fast anything is."""
+"""Bases and rows so small that every case runs in seconds, to check that the benchmark works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = 600
 
 
 def overrides(language_model: bool, folder: Path) -> list[str]:
-    """What puts a tiny base and its rows in place of a recipe's own."""
+    """Overrides that replace a recipe's base and rows by tiny ones."""
     name = "chats" if language_model else "rows"
     file = folder / "smoke" / f"{name}.jsonl"
     if not file.exists():
@@ -30,7 +30,7 @@ def overrides(language_model: bool, folder: Path) -> list[str]:
 
 
 def base(family: str, folder: Path) -> Path:
-    """The folder of a random model of two layers, `bert` or `llama`, with its tokenizer."""
+    """The folder of a random `bert` or `llama` model with two layers, and its tokenizer."""
     import torch
     import transformers
 
@@ -68,7 +68,7 @@ def _tokenizer(family: str) -> Any:
 
 
 def _row(draw: random.Random) -> dict[str, str]:
-    """Filler words with one that decides the label."""
+    """A row of filler words and one keyword, which determines the label."""
     label = draw.choice(list(KEYS))
     words = draw.choices(WORDS, k=draw.randint(3, 9))
     words.insert(draw.randrange(len(words)), draw.choice(KEYS[label]))

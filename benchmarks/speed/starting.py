@@ -1,7 +1,7 @@
-"""Cold starts: seconds from when a fresh process is started to the end of its first step, or to its end.
+"""Cold starts: seconds from the start of a new process to the end of its first step, or to its end.
 
-pefttools is timed with and without tokenised rows in its cache; Trainer's script tokenises, as a plain script does.
-Files are in the system's page cache, the base and the data have been fetched.
+pefttools is timed with and without tokenised rows in its cache; the script with Trainer tokenises every time. The
+system's page cache contains the files, and base and data are already downloaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cases import Order, recipe_of
-from fresh import ask
+from processes import measure_in_process
 
 from pefttools.sources.cache import cache_dir
 
@@ -27,7 +27,7 @@ TOKENISED = "tokenised"
 
 
 def measure(order: Order) -> dict[str, Any]:
-    """`seconds` from the start of the process, and of them those spent scoring the untouched model."""
+    """`seconds` from the start of the process, and `scoring_seconds`, the part of the baseline evaluation."""
     if order.contender in COMMANDS:
         begun = time.perf_counter()
         subprocess.run([sys.executable, *COMMANDS[order.contender]], check=True, capture_output=True)
@@ -43,12 +43,12 @@ def measure(order: Order) -> dict[str, Any]:
 
 def _started(order: Order, cache: Path) -> dict[str, Any]:
     begun = time.time()
-    answer = ask(order, {"PEFTTOOLS_CACHE": str(cache.absolute())}, first_step=True)
-    return {"seconds": answer["first_step"] - begun, "scoring_seconds": answer["scoring_seconds"]}
+    found = measure_in_process(order, {"PEFTTOOLS_CACHE": str(cache.absolute())}, first_step=True)
+    return {"seconds": found["first_step"] - begun, "scoring_seconds": found["scoring_seconds"]}
 
 
 def _linked(cache: Path) -> None:
-    """A cache that holds all that ours does but tokenised rows."""
+    """Make a cache folder with links to everything in the usual one except tokenised rows."""
     cache.mkdir(parents=True, exist_ok=True)
     for entry in cache_dir().iterdir() if cache_dir().exists() else ():
         if entry.name not in (TOKENISED, "runs") and not (cache / entry.name).exists():
@@ -56,7 +56,7 @@ def _linked(cache: Path) -> None:
 
 
 def first_step(order: Order) -> dict[str, float]:
-    """In the fresh process: `time.time()` at the end of its first step, and the seconds it spent scoring before."""
+    """Runs in the new process: `time.time()` at the end of its first step, and the seconds of evaluations before it."""
     recipe = recipe_of(order, "train.log_every=1", "train.epochs=0.000001")
     ahead = time.time() - time.perf_counter()
     if order.contender == "trainer":

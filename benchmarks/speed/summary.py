@@ -1,4 +1,4 @@
-"""From measurements to figures: medians over rounds, and ratios taken round by round."""
+"""Summary numbers of measurements: medians over rounds, and ratios computed for each round."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from cases import CASES
-from kept import Measured
+from store import Measured
 
 PAGE = 4096
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A median over rounds, and the least and the most."""
+    """Median, minimum and maximum over rounds."""
 
     median: float
     least: float
@@ -34,17 +34,17 @@ def rows_per_second(measured: Measured) -> float:
 
 
 def tokens_per_second(measured: Measured) -> float:
-    """Real tokens, without padding."""
+    """Tokens a second, without padding."""
     return measured["tokens"] / measured["seconds"]
 
 
 def bytes_over_model(measured: Measured) -> float:
-    """The peak beyond what was held when the model had been loaded; a page at least."""
+    """Peak memory minus memory after loading the model, at least one page."""
     return max(PAGE, measured["peak_bytes"] - measured["loaded_bytes"])
 
 
 def share_of_product_rate(measured: Measured) -> float:
-    """Operations that a plain run needs a second, over the faster of this processor's own products."""
+    """Operations a second (as counted by `work`), divided by the faster of this processor's product rates."""
     done = measured["operations_per_token"] * tokens_per_second(measured)
     return done / max(measured["product_rates"].values())
 
@@ -56,25 +56,25 @@ def of(measures: Sequence[Measured], case: str, contender: str, full: bool = Fal
 
 
 def spread(measures: Sequence[Measured], case: str, contender: str, quantity: Quantity) -> Spread | None:
-    """Over rounds; None where there are none."""
+    """The spread of a quantity over rounds; None where there are none."""
     found = of(measures, case, contender)
     return Spread.of([quantity(measured) for measured in found.values()]) if found else None
 
 
 def ratio(measures: Sequence[Measured], case: str, contender: str, other: str, quantity: Quantity) -> Spread | None:
-    """The contender's over the other's, of each round that both have; None where there is none."""
+    """The ratio of a quantity of two contenders in each round that both have; None where there is none."""
     mine, theirs = of(measures, case, contender), of(measures, case, other)
     both = [quantity(mine[number]) / quantity(theirs[number]) for number in mine.keys() & theirs.keys()]
     return Spread.of(both) if both else None
 
 
 def yardsticks(case: str) -> tuple[str, ...]:
-    """The contenders that are not ours, the plain one first."""
+    """The contenders other than pefttools, the untuned one first."""
     return tuple(name for name in CASES[case].contenders if not name.startswith("pefttools"))
 
 
 def figures(measures: Sequence[Measured]) -> list[dict[str, Any]]:
-    """A dict a contender of a case with a rate: what the tables show, for machines."""
+    """The numbers of the tables, as a dict for each contender of a case that trains or predicts."""
     quantities: dict[str, Quantity] = {
         "rows_per_second": rows_per_second, "tokens_per_second": tokens_per_second,
         "wall_seconds": lambda measured: measured["wall_seconds"], "bytes_over_model": bytes_over_model,

@@ -1,6 +1,7 @@
-"""Trainer of transformers as a contender: at its defaults, or tuned by someone who knows it.
+"""transformers' Trainer as a contender, with its defaults or tuned by an expert.
 
-Learning rate, schedule, warmup, weight decay and clipping are the recipe's; they change what is learnt, not how fast.
+Learning rate, schedule, warmup, weight decay and clipping are those of the recipe; they affect the result, not the
+speed.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import memory
-import plain
 import torch
+import trainer_models
 import transformers
 from datasets import Dataset
 from torch import nn
@@ -28,7 +29,7 @@ from pefttools.training.evaluation import Evaluator
 
 
 class Watch(transformers.TrainerCallback):
-    """When the steps of a training begin and end, in seconds of `time.perf_counter`."""
+    """Records when training begins and when the last step ends, in seconds of `time.perf_counter`."""
 
     def __init__(self) -> None:
         self.began = self.last = 0.0
@@ -47,12 +48,12 @@ def run(
     tokenise: Callable[..., Any] = encode,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Train once and answer times in seconds, memory in bytes, and what the model learnt.
+    """Train once; returns times in seconds, memory in bytes, and the test score.
 
     Args:
-        warm_up: the recipe on a few rows, trained first and forgotten.
+        warm_up: the recipe on a few rows, trained first; its measurements are dropped.
         tokenise: `encode` with its cache, or `encode_once` without.
-        watch: what keeps the time; a new one when None.
+        watch: measures the time; a new one when None.
     """
     if warm_up is not None:
         run(warm_up, tuned)
@@ -60,7 +61,7 @@ def run(
     begun = time.perf_counter()
     splits = load_splits(recipe.data, recipe.task)
     task = recipe.task.fit(splits)
-    base, model = plain.build(recipe, task)
+    base, model = trainer_models.build(recipe, task)
     rows = tokenise(splits.train, task, base, "train", training=True)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(recipe, base, model, dataset(rows, lengths=tuned), tuned, folder, watch)
@@ -81,23 +82,23 @@ def run(
 
 
 def first_step(recipe: Recipe) -> float:
-    """When the first step ends, in seconds of `time.perf_counter`, for a script that tokenises."""
+    """The time at the end of the first step, in seconds of `time.perf_counter`; tokenises without a cache."""
     watch = Watch()
     run(recipe, tuned=False, tokenise=encode_once, watch=watch)
     return watch.last
 
 
 def dataset(rows: Any, lengths: bool) -> Dataset:
-    """The tokenised rows as Trainer wants them; `lengths` for it to group by."""
-    kept = [n for n in (*("length",) * lengths, "input_ids", "token_type_ids", LABELS) if n in rows.column_names]
-    columns = {name: rows[name][:] for name in kept}
+    """The tokenised rows as a dataset for Trainer; with `lengths` if it groups by length."""
+    names = [n for n in (*("length",) * lengths, "input_ids", "token_type_ids", LABELS) if n in rows.column_names]
+    columns = {name: rows[name][:] for name in names}
     return Dataset.from_dict({**columns, "attention_mask": [[1] * len(ids) for ids in columns["input_ids"]]})
 
 
 def trainer_of(
     recipe: Recipe, base: Base, model: nn.Module, rows: Dataset, tuned: bool, folder: str, watch: Watch
 ) -> transformers.Trainer:
-    """Trainer, ready to train."""
+    """A Trainer with the recipe's settings."""
     settings = recipe.train
     assert settings.learning_rate is not None
     arguments = transformers.TrainingArguments(
@@ -119,7 +120,7 @@ def trainer_of(
         train_sampling_strategy="group_by_length" if tuned else "random",
     )
     made = transformers.Trainer(
-        model=model,  # type: ignore[arg-type]  # a PeftModel is none of transformers', and taken all the same
+        model=model,  # type: ignore[arg-type]  # a PeftModel is not a PreTrainedModel, but is accepted
         args=arguments,
         train_dataset=rows,
         processing_class=base.tokenizer,
@@ -131,13 +132,13 @@ def trainer_of(
 
 
 def collator(base: Base, task: Task, multiple: int | None) -> Any:
-    """What pads a batch; None for Trainer's own."""
-    if not task.own_head:  # a language model's labels are padded too
+    """The collator that pads a batch; None for Trainer's own."""
+    if not task.own_head:  # labels of a language model are padded, too
         return transformers.DataCollatorForSeq2Seq(base.tokenizer, pad_to_multiple_of=multiple)
     return transformers.DataCollatorWithPadding(base.tokenizer, pad_to_multiple_of=multiple) if multiple else None
 
 
 def score(model: nn.Module, task: Task, base: Base, rows: list[Any]) -> float:
-    """The task's metric on test rows, by pefttools' own evaluation."""
+    """The task's metric on test rows, computed by pefttools' evaluation."""
     encoded = encode(rows, task, base, "test")
     return Evaluator(model, task, base.tokenizer).score(encoded, rows, "test").metrics[task.primary]

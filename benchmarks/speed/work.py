@@ -1,10 +1,10 @@
-"""How much there is to compute, and how fast this processor multiplies matrices: what a rate is a share of.
+"""The number of operations of a training run, and the rate at which this processor multiplies matrices.
 
-Counted are the products of weights with tokens: 2 operations a weight and token forward, 2 for the gradient of the
-input in every block from the lowest trained one up, 2 for the gradient of a trained weight. That is 2·weights·tokens
-times 1 forward and 0 (a head alone), 1 (LoRA) or 2 (full) backward. Attention's own products, embeddings, norms, the
-head of a classifier (once a row) and padding are left out. It is the work of a plain run: who computes a frozen part
-once instead of every epoch may exceed 100%.
+Only products of weights with tokens count: for each weight and token 2 operations in the forward pass, 2 for the
+gradient of the input in every block from the lowest trained one up, and 2 for the gradient of a trained weight. That is
+2·weights·tokens, times 1 forward and 0 (head alone), 1 (LoRA) or 2 (full fine-tuning) backward. Attention's own
+products, embeddings, norms, a classifier's head (once a row) and padding do not count. The number assumes that frozen
+parts are computed in every epoch; a run that computes them once may exceed 100%.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.tasks.base import Task
 
 SIDE, REPEATS = 1024, 9
-"""Of the square matrices whose product is timed, and how often."""
+"""Size of the square matrices whose product is timed, and the number of repetitions."""
 
 
 def operations_per_token(recipe: Recipe, task: Task, training: bool = True) -> int:
-    """Operations a token of these steps, or of a forward alone; counted on a model without weights."""
+    """Operations for each token of a step, or of a forward pass alone; counted on a model without weights."""
     base = task.load(recipe.base, empty=True)
     if training:
         recipe.strategy.wrap(base)
     parts: list[nn.Module] = [base.model.get_submodule(path) for path in module_paths.blocks(base.model)]
-    if (table := base.model.get_output_embeddings()) is not None:  # a language model's, which every token meets
+    if (table := base.model.get_output_embeddings()) is not None:  # of a language model, computed for every token
         parts.append(table)
     learning = [any(p.requires_grad for p in part.parameters()) for part in parts]
     lowest = learning.index(True) if any(learning) else len(parts)
@@ -55,7 +55,7 @@ def _rate(dtype: torch.dtype) -> float:
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """How long a call takes."""
+    """Duration of a call in seconds."""
     begun = time.perf_counter()
     call()
     return time.perf_counter() - begun

@@ -1,8 +1,8 @@
-"""The fresh process: one contender of one case, measured once.
+"""The process of a measurement: measures one contender of one case once.
 
     python benchmarks/speed/worker.py --order JSON --answer FILE [--first-step]
 
-What goes to standard output is the libraries'.
+Its standard output comes from libraries and is ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cases import Order, recipe_of, to_warm_up
 
 
 def measure(order: Order) -> dict[str, Any]:
-    """Times in seconds, memory in bytes, rates in operations a second."""
+    """The measurements: times in seconds, memory in bytes, rates in operations a second."""
     match order.about.kind:
         case "train":
             return _trained(order)
@@ -39,16 +39,16 @@ def _trained(order: Order) -> dict[str, Any]:
     if order.contender.startswith("pefttools"):
         import ours
 
-        answer = ours.run(recipe, warm_up)
+        measured = ours.run(recipe, warm_up)
     else:
         import trainer
 
-        answer = trainer.run(recipe, order.contender == "trainer_tuned", warm_up)
-    return {**answer, **_machine_rates(order, training=True)}
+        measured = trainer.run(recipe, order.contender == "trainer_tuned", warm_up)
+    return {**measured, **_machine_rates(order, training=True)}
 
 
 def _machine_rates(order: Order, training: bool) -> dict[str, Any]:
-    """What there was to compute, and how fast this process multiplies matrices."""
+    """The number of operations, and the rate at which this process multiplies matrices."""
     import work
 
     from pefttools.data.splitting import load_splits

@@ -1,4 +1,4 @@
-"""A measurement in a fresh process: nothing of the one before is in its memory, its caches or its threads."""
+"""Measurements in new processes, so that memory, caches and threads of earlier ones have no influence."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from cases import Order
 
 WORKER = Path(__file__).with_name("worker.py")
 LONGEST = 3000
-"""Characters of what went wrong that are told, from the end."""
+"""Number of last characters of an error message that are shown."""
 
 
-def ask(order: Order, environment: Mapping[str, str], first_step: bool = False) -> dict[str, Any]:
-    """What a fresh process measures of one contender.
+def measure_in_process(order: Order, environment: Mapping[str, str], first_step: bool = False) -> dict[str, Any]:
+    """Measure one contender in a new process; returns its measurements.
 
     Args:
-        first_step: whether it is to tell when its first step ends, and no more.
+        first_step: measure only when the first step ends.
     """
     command = [str(WORKER), "--order", json.dumps(order.as_dict())]
-    return answer([*command, "--first-step"] if first_step else command, environment)
+    return run_script([*command, "--first-step"] if first_step else command, environment)
 
 
-def answer(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """What a script run by a fresh interpreter writes to the file that it is given as `--answer`.
+def run_script(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Run a script in a new interpreter; returns the JSON that it writes to the file of its option `--answer`.
 
     Raises:
-        SystemExit: it failed; says how.
+        SystemExit: the script failed; the message contains its last error output.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "answer.json")

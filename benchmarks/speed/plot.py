@@ -1,4 +1,4 @@
-"""The picture of how cost grows: a column a size that was swept, seconds above and memory below."""
+"""The plot of how cost grows: one column for each swept size, with seconds above and memory below."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ COLOURS = {"step_seconds": "#1f6f8b", "peak_bytes": "#b5523b"}
 
 
 def draw(sweeps: Sequence[Sweep], file: Path) -> None:
-    """Write it beside `file` as .svg and .png. Raises SystemExit where matplotlib is not installed."""
+    """Write the plot as `file` with the suffixes .svg and .png. Raises SystemExit if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
-        raise SystemExit("the table is written; the picture needs matplotlib: pip install -e '.[dev]'") from None
+        raise SystemExit("the table is written, but the plot needs matplotlib: pip install -e '.[dev]'") from None
     matplotlib.use("agg")
     from matplotlib import pyplot
 

@@ -1,6 +1,6 @@
-"""The models that Trainer trains: what a recipe's strategy trains, put together from transformers and peft alone.
+"""The models that Trainer trains: those of the recipe's strategy, built with transformers and peft only.
 
-The base and its head come from the recipe's checkpoint and seed, as pefttools loads them.
+The base and its head are loaded by pefttools, from the recipe's checkpoint and seed.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pefttools.tasks.base import Task
 
 QUERY_VALUE = {"bert": ["query", "value"], "llama": ["q_proj", "v_proj"]}
 MATRICES = {"bert": r".*\.layer\.\d+\..*(query|key|value|dense)", "llama": "all-linear"}
-"""A model's type -> peft's `target_modules`; "all-linear" would take BERT's pooler, which is trained whole."""
+"""Model type -> peft's `target_modules`; "all-linear" would include BERT's pooler, which is trained completely."""
 
 
 def build(recipe: Recipe, task: Task) -> tuple[Base, nn.Module]:
-    """The base, and the model on it with what is trained requiring gradients."""
+    """The base, and the model on it, in which exactly the trained parameters require gradients."""
     from accelerate.utils import set_seed
 
     set_seed(recipe.seed)
@@ -70,11 +70,11 @@ def _with_head(base: Base) -> nn.Module:
 
 
 def _adapter(base: Base, settings: Strategy) -> nn.Module:
-    """peft has no bottleneck adapters, so Trainer is given ours."""
+    """The model with pefttools' adapters, because peft has no bottleneck adapters."""
     return settings.wrap(base)
 
 
 MADE: dict[str, Callable[[Base, Any], nn.Module]] = {
     "lora": _lora, "full": _full, "top_layers": _top_layers, "bitfit": _bitfit, "adapter": _adapter,
 }  # fmt: skip
-"""Strategy -> how it is done without pefttools."""
+"""Strategy -> a function that builds its model without pefttools."""
