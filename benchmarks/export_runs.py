@@ -1,4 +1,4 @@
-"""Small runs for benchmarks/exports.py, their exports, and what is kept of a manifest."""
+"""Small runs for benchmarks/exports.py, their exports, and the values taken from a manifest."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SMALL = {
 
 
 def small(recipe: str, files: Path) -> list[str]:
-    """What makes a recipe a matter of minutes."""
+    """Overrides with which a recipe takes only minutes."""
     return [word.format(rows=files / "gsm8k" / "train.jsonl") for word in SMALL[recipe]]
 
 
 def answering(scratch: Path, files: Path, *words: str) -> Path:
-    """A run of SmolLM2 on a few of GSM8K's rows."""
+    """The folder of a run of SmolLM2 on a few rows of GSM8K."""
     from pefttools.recipe.recipes import load
     from pefttools.training.driver import train
 
@@ -38,7 +38,7 @@ def answering(scratch: Path, files: Path, *words: str) -> Path:
 
 
 def trained(scratch: Path, task: str, *words: str) -> Path:
-    """A run of a task on its sample rows, which is all that exactness needs."""
+    """The folder of a run of a task on its sample rows, which are enough to measure exactness."""
     import yaml
 
     from pefttools.recipe.recipes import load
@@ -59,7 +59,7 @@ def trained(scratch: Path, task: str, *words: str) -> Path:
 
 
 def exported(run: Path, to: str, *settings: str) -> dict[str, Any]:
-    """The manifest."""
+    """Export a run; returns the manifest."""
     from pefttools.exporters.driver import export
 
     shutil.rmtree(run / "export" / to, ignore_errors=True)
@@ -67,7 +67,7 @@ def exported(run: Path, to: str, *settings: str) -> dict[str, Any]:
 
 
 def command(*words: str) -> str:
-    """Stdout's last line of a command of pefttools."""
+    """The last line of a pefttools command's stdout."""
     done = subprocess.run([sys.executable, "-m", "pefttools", *words], check=True, capture_output=True, text=True)
     return done.stdout.splitlines()[-1]
 

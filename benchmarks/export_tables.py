@@ -12,9 +12,9 @@ Rows = dict[str, dict[str, Any]]
 def tables(rows: Rows) -> str:
     """The results as Markdown."""
     parts = [
-        "# Exports, measured",
+        "# Measurements of exports",
         "",
-        "By `python benchmarks/exports.py merges | quantised | onnx | gguf | stranger | stream`.",
+        "Written by `python benchmarks/exports.py merges | quantised | onnx | gguf | stranger | stream`.",
     ]
     sections = {
         "merge": merges,
@@ -34,9 +34,9 @@ def tables(rows: Rows) -> str:
 def merges(rows: Rows) -> list[str]:
     parts = [
         "## Merging", "",
-        "Largest logit difference between the trained model and the merged one, loaded in a fresh process, both"
-        " computing in float64: MiniLM after three epochs on the tasks' sample rows, for causal_lm SmolLM2 after two on"
-        " 64 rows of GSM8K. In brackets the largest logit.",
+        "Largest logit difference between the trained model and the merged one, loaded in a new process, both in"
+        " float64, with the largest logit in brackets. The model is MiniLM after three epochs on the tasks' sample"
+        " rows; for causal_lm it is SmolLM2 after two epochs on 64 rows of GSM8K.",
         "", "| task | strategy | float32 | bfloat16 |", "|---|---|---|---|",
     ]  # fmt: skip
     for key, row in sorted(rows.items()):
@@ -49,20 +49,20 @@ def merges(rows: Rows) -> list[str]:
 def quantised(rows: Rows) -> list[str]:
     parts = [
         "## Quantised bases", "",
-        "LoRA on every matrix; means of the first and last five logged losses; weights as `plan` counts them. Of both"
-        " routes: the largest logit difference of the merged model from the trained one, whose arithmetic is"
-        " quantised; that from the adapter beside the same base, which is what merging costs; its score.",
+        "LoRA on every matrix; means of the first and last five logged losses; weights as estimated by `plan`. For both"
+        " merged models: the largest logit difference from the trained model, whose arithmetic is quantised; the"
+        " largest difference from the adapter on the same base, which is the error of merging; and the score.",
         "",
         "| base | loss first, last | test | weights MB | peak MB | s a step | into dequantised | into full |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for key, row in rows.items():
         routes = row["routes"] or {}
-        told = [_route(routes[name], row["metric"]) if name in routes else "" for name in ("dequantised", "full")]
+        cells = [_route(routes[name], row["metric"]) if name in routes else "" for name in ("dequantised", "full")]
         parts.append(
             f"| {key} | {row['first_loss']:.3f}, {row['last_loss']:.3f} | {row['metric']} {row['test']:.4f} |"
             f" {row['weight_bytes'] / 1e6:.0f} | {row['peak_bytes'] / 1e6:.0f} | {row['step_seconds']:.3f} |"
-            f" {' | '.join(told)} |"
+            f" {' | '.join(cells)} |"
         )
     return parts
 
@@ -71,9 +71,9 @@ def gguf(rows: Rows) -> list[str]:
     parts = [
         "## GGUF", "",
         "SmolLM2 after LoRA on 64 rows of GSM8K, written by llama.cpp's converter. Differences from the trained model:"
-        " of logits, as transformers reads the file back; of the logarithms of the 32 likeliest next tokens'"
-        " probabilities, as llama.cpp goes on after the rows' first halves.", "",
-        "| dtype | MB | largest logit difference, read back | llama.cpp: log-probabilities | its likeliest token |",
+        " of logits when transformers reads the file back, and of the log-probabilities of the 32 most likely next"
+        " tokens when llama.cpp continues the rows' first halves.", "",
+        "| dtype | MB | largest logit difference, read back | llama.cpp: log-probabilities | most likely token |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
     for key, row in rows.items():
@@ -90,18 +90,18 @@ def onnx(rows: Rows) -> list[str]:
     for key, row in rows.items():
         parts.append(f"| {key} | {row['max_logit_error']:.1e} | {row['trained']:.4f}, {row['exported']:.4f} |")
         if speed := row.get("rows_per_second"):
-            told = ", ".join(f"{name} {value:.0f}" for name, value in speed.items())
+            rates = ", ".join(f"{name} {value:.0f}" for name, value in speed.items())
             ratio = row["onnx_over_fp32"]
-            parts += ["", f"Rows a second on its test rows: {told}; ONNX over torch in fp32: {ratio:.2f}."]
+            parts += ["", f"Rows a second on its test rows: {rates}; ONNX over torch in fp32: {ratio:.2f}."]
     return parts
 
 
 def stranger(rows: Rows) -> list[str]:
     parts = ["## Under plain transformers", ""]
     parts += [
-        f"In a virtual environment of torch and transformers alone the merged model of {key} gave {row['same_label']}"
-        f" of {row['rows']} test rows the label that `pefttools predict --precision fp32` gives; probabilities differ"
-        f" by at most {row['max_probability_difference']:.1e}."
+        f"In a virtual environment with torch and transformers only, the merged model of {key} predicted the label of"
+        f" `pefttools predict --precision fp32` for {row['same_label']} of {row['rows']} test rows; probabilities"
+        f" differ by at most {row['max_probability_difference']:.1e}."
         for key, row in rows.items()
     ]
     return parts
@@ -110,7 +110,7 @@ def stranger(rows: Rows) -> list[str]:
 def stream(rows: Rows) -> list[str]:
     parts = [
         "## Files of any size", "", "`pefttools predict` on a merged MiniLM and lines of two to eight words.", "",
-        "| lines | answered in their place | peak MB | seconds |", "|---|---|---|---|",
+        "| lines | predicted in order | peak MB | seconds |", "|---|---|---|---|",
     ]  # fmt: skip
     for row in rows.values():
         peak = row["peak_bytes"] / 1e6
@@ -119,7 +119,7 @@ def stream(rows: Rows) -> list[str]:
 
 
 def _error(row: dict[str, Any]) -> str:
-    """The largest difference of a logit and, in brackets, the largest logit; or why there is none."""
+    """The largest difference of a logit and, in brackets, the largest logit; or the reason of a refusal."""
     if "reason" in row:
         return f"refused: {row['reason']}"
     return f"{row['max_logit_error']:.1e} ({row['largest_logit']:.2g})"

@@ -1,14 +1,14 @@
-"""Round trips of exports, measured: every mergeable strategy and every exporter, on small real models.
+"""Measurements of exports: every mergeable strategy and every exporter, on small real models.
 
     python benchmarks/exports.py merges       # strategies x {classification, tagging, causal LM}, float32 and bfloat16
     python benchmarks/exports.py quantised    # QLoRA on MiniLM and SmolLM2: loss, memory, both merge routes
-    python benchmarks/exports.py onnx         # every encoder's task; speed of a run against its ONNX file
-    python benchmarks/exports.py gguf         # SmolLM2 by every dtype, as transformers and llama.cpp read it
-    python benchmarks/exports.py stranger     # a merged model under plain transformers, pefttools not installed
+    python benchmarks/exports.py onnx         # every task of encoders; speed of a run and of its ONNX file
+    python benchmarks/exports.py gguf         # SmolLM2 in every dtype, read by transformers and by llama.cpp
+    python benchmarks/exports.py stranger     # a merged model under plain transformers, without pefttools
     python benchmarks/exports.py stream       # `predict` on files of ten thousand and a million lines: memory, order
 
-Every row is kept in OUT as it comes, so a run that was stopped goes on; OUT/exports.md is made of them. SmolLM2's rows
-are GSM8K's, a file of `question` and `answer` in FILES/gsm8k.
+Every result is saved in OUT at once, so the same command continues after a stop; OUT/exports.md is the table. SmolLM2
+is trained on GSM8K, a file with `question` and `answer` in FILES/gsm8k.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ROOT = Path(__file__).resolve().parents[1]
 MERGED_TASKS = ("text_classification", "token_classification", "causal_lm")
 
 MORE = {("causal_lm", "top_layers"): ["strategy.layers=2"]}
-"""What a strategy is told where its default cannot be: a language model has no new head to train alone."""
+"""Overrides where a strategy's default is impossible: a language model has no new head that could be trained alone."""
 
 ENCODERS = (
     "text_classification", "regression", "token_classification", "relation_extraction", "question_answering",
     "multiple_choice", "masked_lm",
 )  # fmt: skip
 ROUNDS = 5
-"""Of each of two that are timed in turn."""
+"""Number of timed rounds."""
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]
 
 
 def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Every mergeable strategy as it is by default, trained a few steps: on sample rows, SmolLM2 on 64 of GSM8K's."""
+    """Every mergeable strategy with default settings after a few steps on sample rows; SmolLM2 on 64 rows of GSM8K."""
     from pefttools.errors import UserError
     from pefttools.strategies import strategies
 
@@ -94,7 +94,7 @@ def merges(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
 
 def quantised(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """The same LoRA on each base as it is and quantised: does it learn, what does it hold, what does merging cost."""
+    """The same LoRA on each base in fp32 and quantised: losses, memory, and the error of merging."""
     recipes = {"MiniLM": "question-type-lora", "SmolLM2": "gsm8k-smollm2-lora"}
     for model, recipe in recipes.items():
         for kind in ("null", "nf4", "fp4", "int8"):
@@ -120,24 +120,24 @@ def quantised(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
 
 def stream(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Peak memory of `predict` on a merged folder, by lines; whether every line is answered in its place."""
+    """Peak memory of `predict` on a merged folder by number of lines, and whether predictions keep the lines' order."""
     del arguments
     for number in (10_000, 1_000_000):
 
         def measure(number: int = number) -> dict[str, Any]:
             run = trained(scratch, "text_classification")
             exported(run, "merged")
-            asked, said = scratch / "asked.jsonl", scratch / "said.jsonl"
-            with asked.open("w") as file:
+            inputs, outputs = scratch / "inputs.jsonl", scratch / "outputs.jsonl"
+            with inputs.open("w") as file:
                 file.writelines(json.dumps({"text": f"{i} {'apple ' * (1 + i % 7)}"}) + "\n" for i in range(number))
-            words = [sys.executable, "-m", "pefttools", "predict", str(run / "export/merged"), str(asked)]
+            words = [sys.executable, "-m", "pefttools", "predict", str(run / "export/merged"), str(inputs)]
             started = time.perf_counter()
-            with said.open("w") as file:
+            with outputs.open("w") as file:
                 process = subprocess.Popen(words, stdout=file)
                 _, status, usage = os.wait4(process.pid, 0)
             seconds = time.perf_counter() - started
             assert status == 0, status
-            with said.open() as file:
+            with outputs.open() as file:
                 in_place = sum(json.loads(line)["text"].split()[0] == str(i) for i, line in enumerate(file))
             return {"rows": number, "in_place": in_place, "peak_bytes": 1024 * usage.ru_maxrss, "seconds": seconds}
 
@@ -145,13 +145,13 @@ def stream(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
 
 def table(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Nothing more: the tables of what is there."""
+    """No measurement; only the tables of existing results are written."""
     del scratch, arguments
     return iter(())
 
 
 def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Every task of encoders, and the question-type model's speed beside its ONNX file's."""
+    """Every task of encoders, and the speed of the question-type model and its ONNX file."""
     del arguments
     for task in ENCODERS:
         yield f"onnx {task}", lambda task=task: picked(exported(trained(scratch, task), "onnx"))
@@ -159,7 +159,7 @@ def onnx(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
 
 def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """A merged SmolLM2 in every dtype of GGUF files."""
+    """A merged SmolLM2 in every dtype of GGUF."""
     for dtype in ("float32", "bfloat16", "float16", "q8_0"):
 
         def measure(dtype: str = dtype) -> dict[str, Any]:
@@ -174,27 +174,27 @@ def gguf(scratch: Path, arguments: argparse.Namespace) -> Rows:
 
 
 def _timed(scratch: Path) -> dict[str, Any]:
-    """Rows a second of the run, in bf16 and fp32, and of the ONNX file, on its test rows; medians of rounds in turn."""
+    """Rows a second of the run in bf16 and fp32 and of its ONNX file, on test rows; medians over alternating rounds."""
     from pefttools.data.splitting import load_splits
     from pefttools.inference.predictor import load_predictor
 
     run = scratch / "question-type"
     command("train", "question-type-lora", "--out", str(run), "--json")
     manifest = exported(run, "onnx")
-    ways = {
+    predictors = {
         "torch bf16": load_predictor(run, "bf16"), "torch fp32": load_predictor(run, "fp32"),
         "onnxruntime fp32": load_predictor(run / "export" / "onnx", "fp32"),
     }  # fmt: skip
-    recipe = ways["torch fp32"].recipe
+    recipe = predictors["torch fp32"].recipe
     rows = [recipe.task.read_unlabeled(row) for row in load_splits(recipe.data, recipe.task).test]
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in predictors}
     for _ in range(ROUNDS + 1):  # the first warms up
-        for name, way in ways.items():
+        for name, predictor in predictors.items():
             started = time.perf_counter()
-            way.predict(rows)
+            predictor.predict(rows)
             seconds[name].append(time.perf_counter() - started)
     speed = {name: len(rows) / statistics.median(values[1:]) for name, values in seconds.items()}
-    ratios = [torch / other for torch, other in zip(*(seconds[n][1:] for n in list(ways)[1:]), strict=True)]
+    ratios = [torch / other for torch, other in zip(*(seconds[n][1:] for n in list(predictors)[1:]), strict=True)]
     return {**picked(manifest), "rows_per_second": speed, "onnx_over_fp32": statistics.median(ratios)}
 
 
@@ -217,7 +217,7 @@ print(json.dumps([row.softmax(-1).tolist() for row in logits]))
 
 
 def stranger(scratch: Path, arguments: argparse.Namespace) -> Rows:
-    """Predictions on test rows under plain transformers in a new virtual environment, beside ours."""
+    """Predictions on test rows by plain transformers in a new virtual environment, compared with those of pefttools."""
     del arguments
 
     def measure() -> dict[str, Any]:
@@ -237,11 +237,11 @@ def stranger(scratch: Path, arguments: argparse.Namespace) -> Rows:
         pip = [str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
         for package in ("torch", "transformers"):
             subprocess.run([*pip, package], check=True, capture_output=True)
-        told = subprocess.run(
+        done = subprocess.run(
             [str(python), str(scratch / "ask.py"), str(run / "export/merged"), str(scratch / "rows.json")],
             check=True, capture_output=True, text=True, cwd=scratch, env={**os.environ, "PYTHONPATH": ""},
         )  # fmt: skip
-        theirs = json.loads(told.stdout.splitlines()[-1])
+        theirs = json.loads(done.stdout.splitlines()[-1])
         ours = [
             list(a["probabilities"].values()) for a in predict_rows(run, [{"text": t} for t in texts], precision="fp32")
         ]

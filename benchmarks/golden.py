@@ -1,13 +1,13 @@
-"""A record of what training gives, to the last bit: run it before a change that should change no result, and after it.
+"""Exact results of training: record them before a change that should not affect results, and compare them afterwards.
 
-    python benchmarks/golden.py --record       # writes benchmarks/results/golden.json
-    python benchmarks/golden.py                # trains everything again; the exit code is 1 where a value differs
-    python benchmarks/golden.py --only lora    # cases whose name holds this
+    python benchmarks/golden.py --record       # write benchmarks/results/golden.json
+    python benchmarks/golden.py                # train everything again; the exit code is 1 if a value differs
+    python benchmarks/golden.py --only lora    # only cases whose names contain this text
 
 Cases: every strategy and its variants on tiny models of three architectures, every task, and the first 40 steps of the
-six recipes of text classification (with --recipes). Each is one `pefttools train` in fp32 and on one thread. The losses
-of all steps, the scores, a hash of the saved weights and a hash of the rows are compared. Another processor or another
-version of torch rounds differently: the record names both.
+six recipes of text classification (with --recipes). Each is one `pefttools train` in fp32 on one thread. The losses of
+all steps, the scores, a hash of the saved weights and a hash of the rows are compared. Other processors and versions of
+torch round differently, so the record contains both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
              "eos_token_id": 2, "decoder_start_token_id": 2},
 }  # fmt: skip
 ARCHITECTURES = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}
-"""Of a task's model class; bert for all others."""
+"""A task's model class -> architecture; bert for all others."""
 KEYWORDS = {"fruit": ("apple", "pear", "plum"), "tool": ("hammer", "saw", "drill"), "colour": ("red", "green", "blue")}
 WORDS = [*(f"word{i}" for i in range(40)), *(word for words in KEYWORDS.values() for word in words)]
 RECIPES = ("question-type-lora", "question-type-head", "question-type-full", "spam-lora", "sentiment-lora",
@@ -72,12 +72,12 @@ def main() -> None:
     if arguments.record:
         FILE.write_text(json.dumps({"machine": machine(), "cases": recorded["cases"]}, indent=1) + "\n")
     elif recorded.get("machine") != machine():
-        print(f"recorded on {recorded.get('machine')}, this is {machine()}")
+        print(f"the record was made on {recorded.get('machine')}, but this is {machine()}")
     sys.exit(bool(differing))
 
 
 def machine() -> dict[str, str]:
-    """What the last bit depends on."""
+    """The processor and the versions on which rounding depends."""
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
@@ -85,7 +85,7 @@ def machine() -> dict[str, str]:
 
 
 def difference(before: Mapping[str, Any] | None, found: Mapping[str, Any]) -> str:
-    """The first values that differ, or nothing."""
+    """A message about the first value that differs, or an empty text."""
     if before is None:
         return "DIFFERS: is not in the record"
     for name, value in before.items():
@@ -145,7 +145,7 @@ def write_recipe(place: Path, architecture: str, task: str, rows: list[dict[str,
 
 
 def write_checkpoint(architecture: str, task: str, folder: Path) -> None:
-    """A tiny model with random weights, and a tokenizer of a token a word."""
+    """Write a tiny model with random weights, and a tokenizer with one token for each word."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -175,16 +175,16 @@ def write_checkpoint(architecture: str, task: str, folder: Path) -> None:
 
 
 def measured(words: list[str], out: Path) -> dict[str, Any]:
-    """What one run gave; its error where it gave none."""
+    """The results of one run, or its error."""
     import shutil
 
     from pefttools import cli
 
-    said = io.StringIO()
-    with redirect_stderr(said), redirect_stdout(io.StringIO()):
+    stderr = io.StringIO()
+    with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
         code = cli.run(["train", *words, "--out", str(out)])
     if code:
-        return {"error": " ".join(said.getvalue().replace(str(out.parent), "").split())[-200:]}
+        return {"error": " ".join(stderr.getvalue().replace(str(out.parent), "").split())[-200:]}
     result = json.loads((out / "result.json").read_text())
     steps = out / "metrics.jsonl"
     lines = [json.loads(line) for line in steps.read_text().splitlines()] if steps.exists() else []

@@ -1,9 +1,9 @@
-"""A suite killed with SIGKILL at random moments must end with the results of one that was left alone.
+"""Check that a suite killed with SIGKILL at random moments ends with the same results as one that runs undisturbed.
 
     python benchmarks/kills.py smoke --kills 5 --seed 0
 
-Both run `pefttools bench` in a process group of its own, so that a kill takes the trial's process too. Everything a
-record holds but its clocks and meters is compared. Exit code 1 where anything differs.
+Each runs `pefttools bench` in a process group of its own, so that a kill ends the trial's process, too. Records are
+compared except for times and memory. The exit code is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 CLOCKS = ("train", "wall", "hardware")
-"""What a clock or a memory meter says."""
+"""Keys of a record with times and memory."""
 
 
 def main() -> None:
@@ -37,22 +37,22 @@ def main() -> None:
     started = time.monotonic()
     started_run(arguments, quiet).wait()
     seconds = time.monotonic() - started
-    print(f"left alone: {seconds:.0f} s, {len(records(quiet))} trials")
+    print(f"undisturbed: {seconds:.0f} s, {len(records(quiet))} trials")
     draw = random.Random(arguments.seed)
     for number in range(arguments.kills):
         process = started_run(arguments, killed)
         moment = draw.uniform(3, max(4.0, seconds / 2))
         try:
             process.wait(moment)
-            print(f"kill {number + 1}: it had ended before {moment:.1f} s")
+            print(f"kill {number + 1}: the suite ended before {moment:.1f} s")
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            print(f"kill {number + 1}: after {moment:.1f} s, {len(records(killed))} trials there")
+            print(f"kill {number + 1}: after {moment:.1f} s, {len(records(killed))} trials finished")
     code = started_run(arguments, killed).wait()
     one, other = records(quiet), records(killed)
     differing = [digest for digest in one.keys() | other.keys() if one.get(digest) != other.get(digest)]
-    print(f"exit code {code}; {len(one) - len(differing)} of {len(one)} records are the same")
+    print(f"exit code {code}; {len(one) - len(differing)} of {len(one)} records are equal")
     sys.exit(bool(code or differing))
 
 

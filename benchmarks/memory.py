@@ -1,11 +1,11 @@
-"""What `pefttools plan` says of the peak memory, against the peak resident memory of real steps.
+"""The peak memory that `pefttools plan` estimates, compared with the peak resident memory of real steps.
 
     OMP_NUM_THREADS=2 python benchmarks/memory.py [--strategy lora] [--precision bf16] [--force]
 
-Every strategy of the registry and every variant it names, on MiniLM, at two batch sizes and two lengths. A row is two
-fresh processes: the plan's, and one that loads the model, evaluates full rows as a run does before it trains, takes
-steps with pefttools' own loop, and evaluates again; VmHWM is what the kernel saw. Rows that are in
-benchmarks/results/memory.json already are kept, so an interrupted run goes on where it was; --force measures again.
+Every strategy and each of its variants, on MiniLM, with two batch sizes and two lengths. A row of the table needs two
+new processes: one for the plan, and one that loads the model, evaluates full rows as a run does before training, takes
+steps with pefttools' own loop, and evaluates again; its peak is the kernel's VmHWM. Rows that are already in
+benchmarks/results/memory.json are not repeated, so the same command continues after a stop; --force measures again.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ BATCHES, LENGTHS, STEPS, ROWS, MIB = (8, 32), (32, 128), 4, 64, 2**20
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategy", action="append", help="only this one; may be given several times")
+    parser.add_argument("--strategy", action="append", help="measure only this strategy; can be repeated")
     parser.add_argument(
-        "--precision", action="append", choices=("fp32", "bf16"), help="fp32 when not given; may be given twice"
+        "--precision", action="append", choices=("fp32", "bf16"), help="by default fp32; can be repeated"
     )
-    parser.add_argument("--defaults", action="store_true", help="no variants, only the default settings")
-    parser.add_argument("--force", action="store_true", help="measure rows again that are there")
+    parser.add_argument("--defaults", action="store_true", help="measure default settings only, no variants")
+    parser.add_argument("--force", action="store_true", help="repeat existing measurements")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def settings(names: list[str] | None, precisions: list[str], defaults: bool) -> Iterator[tuple[str, list[str]]]:
-    """A row's name and its overrides."""
+    """The name and the overrides of each row."""
     from pefttools.strategies import strategies
 
     for strategy in names or strategies.names():
@@ -82,13 +82,13 @@ def settings(names: list[str] | None, precisions: list[str], defaults: bool) -> 
 
 
 def compared(overrides: list[str]) -> dict[str, Any]:
-    """Bytes as planned and as measured."""
-    plan = json.loads(fresh("-m", "pefttools", "plan", RECIPE, *overrides, "--json"))["bytes"]
-    return {"plan": plan, "measured": json.loads(fresh(__file__, "--worker", json.dumps(overrides)))}
+    """Planned and measured bytes."""
+    plan = json.loads(run_python("-m", "pefttools", "plan", RECIPE, *overrides, "--json"))["bytes"]
+    return {"plan": plan, "measured": json.loads(run_python(__file__, "--worker", json.dumps(overrides)))}
 
 
-def fresh(*arguments: str) -> str:
-    """What a fresh process writes."""
+def run_python(*arguments: str) -> str:
+    """The standard output of a new Python process."""
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)}\n{done.stderr}")
@@ -96,7 +96,7 @@ def fresh(*arguments: str) -> str:
 
 
 def measured(overrides: list[str]) -> dict[str, int]:
-    """Peak resident bytes of this process over loading, evaluation and steps."""
+    """Peak resident bytes of this process during loading, evaluation and steps."""
     import datasets
 
     from pefttools.bases import loading
@@ -123,7 +123,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         accelerator = accelerator_for(made, run, 0)
-        # as prepare.prepare does, without tokenising every row
+        # as `preparation.prepare` does, without tokenising every row
         base = wrapping.load_base(made)
         model = wrapping.wrap(made, base)
         multiple = step_multiple(made.train.pad_multiple, device_type())
@@ -139,11 +139,11 @@ def measured(overrides: list[str]) -> dict[str, int]:
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
         penalties = Penalties.bind(made, base, model)
 
-        def look() -> None:
+        def evaluate() -> None:
             for _ in Evaluator(model, task, base.tokenizer).outputs(rows, range(ROWS)):
                 pass
 
-        look()
+        evaluate()
         optimizer = optimizer_setup.build(model, made.strategy, made.train)
         last = last_block(model, task.inputs_of(task.collate(rows[:2], base.tokenizer, multiple)))
         prepared, optimizer = accelerator.prepare(model, optimizer)
@@ -154,7 +154,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
         with speedups.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
             for _ in range(STEPS):
                 loop.step()
-            look()
+            evaluate()
         status = Path("/proc/self/status").read_text()
         peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
         return {"peak": int(peak) * 1024}
@@ -165,7 +165,7 @@ def error(row: dict[str, Any]) -> float:
 
 
 def tensor_error(row: dict[str, Any]) -> float:
-    """The error of what is planned beside the process."""
+    """The relative error of the estimate without the part `process`."""
     process = row["plan"]["process"]
     return (row["plan"]["peak"] - process) / (row["measured"]["peak"] - process) - 1
 
@@ -187,7 +187,7 @@ def report(rows: dict[str, Any]) -> str:
             "# Peak memory: planned and measured",
             "",
             f"`OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '')} python {' '.join(sys.argv)}`, {machine()}.",
-            f"MiB; MiniLM, recipe {RECIPE}, rows x tokens at once. The last column leaves `process` out of both.",
+            f"MiB; MiniLM, recipe {RECIPE}, rows x tokens at once. The last column is the error without `process`.",
             "",
             f"{len(rows)} rows; error at most {max(errors):.1%}, on average {sum(errors) / len(errors):.1%};"
             f" {sum(e > 0.15 for e in errors)} beyond 15%.",

@@ -3,8 +3,8 @@
     python benchmarks/quality.py                       # everything: hours on two cores
     python benchmarks/quality.py --rows lora bitfit --seeds 0 --data question-types
 
-Each trial is one `pefttools train`; a trial that is finished is not run again, and one that was killed goes on. The
-table and the trials go to benchmarks/results/quality.{md,json}; they hold whatever is finished.
+Each trial is one `pefttools train`. Finished trials are not repeated, and killed ones continue. The table and the
+results are written to benchmarks/results/quality.{md,json}; they contain the finished trials.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ DATA = {
     "question-types": ("question-type-lora", []),
     "movie-sentiment": ("sentiment-lora", ["train.epochs=1"]),
 }
-"""Name -> recipe and overrides; the strategy is laid over it."""
+"""Name -> recipe and overrides; the strategy is a further override."""
 FEWER_ROWS = {
     "movie-sentiment": ("full", "top_layers", "lora", "adapter", "adapter-houlsby", "adapter-parallel", "bitfit")
 }
-"""Data whose trials take long, and the rows that are run on it."""
+"""Data with long trials -> the only rows that are run on it."""
 CLOSE_TO_FULL = (
     "lora", "adapter", "adapter-houlsby", "adapter-parallel", "bitfit", "low_rank", "adalora", "lora-dora", "galore",
 )  # fmt: skip
@@ -37,7 +37,7 @@ ABOVE_HEAD = ("vera", "ia3", "prefix", "layer_norm")
 
 
 def rows() -> dict[str, list[str]]:
-    """Row -> overrides: every strategy of the registry and every variant it names."""
+    """Row -> overrides, for every strategy and each of its variants."""
     made = {}
     for name in strategies.names():
         for variant in ("", *strategies.get(name).variants):
@@ -58,7 +58,7 @@ def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
 
 
 def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What is finished, a dict a trial."""
+    """The results of finished trials."""
     found = []
     for trial in trials(arguments):
         if (result := trial.result) is None:
@@ -79,8 +79,8 @@ def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Markdown: a table a data set, with the bars."""
-    about = "`python benchmarks/quality.py`; all-MiniLM-L6, test accuracy, mean over seeds (each seed's in brackets)."
+    """The results in Markdown: a table for each data set, with limits."""
+    about = "`python benchmarks/quality.py`; all-MiniLM-L6, test accuracy, mean over seeds (the seeds' in brackets)."
     text = ["# Every strategy at its default settings", "", about]
     for data in DATA:
         by_row: dict[str, list[dict[str, Any]]] = {}

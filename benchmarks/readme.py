@@ -20,7 +20,7 @@ SHOWN = ("tier", "method", "test", "95% interval", "trained", "seconds", "peak M
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """A table a problem, and under it the smallest difference that could have been shown."""
+    """A table for each problem of the suite."""
     from pefttools.bench.tables import COLUMNS
 
     lines = []
@@ -28,14 +28,14 @@ def table(summary: Mapping[str, Any]) -> str:
         lines += [f"{problem['name']}, {problem['metric']}:", "", "| " + " | ".join(SHOWN) + " |"]
         lines += ["|" + "|".join("---" if name in ("tier", "method") else "---:" for name in SHOWN) + "|"]
         for row in problem["methods"]:
-            told = dict(zip(COLUMNS, cells(row), strict=True))
-            lines.append("| " + " | ".join(told[name] for name in SHOWN) + " |")
+            texts = dict(zip(COLUMNS, cells(row), strict=True))
+            lines.append("| " + " | ".join(texts[name] for name in SHOWN) + " |")
         lines.append("")
     return "\n".join(lines)
 
 
 def updated(readme: str) -> str:
-    """The README with the table as it must be."""
+    """The README with the current table."""
     before, _, rest = readme.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + table(json.loads(SUMMARY.read_text("utf-8"))) + END + after

@@ -1,12 +1,12 @@
-"""Every strategy, variant and method of peft takes one step on tiny models of many architectures, in fp32 and in bf16.
+"""One training step of every strategy, variant and peft method on tiny models of many architectures, in fp32 and bf16.
 
-    python benchmarks/steps.py                                  # what is missing; a line a cell
+    python benchmarks/steps.py                                  # run missing cells; prints a line for each
     python benchmarks/steps.py --architecture bert t5 --method lora "peft vera" --again
 
-Each cell is one `pefttools train` of four rows, as the command line calls it. It ends in one of three ways: a finished
-run, a refusal (exit code 2, one line, and no run folder), or a fault: a traceback, a refusal of several lines, or one
-that left something behind. Faults make the exit code 1. Results go to benchmarks/results/steps.json after every
-architecture, so that a run that was ended goes on where it was; steps.md is the table.
+Each cell is one `pefttools train` on four rows. It ends in one of three ways: a finished run; a refusal (exit code 2,
+one line, and no run folder); or a fault, which is a traceback, a refusal of several lines, or one that leaves files
+behind. With faults, the exit code is 1. Results are written to benchmarks/results/steps.json after every architecture,
+so that the same command continues after a stop; steps.md is the table.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from pefttools.compatibility import tiny_models
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("fp32", "bf16")
 SPACE = "\u0120"
-"""A space, as byte-level BPE writes it."""
+"""A space in byte-level BPE."""
 STEP = "step"
-"""What a cell holds that took its step."""
+"""The result of a cell that has finished its step."""
 LIBRARIES = ("torch", "transformers", "peft")
 WORDS = [f"word{i}" for i in range(55)]
 SIZES = {
     "hidden_size": 256, "intermediate_size": 512, "dim": 256, "hidden_dim": 512, "n_embd": 256, "d_model": 256,
     "d_ff": 512, "d_kv": 64, "head_dim": 64, "encoder_ffn_dim": 512, "decoder_ffn_dim": 512, "embedding_size": 64,
 }  # fmt: skip
-"""In place of the tiny sizes, for which many defaults of peft's methods are too large."""
+"""Larger sizes than those of the support matrix, for which many defaults of peft are too large."""
 MORE: Mapping[str, Mapping[str, Any]] = {
     "longformer": {**tiny_models.ARCHITECTURES["bert"].sizes, "attention_window": [8, 8]},
     "falcon": {"vocab_size": 60, "pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 2, "hidden_size": 256,
                "num_hidden_layers": 2, "num_attention_heads": 4},
 }  # fmt: skip
-"""Architectures beside those of the support matrix."""
+"""Architectures besides those of the support matrix."""
 TASKS = {"encoders": ("text_classification",), "decoders": ("text_classification", "causal_lm"),
          "encoder-decoders": ("text_classification", "seq2seq")}  # fmt: skip
 ROWS: Mapping[str, Any] = {
@@ -58,30 +58,30 @@ ROWS: Mapping[str, Any] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", nargs="+", default=[])
-    parser.add_argument("--method", nargs="+", default=[], help="as in the table, for example lora or 'peft vera'")
-    parser.add_argument("--again", action="store_true", help="also what is there already")
+    parser.add_argument("--method", nargs="+", default=[], help="methods as in the table, e.g. lora or 'peft vera'")
+    parser.add_argument("--again", action="store_true", help="repeat existing cells, too")
     arguments = parser.parse_args()
     file = RESULTS / "steps.json"
-    kept = json.loads(file.read_text()) if file.exists() else {}
+    results = json.loads(file.read_text()) if file.exists() else {}
     for architecture, task in models():
         if arguments.architecture and architecture not in arguments.architecture:
             continue
         name = f"{architecture} {task}"
-        found = kept.setdefault("cells", {}).setdefault(name, {})
+        found = results.setdefault("cells", {}).setdefault(name, {})
         chosen = {m: o for m, o in methods().items() if not arguments.method or m in arguments.method}
         wanted = [m for m in chosen if arguments.again or m not in found]
         with tempfile.TemporaryDirectory() as place:
             for method, cell in outcomes(architecture, task, {m: chosen[m] for m in wanted}, Path(place)):
                 found[method] = cell
                 print(f"{name:32}{method:24}" + "  ".join(f"{p}: {o}" for p, o in cell.items()), flush=True)
-        kept["versions"] = {library: metadata.version(library) for library in LIBRARIES}
-        file.write_text(json.dumps(kept, indent=1) + "\n")
-        (RESULTS / "steps.md").write_text(table(kept))
-    sys.exit(bool(faults(kept["cells"])))
+        results["versions"] = {library: metadata.version(library) for library in LIBRARIES}
+        file.write_text(json.dumps(results, indent=1) + "\n")
+        (RESULTS / "steps.md").write_text(table(results))
+    sys.exit(bool(faults(results["cells"])))
 
 
 def models() -> list[tuple[str, str]]:
-    """Architecture and task, every pair for which transformers has a model."""
+    """All pairs of architecture and task for which transformers has a model."""
     import transformers
 
     from pefttools.tasks import tasks
@@ -118,7 +118,7 @@ def methods() -> dict[str, list[str]]:
 def outcomes(
     architecture: str, task: str, chosen: Mapping[str, list[str]], place: Path
 ) -> Iterable[tuple[str, dict[str, str]]]:
-    """Of every method, what became of it in each precision."""
+    """Each method with its outcome in each precision."""
     recipe = write_recipe(architecture, task, place)
     for method, overrides in chosen.items():
         cell = {}
@@ -128,12 +128,12 @@ def outcomes(
 
 
 def outcome(words: list[str], out: Path) -> str:
-    """`step`, `refused: WHY` or `FAULT: WHAT` of one training run, whose folder is removed again."""
+    """The outcome of one training run: `step`, `refused: WHY` or `FAULT: WHAT`; removes its folder."""
     from pefttools import cli
 
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with redirect_stderr(said), redirect_stdout(io.StringIO()):
+        with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
             code = cli.run(["train", *words, "--out", str(out)])
     except Exception as error:
         return f"FAULT: {type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
@@ -143,14 +143,14 @@ def outcome(words: list[str], out: Path) -> str:
         shutil.rmtree(out, ignore_errors=True)
     if code == 0:
         return STEP if steps in (0, 1) else f"FAULT: {steps} steps"
-    lines = [line for line in said.getvalue().splitlines() if line.startswith("error: ")]
+    lines = [line for line in stderr.getvalue().splitlines() if line.startswith("error: ")]
     if left or len(lines) != 1:
         return f"FAULT: exit code {code}, {len(lines)} lines{', and a folder is left' if left else ''}: {lines[:2]}"
     return f"refused: {lines[0].removeprefix('pefttools: ').replace(str(out.parent) + '/', '')}"
 
 
 def write_recipe(architecture: str, task: str, place: Path) -> Path:
-    """A tiny checkpoint with its tokenizer, six rows, and a recipe that takes one step on four of them."""
+    """Write a tiny checkpoint with its tokenizer, rows, and a recipe that takes one step on four rows."""
     import torch
     import transformers
 
@@ -182,7 +182,7 @@ def write_recipe(architecture: str, task: str, place: Path) -> Path:
 
 
 def tokenizer() -> Any:
-    """Byte-level BPE, as which transformers loads some tokenizers whatever they are; its ids fit the tiny sizes."""
+    """A byte-level BPE tokenizer, as which transformers loads some tokenizers anyway; its ids fit the tiny sizes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -201,7 +201,7 @@ def tokenizer() -> Any:
 
 
 def _typed(value: Any) -> str:
-    """A setting as it is typed: a text as it is, anything else as YAML."""
+    """A setting as on the command line: texts as they are, anything else as YAML."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -211,38 +211,38 @@ def _words(number: int) -> str:
 
 def faults(cells: Mapping[str, Mapping[str, Mapping[str, str]]]) -> list[str]:
     return [
-        f"{model}, {method}, {precision}: {said}"
+        f"{model}, {method}, {precision}: {result}"
         for model, found in cells.items()
         for method, cell in found.items()
-        for precision, said in cell.items()
-        if said.startswith("FAULT")
+        for precision, result in cell.items()
+        if result.startswith("FAULT")
     ]
 
 
-def table(kept: Mapping[str, Any]) -> str:
-    """A row a method, a column a model; refusals by number, written out below."""
-    cells = kept["cells"]
+def table(results: Mapping[str, Any]) -> str:
+    """The Markdown table: a row for each method, a column for each model, and numbered refusals below."""
+    cells = results["cells"]
     rows = list(dict.fromkeys(method for found in cells.values() for method in found))
     numbers: dict[str, int] = {}
 
     def shown(cell: Mapping[str, str] | None) -> str:
         if cell is None:
             return ""
-        short = ["yes" if said == STEP else f"[{numbers.setdefault(said, len(numbers) + 1)}]" for said in cell.values()]
+        short = ["yes" if r == STEP else f"[{numbers.setdefault(r, len(numbers) + 1)}]" for r in cell.values()]
         return short[0] if len(set(short)) == 1 else " / ".join(short)
 
     lines = [f"| method | {' | '.join(cells)} |", "|---|" + "---|" * len(cells)]
     lines += [f"| {m} | " + " | ".join(shown(found.get(m)) for found in cells.values()) + " |" for m in rows]
-    every = [said for found in cells.values() for cell in found.values() for said in cell.values()]
+    every = [result for found in cells.values() for cell in found.values() for result in cell.values()]
     steps, wrong = every.count(STEP), len(faults(cells))
     head = (
-        "# One step of everything\n\n`python benchmarks/steps.py` wrote this: one `pefttools train` of four rows a"
-        " cell, in fp32 / bf16 where they differ. "
-        f"{len(every)} runs: {steps} took their step, {len(every) - steps - wrong} were refused in one line before"
-        f" anything was written, {wrong} went wrong. "
-        + ", ".join(f"{library} {version}" for library, version in kept.get("versions", {}).items())
+        "# One step of everything\n\nWritten by `python benchmarks/steps.py`: each cell is one `pefttools train` on"
+        " four rows; where fp32 and bf16 differ, it is given for both (fp32 / bf16). "
+        f"{len(every)} runs: {steps} finished their step, {len(every) - steps - wrong} were refused in one line before"
+        f" anything was written, {wrong} had faults. "
+        + ", ".join(f"{library} {version}" for library, version in results.get("versions", {}).items())
     )
-    notes = [f"{number}. {said}" for said, number in numbers.items()]
+    notes = [f"{number}. {result}" for result, number in numbers.items()]
     return "\n".join([head + ".", "", *lines, "", *notes]) + "\n"
 
 

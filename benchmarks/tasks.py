@@ -1,14 +1,14 @@
-"""Every task on real sets, from the files of a folder: the untouched model beside top_layers, bitfit, lora and full.
+"""Every task on real data sets: the baseline, top_layers, bitfit, lora and full.
 
     python benchmarks/tasks.py --files FOLDER                     # everything: hours on two cores
     python benchmarks/tasks.py --files FOLDER --data stsb --rows lora --seeds 0
 
-FOLDER holds the sets as their authors publish them: banking77/{train,test}.csv, stsb/stsb-en-{train,dev,test}.csv,
+FOLDER contains the sets as their authors publish them: banking77/{train,test}.csv, stsb/stsb-en-{train,dev,test}.csv,
 snips/{train,valid,test}.{seq.in,seq.out,label}, semeval2010_task8/{train,test}.tsv,
 wnut17/{wnut17train.conll,emerging.dev.conll,emerging.test.annotated}, xquad/xquad.{en,zh}.json,
-gsm8k/{train,test}.jsonl, tatoeba_en_zh/cmn.txt, and people.conll as benchmarks/chinese_ner.py writes it. A trial that
-is finished is not run again, and one that was killed goes on. The table and the trials go to
-benchmarks/results/tasks.{md,json}; they hold whatever is finished.
+gsm8k/{train,test}.jsonl, tatoeba_en_zh/cmn.txt, and people.conll as benchmarks/chinese_ner.py writes it. Finished
+trials are not repeated, and killed ones continue. The table and the results are written to
+benchmarks/results/tasks.{md,json}; they contain the finished trials.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trials import RESULTS, Trial, add_arguments, run_all
 
 @dataclass(frozen=True)
 class Set:
-    """One data set: the recipe, what is laid over it, and the metric that counts."""
+    """One data set: the recipe, its overrides, and the metric."""
 
     recipe: str
     overrides: tuple[str, ...]
@@ -46,8 +46,8 @@ def stsb(part: str) -> str:
     return f"{{source: '@stsb/stsb-en-{part}.csv', header: [text, text_pair, label]}}"
 
 
-def snips(part: str, **beside: str) -> str:
-    others = ", ".join(f"{column}: '@snips/{part}.{ending}'" for column, ending in beside.items())
+def snips(part: str, **endings: str) -> str:
+    others = ", ".join(f"{column}: '@snips/{part}.{ending}'" for column, ending in endings.items())
     return f"{{source: '@snips/{part}.seq.in', format: lines, parallel_files: {{{others}}}}}"
 
 
@@ -56,7 +56,7 @@ def semeval(part: str) -> str:
 
 
 SHORT = "task.max_length=64"
-"""Of short texts; another file's rows take the task's own default."""
+"""Override for short texts, because with another file the task's own default applies."""
 SETS = {
     "banking77": Set(
         "banking77-lora", ("data.train=@banking77/train.csv", "data.test=@banking77/test.csv",
@@ -107,7 +107,7 @@ SETS = {
         "perplexity", ("top_layers-2", "lora", "full"), True,
     ),
 }  # fmt: skip
-"""Name -> what is run; `@` stands for the folder of files."""
+"""Name -> data set; `@` stands for the folder of files."""
 ROWS = {
     "top_layers": ("strategy=top_layers",),
     "top_layers-2": ("strategy=top_layers", "strategy.layers=2"),
@@ -129,7 +129,7 @@ def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
 
 
 def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What is finished, a dict a trial; file names without their folder."""
+    """The results of finished trials, with file names relative to the folder."""
     found = []
     for trial in trials(arguments):
         if (result := trial.result) is None:
@@ -155,17 +155,17 @@ def numbers(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row a data set and strategy."""
+    """The table in Markdown, with a row for each data set and strategy."""
     text = [
-        "# Every task on real sets",
+        "# Every task on real data sets",
         "",
-        "`python benchmarks/tasks.py --files FOLDER`; mean over seeds, each seed's in brackets. The encoder is"
-        " all-MiniLM-L6, of gsm8k and en-zh the base is SmolLM2-135M-Instruct. Validation chose the weights, test was"
-        " scored once. `untouched` is the base before training, with a random head where the task needs one. Minutes"
-        " are of training and its looks at the validation rows, of the seed that was least disturbed: runs had one"
-        " thread each and others beside them (`--threads 1 --workers 2`), xquad-en's lora of seed 1 two quiet cores.",
+        "`python benchmarks/tasks.py --files FOLDER`; mean over seeds, with the seeds' values in brackets. The base is"
+        " all-MiniLM-L6, for gsm8k and en-zh SmolLM2-135M-Instruct. Weights were selected on validation rows; test rows"
+        " were scored once. `baseline` is the base before training, with a random head where the task needs one."
+        " Minutes are those of training with its evaluations, for the fastest seed: runs had one thread each and shared"
+        " the machine (`--threads 1 --workers 2`), except xquad-en's lora of seed 1, which had two cores alone.",
         "",
-        "| data | metric | row | test | against full | trained parameters | minutes |",
+        "| data | metric | row | test | compared with full | trained parameters | minutes |",
         "|---|---|---|---|---|---|---|",
     ]
     for data, kind in SETS.items():
@@ -175,7 +175,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         name = f"{kind.metric}{' (lower is better)' if kind.lower else ''}"
         first = own[0]
         for title, value in (
-            ("untouched", first["before"].get(kind.metric)), ("majority", first["majority"].get(kind.metric)),
+            ("baseline", first["before"].get(kind.metric)), ("majority", first["majority"].get(kind.metric)),
         ):  # fmt: skip
             if value is not None:
                 text.append(f"| {data} | {name} | {title} | {value:.4f} | | 0 | |")
@@ -195,7 +195,7 @@ def table(found: Sequence[dict[str, Any]]) -> str:
                 f" {minutes:.1f} |"
             )
     sizes = {t["data"]: t["rows"] for t in found}
-    text += ["", "| data | rows to train on, validate, test | seeds of lora |", "|---|---|---|"]
+    text += ["", "| data | rows for training, validation, test | seeds of lora |", "|---|---|---|"]
     for data, rows in sizes.items():
         seeds = sum(t["data"] == data and t["row"] == "lora" for t in found)
         text.append(f"| {data} | {rows['train']}, {rows['validation']}, {rows['test']} | {seeds} |")
@@ -204,10 +204,10 @@ def table(found: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=Path, required=True, help="the folder of the sets")
+    parser.add_argument("--files", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--data", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--out", type=Path, default=Path("runs/tasks"), help="where the runs go")
+    parser.add_argument("--out", type=Path, default=Path("runs/tasks"), help="folder for the runs")
     add_arguments(parser)
     arguments = parser.parse_args()
     arguments.files = arguments.files.absolute()

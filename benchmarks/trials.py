@@ -1,4 +1,4 @@
-"""Trials of the benchmarks: one `pefttools train` each, run where there is no result yet, several at once."""
+"""Trials of the benchmarks: each is one `pefttools train`; missing ones are run, several at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Trial:
-    """A recipe with overrides, and where its run goes."""
+    """A recipe with overrides, and its run folder."""
 
     data: str
     row: str
@@ -39,15 +39,15 @@ class Trial:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What is finished of this very recipe."""
+        """The result, if the run is finished and is of this recipe."""
         file = self.folder / "result.json"
         found = json.loads(file.read_text()) if file.exists() else None
         return found if found and found["digest"] == self.digest else None
 
     def run(self, threads: int) -> str:
-        """Train it unless it is there; one that was killed goes on. Answers what became of it."""
+        """Train unless there is a result, continuing a killed run; returns a line on the outcome."""
         if (self.folder / "result.json").exists():
-            return f"{self.name}: " + ("there" if self.result else f"OF ANOTHER RECIPE, remove {self.folder}")
+            return f"{self.name}: " + ("finished before" if self.result else f"ANOTHER RECIPE, remove {self.folder}")
         process = subprocess.run(
             [sys.executable, "-m", "pefttools", "train", *self.command, "--out", str(self.folder), "--resume"],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=False,
@@ -57,14 +57,14 @@ class Trial:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--workers", type=int, default=1, help="trials at once; they share the cores")
-    parser.add_argument("--threads", type=int, help="of each trial; the cores shared out when not given")
-    parser.add_argument("--collect", action="store_true", help="train nothing, write the table of what is there")
+    parser.add_argument("--workers", type=int, default=1, help="number of trials at once; they share the cores")
+    parser.add_argument("--threads", type=int, help="threads of each trial; by default the trials share the cores")
+    parser.add_argument("--collect", action="store_true", help="train nothing; write the table of finished trials")
 
 
 def run_all(trials: Sequence[Trial], arguments: argparse.Namespace) -> None:
-    """Every trial that has no result, `--workers` at once; a line on each."""
+    """Run every trial without result, `--workers` at once, and print a line for each."""
     threads = arguments.threads or max(1, (os.cpu_count() or 1) // arguments.workers)
     with ThreadPoolExecutor(arguments.workers) as pool:
-        for said in pool.map(lambda trial: trial.run(threads), trials):
-            print(said, flush=True)
+        for line in pool.map(lambda trial: trial.run(threads), trials):
+            print(line, flush=True)

@@ -61,7 +61,7 @@ def _explained(ys: Sequence[float], fitted: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Sweep:
-    """The measurements of one swept size: quantity -> (median, minimum, maximum) at each value, in units of the tables."""
+    """The measurements of one swept size; `spreads` has median, minimum and maximum at each value, in tables' units."""
 
     name: str
     values: tuple[int, ...]
