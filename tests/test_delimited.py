@@ -69,12 +69,12 @@ def test_unbalanced_quotes_are_refused_instead_of_swallowing_rows(tmp_path: Path
     [
         ({"line2": '"open,pos', "line4": 'close",neg'}, "line 2: the quote that opens here closes in line 4"),
         ({"line9": '"open,pos', "line10": 'close",neg'}, "line 9: the quote that opens here closes in line 10"),
-        ({"line7": '"so" they say,pos'}, "line 7: a field begins with a quote, and text follows"),
+        ({"line7": '"so" they say,pos'}, "line 7: a field begins with a quote, but text follows"),
         ({"line7": r'"a \"word\" here",pos'}, "or set `escape`"),
         ({"line399": '"open,pos'}, "line 399: the quote that opens here is never closed"),
         ({"line8": 'text,"neg', "line30": 'text,neg"'}, "line 8: the quote that opens here closes in line 30"),
-        ({"line202": "a comma, too many,pos"}, "line 202 has 3 columns and the header line has 2 (text, label)"),
-        ({"line202": "none"}, "line 202 has 1 column and the header line has 2"),
+        ({"line202": "a comma, too many,pos"}, "line 202 has 3 columns but the header line has 2 (text, label)"),
+        ({"line202": "none"}, "line 202 has 1 column but the header line has 2"),
         ({f"line{i}": "none" for i in range(5, 11)}, "3 more lines cannot be read"),
     ],
 )
@@ -97,7 +97,9 @@ def test_quoted_text_may_contain_separators_and_line_breaks(tmp_path: Path, line
     rows = rows_of(table(tmp_path, line52=line, line99="last,pos"), listener)
     assert (len(rows), rows[50], rows[97]) == (400, {"text": text, "label": "pos"}, {"text": "last", "label": "pos"})
     lines = line.count("\n")
-    assert listener.notes == ([f"{tmp_path}/a.csv: 1 row is in several, lines 52 to {52 + lines}"] if lines else [])
+    assert listener.notes == (
+        [f"{tmp_path}/a.csv: 1 row has a text of several lines, in lines 52 to {52 + lines}"] if lines else []
+    )
 
 
 def test_escape_setting_reads_escaped_quotes_and_separators(tmp_path: Path) -> None:
@@ -148,12 +150,12 @@ def test_separator_setting(tmp_path: Path) -> None:
 
 def test_column_names_come_from_the_header_line_or_setting(tmp_path: Path) -> None:
     message = refusal(write_file(tmp_path / "a.csv", "text,label,text\na,b,c\n"))
-    assert "line 1: names the column 'text' twice" in message
+    assert "line 1: has two columns with the name 'text'" in message
     listener = Listener()
     both = write_file(tmp_path / "b.csv", "Text,Label\na,b\n")
     assert rows_of(both, listener, header=("text", "label")) == [{"text": "a", "label": "b"}]
     assert "its first line equals the names in `header`" in listener.warnings[0]
-    assert "line 1 has 3 columns and `header` names 2" in refusal(
+    assert "line 1 has 3 columns but `header` names 2" in refusal(
         write_file(tmp_path / "c.csv", "a,b,c\n"), header=("text", "label")
     )
 

@@ -49,7 +49,7 @@ def test_quoted_header_of_a_tsv_file_needs_the_quotes_setting(tmp_path: Path) ->
 def test_texts_in_quotes_in_a_tsv_file_are_reported(tmp_path: Path) -> None:
     rows, listener = rows_of(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *LINES, '"he said ""hi"""\ta']))
     assert rows[-1]["text"] == '"he said ""hi"""'
-    assert "1 rows hold a text in quotes" in listener.warnings[0]
+    assert "1 rows have a text in quotes" in listener.warnings[0]
     assert not rows_of(tmp_path / "rows.tsv", "\n".join(["text\tlabel", *LINES, '"he said\ta']))[1].warnings
 
 
@@ -73,7 +73,7 @@ def test_folders_of_tables_are_not_read_as_classes(tmp_path: Path) -> None:
 def test_file_with_one_column_is_refused_with_the_separator_setting(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("\n".join(line.replace("\t", "^") for line in ["text\tlabel", *LINES]))
     settings = DataSettings(train=FileSettings(source=str(tmp_path / "rows.csv")))
-    with pytest.raises(UserError, match=r"its lines were not split; set data\.train\.separator"):
+    with pytest.raises(UserError, match=r"its lines have one column; set data\.train\.separator"):
         load_rows("train", settings, TextClassification(), {})  # type: ignore[arg-type]
 
 

@@ -226,7 +226,7 @@ def test_invalid_rows_are_refused_or_skipped(tmp_path: Path) -> None:
     assert splits.left_out == {"invalid": 3}
     assert splits.invalid == {"train": {"has no text": ["5", "21"], "has no label": ["10"]}}
     assert listener.warnings[0].endswith(
-        "3 rows cannot be used and are left out: has no text: rows 5, 21; has no label: row 10"
+        "3 rows cannot be used and are skipped: has no text: rows 5, 21; has no label: row 10"
     )
     ids = {i for name in NAMES for i in splits.ids[name]}
     assert ids == {str(i) for i in range(1, 101)} - {"5", "10", "21"}  # the ids are row numbers in the file

@@ -69,7 +69,7 @@ def test_unreadable_lines_are_refused_or_skipped(
     assert not (tmp_path / "run").exists()
     assert cli.run([*train, "data.invalid_rows=skip"]) == 0
     message = " ".join(capsys.readouterr().err.split())
-    assert f"{len(rows)} rows cannot be used and are left out: cannot be read: rows {', '.join(rows)}" in message
+    assert f"{len(rows)} rows cannot be used and are skipped: cannot be read: rows {', '.join(rows)}" in message
     assert all(reason in message for reason in reasons)
     data = json.loads((tmp_path / "run" / "result.json").read_text())["data"]
     assert data["left_out"]["invalid"] == len(rows)

@@ -1,8 +1,8 @@
-"""csv and tsv files to rows: every line of the file is in a row, or the file is refused with the line.
+"""Read csv and tsv files as rows: every line belongs to a row, or an error gives the line.
 
-A quote that is text swallows what follows, up to the next one: a field that closes before its separator, that never
-closes, or that holds whole rows is refused. Texts of several lines are read, and counted in a note. In tsv files
-quotes are text unless the settings say otherwise.
+A quote that is part of a text makes the csv parser join everything up to the next quote. So a field that closes before
+its separator, never closes, or contains whole rows raises an error. Texts of several lines are read, and counted in a
+note. In tsv files quotes are part of the text unless the settings change that.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 
 LONGEST_FIELD = 1 << 27
-"""Characters of one field, at most: an open quote must not read a whole file into memory."""
+"""Maximum characters of a field, so that an unclosed quote does not read a whole file into memory."""
 
 
 def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dict[str, str] | UserError]:
-    """One row a record, column -> text; in the place of one with more or fewer columns than the header its error.
+    """Yield one row per record: column -> text. A record with more or fewer columns than the header yields its error.
 
     Raises:
-        UserError: quotes that enclose no field, or two columns of one name.
+        UserError: quotes do not enclose a field, or two columns have the same name.
     """
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     kind = "tsv" if settings.format == "tsv" else "csv"
@@ -49,7 +49,7 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
         repeated, enclosed = 0, 0
         for number, fields in chain(first, records):
             if len(fields) > 1 and not settings.header and [field.strip() for field in fields] == list(names):
-                repeated += 1  # files with a line of names each, put one behind the other
+                repeated += 1  # concatenated files repeat the header line
                 continue
             enclosed += not found.quotes and any(map(_is_enclosed, fields))
             if len(fields) > len(names) and not any(field.strip() for field in fields[len(names) :]):
@@ -66,12 +66,12 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
 def _report_oddities(
     settings: FileSettings, repeated: int, enclosed: int, long: Sequence[tuple[int, int]], reporter: Reporter
 ) -> None:
-    """Report what a file held that may not be what its author meant.
+    """Report contents of a file that its author may not have intended.
 
     Args:
-        repeated: how often the header line was found again.
-        enclosed: number of rows with a text in quotes that were read as text.
-        long: first and last line of every record of several lines.
+        repeated: number of repeated header lines.
+        enclosed: number of rows with quotes around a text, which were read as part of the text.
+        long: first and last line of every record that spans several lines.
     """
     if repeated:
         reporter.warn(
@@ -79,26 +79,28 @@ def _report_oddities(
         )
     if enclosed and settings.quotes is None:
         reporter.warn(
-            f"{settings.name}: {enclosed} rows hold a text in quotes; the quotes were read as part of the text;"
+            f"{settings.name}: {enclosed} rows have a text in quotes; the quotes were read as part of the text;"
             " set `quotes: true` next to its `source` if they enclose the text"
         )
     if long:
         start, end = max(long, key=lambda place: place[1] - place[0])
         many = (
-            f"{len(long)} rows hold texts of several lines, the longest in" if len(long) > 1 else "1 row is in several,"
+            f"{len(long)} rows have texts of several lines, the longest in"
+            if len(long) > 1
+            else "1 row has a text of several lines, in"
         )
         reporter.note(f"{settings.name}: {many} lines {start} to {end}")
 
 
 class _Records:
-    """The records of a file with the number of the line where each begins; blank lines are no records."""
+    """Iterates over (line number, fields) of a file's records; blank lines are skipped."""
 
     def __init__(self, found: Layout, text: Iterator[str], settings: FileSettings, skipped: int) -> None:
         self.layout, self.settings, self.skipped = found, settings, skipped
         self.reader = found.reader(text)
         self.end = skipped
         self.long: list[tuple[int, int]] = []
-        """First and last line of every record that has several."""
+        """First and last line of every record that spans several lines."""
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         reader, skipped = self.reader, self.skipped
@@ -125,15 +127,15 @@ class _Records:
             )
 
     def refusal(self, error: csv.Error, start: int) -> UserError:
-        """What is wrong with the quotes of the record that begins in a line."""
+        """The error for invalid quotes in the record that begins at line `start`."""
         place, end = f"{self.settings.name} line {start}", self.reader.line_num + self.skipped
         cure = "set `quotes: false` if quotes are part of the text, or write quotes inside of a field twice"
         if self.settings.escape is None:
-            cure += ", or set `escape` if a character such as a backslash is before them"
+            cure += ", or set `escape` if a character such as a backslash precedes them"
         if "expected after" in str(error):
             where = f" in line {end}" if end > start else ""
             return UserError(
-                f"{place}: a field begins with a quote, and text follows behind its closing quote{where}; {cure}"
+                f"{place}: a field begins with a quote, but text follows after its closing quote{where}; {cure}"
             )
         if "unexpected end" in str(error):
             return UserError(f"{place}: the quote that opens here is never closed; {cure}")
@@ -152,7 +154,7 @@ def _report(found: Layout, settings: FileSettings, kind: str, reporter: Reporter
 def _names(
     records: _Records, settings: FileSettings, reporter: Reporter
 ) -> tuple[Sequence[str] | None, list[tuple[int, list[str]]]]:
-    """The columns' names, None of an empty file, and the rows that were read to know them."""
+    """The columns' names, or None for an empty file, and the rows that were read with them."""
     number, fields = next(iter(records), (0, None))
     if fields is None:
         return None, []
@@ -166,7 +168,7 @@ def _names(
         found.pop()
     if settings.quotes is None and not records.layout.quotes and all(map(_is_enclosed, found)):
         raise UserError(
-            f"{settings.name} line {number}: its names are in quotes, which in tsv files are text; set `quotes: true`"
+            f"{settings.name} line {number}: its names are in quotes, which tsv files treat as text; set `quotes: true`"
             " next to its `source` if they enclose the columns, or `quotes: false` if they are part of the names"
         )
     names = [name or f"column{i}" for i, name in enumerate(found, 1)]
@@ -174,8 +176,8 @@ def _names(
         raise UserError(*bad.problems)
     if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise UserError(
-            f"{settings.name} line {number}: names the column {twice!r} twice; rename one of them,"
-            " or set `header` if the file has no line of names"
+            f"{settings.name} line {number}: has two columns with the name {twice!r}; rename one of them,"
+            " or set `header` if the file has no header line"
         )
     return names, []
 
@@ -186,10 +188,10 @@ def _ragged(
     what = "`header` names" if settings.header else "the header line has"
     mark = NAMES.get(found.separator, repr(found.separator))
     shown = (found.separator + " " * found.spaced).join(fields)[:80]
-    cure = "takes quotes around it" if found.quotes else "cannot be told from a column's end"
+    cure = "needs quotes around it" if found.quotes else "is ambiguous"
     return UnreadableLine(
-        f"{settings.name} line {number} has {_columns(len(fields))} and {what} {len(names)} ({', '.join(names)[:80]}):"
-        f" {shown!r}; columns are divided at {mark}, and a text that holds one {cure}"
+        f"{settings.name} line {number} has {_columns(len(fields))} but {what} {len(names)} ({', '.join(names)[:80]}):"
+        f" {shown!r}; columns are separated by {mark}, and a text that contains one {cure}"
     )
 
 

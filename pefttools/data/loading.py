@@ -1,6 +1,6 @@
-"""One file's rows: columns mapped, each row checked by the task, labels renamed or made of numbers.
+"""Load one file's rows: map columns, let the task check each row, and rename or bin labels.
 
-A row that the task cannot use refuses its file, or is skipped and listed (`data.invalid_rows`).
+A row that the task cannot use rejects its file, or is skipped and listed (`data.invalid_rows`).
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
 
 UNREADABLE = "cannot be read"
-"""The reason for a line from which no row can be read."""
+"""The reason for skipping a line that cannot be read as a row."""
 SHOWN = 20
-"""Row numbers of one reason that a message lists."""
+"""Number of row numbers that a message lists per reason."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What one file gave."""
+    """The content of one file."""
 
     rows: list[Found]
     invalid: Mapping[str, Sequence[str]]
-    """What is wrong with rows that were skipped -> their numbers."""
+    """Problem of skipped rows -> their numbers."""
     unread: Sequence[str]
-    """Columns that no field of the task reads."""
+    """Columns that the task does not read."""
     labels: frozenset[str] = frozenset()
-    """Its rows' labels as they are written, before `data.labels` renames them."""
+    """The labels in the file, before `data.labels` renames them."""
 
 
 def load_rows(
     name: str, settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter = SILENT
 ) -> list[Row]:
-    """The checked rows of one file (`train`, `validation` or `test`), all of them but those in a nameless bin."""
+    """The checked rows of one file (`train`, `validation` or `test`), except those in a bin without a name."""
     return [found.row for found in load_file(name, settings, task, counts, reporter).rows]
 
 
 def load_file(
     name: str, settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter = SILENT
 ) -> Loaded:
-    """The same with the rows' ids, and what was not read.
+    """The rows of one file with their ids, and the problems and unread columns of the file.
 
     Args:
-        counts: reason -> number of rows that were left out; added to.
+        counts: reason -> number of skipped rows, which this function increases.
 
     Raises:
-        UserError: a file that cannot be read, a missing column, rows the task cannot use.
+        UserError: the file cannot be read, a column is missing, or the task cannot use a row.
     """
     file, key = getattr(settings, name), f"data.{name}"
     where = f"{key}: {file.name}"
@@ -107,12 +107,12 @@ def _refuse_or_warn(
     counts: Counter[str],
     reporter: Reporter,
 ) -> None:
-    """What is wrong with rows -> their places; `order` is that of all places."""
+    """Raise an error or warn about invalid rows: problem -> places of rows; `order` gives the order of all places."""
     number = sum(map(len, invalid.values()))
     if settings.invalid_rows == "refuse":
         first = [(i, reason) for reason, numbers in invalid.items() for i in numbers]
         first.sort(key=lambda one: order[one[0]])
-        more = f" (and {number - 3} rows more)" if number > 3 else ""
+        more = f" (and {number - 3} more rows)" if number > 3 else ""
         raise UserError(
             f"{where}: {'; '.join(f'row {i} {reason}' for i, reason in first[:3])}{more};"
             " correct the file, or set data.invalid_rows=skip to leave such rows out"
@@ -121,11 +121,11 @@ def _refuse_or_warn(
     listed = "; ".join(
         f"{reason}: {'rows' if len(numbers) > 1 else 'row'} {_shown(numbers)}" for reason, numbers in invalid.items()
     )
-    reporter.warn(f"{where}: {number} rows cannot be used and are left out: {listed}")
+    reporter.warn(f"{where}: {number} rows cannot be used and are skipped: {listed}")
 
 
 def _warn_unread(where: str, inside: Mapping[str, int], reporter: Reporter) -> None:
-    """Warn of what stands inside rows and was not read: what -> the number of rows that have it."""
+    """Warn about parts of rows that were not read: part -> number of rows with it."""
     if inside:
         listed = ", ".join(f"{what} ({number} rows)" for what, number in sorted(inside.items()))
         reporter.warn(f"{where}: not read: {listed}")
@@ -142,13 +142,13 @@ def _shown(numbers: Sequence[str]) -> str:
 
 
 def _first_three(problems: Sequence[str]) -> str:
-    """The first problems in one line, and how many more there are."""
-    more = f"; and {len(problems) - 3} lines more" if len(problems) > 3 else ""
+    """The first three problems in one line, and the number of further ones."""
+    more = f"; and {len(problems) - 3} more lines" if len(problems) > 3 else ""
     return "; ".join(problems[:3]) + more
 
 
 def _checked(values: dict[str, Any], settings: DataSettings, task: RowReader, written: set[str]) -> Row:
-    """The row as the task reads it; its label as it is written is added to the set."""
+    """The row that the task reads; adds its original label to `written`."""
     row = task.read(values)
     if "label" in row:
         written.update(one for one in labels_of(row) if isinstance(one, str))
@@ -159,7 +159,7 @@ def _checked(values: dict[str, Any], settings: DataSettings, task: RowReader, wr
 
 
 def _renamed(label: Any, names: Mapping[str, str]) -> Any:
-    """A label, or each of a list of them, by its new name."""
+    """The new name of a label, or of each label in a list."""
     if isinstance(label, list):
         return [_renamed(one, names) for one in label]
     return names.get(label, label) if isinstance(label, str) else label
@@ -179,7 +179,7 @@ def _binned(label: Any, bins: BinSettings) -> str:
 def _columns(
     known: list[str], key: str, file: FileSettings, settings: DataSettings, task: RowReader, no_header: str | None
 ) -> dict[str, str]:
-    """Field -> column, for the fields this file has."""
+    """Field -> column, for the fields that this file has."""
     chosen, problems = {}, []
     for name, required in task.fields.items():
         column = settings.columns.get(name, name)
@@ -191,7 +191,7 @@ def _columns(
             if known == ["text"] and "tokens" in task.fields:
                 hint = f"; set {key}.format=conll for a file with one word per line"
             if len(known) == 1 and format_of(Path(file.sources[0])) in ("csv", "tsv"):
-                hint = f": its lines were not split; set {key}.separator to the character between columns"
+                hint = f": its lines have one column; set {key}.separator to the character between columns"
             if no_header:
                 hint = f": {no_header}"
             problems.append(f"{key}: {file.name} has no column {column!r} for {name}{hint}. Columns: {_some(known)}")

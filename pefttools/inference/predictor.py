@@ -17,7 +17,7 @@ from pefttools.inference.optimize import Precision, optimize_for_inference, opti
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.recipes import load as load_recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.strategies._peft_strategy import folded
+from pefttools.strategies._peft_strategy import merge_peft
 from pefttools.strategies.base import is_quantised
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.run import Run, load
@@ -126,7 +126,7 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
     if not is_quantised(model):
         model = model.float()  # weights rounded to 16 bits still compute in fp32
     if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
-        model = folded(model).eval()
+        model = merge_peft(model).eval()
     if next(iter(model.parameters())).numel():  # an ONNX graph has no torch weights
         model = optimize_for_inference(model, recipe.task, manifest.get("head", []), precision)
     return Predictor(name, model, loaded.tokenizer, recipe)

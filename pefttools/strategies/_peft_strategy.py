@@ -1,4 +1,4 @@
-"""What the methods of peft have in common: peft itself wraps, saves, loads and merges them."""
+"""Shared code of peft's methods, which peft wraps, saves, loads and merges."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class PeftStrategy(Strategy, ABC):
-    """A method of peft: wrapped, saved, loaded and merged by peft itself."""
+    """A method of peft; peft wraps, saves, loads and merges it."""
 
     mergeable: ClassVar[bool] = True
     exact_start: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class PeftStrategy(Strategy, ABC):
         return True
 
     def make_room(self, base: Base) -> None:
-        """Take what the method needs of the base's positions; called before it is wrapped or loaded."""
+        """Reserve the positions that the method needs; called before the base is wrapped or loaded."""
 
     def wrap(self, base: Base) -> nn.Module:
         imports.import_peft()
@@ -46,11 +46,11 @@ class PeftStrategy(Strategy, ABC):
         self.make_room(base)
         if self.rewrites_base:
             refuse_quantised(base)
-        with _without_false_alarms(), imports.without_bitsandbytes():
-            return named(get_peft_model(base.model, self.config(base)), base)
+        with _without_spurious_warnings(), imports.without_bitsandbytes():
+            return with_portable_name(get_peft_model(base.model, self.config(base)), base)
 
     def merge(self, model: Any) -> PreTrainedModel:
-        return folded(model)
+        return merge_peft(model)
 
     def save(self, model: Any, folder: Path) -> None:
         save_peft(model, folder)
@@ -60,16 +60,16 @@ class PeftStrategy(Strategy, ABC):
         from peft import PeftModel
 
         self.make_room(base)
-        with _without_false_alarms(), imports.without_bitsandbytes():
+        with _without_spurious_warnings(), imports.without_bitsandbytes():
             warnings.filterwarnings("error", message=".*missing adapter keys.*")
             try:
-                return named(PeftModel.from_pretrained(base.model, str(folder)), base)
+                return with_portable_name(PeftModel.from_pretrained(base.model, str(folder)), base)
             except (UserWarning, KeyError) as error:
                 raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
 
 
-def named(model: Any, base: Base) -> Any:
-    """A model of peft whose configuration names the base as other machines do: on the hub, or not at all."""
+def with_portable_name(model: Any, base: Base) -> Any:
+    """Set the base's name in the model's peft configuration to its name on the hub, or to None."""
     kind, _, name = base.source.partition(":")
     name, _, revision = name.partition("@")
     for config in model.peft_config.values():
@@ -79,29 +79,29 @@ def named(model: Any, base: Base) -> Any:
 
 
 def save_peft(model: Any, folder: Path) -> None:
-    """Write peft's own folder, without the model card that peft leaves to be filled in and paths of this machine."""
-    nameless = all(config.base_model_name_or_path is None for config in model.peft_config.values())
+    """Write peft's folder without peft's template of a model card, and without local paths."""
+    is_local = all(config.base_model_name_or_path is None for config in model.peft_config.values())
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
-    if nameless:  # peft puts the path that the base was loaded from
+    if is_local:  # peft writes the path that the base was loaded from
         values = json.loads((folder / CONFIG).read_text("utf-8"))
         (folder / CONFIG).write_text(json.dumps({**values, "base_model_name_or_path": None}, indent=2) + "\n", "utf-8")
 
 
-def folded(model: Any) -> PreTrainedModel:
-    """A model of peft as a plain one; uses it up."""
+def merge_peft(model: Any) -> PreTrainedModel:
+    """Merge a peft model into a plain one; `model` cannot be used afterwards."""
     from peft.utils import ModulesToSaveWrapper
 
-    # peft puts some methods' heads back wrongly or not at all: LN tuning's is lost, IA3's must be a single matrix
+    # peft merges heads of some methods incorrectly: it loses LN tuning's, and IA3's must be a single matrix
     for path in [p for p, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]:
         model.set_submodule(path, model.get_submodule(path).modules_to_save["default"])
     return model.merge_and_unload()
 
 
 @contextmanager
-def _without_false_alarms() -> Iterator[None]:
-    """peft warns of layers that its own LN tuning is made for, of memory that EVA could save on a GPU, and of tied
-    tables although its trainable tokens are tied with them."""
+def _without_spurious_warnings() -> Iterator[None]:
+    """Ignore peft's warnings about layers that its LN tuning is meant for, about EVA's memory on a GPU, and about tied
+    tables, which its trainable tokens support."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type.*Norm")
         warnings.filterwarnings("ignore", message="lora with eva initialization")

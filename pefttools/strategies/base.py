@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FORMAT = 1
-"""Version of the adapter folder of the methods that are not peft's."""
+"""Format version of the adapter folder, for methods that are not peft's."""
 
 
 class Strategy(Choice, ABC):
-    """Frozen settings; state lives in modules."""
+    """The settings of a strategy, which are frozen; state is in modules."""
 
     default_lr: ClassVar[float]
-    """The learning rate to start from, with its source in the strategy's file."""
+    """The default learning rate; the strategy's file gives its source."""
     lr_range: ClassVar[tuple[float, float]]
-    """Where a search for the learning rate looks."""
+    """Range for a search of the learning rate."""
     default_warmup: ClassVar[float] = 0.06
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps in which the learning rate rises."""
     head_lr_scale: ClassVar[float] = 1.0
-    """Factor on the learning rate of a new head, if pretrained weights need a much lower one."""
+    """Factor on the learning rate of a new head, for strategies whose pretrained weights need a much lower rate."""
     mergeable: ClassVar[bool]
-    """Whether it folds into plain weights."""
+    """Whether it can be merged into plain weights."""
     why_not_merged: ClassVar[str] = ""
-    """If it does not fold: the reason, and what to do instead."""
+    """If it cannot be merged: the reason, and what to do instead."""
     exact_start: ClassVar[bool]
-    """Whether the outputs of the wrapped model equal the base's before training."""
+    """Whether the wrapped model's outputs equal the base model's before training."""
     rewrites_base: ClassVar[bool] = False
-    """Whether frozen weights of the base are changed at the start, so that exact means to rounding (PiSSA)."""
+    """Whether it changes frozen weights of the base, so that the start is exact only up to rounding (PiSSA)."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -50,15 +50,15 @@ class Strategy(Choice, ABC):
 
     @abstractmethod
     def wrap(self, base: Base) -> nn.Module:
-        """The base made ready to train: what is trained requires gradients, the head among it, and nothing else.
+        """The base model prepared for training: only trained weights require gradients, including the head.
 
         Raises:
-            UserError: the settings do not fit this base.
+            UserError: the settings do not fit this base model.
         """
 
     @abstractmethod
     def merge(self, model: nn.Module) -> PreTrainedModel:
-        """The trained model as a plain transformers model; may use up `model`."""
+        """The trained model as a plain transformers model; `model` may be unusable afterwards."""
 
     @property
     def title(self) -> str:
@@ -66,7 +66,7 @@ class Strategy(Choice, ABC):
         return self.name
 
     def start_lr(self) -> float:
-        """The learning rate for these settings, where it depends on them."""
+        """The default learning rate for these settings."""
         return self.default_lr
 
     def lr_scale(self, name: str) -> float:
@@ -75,20 +75,21 @@ class Strategy(Choice, ABC):
         return 1.0
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
-        """Trained parameters besides the head in closed form, on a BERT-like encoder; None where there is none."""
+        """Number of trained parameters besides the head in closed form, for BERT-like encoders; None if unknown."""
         del config
         return None
 
     def start(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
-        """Initialize what starts from the data, with training batches (EVA). Called once, before training."""
+        """Initialize weights that depend on the data with training batches (EVA). Called once, before training."""
 
     def penalty(self, model: nn.Module) -> Tensor | None:
-        """A term of shape () that the method itself adds to the loss, under any task and objective (AdaLoRA)."""
+        """A term of shape () that the method adds to the loss for any task and objective (AdaLoRA); None for no
+        term."""
         del model
         return None
 
     def optimizer(self, model: nn.Module, groups: list[dict[str, Any]], settings: Any) -> Optimizer | None:
-        """An optimizer of the method's own over parameter groups like `torch.optim`'s (GaLore); None for the recipe's.
+        """The method's own optimizer over parameter groups (GaLore); None to use the recipe's.
 
         Args:
             settings: the recipe's `train` section.
@@ -100,12 +101,12 @@ class Strategy(Choice, ABC):
         """Called after every optimizer step, before the gradients are cleared."""
 
     def is_done(self, step: int, num_steps: int) -> bool:
-        """Whether the weights after this step may be the ones that are kept (AdaLoRA's, once it has pruned)."""
+        """Whether the weights after this step may become the best checkpoint (AdaLoRA's only after pruning)."""
         del step, num_steps
         return True
 
     def state(self, model: nn.Module) -> dict[str, Any]:
-        """What `updated` stores besides the parameters. It is checkpointed, so plain values and tensors only."""
+        """State of `updated` besides the parameters, for checkpoints: only plain values and tensors."""
         del model
         return {}
 
@@ -113,28 +114,29 @@ class Strategy(Choice, ABC):
         """Restore what `state` returned."""
 
     def facts(self, model: nn.Module) -> dict[str, Any]:
-        """Numbers to report besides the parameters (the reconstruction error of a projection)."""
+        """Numbers to report (the reconstruction error of a projection)."""
         del model
         return {}
 
     @property
     def loads_by_peft(self) -> bool:
-        """Whether what `save` wrote loads by plain `PeftModel.from_pretrained`."""
+        """Whether `PeftModel.from_pretrained` alone can load the folder that `save` writes."""
         return False
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write what was trained to an existing folder."""
+        """Write the trained weights to an existing folder."""
         write(self, trained(model), folder)
 
     def load(self, base: Base, folder: Path) -> nn.Module:
-        """The wrapped base with what `save` wrote. Raises UserError when a tensor is missing or foreign."""
+        """The wrapped base with the weights that `save` wrote. Raises UserError if a tensor is missing or
+        unexpected."""
         model = self.wrap(base)
         restore(model, read(folder), str(folder))
         return model
 
 
 def write(strategy: Strategy, parameters: Mapping[str, Tensor], folder: Path) -> None:
-    """An adapter folder of our own: tensors by name, and the strategy that knows what they mean."""
+    """Write an adapter folder in pefttools' format: tensors by name, and the strategy's settings."""
     from safetensors.torch import save_file
 
     save_file({name: p.detach().contiguous() for name, p in parameters.items()}, folder / WEIGHTS)
@@ -150,29 +152,29 @@ def read(folder: Path) -> dict[str, Tensor]:
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter, for what is trained; tied ones once."""
+    """Name -> trained parameter; tied parameters appear once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def is_vector(parameter: Tensor) -> bool:
-    """Whether it has one side only, even if written as a matrix (IA3's scales are (d, 1))."""
+    """Whether a parameter is a vector, possibly stored as a matrix with one row or column (IA3's are (d, 1))."""
     return parameter.numel() == max(parameter.shape, default=1)
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    """Copy tensors into the trained parameters of those names.
+    """Copy tensors into the trained parameters of the same names.
 
     Raises:
-        UserError: the names or shapes are not exactly those of what is trained.
+        UserError: names or shapes do not match the trained parameters exactly.
     """
     import torch
 
     targets = trained(model)
     if targets.keys() != tensors.keys():
-        strange = sorted(targets.keys() ^ tensors.keys())
+        mismatched = sorted(targets.keys() ^ tensors.keys())
         raise UserError(
             f"{where}: the saved tensors do not match the trained parameters of this model; these differ:"
-            f" {', '.join(strange[:5])}"
+            f" {', '.join(mismatched[:5])}"
         )
     with torch.no_grad():
         for name, target in targets.items():
@@ -185,12 +187,12 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether weights are packed integers."""
+    """Whether weights are quantised to packed integers."""
     return any(not p.is_floating_point() for p in module.parameters())
 
 
 def refuse_quantised(base: Base, modules: Iterable[str] = ("",)) -> None:
-    """Raises UserError when a module of these paths holds quantised weights."""
+    """Raises UserError if a module of these paths contains quantised weights."""
     for path in modules:
         inside = any(f"{packed}.".startswith(f"{path}." if path else "") for packed in base.quantised)
         if inside or is_quantised(base.model.get_submodule(path)):
@@ -201,10 +203,10 @@ def refuse_quantised(base: Base, modules: Iterable[str] = ("",)) -> None:
 
 
 def train_only(base: Base, modules: Iterable[str]) -> None:
-    """Freeze the base but for the modules of these paths and its head. Raises UserError when they are quantised."""
+    """Freeze the base except for the modules of these paths and its head. Raises UserError if they are quantised."""
     chosen = [*modules, *base.head]
     refuse_quantised(base, chosen)
-    fixed = [p for p in base.model.parameters() if not p.requires_grad]  # Marian's sinusoids come so, and stay so
+    fixed = [p for p in base.model.parameters() if not p.requires_grad]  # such as Marian's sinusoids, which stay frozen
     base.model.requires_grad_(False)
     for path in chosen:
         base.model.get_submodule(path).requires_grad_(True)

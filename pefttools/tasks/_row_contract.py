@@ -1,4 +1,4 @@
-"""A task's rows: their fields, how they are read, and how predictions on them are scored."""
+"""The part of a task that handles rows: their fields, reading them, and scoring predictions."""
 
 from __future__ import annotations
 
@@ -14,97 +14,102 @@ Prediction = dict[str, Any]
 
 
 class RowContract(Choice, ABC):
-    """The part of a task that needs no model."""
+    """The part of a task's interface that needs no model."""
 
     fields: ClassVar[Mapping[str, bool]]
     """Field -> whether a row must have it."""
     inputs: ClassVar[tuple[str, ...]]
-    """The fields a model sees; rows with the same ones are duplicates."""
+    """The fields that are the model's input; rows with equal inputs are duplicates."""
     targets: ClassVar[tuple[str, ...]] = ("label",)
-    """The fields that hold what is to be said; rows to predict on need none."""
+    """The fields with the target; rows to predict on need none."""
     rewritable: ClassVar[tuple[str, ...]] = ()
-    """The fields whose words an augmentation may change while the targets stay right; none where targets are places in
-    the text, or the text itself."""
+    """The fields whose words an augmentation may change without making the target wrong; empty if targets are positions
+    in the text, or the text itself."""
     samples: ClassVar[Sequence[Mapping[str, Any]]]
-    """Rows as a user's file has them."""
+    """Examples of rows in a user's file."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}
-    """What those rows need beside the defaults."""
+    """Settings that the samples need besides the defaults."""
     primary: ClassVar[str]
-    """The metric that models are chosen by."""
+    """The metric that selects the best checkpoint."""
     lower_is_better: ClassVar[bool] = False
-    """Of the primary metric (perplexity)."""
+    """Whether lower values of the primary metric are better (perplexity)."""
     compared_by_logarithm: ClassVar[bool] = False
-    """Whether the primary metric is the exponential of a mean (perplexity): rounding moves its logarithm evenly."""
+    """Whether the primary metric is the exponential of a mean (perplexity), so that tolerances apply to its
+    logarithm."""
     of_data: ClassVar[tuple[str, ...]] = ("max_length",)
-    """Settings that a recipe chooses for its rows: amounts, and words that say what the rows are. They go with them."""
+    """Settings that depend on a recipe's rows, such as lengths and label formats; they are replaced together with the
+    data."""
 
     @classmethod
     def about(cls) -> dict[str, Any]:
-        """What a user's file must look like: `fields`, those that are `required`, and a `sample` row."""
+        """The format of a user's file: `fields`, the `required` ones, a `sample` row, and `help`."""
         required = [name for name, needed in cls.fields.items() if needed]
         return {"fields": list(cls.fields), "required": required, "sample": dict(cls.samples[0]), "help": cls.help()}
 
     @classmethod
     def help(cls) -> str:
-        """The description at the head of the task's file."""
+        """The docstring of the task's module."""
         import sys
 
         return (sys.modules[cls.__module__].__doc__ or "").strip()
 
     @abstractmethod
     def read(self, values: Mapping[str, Any]) -> Row:
-        """A checked row from a file's values, JSON-serialisable.
+        """Convert a file's values to a checked row, which JSON can represent.
 
         Raises:
-            ValueError: what is wrong with it; the file is refused.
-            LeftOut: why the row cannot be used; it is counted and skipped.
+            ValueError: the values are invalid; the file is rejected.
+            LeftOut: the row cannot be used; it is counted and skipped.
         """
 
     def read_unlabeled(self, values: Mapping[str, Any]) -> Row:
-        """A row to predict on: `read` without targets. Raises ValueError."""
+        """Convert a file's values to a row to predict on, without targets. Raises ValueError if they are invalid."""
         return self.read(values)
 
     def fit(self, splits: Splits) -> Self:
-        """This task with what it must know of the data; raises UserError when the data cannot serve it."""
+        """The task with settings that depend on the data (labels). Raises UserError if the data does not suit the
+        task."""
         del splits
         return self
 
     def with_classes(self, names: Sequence[str]) -> Self:
-        """This fitted task with the classes of a trained head, the rows' among them, in the head's order."""
+        """The fitted task with the classes of a trained head in the head's order; they include the rows' classes."""
         return self.with_values(labels=tuple(names))
 
     def notes(self, splits: Splits) -> list[str]:
-        """How the fitted task reads the data, where a file does not say it itself."""
+        """Notes on how the fitted task interprets the data, if the file leaves it open."""
         del splits
         return []
 
     def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        """Raises UserError when the fitted task cannot score these rows (labels it does not know)."""
+        """Raises UserError if the fitted task cannot score the rows, for example because of unknown labels."""
         del key, rows
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes that a row's `label` is of, of a fitted task; none where its rows have no classes."""
+        """The classes of a fitted task's labels; empty for tasks without classes."""
         return ()
 
     @abstractmethod
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        """Metrics as fractions, under their usual names."""
+        """Metrics as fractions, by their usual names."""
 
     @abstractmethod
     def reference(self, row: Row) -> Any:
-        """What a prediction on this row is compared with; None where the row does not say."""
+        """The reference to compare a prediction on this row with; None if the row has none."""
 
     def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
-        """Metrics of the best answer that looks at no input (the majority class); empty where there is none."""
+        """Metrics of the best constant prediction (the majority class); empty if the task has none."""
         del train, rows
         return {}
 
-    def scores_of(self, answers: Sequence[Any], rows: Sequence[Row]) -> dict[str, Any]:
-        """Metrics over all rows of one answer a row; what is by class, tag or type of entity is left out."""
-        values = self.metrics([{"prediction": answer} for answer in answers], [self.reference(row) for row in rows])
+    def scores_of(self, predictions: Sequence[Any], rows: Sequence[Row]) -> dict[str, Any]:
+        """Metrics of one prediction per row, without metrics per class, tag or entity type."""
+        values = self.metrics(
+            [{"prediction": prediction} for prediction in predictions], [self.reference(row) for row in rows]
+        )
         return {name: value for name, value in values.items() if not isinstance(value, Mapping)}
 
     def is_better(self, score: float, best: float) -> bool:
-        """Whether a primary metric beats another."""
+        """Whether a value of the primary metric is better than another."""
         return score < best if self.lower_is_better else score > best

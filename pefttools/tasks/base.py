@@ -1,4 +1,4 @@
-"""What every task answers."""
+"""The interface of every task."""
 
 from __future__ import annotations
 
@@ -23,78 +23,78 @@ if TYPE_CHECKING:
     from pefttools.tasks._generation import Decoding
 
 Columns = Mapping[str, Sequence[Any]]
-"""Encoded rows: column -> one value an encoded row."""
+"""Encoded rows: column -> one value per encoded row."""
 
 LABELS = "labels"
 IGNORED = -100
-"""A label that is no target."""
+"""A label that the loss ignores."""
 
 
 class Task(RowContract, ABC):
-    """A task's settings and behaviour. What is learnt from the data (labels) is a setting `fit` fills in."""
+    """A task's settings and behaviour. `fit` sets the settings that depend on the data (labels)."""
 
     pipeline_tag: ClassVar[str | None] = None
-    """The hub's name for the task, for model cards; None where the hub has none."""
+    """The hub's name of the task, for model cards; None if it has none."""
     auto_class: ClassVar[str]
     """The transformers Auto class with the task's head."""
     peft_type: ClassVar[str | None]
-    """peft's name for the task: without it peft leaves the head frozen and unsaved. None where peft has none."""
+    """peft's name of the task, with which peft trains and saves the head; None if it has none."""
     own_head: ClassVar[bool] = True
-    """Whether the modules outside the backbone are always the head; a language model's belong to the pretrained."""
+    """Whether all modules outside of the backbone are the head; in language models they are pretrained."""
     has_class_head: ClassVar[bool] = False
-    """Whether the head has an output for each of the task's `labels`, so that a trained one is matched by name."""
+    """Whether the head has one output per class in `labels`, so that a trained head is matched by class names."""
     new_tokens: ClassVar[tuple[str, ...]] = ()
-    """Tokens the task adds to the vocabulary; their embeddings belong to the head."""
+    """Tokens that the task adds to the vocabulary; their embeddings belong to the head."""
     texts_are_data: ClassVar[bool] = True
-    """Whether a text that spells a special token (`</s>`, `[MASK]`) is text all the same; not so in chat templates."""
+    """Whether the spelling of a special token (`</s>`, `[MASK]`) in a text is plain text; not with chat templates."""
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", "token_type_ids")
-    """What of a batch the model is given."""
+    """The tensors of a batch that are the model's inputs."""
     generates: ClassVar[bool] = False
-    """Whether answers are texts that are generated (`generate`)."""
+    """Whether predictions are generated texts (`generate`)."""
     takes_rounding: ClassVar[bool] = True
-    """Whether answers stay what they are in bf16; not those that are likelihoods under a vocabulary's logits."""
+    """Whether predictions may be computed in bf16; False for likelihoods over a vocabulary, which need fp32."""
 
     max_length: int = Field(default=256, ge=4)
-    """Tokens a row may have; longer ones are cut, and counted."""
+    """Maximum tokens of a row; longer rows are truncated and counted."""
     truncation: Literal["cut", "refuse"] = "cut"
-    """What to do with rows of more tokens: cut and count them, or refuse the data."""
+    """What to do with longer rows: truncate and count them (`cut`), or raise an error (`refuse`)."""
 
     @classmethod
     def example(cls) -> Self:
-        """A fitted task, for probing what works with it."""
+        """A fitted task for compatibility tests."""
         return cls()
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """What the user should be warned of in the data; asked once, of the fitted task."""
+        """Warnings about the data, from the fitted task; called once per run."""
         del splits, tokenizer
         return []
 
     @property
     def reads_plain_text(self) -> bool:
-        """Whether a plain tokenizer reads a row's one text as this fitted task does; model cards show that code."""
+        """Whether `tokenizer(text)` alone encodes rows like this fitted task; then model cards show that code."""
         return False
 
     def config_values(self) -> dict[str, Any]:
-        """What the model's configuration must say (`num_labels`, `id2label` …)."""
+        """Values of the model's configuration (`num_labels`, `id2label` …)."""
         return {}
 
     @abstractmethod
     def encode(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Columns of encoded rows: the model's inputs, targets, `num_targets`, and `cut` (whether text was lost).
+        """Columns of encoded rows: the model's inputs, targets, `num_targets`, and `cut` (whether text was truncated).
 
-        A row may become several encoded rows; then `row` holds each one's index in `rows`. `length` holds the tokens
-        an encoded row takes where that is not the number of its `input_ids`. Further columns are for `aggregate`.
+        A row may become several encoded rows; then `row` is each one's index in `rows`. `length` is the number of
+        tokens of an encoded row, if it differs from that of `input_ids`. `aggregate` may use further columns.
         """
 
     def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """The same for rows to train on."""
+        """Columns of encoded training rows, like `encode`."""
         return self.encode(rows, tokenizer)
 
     def truncated(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
-        """Whether each row to predict on loses text to the model's limit.
+        """Whether each row to predict on is truncated to the model's limit.
 
         Raises:
-            UserError, ValueError: one cannot be encoded.
+            UserError, ValueError: a row cannot be encoded.
         """
         return cut_rows(self.encode(rows, tokenizer), len(rows))
 
@@ -104,7 +104,7 @@ class Task(RowContract, ABC):
 
     @abstractmethod
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        """What is said of every encoded row."""
+        """The prediction on every encoded row."""
 
     def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         """The prediction on a row, from its encoded rows and the prediction on each of them."""
@@ -114,40 +114,40 @@ class Task(RowContract, ABC):
     def generate(
         self, model: nn.Module, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[tuple[int, Prediction]]:
-        """(index, generated answer) of every row, in any order, as they come; only where the task `generates`."""
+        """Yield (index, prediction) for every row in any order; only for tasks that `generates`."""
         del model, rows, tokenizer
-        assert not self.generates, f"{self.name} generates, and must say how"
+        assert not self.generates, f"{self.name} generates, and must override this"
         return iter(())
 
     def num_generated(self, number: int) -> int:
-        """How many of so many rows to score are answered by generation."""
+        """How many of `number` rows to generate answers for in an evaluation."""
         del number
         return 0
 
     def asked(self, row: Row) -> dict[str, Any]:
-        """What plain transformers is given of a row to write an answer to; only where the task has `decoding`.
+        """The input for generation with plain transformers; only for tasks with `decoding`.
 
-        `messages` (and `tools`) for the chat template, or a `text` for the tokenizer.
+        It is `messages` (and `tools`) for the chat template, or a `text` for the tokenizer.
         """
-        raise NotImplementedError(f"{self.name} writes no text about {row}")
+        raise NotImplementedError(f"{self.name} generates no text for {row}")
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Token ids of the same."""
+        """Token ids of each row's input for generation."""
         del rows, tokenizer
-        raise NotImplementedError(f"{self.name} writes no text")
+        raise NotImplementedError(f"{self.name} generates no text")
 
     def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding | None:
-        """How the model writes text; None where nothing is written."""
+        """The settings of generation; None for tasks that generate nothing."""
         del tokenizer
         return None
 
     def generation_settings(self, tokenizer: PreTrainedTokenizerBase) -> GenerationSettings:
-        """The chat template and the tokens that end an answer, as training had them, for artifacts to carry."""
+        """The chat template and the end tokens of training, for exported artifacts."""
         end = tokenizer.eos_token_id
         return GenerationSettings(None, (end,) if isinstance(end, int) and self.generates else ())
 
     def load(self, settings: loading.BaseSettings, reporter: Reporter = SILENT, empty: bool = False) -> loading.Base:
-        """The base with this task's head; without weights (on the meta device) when `empty`."""
+        """The base model with this task's head; without weights (on the meta device) if `empty`."""
         base = loading.load(
             settings,
             self.auto_class,
@@ -165,20 +165,20 @@ class Task(RowContract, ABC):
         return base
 
     def adapt(self, base: loading.Base) -> None:
-        """Change a loaded base where transformers' class is not quite the task's."""
+        """Adapt a loaded base model if transformers' class does not fit the task exactly."""
         del base
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
-        """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` where the rows have them.
+        """Tensors of one batch, padded to a multiple of `multiple` tokens; `labels` if the rows have them.
 
-        Like `tokenizer.pad`, which goes through a batch value by value; never to more tokens than the model takes.
-        Padding comes last, but first for a head that takes what is at the last place. Labels that are lists as long as
-        their `input_ids` are padded with `IGNORED`.
+        Like `tokenizer.pad`, which is slower, but never padded beyond the model's limit. Padding is on the right, or on
+        the left for heads that read the last position. Labels that are as long as their `input_ids` are padded with
+        `IGNORED`.
         """
         import torch
 
         lengths = [len(ids) for ids in columns["input_ids"]]
-        longest = max(*lengths, 1)  # a text may be characters that the tokenizer drops
+        longest = max(*lengths, 1)  # a text may consist of characters that the tokenizer drops
         width = max(longest, min(-(-longest // multiple) * multiple, tokenizer.model_max_length))
         left = self.own_head and tokenizer.padding_side == "left"
         values: dict[str, Any] = {
@@ -186,10 +186,10 @@ class Task(RowContract, ABC):
             "attention_mask": 0,
             "token_type_ids": tokenizer.pad_token_type_id,
         }
-        given = {**columns, "input_ids": [ids or [tokenizer.pad_token_id] for ids in columns["input_ids"]]}
+        inputs = {**columns, "input_ids": [ids or [tokenizer.pad_token_id] for ids in columns["input_ids"]]}
         if "attention_mask" in tokenizer.model_input_names:
-            given.setdefault("attention_mask", [[1] * len(ids) for ids in given["input_ids"]])
-        batch = {name: padded(given[name], width, value, left) for name, value in values.items() if name in given}
+            inputs.setdefault("attention_mask", [[1] * len(ids) for ids in inputs["input_ids"]])
+        batch = {name: padded(inputs[name], width, value, left) for name, value in values.items() if name in inputs}
         labels = columns.get(LABELS)
         if labels is not None:
             per_token = isinstance(labels[0], Sequence) and all(
@@ -201,32 +201,32 @@ class Task(RowContract, ABC):
     def collate_training(
         self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int
     ) -> dict[str, Tensor]:
-        """The same for a batch to train on (masked at random, packed)."""
+        """Tensors of one training batch, like `collate` (masked at random, packed)."""
         return self.collate(columns, tokenizer, multiple)
 
     def inputs_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of a batch the model is given."""
+        """The tensors of a batch that are the model's inputs."""
         return {name: value for name, value in batch.items() if name in self.model_inputs}
 
     def logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The model's logits, without those of virtual tokens: shape (rows, …) or (rows, tokens, …)."""
+        """The model's logits without those of virtual tokens; shape (rows, …) or (rows, tokens, …)."""
         return without_virtual(outputs.logits, batch)
 
     @property
     def has_target_logits(self) -> bool:
-        """Whether every target is one of several classes, so that `target_logits` has an answer."""
+        """Whether every target is one of several classes, so that `target_logits` is defined."""
         return type(self).target_logits is not Task.target_logits
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The logits that the loss compares with the targets, shape (targets, classes), in fp32; −inf for no class.
+        """The logits of the targets in fp32, shape (targets, classes); −inf for classes that do not exist.
 
         Raises:
-            NotImplementedError: the targets are no classes (numbers, places in a text, several labels a row).
+            NotImplementedError: targets are not classes (numbers, positions in a text, several labels per row).
         """
         raise NotImplementedError(f"{self.name} has no targets that are one of several classes")
 
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        """The logits of every encoded row without those of padding, which depend on the rows beside it."""
+        """The logits of every encoded row without those of padding, which depend on the batch."""
         logits = self.logits(outputs, batch)
         if "attention_mask" not in batch:
             return list(logits)
@@ -237,44 +237,45 @@ class Task(RowContract, ABC):
 
     @property
     def fixed_inputs(self) -> bool:
-        """Whether the model is always given the same one sequence for an encoded row, its `input_ids` padded right.
+        """Whether the model's input for an encoded row is always the same sequence, its `input_ids` padded on the
+        right.
 
-        Then what frozen blocks make of a row can be computed once. Not so where training draws its inputs (masks),
-        lays rows together (packing), or a row is several sequences (choices).
+        Then the outputs of frozen blocks can be cached. It is False if training randomises inputs (masks), packs rows,
+        or has several sequences per row (choices).
         """
         return type(self).collate_training is Task.collate_training
 
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
-        """An encoded row as people read it: its text with special tokens, and its targets."""
+        """An encoded row in readable form: its text with special tokens, and its targets."""
         return f"{tokenizer.decode(encoded['input_ids'])}\n-> {encoded.get(LABELS)}"
 
     def to_transformers(self, model: PreTrainedModel) -> PreTrainedModel:
-        """A merged model as transformers alone loads it: new tokens are in its table, scores in the labels' unit."""
+        """A merged model that plain transformers can load: new tokens are in its table, outputs in the labels' unit."""
         from pefttools.nn import new_tokens, score
 
         score.plain(model)
         return new_tokens.fold(model)
 
     def probe(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of `input_ids` and `attention_mask` as this task's model takes it; for trying what fits."""
+        """Convert a batch of `input_ids` and `attention_mask` to this task's inputs; for compatibility tests."""
         return batch
 
     def longest(self, limit: int) -> int:
-        """Tokens of the longest encoded row under a model that takes `limit`."""
+        """Number of tokens of the longest encoded row for a model with the given limit."""
         return min(self.max_length, limit)
 
     def repeat_to_length(self, row: Mapping[str, Any], length: int) -> dict[str, Any]:
-        """An encoded row made `length` tokens long by repeating; for estimating memory."""
+        """An encoded row repeated to `length` tokens, to estimate memory."""
         tokens = len(row["input_ids"])
 
         def stretch(value: Any) -> Any:
-            same = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == tokens
-            return [value[min(i, tokens - 1)] for i in range(length)] if same else value
+            per_token_value = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == tokens
+            return [value[min(i, tokens - 1)] for i in range(length)] if per_token_value else value
 
         return {name: stretch(value) for name, value in row.items()}
 
 
 def without_virtual(logits: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Logits a token without those of virtual tokens (prompt tuning), which come first; others as they are."""
+    """Logits per token without those of virtual tokens (prompt tuning), which come first; other logits unchanged."""
     tokens = batch["input_ids"].shape[-1]
     return logits[:, -tokens:] if logits.ndim == 3 and logits.shape[1] > tokens else logits

@@ -141,8 +141,8 @@ class MultipleChoice(Task):
         numbers = [len(choices) for choices in columns["input_ids"]]
         most = max(numbers)
         flat = {
-            # where a row has fewer choices, its first stands for one: padding alone would give NaN, and Longformer
-            # looks for the separators of every text
+            # rows with fewer choices repeat their first one: padding alone would give NaN, and Longformer needs the
+            # separators of every text
             name: [ids for choices in columns[name] for ids in (*choices, *[choices[0]] * (most - len(choices)))]
             for name in ("input_ids", "token_type_ids")
             if name in columns
