@@ -157,7 +157,7 @@ def test_fit_detects_chat_or_text_and_refuses_rows_without_completion() -> None:
     with pytest.raises(UserError, match=r"data.train: 1 of 5 rows have no answer to learn from"):
         task.fit(splits_of([*chats, *unanswered]))
     with pytest.raises(UserError, match=r"data.test: 1 of 1 rows have no answer"):
-        task.refuse_strange("data.test", unanswered)
+        task.check_scorable("data.test", unanswered)
 
 
 def test_remarks_warn_when_no_end_of_text_is_trained() -> None:

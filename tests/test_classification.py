@@ -177,7 +177,7 @@ def test_data_without_usable_classes_is_refused(task: TextClassification, rows: 
 
 def test_labels_the_model_does_not_know_are_refused() -> None:
     with pytest.raises(UserError, match=r"data.test: labels the model does not know: 'q'. It has 'a', 'b', 'c'"):
-        FITTED.refuse_strange("data.test", [{"text": "x", "label": ["a", "q"]}])
+        FITTED.check_scorable("data.test", [{"text": "x", "label": ["a", "q"]}])
 
 
 def test_labels_that_look_like_several_warn() -> None:

@@ -189,4 +189,4 @@ def test_rows_are_read_and_unknown_labels_refused() -> None:
         with pytest.raises(ValueError, match=message):
             task.read({"text": "a", **bad})
     with pytest.raises(UserError, match=r"data.test: labels the model does not know: 'ugly'. It has 'bad', 'good'"):
-        task.refuse_strange("data.test", [{"text": "a", "label": "ugly"}])
+        task.check_scorable("data.test", [{"text": "a", "label": "ugly"}])

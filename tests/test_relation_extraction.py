@@ -242,7 +242,7 @@ def test_fit_takes_labels_and_refuses_unusable_data() -> None:
     with pytest.raises(UserError, match=r"task\.labels: no training row has 'z'"):
         RelationExtraction(labels=("a", "b", "z")).fit(Splits(rows("a", "b"), rows("a"), []))
     with pytest.raises(UserError, match=r"data\.test: labels the model does not know: 'c'"):
-        task.refuse_strange("data.test", rows("c"))
+        task.check_scorable("data.test", rows("c"))
 
 
 def test_class_that_looks_like_other_is_remarked() -> None:

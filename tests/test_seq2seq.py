@@ -99,7 +99,7 @@ def test_fit_requires_targets_and_chooses_the_bleu_tokenizer():
     with pytest.raises(UserError, match=r"^data.train: 1 of 3 rows have no target; name its column in data"):
         Seq2Seq().fit(Splits([*rows[:2], {"source": "x"}], rows[:1], []))
     with pytest.raises(UserError, match=r"^data.test: 1 of 1 rows have no target"):
-        Seq2Seq().refuse_strange("data.test", [{"source": "x"}])
+        Seq2Seq().check_scorable("data.test", [{"source": "x"}])
     assert Seq2Seq().fit(splits_of(rows)).bleu_tokenizer == "13a"
     chinese = [{"source": "a dog", "target": "一只狗"}]
     assert Seq2Seq().fit(splits_of(chinese)).bleu_tokenizer == "zh"

@@ -171,11 +171,11 @@ def test_invalid_tags_are_remarked() -> None:
 
 def test_other_data_must_have_known_tags() -> None:
     fitted = TASK.fit(splits_of(("a b", "B-X O")))
-    fitted.refuse_strange("data", [make_row("a b", "I-X O")])
+    fitted.check_scorable("data", [make_row("a b", "I-X O")])
     with pytest.raises(UserError, match="data: entity types that the training rows lack: 'Z'"):
-        fitted.refuse_strange("data", [make_row("a", "B-Z")])
+        fitted.check_scorable("data", [make_row("a", "B-Z")])
     with pytest.raises(UserError, match="data: tags outside the scheme bio"):
-        fitted.refuse_strange("data", [make_row("a", "S-X")])
+        fitted.check_scorable("data", [make_row("a", "S-X")])
 
 
 def drawn(seed: int, prefixes: str, number: int = 60) -> list[list[str]]:

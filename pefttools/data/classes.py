@@ -68,7 +68,7 @@ def new_in_splits(splits: Splits, labels: Sequence[str]) -> list[str]:
     ]
 
 
-def refuse_strange(key: str, rows: Sequence[Row], labels: Sequence[str]) -> None:
+def check_labels(key: str, rows: Sequence[Row], labels: Sequence[str]) -> None:
     """Raises UserError if rows have labels other than these."""
     if unknown_labels := sorted(names(rows) - set(labels), key=natural):
         raise UserError(f"{key}: labels the model does not know: {listed(unknown_labels)}. It has {listed(labels)}")

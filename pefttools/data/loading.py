@@ -16,7 +16,7 @@ from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
 from pefttools.data.reading import read_placed
-from pefttools.data.rows import ID, Found, LeftOut, Row, RowReader, labels_of
+from pefttools.data.rows import ID, IdentifiedRow, LeftOut, Row, RowReader, labels_of
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
@@ -31,7 +31,7 @@ SHOWN = 20
 class Loaded:
     """The content of one file."""
 
-    rows: list[Found]
+    rows: list[IdentifiedRow]
     invalid: Mapping[str, Sequence[str]]
     """Problem of skipped rows -> their numbers."""
     unread: Sequence[str]
@@ -68,7 +68,7 @@ def load_file(
         raise UserError(f"{where}: no line can be read: {shown}")
     known = list(dict.fromkeys(chain.from_iterable(readable)))
     columns = _columns(known, key, file, settings, task, missing_header(readable, key, file))
-    rows: list[Found] = []
+    rows: list[IdentifiedRow] = []
     invalid: dict[str, list[str]] = {}
     inside: Counter[str] = Counter()
     written: set[str] = set()
@@ -87,7 +87,7 @@ def load_file(
             invalid.setdefault(str(error), []).append(place)
             continue
         inside.update(row.pop(UNREAD, ()))
-        rows.append(Found(row, str(row.get(ID, place))))
+        rows.append(IdentifiedRow(row, str(row.get(ID, place))))
     if invalid:
         order = {place: number for number, (place, _) in enumerate(placed)}
         _refuse_or_warn(where, invalid, order, settings, counts, reporter)

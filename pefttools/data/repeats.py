@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from pefttools.data.rows import Found, RowReader, key
+from pefttools.data.rows import IdentifiedRow, RowReader, key
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
@@ -14,13 +14,15 @@ from pefttools.reporter import Reporter
 Key = tuple[str, ...]
 
 
-def warn_of_contradictions(files: Mapping[str, list[Found]], task: RowReader, dedup: str, reporter: Reporter) -> None:
+def warn_of_contradictions(
+    files: Mapping[str, list[IdentifiedRow]], task: RowReader, dedup: str, reporter: Reporter
+) -> None:
     """Warn of rows that have the inputs of an earlier row of their file but other targets."""
     if task.generates:
         return  # several answers to one prompt do not contradict each other
     target = task.targets[0]
     for name, rows in files.items():
-        first: dict[Key, Found] = {}
+        first: dict[Key, IdentifiedRow] = {}
         pairs = [
             (before, found)
             for found in rows
@@ -36,13 +38,13 @@ def warn_of_contradictions(files: Mapping[str, list[Found]], task: RowReader, de
             )
 
 
-def _targets(found: Found, task: RowReader) -> list[Any]:
+def _targets(found: IdentifiedRow, task: RowReader) -> list[Any]:
     return [found.row.get(name) for name in task.targets]
 
 
-def first_of_each(rows: list[Found], task: RowReader, counts: Counter[str]) -> list[Found]:
+def first_of_each(rows: list[IdentifiedRow], task: RowReader, counts: Counter[str]) -> list[IdentifiedRow]:
     """The rows without those that repeat an earlier one."""
-    seen: dict[Key, Found] = {}
+    seen: dict[Key, IdentifiedRow] = {}
     for found in rows:
         seen.setdefault(key(found.row, task), found)
     counts["repeated"] += len(rows) - len(seen)
@@ -50,8 +52,12 @@ def first_of_each(rows: list[Found], task: RowReader, counts: Counter[str]) -> l
 
 
 def without_overlap(
-    files: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter
-) -> dict[str, list[Found]]:
+    files: Mapping[str, list[IdentifiedRow]],
+    settings: DataSettings,
+    task: RowReader,
+    counts: Counter[str],
+    reporter: Reporter,
+) -> dict[str, list[IdentifiedRow]]:
     """The rows per file, with training rows that are in validation or test removed.
 
     Raises:
@@ -90,7 +96,9 @@ def _nothing_left(name: str, settings: DataSettings) -> str:
     )
 
 
-def _warn_of_shared(files: Mapping[str, list[Found]], test: set[Key], task: RowReader, reporter: Reporter) -> None:
+def _warn_of_shared(
+    files: Mapping[str, list[IdentifiedRow]], test: set[Key], task: RowReader, reporter: Reporter
+) -> None:
     rows = files["validation"]
     if shared := sum(key(found.row, task) in test for found in rows):
         which = "all" if shared == len(rows) else f"{shared} of {len(rows)}"

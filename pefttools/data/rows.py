@@ -75,7 +75,7 @@ class Splits:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class IdentifiedRow:
     """A row with its id."""
 
     row: Row

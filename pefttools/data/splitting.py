@@ -16,7 +16,7 @@ from pefttools.data import repeats
 from pefttools.data.fields import listed
 from pefttools.data.hash_split import hash_split, place
 from pefttools.data.loading import Loaded, load_file, load_rows
-from pefttools.data.rows import NAMES, Found, LeftOut, Row, RowReader, Splits, key, labels_of, one_line
+from pefttools.data.rows import NAMES, IdentifiedRow, LeftOut, Row, RowReader, Splits, key, labels_of, one_line
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
@@ -91,8 +91,8 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
 
 
 def _split(
-    files: Mapping[str, list[Found]], settings: DataSettings, task: RowReader, reporter: Reporter
-) -> dict[str, list[Found]]:
+    files: Mapping[str, list[IdentifiedRow]], settings: DataSettings, task: RowReader, reporter: Reporter
+) -> dict[str, list[IdentifiedRow]]:
     """The rows of files as they are, and the training file's rows split by the hash of their first input."""
     shares = {"test": settings.test_share, "validation": settings.validation_share}
     shares = {name: share for name, share in shares.items() if share and name not in files}
@@ -113,7 +113,9 @@ def _split(
     return parts
 
 
-def _without_rare(parts: dict[str, list[Found]], least: int, counts: Counter[str]) -> dict[str, list[Found]]:
+def _without_rare(
+    parts: dict[str, list[IdentifiedRow]], least: int, counts: Counter[str]
+) -> dict[str, list[IdentifiedRow]]:
     sizes = Counter(label for found in parts["train"] for label in labels_of(found.row))
     rare = {
         label for rows in parts.values() for found in rows for label in labels_of(found.row) if sizes[label] < least
@@ -123,7 +125,9 @@ def _without_rare(parts: dict[str, list[Found]], least: int, counts: Counter[str
     return common
 
 
-def _subset(rows: Sequence[Found], settings: DataSettings, task: RowReader) -> tuple[list[Found], list[Found]]:
+def _subset(
+    rows: Sequence[IdentifiedRow], settings: DataSettings, task: RowReader
+) -> tuple[list[IdentifiedRow], list[IdentifiedRow]]:
     """The rows to train on and the rows left aside, both in their order."""
     if settings.train_rows is None:
         return list(rows), []

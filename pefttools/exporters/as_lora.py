@@ -8,7 +8,7 @@ from pefttools import imports
 from pefttools.bases import targets
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
-from pefttools.strategies._peft_strategy import named
+from pefttools.strategies._peft_strategy import with_portable_name
 from pefttools.training.run import Trained
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
             fan_in_fan_out=targets.are_transposed(base, list(factors)),
         ),
     )
-    named(model, base)
+    with_portable_name(model, base)
     inner = model.get_base_model()
     with torch.no_grad():
         for path, (left, right) in factors.items():

@@ -71,7 +71,7 @@ def shortest_rows(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Sequence
     room = min(getattr(task, "max_length", tokenizer.model_max_length), tokenizer.model_max_length)
     room = max(1, room - min(NEW_TOKENS, decoding.max_new_tokens))
     found = []
-    for row in sorted(rows, key=lambda row: len(str(task.asked(row))))[:ROWS]:
+    for row in sorted(rows, key=lambda row: len(str(task.generation_input(row))))[:ROWS]:
         (ids,) = task.prompts([row], own)
         if 0 < len(ids) <= room:
             found.append(row)
@@ -114,14 +114,14 @@ def plain_answers(
 def _inputs(task: Task, row: Row, tokenizer: Any, is_encoder_decoder: bool) -> Mapping[str, Any]:
     import torch
 
-    asked = task.asked(row)
-    if "messages" in asked:
+    source = task.generation_input(row)
+    if "messages" in source:
         return tokenizer.apply_chat_template(
-            asked["messages"], tools=asked.get("tools") or None, add_generation_prompt=True, return_dict=True,
+            source["messages"], tools=source.get("tools") or None, add_generation_prompt=True, return_dict=True,
             return_tensors="pt",
         )  # fmt: skip
     if is_encoder_decoder:
-        return tokenizer(asked["text"], return_tensors="pt")
+        return tokenizer(source["text"], return_tensors="pt")
     (ids,) = task.prompts([row], tokenizer)  # calling a tokenizer may append an end token to every text
     return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
 

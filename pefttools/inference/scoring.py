@@ -44,7 +44,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter =
         splits = load_splits(settings, task, reporter)
         name = "test" if splits.test else "validation"
         rows = splits.named()[name]
-    task.refuse_strange(f"data.{name}", rows)
+    task.check_scorable(f"data.{name}", rows)
     if overrides:
         warn_of_known(run, rows, task, reporter)
         for remark in overview.absent(name, rows, task.class_names):

@@ -81,7 +81,7 @@ class RowContract(Choice, ABC):
         del splits
         return []
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
         """Raises UserError if the fitted task cannot score the rows, for example because of unknown labels."""
         del key, rows
 

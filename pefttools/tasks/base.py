@@ -124,7 +124,7 @@ class Task(RowContract, ABC):
         del number
         return 0
 
-    def asked(self, row: Row) -> dict[str, Any]:
+    def generation_input(self, row: Row) -> dict[str, Any]:
         """The input for generation with plain transformers; only for tasks with `decoding`.
 
         It is `messages` (and `tools`) for the chat template, or a `text` for the tokenizer.

@@ -144,7 +144,7 @@ class CausalLM(Task):
         parts = {part for row in splits.train for part in parts_of(row.get("messages", ()), row.get("tools"))}
         return self.with_values(chat=chats.is_chat(splits), parts=tuple(sorted(parts)))
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
         if problems := chats.without_answer(key, rows):
             raise UserError(*problems)
 
@@ -236,7 +236,7 @@ class CausalLM(Task):
         del row, encoded
         return {name: sum(part[name] for part in parts) for name in parts[0]}
 
-    def asked(self, row: Row) -> dict[str, Any]:
+    def generation_input(self, row: Row) -> dict[str, Any]:
         if "messages" not in row:
             return {"text": row["text"]}
         return {"messages": chats.question(row["messages"]), "tools": row.get("tools")}

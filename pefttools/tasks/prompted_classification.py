@@ -142,8 +142,8 @@ class PromptedClassification(Task):
     def class_names(self) -> tuple[str, ...]:
         return self.labels
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        classes.refuse_strange(key, rows, self.labels)
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
+        classes.check_labels(key, rows, self.labels)
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del splits
@@ -171,7 +171,7 @@ class PromptedClassification(Task):
         shots = "".join(self.prompt.format(**r) + self._example_label(r["label"]) + BETWEEN for r in self.examples)
         return shots + self.prompt.format(**{name: row.get(name, "") for name in FIELDS})
 
-    def asked(self, row: Row) -> dict[str, Any]:
+    def generation_input(self, row: Row) -> dict[str, Any]:
         prompt = self._prompt_text(row)
         return {"messages": [{"role": "user", "content": prompt}]} if self.chat else {"text": prompt}
 
@@ -179,7 +179,7 @@ class PromptedClassification(Task):
         """Everything before the verbaliser."""
         if not self.chat:
             return self._prompt_text(row)
-        return chat_template.rendered(self.asked(dict(row))["messages"], tokenizer, None, ask=True)
+        return chat_template.rendered(self.generation_input(dict(row))["messages"], tokenizer, None, ask=True)
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
         return [ids for ids, _ in chat_tokens.tokens([self._head(row, tokenizer) for row in rows], tokenizer)]

@@ -118,7 +118,7 @@ class QuestionAnswering(Task):
         none = any(not row["answers"] for row in (*splits.train, *splits.spare))
         return self.with_values(unanswerable=none if self.unanswerable is None else self.unanswerable)
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
         if any("answers" not in row for row in rows):
             raise UserError(f"{key}: rows have no answers; name their column in data.columns.answers")
 

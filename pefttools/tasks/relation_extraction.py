@@ -110,8 +110,8 @@ class RelationExtraction(Task):
     def class_names(self) -> tuple[str, ...]:
         return self.labels
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        classes.refuse_strange(key, rows, self.labels)
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
+        classes.check_labels(key, rows, self.labels)
 
     def config_values(self) -> dict[str, Any]:
         return {**classes.config_values(self.labels), "problem_type": "single_label_classification"}

@@ -138,7 +138,7 @@ class Seq2Seq(Task):
             return self
         return self.with_values(bleu_tokenizer=bleu_tokenizer(row["target"] for row in splits.train[:NUM_CHECKED]))
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
         if problems := _without_target(key, rows):
             raise UserError(*problems)
 
@@ -224,7 +224,7 @@ class Seq2Seq(Task):
         losses, numbers = self._losses(outputs, batch).sum(1), (batch[LABELS] != IGNORED).sum(1)
         return [{"nll": n, "num_targets": k} for n, k in zip(losses.tolist(), numbers.tolist(), strict=True)]
 
-    def asked(self, row: Row) -> dict[str, Any]:
+    def generation_input(self, row: Row) -> dict[str, Any]:
         return {"text": self.prefix + row["source"]}
 
     def prompts(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -163,8 +163,8 @@ class TextClassification(Task):
     def class_names(self) -> tuple[str, ...]:
         return self.labels
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
-        classes.refuse_strange(key, rows, self.labels)
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
+        classes.check_labels(key, rows, self.labels)
 
     @property
     def reads_plain_text(self) -> bool:

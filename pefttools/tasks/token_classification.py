@@ -194,7 +194,7 @@ class TokenClassification(Task):
         scheme = "plain, without entities" if self.read_as == "none" else f"of the scheme {self.read_as}"
         return [f"tags are {scheme}; the first sentence as token/tag: {shown}"]
 
-    def refuse_strange(self, key: str, rows: Sequence[Row]) -> None:
+    def check_scorable(self, key: str, rows: Sequence[Row]) -> None:
         if problems := self._problems(key, rows):
             raise UserError(*problems)
 

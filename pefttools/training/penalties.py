@@ -87,7 +87,7 @@ def _row_losses(
     task = recipe.task
     settings = recipe.data.model_copy(update={"test": file})
     rows = load_rows("test", settings, task, Counter(), reporter)[:number]
-    task.refuse_strange("regularizers.ewc.data", rows)
+    task.check_scorable("regularizers.ewc.data", rows)
     seen.update(json.dumps(rows, sort_keys=True).encode())
     encoded = encode_once(rows, task, base, "penalty", reporter, training=True)
     device, was_training = next(model.parameters()).device, model.training
