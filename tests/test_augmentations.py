@@ -203,8 +203,8 @@ def test_added_rows_are_encoded_planned_and_reported(recipe_file: Path, monkeypa
     splits = load_splits(recipe.data, recipe.task)
     assert ready.splits.digest == splits.digest
     counted: list[int] = []
-    plain = planner._kept_rows
-    monkeypatch.setattr(planner, "_kept_rows", lambda *a: counted.append(len(plain(*a))) or plain(*a))
+    plain = planner._cacheable_rows
+    monkeypatch.setattr(planner, "_cacheable_rows", lambda *a: counted.append(len(plain(*a))) or plain(*a))
     planner.plan(recipe)
     planner.plan(recipe.model_copy(update={"augmentations": {}}))
     assert counted[0] - counted[1] == number

@@ -271,7 +271,7 @@ def test_another_suites_folder_is_refused(bench_error: BenchError, suite_file: P
 
 def test_collecting_without_trials_is_refused(bench_error: BenchError, suite_file: Path, tmp_path: Path) -> None:
     output = bench_error(suite_file, "axes.strategies=[lora]", "--out", tmp_path / "out", "--collect")
-    assert "holds no trials" in output
+    assert "contains no trials" in output
 
 
 def test_the_plan_names_every_trials_command(

@@ -264,7 +264,7 @@ def test_output_folder_that_is_not_empty_is_refused(
         (["predict", "RUN"], "name a file, - for standard input, or use --text"),
         (
             ["predict", "RUN", "x.jsonl", "task.max_length=9"],
-            "task.max_length: predict takes overrides of",
+            "task.max_length: predict accepts overrides of",
         ),
         (["export", "RUN", "--to", "onx"], "unknown exporter 'onx'"),
         (["export", "nowhere", "--to", "merged"], "nowhere: there is no run here"),

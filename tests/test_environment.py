@@ -183,5 +183,5 @@ def test_interrupt_at_any_time_is_one_line(seconds: float, recipe_file: Path, tm
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, time.monotonic() - started
     last = errors.decode().splitlines()[-1]
-    assert last == "interrupted" or "; go on with `pefttools train" in last
+    assert last == "interrupted" or "; to continue, run `pefttools train" in last
     assert b"Traceback" not in errors

@@ -159,7 +159,7 @@ def test_artifact_without_its_tokenizer_is_refused(
         (folder / "tokenizer.json").unlink()
 
     monkeypatch.setattr(Merged, "write", without)
-    with pytest.raises(UserError, match="does not load in a fresh process"):
+    with pytest.raises(UserError, match="a new process cannot load the artifact"):
         export(finished_run, "merged", tmp_path / "merged")
     assert not list(tmp_path.iterdir())
 

@@ -97,7 +97,7 @@ def test_artifact_with_other_logits_in_a_batch_is_refused(
             alone.extend(plain(**tokenizer(text, return_tensors="pt")).logits[0].softmax(-1).tolist() for text in TEXTS)
 
     monkeypatch.setattr(Merged, "write", broken)
-    with pytest.raises(UserError, match="the loaded merged model's logits differ from what they must be"):
+    with pytest.raises(UserError, match="the loaded merged model's logits differ from the expected ones"):
         export(run, "merged", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     expected = [

@@ -133,7 +133,7 @@ def test_missing_column_is_refused_with_the_override_to_add(mapped_run: Path, tm
     code, predictions, err = predict(mapped_run, file, "data.columns.text=Subjet")
     assert (code, predictions[0]["text"], err) == (0, "word1 pear", "")
     assert (
-        "data.train.source: predict takes overrides of data.columns"
+        "data.train.source: predict accepts overrides of data.columns"
         in predict(mapped_run, file, "data.train.source=x")[2]
     )
 

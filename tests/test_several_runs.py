@@ -105,7 +105,7 @@ def test_merged_run_is_evaluated_and_exported_like_a_run(
 @pytest.mark.slow
 def test_runs_that_cannot_be_merged_are_refused(runs: Any, tmp_path: Path) -> None:
     for paths, weights, message in (
-        ([runs(0)], [1.0], "takes two runs or more"),
+        ([runs(0)], [1.0], "name at least two runs"),
         ([runs(0), runs(1)], [1.0], "a weight for each, got 2 and 1"),
         ([runs(0), runs(1)], [1.0, float("nan")], "finite numbers"),
         ([runs(0), runs(0, "strategy=bitfit")], [0.5, 0.5], "has another strategy than"),
@@ -114,7 +114,7 @@ def test_runs_that_cannot_be_merged_are_refused(runs: Any, tmp_path: Path) -> No
     ):
         with pytest.raises(UserError, match=message):
             merge(paths, weights, tmp_path / "out")
-    with pytest.raises(UserError, match="--by changes: takes plain LoRA, not bitfit"):
+    with pytest.raises(UserError, match="--by changes: works with plain LoRA only, not with bitfit"):
         merge([runs(0, "strategy=bitfit"), runs(1, "strategy=bitfit")], [0.5, 0.5], tmp_path / "out", "changes")
     assert not (tmp_path / "out").exists()
 
@@ -172,9 +172,9 @@ def test_invalid_arguments_of_predict_are_refused(
     runs: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words, message in (
-        ([], "takes RUN FILE"),
+        ([], "write RUN FILE"),
         ([str(tmp_path)], "there is no run here"),
-        (["--run", str(runs(0)), "a", "b"], "takes RUN FILE"),
+        (["--run", str(runs(0)), "a", "b"], "write RUN FILE"),
         (["--run", str(runs(0)), "--run", str(runs(0)), "--text", "x"], "must have different names"),
     ):
         assert cli.run(["predict", *words]) == 2

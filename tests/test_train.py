@@ -156,7 +156,7 @@ def test_a_tensor_without_gradient_stops_the_run(
     monkeypatch.setattr(Lora, "wrap", with_an_idle_tensor)
     for overrides in ([], ["regularizers=l1"]):  # the gradient of a penalty does not count
         with pytest.raises(
-            UserError, match="1 trained tensors have had no gradient in 5 steps and would never learn: idle"
+            UserError, match="1 trained tensors got no gradient in 5 steps, so they would never be trained: idle"
         ):
             train_tiny(recipe_file, tmp_path / "run", *overrides)
 

@@ -1,8 +1,8 @@
-"""The base: a pretrained model, its tokenizer, and what of it is a new head.
+"""The base: a pretrained model, its tokenizer, and its head.
 
-The head is the task's own modules, what else the checkpoint lacks (read from the load report), and what was
-never trained: a pooler whose bias is still exactly zero, as in all-MiniLM, where a frozen pooler would hold the
-loss at ln 2 for ever. The head is trained, saved, merged and counted apart under every strategy.
+The head consists of the task's own modules, other modules that the checkpoint lacks (according to the load report), and
+modules that were never trained, like all-MiniLM's pooler, whose bias is exactly zero; with that pooler frozen, the loss
+would never fall below ln 2. Every strategy trains and saves the head, and counts its parameters separately.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class BaseSettings(Settings):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """The sha256 of the source's content; any other content is refused."""
     head: tuple[str, ...] = ()
-    """Full paths of modules to train whole, besides those that the checkpoint lacks or never trained."""
+    """Full paths of modules to train completely, besides those that the checkpoint lacks or that were never trained."""
     init: Literal["pretrained", "scratch"] = "pretrained"
-    """`scratch` builds the model from its configuration alone, with random weights, to measure pretraining."""
+    """`scratch` builds the model from its configuration with random weights, to measure the effect of pretraining."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The value for every dropout probability of the model; null keeps the model's own."""
     trained_head: Literal["auto", "keep", "new"] = "auto"
-    """What to do with a classifier's head in the checkpoint: `auto` keeps it where its class names are the rows',
-    in its order; `keep` keeps it for `task.labels`, in that order; `new` starts it anew."""
+    """Use of a classification head in the checkpoint: `auto` keeps it if its class names are those of the rows, in its
+    order; `keep` keeps it for `task.labels`, in that order; `new` trains a new one."""
     quantize: quantized.Kind | None = None
-    """Load the blocks' matrices in 4 or 8 bits with bitsandbytes: `nf4` (QLoRA's), `fp4` or `int8`."""
+    """Load the blocks' matrices in 4 or 8 bits with bitsandbytes: `nf4` (as in QLoRA), `fp4` or `int8`."""
 
     @model_validator(mode="after")
     def _has_weights(self) -> Self:
@@ -69,25 +69,25 @@ class Base:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     head: tuple[str, ...]
-    """Full paths of the modules that are new."""
+    """Full paths of the head's modules."""
     task_type: str | None
-    """peft's name of the task; None where it has none."""
+    """peft's name of the task; None if it has none."""
     source: str
     sha256: str
     folder: Path
-    """Where transformers loads it from."""
+    """The folder from which transformers loads it."""
     new: tuple[str, ...] = ()
-    """The part of the head that no checkpoint ever held: all of it but what `base.head` names."""
+    """The part of the head that is new: all of it except the modules that `base.head` names."""
     quantised: tuple[str, ...] = ()
-    """Full paths of the matrices that are quantised; on the meta device of those that would be."""
+    """Full paths of the quantised matrices; on the meta device, of those that would be quantised."""
     keep_start: bool = False
-    """Whether a strategy that replaces pretrained matrices must keep them, for a penalty that asks for them."""
+    """Whether a strategy that replaces pretrained matrices must keep them, because a penalty needs them."""
 
 
 def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, str]:
-    """The folder transformers loads the base from, and the sha256 of the source's content.
+    """The folder from which transformers loads the base, and the sha256 of the source's content.
 
-    A GGUF file is dequantised once into the cache.
+    A GGUF file is dequantised once into the cache. Raises UserError when the source is not a model.
     """
     try:
         path, sha256 = fetch_hashed(settings.source, settings.sha256, reporter)
@@ -101,7 +101,7 @@ def locate(settings: BaseSettings, reporter: Reporter = SILENT) -> tuple[Path, s
 
 
 def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
-    """The base's tokenizer."""
+    """The base's tokenizer. Raises UserError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     prepare_libraries()
@@ -127,15 +127,15 @@ def load(
 
     Args:
         auto_class: the transformers Auto class, e.g. `AutoModelForSequenceClassification`.
-        values: what to set in the model's configuration (`num_labels`, `id2label`, …).
+        values: values for the model's configuration (`num_labels`, `id2label`, …).
         task_type: peft's name of the task (`SEQ_CLS`).
-        empty: no weights: the model is on the meta device, and otherwise the same.
-        own_head: whether the modules outside the backbone are the head also where the checkpoint has them.
-        added: tokens to add to the vocabulary; their embeddings join the head.
-        texts_are_data: whether a text that spells a special token (`</s>`) is text all the same.
+        empty: create the model without weights, on the meta device.
+        own_head: whether the modules outside the backbone are the head even if the checkpoint has them.
+        added: tokens to add to the vocabulary; their embeddings become part of the head.
+        texts_are_data: whether special tokens in texts (`</s>`) are tokenised as ordinary text.
 
     Raises:
-        UserError: it cannot be had, or it has no such architecture.
+        UserError: the base cannot be loaded, or transformers has no such class for its architecture.
     """
     import torch
 
@@ -152,7 +152,7 @@ def load(
     bias = heads.stored(folder, model) if empty and settings.init == "pretrained" else _value(model)
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions.limit(model, both=own_head))
     vocabulary.agree(model, tokenizer, settings.source, classifies=own_head)
-    if texts_are_data and (tokenizer.is_fast or not added):  # a slow one would find no added token either
+    if texts_are_data and (tokenizer.is_fast or not added):  # with a slow tokenizer, added tokens would be split too
         vocabulary.keep(tokenizer, "split_special_tokens", True)
     extra = _extended(model, tokenizer, added, settings.source, own_head, reporter)
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
@@ -177,7 +177,7 @@ def _auto_class(name: str, config: Any, source: str) -> Any:
 def _pretrained(
     auto: Any, folder: Path, config: Any, settings: BaseSettings, empty: bool
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The checkpoint in a model of this class, and the names of the weights it lacks."""
+    """The checkpoint in a model of this class, and the names of the weights that it lacks."""
     import torch
 
     packed = quantized.configuration(settings.quantize, auto, config) if settings.quantize and not empty else None
@@ -204,7 +204,7 @@ def _pretrained(
 def _extended(
     model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str], source: str, own_head: bool, reporter: Reporter
 ) -> list[str]:
-    """Paths of the embeddings of `tokens`, and of the tokenizer's that the model's table has no rows for."""
+    """Add embeddings for `tokens`, and for the tokenizer's tokens that have none in the model; returns their paths."""
     from pefttools.nn import new_tokens
 
     rows = vocabulary.num_rows(model)
@@ -212,8 +212,8 @@ def _extended(
     if lacking:
         shown = ", ".join(tokenizer.convert_ids_to_tokens(lacking[:3]))
         reporter.warn(
-            f"the tokenizer of {source} has {len(lacking)} tokens beyond the {rows} rows of the model's table"
-            f" ({shown}); rows for them are added, trained, and saved with the head"
+            f"the tokenizer of {source} has {len(lacking)} tokens without embeddings in the model, which has {rows}"
+            f" ({shown}); embeddings for them are added, trained, and saved with the head"
         )
     if not tokens and not lacking:
         return []
@@ -229,7 +229,7 @@ def _extended(
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-    """Add tokens to the vocabulary, found whole in any text: also where special ones are not looked for."""
+    """Add tokens to the vocabulary that are recognized in any text, even where special tokens are not."""
     from transformers import AddedToken
 
     if tokens:
@@ -237,7 +237,7 @@ def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> Non
 
 
 def _value(model: PreTrainedModel) -> Callable[[str], Tensor]:
-    """A parameter's values; zero on the meta device, as every bias of a model from scratch is."""
+    """A function that returns a parameter's values by name; zero on the meta device, like biases of new models."""
     import torch
 
     def value(name: str) -> Tensor:
@@ -248,7 +248,7 @@ def _value(model: PreTrainedModel) -> Callable[[str], Tensor]:
 
 
 def not_causal(auto_class: str, config: Any) -> str | None:
-    """Why a model cannot write from left to right, though transformers has a class for it; None where it can."""
+    """The reason why a model cannot generate text although transformers has a causal class for it; None if it can."""
     from transformers import AutoModelForMaskedLM
 
     if auto_class != "AutoModelForCausalLM":
@@ -261,7 +261,7 @@ def not_causal(auto_class: str, config: Any) -> str | None:
 
 
 def prepare_libraries() -> None:
-    """Keep the libraries from printing; our own messages report what you must know."""
+    """Silence the libraries' logs and progress bars; pefttools has messages of its own."""
     with imports.importing():
         import transformers
 

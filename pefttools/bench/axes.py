@@ -1,4 +1,4 @@
-"""The axes of a suite: from what a file says to recipe overrides by name."""
+"""The axes of a suite: turns the entries in its file into recipe overrides by name."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ AXES = ("tasks", "bases", "sizes", "strategies", "penalties")
 """The axes, those of a problem first."""
 PROBLEM = AXES[:3]
 NONE = "none"
-"""The penalty that is none."""
+"""The entry without a penalty."""
 ALL = "all"
-"""The size that leaves no training row out."""
+"""The size that uses all training rows."""
 
 
 def read(axis: str, entries: Any) -> dict[str, Overrides]:
-    """Name -> overrides of an axis's entries. Raises ValueError for what cannot be read."""
+    """Name -> overrides, for the entries of an axis. Raises ValueError for invalid entries."""
     if isinstance(entries, (str, int)):
         entries = [entries]
     if isinstance(entries, (list, tuple)):
         if len({str(entry) for entry in entries}) < len(entries):
-            raise ValueError(f"`{axis}` names an entry twice; two names for the same take a mapping")
+            raise ValueError(f"`{axis}` lists an entry twice; remove one, or use a mapping with different names")
         entries = {str(entry): None for entry in entries}
     if not isinstance(entries, Mapping):
-        raise ValueError(f"`{axis}` takes names, or names with settings; got {entries!r}")
+        raise ValueError(f"`{axis}` must be a list of names, or names with settings; got {entries!r}")
     made = {}
     for name, settings in entries.items():
         if not isinstance(settings, (Mapping, str, type(None))):
-            raise ValueError(f"`{axis}`: {name} takes settings, got {settings!r}")
+            raise ValueError(f"`{axis}`: the value of {name} must be a mapping of settings, got {settings!r}")
         made[str(name)] = _READ[axis](str(name), settings)
     return made
 
@@ -65,9 +65,9 @@ def _penalty(name: str, settings: Any) -> Overrides:
 
 def _size(name: str, settings: Any) -> Overrides:
     if settings:
-        raise ValueError(f"`sizes`: {name} takes no settings")
+        raise ValueError(f"`sizes`: {name} has no settings; remove them")
     if name != ALL and not (name.isdigit() and int(name) > 0):
-        raise ValueError(f"`sizes` takes numbers of training rows and {ALL!r}, got {name!r}")
+        raise ValueError(f"`sizes` must be numbers of training rows, or {ALL!r}; got {name!r}")
     return {"data.train_rows": None if name == ALL else int(name)}
 
 

@@ -1,4 +1,4 @@
-"""A trial to run, and the protocol by which a worker gets its trials and hands in their records."""
+"""A trial to run, and the protocol by which a worker gets trials and stores their records."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trials(Protocol):
 
     @property
     def title(self) -> str:
-        """Name and digest of the suite; workers of one title share their claims."""
+        """Name and digest of the suite; workers with the same title share their claims."""
         ...
 
     @property

@@ -1,7 +1,7 @@
-"""What a suite compares: a base recipe, axes, seeds and a tuning budget, expanded into cells.
+"""Suites: a base recipe, axes, seeds and a number of learning rates, expanded into cells.
 
-A cell is one choice on every axis: a recipe but for its learning rate and seed. Cells of the same task, base and number
-of rows make up a problem; only they are compared with each other.
+A cell is one choice on every axis: a recipe without learning rate and seed. Cells with the same task, base and number
+of rows form a problem; only they are compared with each other.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.settings import Settings, check
 
 SPAN = 4.0
-"""Learning rates near a default go down and up from it by this factor."""
+"""Learning rates near a default are at most this factor below or above it."""
 OWN = {"seed": "seeds", "train.learning_rate": "tuning.trials"}
 """Recipe keys that differ between a suite's trials -> the suite's key for them."""
 
 
 class Tuning(Settings):
-    """How every cell's learning rate is chosen, by validation rows alone."""
+    """How every cell's learning rate is chosen, on validation rows only."""
 
     trials: int = Field(default=3, ge=1)
     """Learning rates tried in every cell, spaced evenly in their logarithm; 1 takes the strategy's default."""
@@ -46,7 +46,7 @@ class Tuning(Settings):
 
 
 class Retention(Settings):
-    """A recipe of a masked or causal language model, whose strategy leaves the base as it is."""
+    """A recipe of a masked or causal language model whose strategy does not change the base."""
 
     recipe: str
     """A shipped recipe or a path."""
@@ -62,7 +62,7 @@ class Suite(Settings):
     description: str = ""
     """One line on what it compares."""
     recipe: str
-    """A shipped recipe or a path: what the axes vary."""
+    """The recipe that the axes vary: a shipped one or a path."""
     set: Mapping[str, Any] = {}
     """Recipe keys for every trial: `{train.epochs: 2}`."""
     axes: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Suite(Settings):
     leave_out: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     """Combinations that make no sense: `{strategies: [adapter], penalties: [frobenius]}`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
-    """Every cell is trained with each, at the learning rate that was chosen."""
+    """Seeds with which every cell is trained at its chosen learning rate."""
     tuning: Tuning = Tuning()
     """How learning rates are chosen."""
     retention: Retention | None = None
@@ -112,16 +112,16 @@ class Suite(Settings):
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:
-        """Every combination but those left out, problem by problem. Raises UserError where none is left."""
+        """All combinations except those left out, by problem. Raises UserError when none is left."""
         names = [axis for axis in AXES if axis in self.axes]
         found = [
             Cell(self, dict(zip(names, chosen, strict=True)))
             for chosen in itertools.product(*(self.axes[axis] for axis in names))
         ]
-        kept = [cell for cell in found if not any(cell.is_of(rule) for rule in self.leave_out)]
-        if not kept:
+        left = [cell for cell in found if not any(cell.is_of(rule) for rule in self.leave_out)]
+        if not left:
             raise UserError("leave_out: excludes every combination; remove a rule")
-        return kept
+        return left
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Cell:
 
     suite: Suite
     labels: Mapping[str, str]
-    """Axis -> the name of what was chosen there."""
+    """Axis -> the name of the entry chosen there."""
 
     @property
     def name(self) -> str:
@@ -138,22 +138,22 @@ class Cell:
 
     @property
     def problem(self) -> str:
-        """What cells that can be compared have in common."""
+        """The labels that comparable cells have in common."""
         return " · ".join(self.labels[axis] for axis in PROBLEM if axis in self.labels)
 
     @property
     def method(self) -> str:
-        """What they differ by."""
+        """The labels by which comparable cells differ."""
         return " + ".join(n for a, n in self.labels.items() if a not in PROBLEM and (a, n) != ("penalties", NONE))
 
     @cached_property
     def base(self) -> str:
-        """Where its base comes from."""
+        """The source of its base."""
         return self.recipe(self.suite.tuning.seed).base.source
 
     @cached_property
     def lower_is_better(self) -> bool:
-        """Of its metric."""
+        """Whether a lower value of its metric is better."""
         return self.recipe(self.suite.tuning.seed).task.lower_is_better
 
     def is_of(self, rule: Mapping[str, Sequence[str]]) -> bool:
@@ -161,12 +161,12 @@ class Cell:
 
     @cached_property
     def start(self) -> str:
-        """The recipe that the overrides are laid over."""
+        """The recipe to which the overrides apply."""
         return self._chosen.get("recipe") or self.suite.recipe
 
     @cached_property
     def overrides(self) -> Overrides:
-        """What makes this cell of its recipe."""
+        """The overrides that turn the recipe into this cell."""
         return {k: v for k, v in self._chosen.items() if k != "recipe"}
 
     @cached_property
@@ -189,7 +189,7 @@ class Cell:
         return shlex.join(["pefttools", "train", self.start, *given])
 
     def recipe(self, seed: int, learning_rate: float | None = None) -> Recipe:
-        """Raises UserError when it cannot be: told with the cell's name."""
+        """The recipe of a trial. Raises UserError, with the cell's name, when it is invalid."""
         try:
             return recipes.load(self.start, self.words(seed, learning_rate)).recipe
         except UserError as error:
@@ -197,7 +197,7 @@ class Cell:
 
     @cached_property
     def learning_rates(self) -> list[float | None]:
-        """What is tried; None stands for the strategy's default."""
+        """The learning rates to try; None stands for the strategy's default."""
         tuning, strategy = self.suite.tuning, self.recipe(self.suite.tuning.seed).strategy
         if tuning.trials == 1 or not strategy.trains:
             return [None]
@@ -207,28 +207,28 @@ class Cell:
 
 
 def around(default: float, limits: tuple[float, float], number: int) -> Iterator[float]:
-    """So many learning rates near a default, within the limits."""
+    """`number` learning rates near a default, within the limits."""
     return spaced(max(limits[0], default / SPAN), min(limits[1], default * SPAN), number)
 
 
 def spaced(low: float, high: float, number: int) -> Iterator[float]:
-    """So many values from low to high, evenly in their logarithm, to three digits: (number,)."""
+    """`number` values from low to high, evenly spaced in their logarithm, rounded to three digits."""
     for i in range(number):
         yield float(f"{low * (high / low) ** (i / (number - 1)):.3g}")
 
 
 def words(values: Overrides) -> list[str]:
-    """`KEY=VALUE`, as the command line takes them."""
+    """Overrides as `KEY=VALUE` words of a command line."""
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
 
 
 def names() -> list[str]:
-    """The shipped suites."""
+    """The names of the shipped suites."""
     return [*shipped.files("suites")]
 
 
 def _types(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The types of a suite file's values, by which a recipe's texts in it are texts: `{data.labels.0: no}`."""
+    """The types of a suite file's values, so that texts of a recipe in it stay texts: `{data.labels.0: no}`."""
     start, given = values.get("recipe"), values.get("axes")
     tasks = given.get("tasks") if isinstance(given, Mapping) else None
     starts = {name: one.get("recipe", name) for name, one in tasks.items() if isinstance(one, Mapping)} if isinstance(
@@ -239,10 +239,10 @@ def _types(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dotted(start: Any) -> typed_yaml.Dotted:
-    """The type of overrides that are laid over a recipe."""
+    """The type of overrides of a recipe."""
     try:
         values = typed_yaml.read_file(recipes.find(str(start)))
-    except UserError:  # it is refused with the suite
+    except UserError:  # reported when the suite is checked
         values = {}
     return typed_yaml.Dotted(TYPES, values)
 
@@ -251,7 +251,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
     """A shipped suite, or one by path; overrides of its own keys (`seeds=[0]`), or of recipe keys for every trial.
 
     Raises:
-        UserError: there is none, or all that is wrong with it.
+        UserError: there is no such suite, or it has errors, all of which are listed.
     """
     is_path = name.endswith((".yaml", ".yml")) or "/" in name
     path = Path(name) if is_path else shipped.folder("suites") / f"{name}.yaml"
@@ -267,7 +267,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
     laid = overlay({"name": path.stem, **of_file}, of_suite, Suite)
     values, problems = laid.values, [*problems, *laid.problems]
     of_recipe = [word for word in overrides if word not in own]
-    given, wrong = pairs(of_recipe)  # as they were written: the recipe reads them by its settings' types
+    given, wrong = pairs(of_recipe)  # not parsed, because the recipe parses them by its settings' types
     wrong += parsed(of_recipe, TYPES)[1] if not wrong else []
     problems += [*wrong, *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in given)]
     values["set"] = {**(values.get("set") or {}), **given}

@@ -1,4 +1,4 @@
-"""From a sweep's records to what the table, the pictures and the report show: plain values, ready for JSON."""
+"""The summary of a sweep's records for the table, the plots and the report, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def summarise(sweep: Sweep) -> Summary:
 
 
 def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
-    """Methods on the same rows, compared with each other."""
+    """The summary of one problem: its methods, compared with each other on the same rows."""
     finals = {cell.method: _finals(sweep, cell) for cell in cells}
     some = next((records[0] for records in finals.values() if records), None)
     tables = {method: table for method, records in finals.items() if (table := scores(records)) is not None}
@@ -68,7 +68,7 @@ def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def verdict(methods: Sequence[Mapping[str, Any]], tiers: Mapping[str, int], lower_is_better: bool) -> str:
-    """One sentence on which method to take."""
+    """One sentence on which method is best."""
     compared = [row for row in methods if row["method"] in tiers]
     if not compared:
         return "nothing to compare yet"
@@ -78,7 +78,7 @@ def verdict(methods: Sequence[Mapping[str, Any]], tiers: Mapping[str, int], lowe
 
 
 def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], tier: int | None) -> dict[str, Any]:
-    """Everything about a method on one problem: means over seeds, medians of what it cost."""
+    """The summary of a method on one problem: scores as means over seeds, costs as medians."""
     jobs = sweep.finals(cell)
     found = [sweep.records.get(job.digest) for job in (*sweep.tried(cell), *jobs)]
     row: dict[str, Any] = {
@@ -119,12 +119,12 @@ def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], t
             key: statistics.median(r["train"][key] for r in records)
             for key in ("seconds", "tokens_per_second", "peak_bytes")
         },
-        **_looks(records),
+        **_changes(records),
     }
 
 
 def scores(records: Sequence[Mapping[str, Any]]) -> stats.Array | None:
-    """(seeds, units): what every seed scored on every test row or block; None where there is no test."""
+    """Every seed's score on every test row or block of rows, (seeds, units); None where there are no such scores."""
     rows = [record["units"] for record in records if record.get("units")]
     return np.asarray(rows, dtype=np.float64) if rows and len({len(row) for row in rows}) == 1 else None
 
@@ -152,8 +152,8 @@ def _curve(sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
     return points
 
 
-def _looks(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How far it moved, and what it forgot, means over seeds."""
+def _changes(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The change of the weights and forgetting, as means over seeds."""
     moves = [r["moved"] for r in records if "relative" in (r.get("moved") or {})]
     losses = [r["forgetting"] for r in records if "after" in (r.get("forgetting") or {})]
     ranks = [move["effective_rank"] for move in moves if move["effective_rank"] is not None]

@@ -1,9 +1,9 @@
-"""Runs what a suite lacks: learning rates first, chosen on validation rows, then every seed at the chosen one.
+"""Runs the missing trials of a suite: first the learning rates, then every seed at the best one on validation rows.
 
     OUT/suite.yaml  trials/DIGEST.json  runs/DIGEST/  study.db
 
-What has a record is not run again. A sweep that was killed goes on where it was: a trial resumes from its last
-checkpoint, and what its claim held is free again. Nothing here looks at a test score.
+A trial that has a record is not run again. A sweep that was killed continues: its trials resume from their last
+checkpoints, and their claims become free. No test score is read here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sweep:
     """A suite in a folder.
 
     Raises:
-        UserError: the folder holds another suite or another version's results.
+        UserError: the folder contains another suite, or results of other versions.
     """
 
     suite: Suite
@@ -62,32 +62,31 @@ class Sweep:
         if not file.is_file():
             atomic.refuse_unless_writable(self.out)
             return
-        held = yaml.safe_load(file.read_text("utf-8"))
-        if not isinstance(held, dict) or held.get("format") != trial.FORMAT:
+        present = yaml.safe_load(file.read_text("utf-8"))
+        if not isinstance(present, dict) or present.get("format") != trial.FORMAT:
             raise UserError(f"--out: {self.out} has no suite that this version can read; choose another folder")
-        if held["digest"] != self.suite.digest:
-            raise UserError(f"--out: {self.out} belongs to another suite ({held['name']}); choose another folder")
-        self.ran_by = held.get("command", "")
+        if present["digest"] != self.suite.digest:
+            raise UserError(f"--out: {self.out} belongs to another suite ({present['name']}); choose another folder")
+        self.ran_by = present.get("command", "")
 
     def _refuse_version(self, record: Mapping[str, Any]) -> None:
         now = trial.versions()
         if other := [f"{n} {v}" for n, v in record["versions"].items() if now.get(n) != v]:
             raise UserError(
-                f"--out: {self.out} holds results of {', '.join(other)}, and this is"
-                f" {', '.join(f'{n} {v}' for n, v in now.items())}; their scores cannot be compared;"
-                " choose another folder"
+                f"--out: {self.out} contains results of {', '.join(other)}, which cannot be compared with those of"
+                f" {', '.join(f'{n} {v}' for n, v in now.items())}; choose another folder"
             )
 
-    # What is wanted ------------------------------------------------------------------------------------------------
+    # The trials of the suite ---------------------------------------------------------------------------------------
 
     def tried(self, cell: Cell) -> list[Job]:
-        """The learning rates of a cell."""
+        """The trials of a cell's learning rates."""
         seed = self.suite.tuning.seed
         rates = cell.learning_rates
         return [self._job(cell, seed, lr, False) for lr in rates] if len(rates) > 1 else []
 
     def chosen(self, cell: Cell) -> tuple[bool, float | None]:
-        """Whether the learning rate is known, and which; the best on validation rows, of equals the lower loss."""
+        """Whether a cell's best learning rate on validation rows is known, and its value; ties go to the lower loss."""
         tried = self.tried(cell)
         if not tried:
             return True, cell.learning_rates[0]
@@ -103,7 +102,7 @@ class Sweep:
         return bool(found), min(found)[-1] if found else None
 
     def finals(self, cell: Cell) -> list[Job]:
-        """The seeds of a cell, once its learning rate is known."""
+        """The trials of a cell's seeds; empty until its learning rate is known."""
         known, rate = self.chosen(cell)
         return [self._job(cell, seed, rate, True) for seed in self.suite.seeds] if known else []
 
@@ -130,14 +129,14 @@ class Sweep:
         return record is not None and (record["status"] == "failed" or record["final"] or not job.final)
 
     def missing(self) -> Iterator[Job]:
-        """The trials that can run now: every cell's learning rates, then its seeds."""
+        """The trials that can run now: for every cell its learning rates, then its seeds."""
         for cell in self.cells:
             for job in (*self.tried(cell), *self.finals(cell)):
                 if not self.has(job):
                     yield job
 
     def commands(self) -> list[str]:
-        """A command a trial; learning rates that are not known yet have a placeholder."""
+        """The command of every trial, with a placeholder for a learning rate that is not known yet."""
         found = []
         for cell in self.cells:
             found += [job.command for job in self.tried(cell)]
@@ -148,12 +147,12 @@ class Sweep:
 
     @property
     def total(self) -> int:
-        """Trials in all, a final one that was tried already counted again."""
+        """Number of trials; a final trial with the recipe of a tuning trial counts too."""
         return sum(len(self.tried(cell)) + len(self.suite.seeds) for cell in self.cells)
 
     @property
     def done(self) -> int:
-        """Of these; the seeds of a cell of which no learning rate works count as done."""
+        """Number of finished trials; the seeds of a cell for which no learning rate works count as finished."""
         number = 0
         for cell in self.cells:
             tried = self.tried(cell)
@@ -173,17 +172,17 @@ class Sweep:
         reporter: Reporter = SILENT,
         keep_runs: bool = False,
     ) -> None:
-        """Run everything that is missing.
+        """Run all missing trials.
 
         Args:
-            storage: the database of claims; a file in the folder when not given.
-            workers: trials at once on this machine.
-            threads: of each trial; the cores shared out when not given.
-            keep_runs: whether the run folders of finished cells stay.
+            storage: URL of the database of claims; by default a file in the folder.
+            workers: number of trials at once on this machine.
+            threads: number of threads of each trial; by default the workers share the cores.
+            keep_runs: whether to keep the run folders of finished cells.
 
         Raises:
-            UserError: a cell cannot work, or the storage cannot be reached; told before anything runs.
-            Interrupted: stopped; the same command goes on.
+            UserError: a cell cannot work, or the storage cannot be reached; raised before anything runs.
+            Interrupted: the user stopped it; the same command continues.
         """
         if not any(True for _ in self.missing()):
             return
@@ -197,7 +196,7 @@ class Sweep:
         }  # fmt: skip
         atomic.write_text(self.out / "suite.yaml", yaml.safe_dump(about, sort_keys=False, allow_unicode=True))
         ledger = Ledger(storage or sqlite(self.out / "study.db"))
-        retention = self._retained(each, reporter)
+        retention = self._retention_runs(each, reporter)
         worker = Worker(self, ledger, each, retention, reporter, keep_runs)
         with (
             reporter.bar(self.suite.name, self.total, "trials", self.done) as worker.bar,
@@ -214,12 +213,12 @@ class Sweep:
                 worker.stopped.set()
                 raise
 
-    def _retained(self, threads: int, reporter: Reporter) -> dict[str, Path]:
-        """By base, the run that forgetting is measured with."""
+    def _retention_runs(self, threads: int, reporter: Reporter) -> dict[str, Path]:
+        """Base -> the run with which forgetting is measured."""
         found: dict[str, Path] = {}
         for cell in self.cells if self.suite.retention else ():
             if cell.base not in found:
                 assert self.suite.retention is not None
-                reporter.note(f"the retention text: a head for its words on the untouched {cell.base}")
+                reporter.note(f"preparing to measure forgetting: a language-model head on {cell.base}")
                 found[cell.base] = prepared(self.suite.retention, cell, self.out / RETENTION, threads)
         return found

@@ -1,4 +1,4 @@
-"""What runs the trials of a sweep: claims one after another, on as many threads as there are trials at once."""
+"""Workers that run the trials of a sweep, one after another, after claiming each."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from pefttools.errors import Interrupted
 from pefttools.reporter import Reporter
 
 WAIT = 1.0
-"""Seconds between looks at what others are running."""
+"""Seconds between checks of what other workers are running."""
 
 
 @dataclass
 class Worker:
-    """What runs the trials of a sweep, on as many threads as there are trials at once."""
+    """Runs the trials of a sweep; `work` is called by as many threads as there are trials at once."""
 
     trials: Trials
     ledger: Ledger
     threads: int
     retention: Mapping[str, Path]
-    """By base."""
+    """Base -> the run with which forgetting is measured."""
     reporter: Reporter
     keep_runs: bool = False
     bar: Any = None
@@ -40,7 +40,7 @@ class Worker:
     running: set[str] = field(default_factory=set)
 
     def work(self) -> None:
-        """Run what is missing until nothing is, or all that is left runs elsewhere and then is there."""
+        """Run missing trials until all have records; waits for those that other workers are running."""
         while not self.stopped.is_set():
             with self.lock:
                 wanted = [job for job in self.trials.missing() if job.key not in self.running]
@@ -62,7 +62,7 @@ class Worker:
                     self.running.discard(job.key)
 
     def _taken(self, wanted: Sequence[Job]) -> tuple[Job, Claim] | None:
-        """The first that nobody has, and the records of those that others have made."""
+        """Claim the first trial that is not claimed; saves the records of trials that other workers have finished."""
         for job in wanted:
             if claim := self.ledger.claim(
                 self._study(job), job.key, job.learning_rate, job.seed, job.cell.lower_is_better
@@ -111,9 +111,9 @@ class Worker:
                 self._forget_runs(job.cell)
 
     def _forget_runs(self, cell: Cell) -> None:
-        """Take away the run folders of a cell whose records are all there: full fine-tuning's have 90 MB and more.
+        """Remove the run folders of a finished cell, because those of full fine-tuning have 90 MB and more.
 
-        A failed trial's stays, for its traceback.
+        A failed trial's folder stays, because it contains the traceback.
         """
         for digest, record in self.trials.finished(cell).items():
             if record["status"] == "done":

@@ -35,7 +35,7 @@ def bench(
     plan: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
-    """Run a suite's missing trials, then print its table and write the report: which methods can be told apart.
+    """Run a suite's missing trials, then print its table and write the report: which methods differ significantly.
 
     Learning rates are chosen on validation rows; every trial's test rows are scored once. A suite that was stopped or
     killed continues where it stopped.
@@ -43,14 +43,14 @@ def bench(
     Args:
         suite: a shipped name or a path.
         overrides: KEY=VALUE of the suite (seeds=[0] tuning.trials=1) or of every trial's recipe (train.epochs=1).
-        out: the folder of the results; runs/bench/SUITE when not given.
+        out: the folder of the results; by default runs/bench/SUITE.
         workers: number of trials to run at once on this machine.
-        threads: number of threads of each trial; when not given, the trials share the cores equally.
-        storage: the database (any of SQLAlchemy's URLs) that workers on several machines share; a file in the folder
-            when not given.
+        threads: number of threads of each trial; by default the trials share the cores equally.
+        storage: URL of the database (see SQLAlchemy) that workers on several machines share; by default a file in the
+            folder.
         texts: write the texts of the test rows into the report.
-        keep_runs: keep the run folders, with their trained models; the records of trials always stay.
-        collect: run nothing; print the table and write the report of the trials that are finished.
+        keep_runs: keep the run folders with their trained models; records of trials are always kept.
+        collect: run nothing; print the table and write the report of finished trials.
         plan: run nothing; print every trial's command.
         json: print the summary.
     """
@@ -66,26 +66,26 @@ def bench(
         display.as_json({"commands": sweep.commands()}) if json else display.parts(sweep.commands())
         return
     if workers < 1 or (threads is not None and threads < 1):
-        raise UserError("--workers and --threads take at least 1")
+        raise UserError(f"--workers and --threads must be at least 1, got {workers} and {threads}")
     if not collect:
         sweep.run(storage, workers, threads, RichReporter(), keep_runs)
     _report(sweep, texts, json)
 
 
 def _report(sweep: Sweep, texts: bool, json: bool) -> None:
-    """Write the report of the trials that are finished, and print their table."""
+    """Write the report of the finished trials, and print their table."""
     from pefttools.bench import report, terminal
 
     if not sweep.records:
-        raise UserError(f"--out: {sweep.out} holds no trials of {sweep.suite.name}")
+        raise UserError(f"--out: {sweep.out} contains no trials of {sweep.suite.name}; run it without --collect first")
     values = report.write(sweep, texts)
     display.as_json(values) if json else display.parts(terminal.suite(values, str(sweep.out)))
 
 
 def _typed(suite: str, overrides: Sequence[str], options: Mapping[str, object]) -> str:
-    """The command line to run again, without the URL of a storage, which may contain a password."""
-    given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
-    return shlex.join(["pefttools", "bench", suite, *overrides, *given])
+    """The command line for running it again, without the storage's URL, which may contain a password."""
+    words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    return shlex.join(["pefttools", "bench", suite, *overrides, *words])
 
 
 @app.command(group=GROUP)
@@ -107,8 +107,8 @@ def advise(
         task: one of `pefttools list tasks`.
         data: the file of the training rows.
         budget: a time like 90s, 30m or 1h30m.
-        out: the folder of the advice; runs/advise when not given.
-        strategies: try only these.
+        out: the folder of the advice; by default runs/advise.
+        strategies: try only these strategies.
         json: print advice.json.
     """
     from pefttools.bench import terminal

@@ -31,7 +31,7 @@ def train(
     Args:
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. data.train=my.csv train.epochs=3.
-        out: the run folder; runs/RECIPE when not given.
+        out: the run folder; by default runs/RECIPE.
         resume: continue the run in the folder.
         json: print result.json.
     """
@@ -77,16 +77,17 @@ def predict(
     A row without a prediction has an `error` in its place. The exit code is 0 if any row has a prediction, else 2.
 
     Args:
-        words: RUN FILE: a run folder or an exported one, and a data file whose columns are called as in training; -
-            reads JSON lines from standard input. With --run, FILE alone. KEY=VALUE changes how the file is read:
+        words: RUN FILE: a run folder or an exported one, and a data file with the columns of the training file; - reads
+            JSON lines from standard input. With --run, only FILE. KEY=VALUE changes how the file is read:
             data.columns.text=question, data.train.encoding=latin-1.
-        run: a run folder; given several times, all runs predict every row in one pass and share one base in memory.
-        text: a text to predict; may be given several times.
-        keep: copy the columns that are not read to the predictions; --keep a,b copies these two.
-        out: write a file instead (.csv, .tsv, .jsonl or .parquet); it appears only when it is complete.
+        run: a run folder; if repeated, all runs predict every row in one pass and share one base in memory.
+        text: a text to predict; can be repeated.
+        keep: copy columns that the task does not read to the output; --keep a,b copies these two.
+        out: write this file instead (.csv, .tsv, .jsonl or .parquet); it appears only when it is complete.
         overwrite: let --out replace an existing file.
-        precision: auto computes in bf16 where the processor has it: several times faster, and probabilities differ in
-            the third digit; fp32 computes as evaluate does. A language model's likelihoods stay in fp32 under auto.
+        precision: auto computes in bf16 if the processor supports it, which is several times faster and changes
+            probabilities in the third digit; fp32 computes as evaluate does. With auto, likelihoods of language models
+            are computed in fp32.
     """
     folders, file, overrides = _runs_and_file(words, run)
     from pefttools.inference import prediction_files
@@ -94,7 +95,7 @@ def predict(
 
     if keep and not file and Path(keep[-1]).exists():
         raise UserError(
-            f"--keep: {keep[-1]} was read as the name of a column; put --keep last, or before another option"
+            f"--keep: {keep[-1]} was read as a column name, but is a file; put --keep last, or before another option"
         )
     if out:
         prediction_files.check(out, overwrite, None if file in STDIN else file)
@@ -105,14 +106,14 @@ def predict(
     reporter = RichReporter()
     rows = rows_to_predict(recipe_of(folders[0], overrides), file, text or [], sys.stdin.buffer, reporter)
     if len(folders) > 1:
-        answers = predict_together(folders, rows, reporter, precision, keep, overrides)
+        outputs = predict_together(folders, rows, reporter, precision, keep, overrides)
     else:
-        answers = predict_rows(folders[0], rows, reporter, precision, keep, overrides)
+        outputs = predict_rows(folders[0], rows, reporter, precision, keep, overrides)
     if out:
-        number = prediction_files.write(out, answers, reporter)
-        reporter.note(f"{number:,} rows in {out}")
+        number = prediction_files.write(out, outputs, reporter)
+        reporter.note(f"wrote {number:,} rows to {out}")
     else:
-        display.as_json_lines(answers)
+        display.as_json_lines(outputs)
 
 
 def _runs_and_file(words: Sequence[str], runs: list[Path] | None) -> tuple[list[Path], str | None, list[str]]:
@@ -123,10 +124,10 @@ def _runs_and_file(words: Sequence[str], runs: list[Path] | None) -> tuple[list[
     paths = [word for word in words if word not in overrides]
     folders, files = runs or [Path(word) for word in paths[:1]], paths if runs else paths[1:]
     if not folders or len(files) > 1:
-        raise UserError("predict: takes RUN FILE, or --run RUN (as often as there are runs) and FILE")
+        raise UserError("predict: write RUN FILE, or --run RUN (repeated for several runs) and FILE")
     if unknown := [word.partition("=")[0] for word in overrides if not OVERRIDES.match(word)]:
         raise UserError(
-            f"{', '.join(unknown)}: predict takes overrides of data.columns, and of data.train for how FILE is read"
+            f"{', '.join(unknown)}: predict accepts overrides of data.columns, and of data.train for how FILE is read"
         )
     return folders, files[0] if files else None, overrides
 
@@ -139,13 +140,13 @@ def merge(
     by: Literal["changes", "parameters"] | None = None,
     json: Json = False,
 ) -> None:
-    """Merge runs of one base, task and strategy into one run by a weighted sum, and score it.
+    """Merge runs with the same base, task and strategy into one run by a weighted sum, and score it.
 
     Args:
-        runs: two run folders or more.
+        runs: two or more run folders.
         out: the new run's folder.
-        weights: one per run; when not given, equal weights that add up to 1.
-        by: sum the changes BA (of plain LoRA, exact, at the sum of the ranks; the default there) or the trained
+        weights: one weight for each run; by default equal weights that add up to 1.
+        by: what to sum: the changes BA (exact, for plain LoRA, where it is the default; ranks add up) or the trained
             parameters.
         json: print result.json.
     """
@@ -170,22 +171,22 @@ def export(
 
     Args:
         run: a run folder.
-        settings: KEY=VALUE of the exporter, e.g. dtype=bfloat16 (`pefttools list exporters` lists exporters).
-        to: an exporter's name.
-        out: the new folder; RUN/export/TO when not given.
+        settings: KEY=VALUE of the exporter, e.g. dtype=bfloat16.
+        to: an exporter's name (see `pefttools list exporters`).
+        out: the new folder; by default RUN/export/TO.
         json: print the manifest.
         options: a setting of the exporter, written as an option.
     """
     from pefttools.exporters import exporters
 
-    cls, reporter, given = exporters.get(to), RichReporter(), list(settings)
+    cls, reporter, overrides = exporters.get(to), RichReporter(), list(settings)
     for name, value in options.items():  # --as-lora 8, the former syntax
         key = name.replace("-", "_")
         if key not in cls.model_fields:
             raise UserError(unknown("option", f"--{name}", ["--to", "--out", "--json"]))
-        given.append(f"{key}={value}")
-        reporter.note(f"--{name} {value} is read as {given[-1]}; write {given[-1]} instead")
+        overrides.append(f"{key}={value}")
+        reporter.note(f"--{name} {value} is the old syntax of {overrides[-1]}; write {overrides[-1]} instead")
     from pefttools.exporters.driver import export as write
 
-    values = write(run, to, out, reporter, given)
+    values = write(run, to, out, reporter, overrides)
     display.as_json(values) if json else display.manifest(values, cls.sentences(values))

@@ -35,9 +35,6 @@ def saved() -> dict[str, Any]:
     return json.loads(FILE.read_text("utf-8"))
 
 
-kept = saved
-
-
 def matrix(only: str | None = None, architectures: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure the matrix, on one thread, which is fastest for such small models.
 

@@ -1,4 +1,4 @@
-"""Any change of matrices as a LoRA: W − W⁰ = Σ σᵢuᵢvᵢᵀ cut where Eckart and Young (1936) say the least is lost."""
+"""A change of matrices as a LoRA: W − W⁰ = Σ σᵢuᵢvᵢᵀ, truncated to the best approximation (Eckart and Young 1936)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 ZERO = 1e-7
-"""Singular values below this share of a matrix's largest are rounding."""
+"""Singular values below this share of the largest one are rounding errors."""
 
 
 def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, Any]]:
-    """A fresh base with a LoRA of the trained model's change and its head, and what of the change that holds.
+    """A newly loaded base with the trained head and a LoRA that approximates the trained change.
 
     Args:
-        size: the rank of every matrix, or the share of its squared change that a matrix's rank must hold.
+        size: the rank of every matrix, or the share of its squared change that its LoRA must keep.
+
+    Returns:
+        The model, and facts for the manifest: smallest and largest rank, the share of the squared change in the LoRA,
+        and the number of changed parameters that are not in it.
 
     Raises:
         UserError: no matrix of the blocks was changed.
@@ -68,7 +72,7 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
 
 
 def _factors(before: nn.Module, after: nn.Module, size: int | float) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-    """Path -> the factors of every changed matrix's difference, and the share of all squared changes in them."""
+    """Path -> factors (B, A) of every changed matrix; and the share of the squared changes that is in the factors."""
     factors: dict[str, tuple[Tensor, Tensor]] = {}
     inside = total = 0.0
     for path in module_paths.linears(before):
@@ -83,7 +87,7 @@ def _factors(before: nn.Module, after: nn.Module, size: int | float) -> tuple[di
 
 
 def decomposed(change: Tensor, size: int | float) -> tuple[Tensor, Tensor, float]:
-    """B (out, r) and A (r, in) with BA nearest to a change (out, in), and the share of its squares they hold."""
+    """B (out, r) and A (r, in) whose product is nearest to a change (out, in), and the share of its squares in BA."""
     import torch
 
     u, s, vt = torch.linalg.svd(change.float(), full_matrices=False)
@@ -97,7 +101,7 @@ def decomposed(change: Tensor, size: int | float) -> tuple[Tensor, Tensor, float
 
 
 def _matrix(model: nn.Module, path: str) -> Tensor:
-    """The weight of a linear layer (out, in); GPT-2 keeps it the other way round."""
+    """The weight of a linear layer as (out, in); GPT-2 stores it transposed."""
     import torch
 
     module: Any = model.get_submodule(path)
@@ -105,12 +109,12 @@ def _matrix(model: nn.Module, path: str) -> Tensor:
 
 
 def _others(whole: nn.Module, inner: nn.Module, factors: dict[str, Any], head: tuple[str, ...]) -> int:
-    """How many parameters were changed that a LoRA and a head cannot hold: biases, norms, embeddings."""
-    held = {f"{path}.weight" for path in factors}
+    """Number of changed parameters that are neither in the LoRA nor in the head: biases, norms, embeddings."""
+    included = {f"{path}.weight" for path in factors}
     outside = tuple(f"{path}." for path in head)
     bare = {name.replace(".base_layer.", "."): p for name, p in inner.named_parameters()}
     return sum(
         parameter.numel()
         for name, parameter in whole.named_parameters()
-        if name not in held and not name.startswith(outside) and name in bare and bool((parameter != bare[name]).any())
+        if name not in included and not name.startswith(outside) and name in bare and (parameter != bare[name]).any()
     )

@@ -1,7 +1,8 @@
-"""A finished run to an artifact that is proven before it appears.
+"""Exporting a finished run as an artifact that is verified before its folder appears.
 
-The trained model, as it was trained, answers the rows that the run was scored on, which are in its folder. The artifact
-is written beside its place, loaded in a fresh process and asked the same. Beyond tolerance it is thrown away.
+The trained model predicts the rows that the run was scored on, which are in its folder. The artifact is written to a
+temporary folder, and a new process loads it and predicts the same rows. If the differences exceed the tolerance, the
+artifact is deleted.
 """
 
 from __future__ import annotations
@@ -31,16 +32,16 @@ if TYPE_CHECKING:
     from pefttools.training.own_rows import ScoredRows
     from pefttools.training.run import Trained
 
-MARK = "# What was trained, by pefttools; `pefttools predict` on this folder reads rows as this says."
+MARK = "# The recipe of the trained model; `pefttools predict` on this folder reads rows by it."
 PROVING = ("pefttools.exporters.proving",)
-"""What the fresh process imports while this one still answers."""
+"""Modules that the verifying process imports while this one still computes."""
 LIBRARIES = ("pefttools", "torch", "transformers", "peft", "safetensors")
 
 
 def export(
     path: Path, to: str, out: Path | None = None, reporter: Reporter = SILENT, settings: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write and prove an artifact of a run; the answer is its manifest.
+    """Write and verify an artifact of a run; returns its manifest.
 
     Args:
         path: a finished run.
@@ -49,8 +50,8 @@ def export(
         settings: KEY=VALUE of the exporter (`dtype=bfloat16`).
 
     Raises:
-        UserError: the run is not finished, the exporter cannot do it, the folder is not empty, the disk is full, or the
-            artifact does not answer like the trained model. Nothing is left behind.
+        UserError: the run is not finished, the exporter does not support it, the folder is not empty, the disk is full,
+            or the artifact's outputs are not those of the trained model. Nothing is left behind.
     """
     exporter = configured(to, settings)
     run = Run.open(path)
@@ -68,12 +69,12 @@ def export(
                 target.parent.rmdir()  # the run's `export`, if nothing else is in it
         if not atomic.of_disk(error):
             raise
-        raise UserError(f"export: {target} cannot be written: {error}; nothing is left of it") from error
+        raise UserError(f"export: {target} cannot be written: {error}; its files were removed") from error
     return {**manifest, "folder": str(target)}
 
 
 def configured(to: str, settings: Sequence[str]) -> Exporter:
-    """The exporter of that name with these settings. Raises UserError."""
+    """The exporter of that name with these settings. Raises UserError when the name or a setting is invalid."""
     exporters.get(to)
     values, problems = parsed(settings)
     exporter, found = exporters.parse({**values, "name": to}, f"--to {to}")
@@ -83,31 +84,32 @@ def configured(to: str, settings: Sequence[str]) -> Exporter:
 
 
 def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Reporter) -> dict[str, Any]:
-    """Fill the folder and prove it; the manifest."""
+    """Write the artifact into the folder `part` and verify it; returns the manifest."""
     trained = load(run.path, reporter)
     result = run.result()
     scored = own_rows(run, trained.task, reporter)
-    reporter.note(f"the trained model answers {len(scored.rows)} rows")
+    reporter.note(f"the trained model predicts {len(scored.rows)} rows")
     proof = Proof.of(trained, scored.rows)
     _refuse_unless_loaded(proof, result[scored.split])
-    said = verify.said_by(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
+    loaded_facts = verify.loaded_facts(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
     model, facts = exporter.prepare(trained, proof)
     expected, errors = _rounded(exporter, model, proof)
-    texts = proof.texts if expected is proof.logits else proof.answers_in_text(model)
+    texts = proof.texts if expected is proof.logits else proof.texts_of(model)
     settings = writing.settings_of(trained.task, model, proof.tokenizer)
     reporter.note(f"writing {exporter.name}")
     write_recipe(part / "recipe.yaml", trained.recipe, MARK)
     exporter.write(model, proof, part)
     if settings is not None:
         settings.save_pretrained(part)
-    about = {"exporter": exporter.as_dict(), "said": said, "config": list(trained.task.config_values())}
-    about |= {"asked": proof.asked, "texts": texts, "carried": writing.carried(proof.tokenizer, settings)}
-    _state(case, {**about, "rows": proof.rows, "scored": proof.scored}, proof.logits, expected)
-    reporter.note("a fresh process loads it and answers the same rows")
-    answer = _fresh_process(case, part)
+    about = {"exporter": exporter.as_dict(), "facts": loaded_facts, "config": list(trained.task.config_values())}
+    about |= {"text_rows": proof.text_rows, "texts": texts}
+    about["text_settings"] = writing.text_settings(proof.tokenizer, settings)
+    _write_case(case, {**about, "rows": proof.rows, "scored": proof.scored}, proof.logits, expected)
+    reporter.note("a new process loads it and predicts the same rows")
+    found = _verified(case, part)
     tolerance = exporter.tolerance(proof.scale)
-    _refuse_unless_equal(exporter, proof, answer, tolerance)
-    manifest = _manifest(trained, exporter, proof, scored, answer) | {
+    _refuse_unless_equal(exporter, proof, found, tolerance)
+    manifest = _manifest(trained, exporter, proof, scored, found) | {
         **errors,
         "answers_in_text": len(texts),
         "tolerance": tolerance,
@@ -119,12 +121,12 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
 
 
 def _manifest(
-    trained: Trained, exporter: Exporter, proof: Proof, scored: ScoredRows, answer: Mapping[str, Any]
+    trained: Trained, exporter: Exporter, proof: Proof, scored: ScoredRows, found: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the artifact is, and how it was compared with the trained model.
+    """The description of the artifact and the results of its comparison with the trained model.
 
     Args:
-        answer: the results of the fresh process that loaded the artifact.
+        found: the results of the process that loaded the artifact.
     """
     return {
         "exporter": exporter.name,
@@ -134,15 +136,15 @@ def _manifest(
         "digest": trained.recipe.digest,
         "dtype": exporter.rounds_to,
         "compared_rows": len(proof.rows),
-        "max_logit_error": answer["max_logit_error"],
-        "loaded_error": answer["loaded_error"],
+        "max_logit_error": found["max_logit_error"],
+        "loaded_error": found["loaded_error"],
         "largest_logit": proof.largest,
         "scored_rows": len(scored.rows),
         "scored_on": scored.split,
         "metric": proof.metric,
         "trained": proof.metrics[proof.metric],
-        "exported": answer["metrics"][proof.metric],
-        **answer["facts"],
+        "exported": found["metrics"][proof.metric],
+        **found["facts"],
         "head": list(trained.base.new),
         "task": trained.task.as_dict(),
         "config": {**trained.task.config_values(), "pad_token_id": proof.pad_token_id},
@@ -151,48 +153,49 @@ def _manifest(
 
 
 def _rounded(exporter: Exporter, model: nn.Module, proof: Proof) -> tuple[list[Tensor], dict[str, float]]:
-    """The logits that the written artifact must give, and what merging and rounding cost; `model` comes out rounded.
+    """The expected logits of the artifact, and the errors of merging and rounding; rounds `model` in place.
 
     Raises:
-        UserError: merging changed more than rounding in float64 can.
+        UserError: merging or rounding changes the logits by more than the tolerance.
     """
     errors: dict[str, float] = {}
     expected = proof.logits
     if model is not proof.trained.model:
-        answers = proof.answers(model)
-        errors["merge_error"] = verify.gap(answers, proof.logits)
+        merged = proof.logits_of(model)
+        errors["merge_error"] = verify.gap(merged, proof.logits)
         quantised = proof.trained.recipe.base.quantize
         if not exporter.approximates and not quantised:
             _refuse_beyond(exporter, errors["merge_error"], EXACT * proof.scale)
         if exporter.approximates or quantised:
-            expected = answers
+            expected = merged
     if exporter.rounds_to != "float32":
         exporter.round(model)
-        before, expected = expected, proof.answers(model)
+        before, expected = expected, proof.logits_of(model)
         errors["rounding_error"] = verify.gap(expected, before)
         allowed = exporter.roundings[exporter.rounds_to] * max(1.0, proof.largest)
-        _refuse_beyond(exporter, errors["rounding_error"], allowed, "; a finer dtype rounds less")
+        _refuse_beyond(exporter, errors["rounding_error"], allowed, "; choose a more precise dtype")
     return expected, errors
 
 
-def _refuse_beyond(exporter: Exporter, error: float, tolerance: float, cure: str = "") -> None:
+def _refuse_beyond(exporter: Exporter, error: float, tolerance: float, advice: str = "") -> None:
     if not error <= tolerance:  # a NaN is refused too
         raise UserError(
             f"export: the {exporter.name} model's logits differ from the trained model's by up to {error:.3g};"
-            f" allowed are {tolerance:.3g}",
-            f"export: nothing was written{cure}",
+            f" at most {tolerance:.3g} is allowed",
+            f"export: nothing was written{advice}",
         )
 
 
-def _state(case: Path, about: dict[str, Any], trained: list[Tensor], written: list[Tensor]) -> None:
-    """Write what the fresh process is asked, and the answers it is held to."""
+def _write_case(case: Path, about: dict[str, Any], trained: list[Tensor], written: list[Tensor]) -> None:
+    """Write the inputs and the expected outputs for the verifying process."""
     import torch
 
     torch.save({"trained": trained, "written": written}, case.with_suffix(".pt"))
     case.write_text(json.dumps({**about, "threads": torch.get_num_threads()}, ensure_ascii=False), "utf-8")
 
 
-def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
+def _verified(case: Path, folder: Path) -> dict[str, Any]:
+    """Run the verifying process; returns its results. Raises UserError when it fails."""
     process = subprocesses.started(verify.main, case, folder)
     try:
         process.join()
@@ -200,36 +203,37 @@ def _fresh_process(case: Path, folder: Path) -> dict[str, Any]:
         process.terminate()
         raise
     file = verify.answer_file(case)
-    answer = json.loads(file.read_text("utf-8")) if file.is_file() else {"failed": f"exit code {process.exitcode}"}
-    if "failed" in answer:
-        raise UserError(f"export: the written folder does not load in a fresh process: {answer['failed']}")
-    return answer
+    found = json.loads(file.read_text("utf-8")) if file.is_file() else {"failed": f"exit code {process.exitcode}"}
+    if "failed" in found:
+        raise UserError(f"export: a new process cannot load the artifact: {found['failed']}; nothing was written")
+    return found
 
 
 def _refuse_unless_loaded(proof: Proof, recorded: Mapping[str, Any]) -> None:
-    """The model that was loaded must score what the run recorded when it was trained."""
+    """Raises UserError when the loaded model does not have the score that the run recorded."""
     name, scored = proof.metric, proof.metrics[proof.metric]
     if not apart(proof.trained.task, scored, recorded[name]) <= METRIC:
         raise UserError(
-            f"export: the run's own model scores {name} {scored:.4f}, but {recorded[name]:.4f} was recorded"
-            " when it was trained; its adapter folder is damaged"
+            f"export: {name} of the run's model is {scored:.4f}, but the run recorded {recorded[name]:.4f}; its adapter"
+            " folder is damaged, so train it again"
         )
 
 
-def _refuse_unless_equal(exporter: Exporter, proof: Proof, answer: Mapping[str, Any], tolerance: float) -> None:
+def _refuse_unless_equal(exporter: Exporter, proof: Proof, found: Mapping[str, Any], tolerance: float) -> None:
     name = proof.metric
-    problems = [f"export: {problem}" for problem in answer["problems"]]
-    if not answer["loaded_error"] <= tolerance:  # a NaN is refused too
+    problems = [f"export: {problem}" for problem in found["problems"]]
+    if not found["loaded_error"] <= tolerance:  # a NaN is refused too
         problems.append(
-            f"export: the loaded {exporter.name} model's logits differ from what they must be by up to"
-            f" {answer['loaded_error']:.3g}; allowed are {tolerance:.3g}"
+            f"export: the loaded {exporter.name} model's logits differ from the expected ones by up to"
+            f" {found['loaded_error']:.3g}; at most {tolerance:.3g} is allowed"
         )
     rows = len(proof.scored)
     quantised = max(ROUNDED_METRIC, 1 / rows) if proof.trained.recipe.base.quantize else 0.0
     allowed = float("inf") if exporter.approximates else max(quantised, exporter.metric_tolerance(rows))
-    if not apart(proof.trained.task, answer["metrics"][name], proof.metrics[name]) <= allowed:
+    if not apart(proof.trained.task, found["metrics"][name], proof.metrics[name]) <= allowed:
         problems.append(
-            f"export: {name} is {answer['metrics'][name]:.4f}, the trained model's {proof.metrics[name]:.4f}"
+            f"export: {name} of the artifact is {found['metrics'][name]:.4f}, that of the trained model is"
+            f" {proof.metrics[name]:.4f}"
         )
     if problems:
-        raise UserError(*problems, "export: the artifact was thrown away")
+        raise UserError(*problems, "export: the artifact was deleted")

@@ -81,12 +81,6 @@ class Proof:
         """Another model's generated texts for `text_rows`."""
         return writing.trained_answers(model, self.trained.task, self.text_rows, self.trained.base.tokenizer)
 
-    @property
-    def asked(self) -> list[Row]:
-        return self.text_rows
-
-    answers, answers_in_text = logits_of, texts_of
-
     def score(self, model: nn.Module) -> float:
         """Another model's metric."""
         return verify.scores(model, self.trained.task, self.scored, self.trained.base.tokenizer)[self.metric]

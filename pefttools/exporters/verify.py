@@ -91,9 +91,6 @@ def loaded_facts(model: Any, tokenizer: Any, names: Sequence[str]) -> dict[str, 
     return json.loads(json.dumps({**config, **specials, TIED: _tied(model)}))
 
 
-said_by = loaded_facts
-
-
 def _specials(tokenizer: Any) -> Mapping[str, str]:
     return {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
 
@@ -142,17 +139,17 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
     loaded = exporter.load(folder, settings)
     model, task, tokenizer, problems = loaded.model.eval(), settings.task, loaded.tokenizer, list(loaded.problems)
     actual = loaded_facts(model, tokenizer, case["config"])
-    for name, value in case["said"].items():
+    for name, value in case["facts"].items():
         if name == TIED and actual[name] is None:  # an ONNX graph has no output layer to compare
             continue
         if actual.get(name) != value:
             problems.append(f"the artifact's {name} is {actual.get(name)!r}, the trained model's {value!r}")
     written = folder / "generation_config.json"
     generation = GenerationConfig.from_pretrained(folder) if written.is_file() else None
-    problems += _lost(case["carried"], json.loads(json.dumps(writing.text_settings(tokenizer, generation))))
+    problems += _lost(case["text_settings"], json.loads(json.dumps(writing.text_settings(tokenizer, generation))))
     if generation is not None:
         problems += writing.differences(
-            case["texts"], writing.plain_answers(model, task, case["asked"], tokenizer, generation)
+            case["texts"], writing.plain_answers(model, task, case["text_rows"], tokenizer, generation)
         )
     logits = exact_logits(model, task, case["rows"], tokenizer)
     # int8 rounds activations by the largest one in the batch, so batches of other rows give other logits

@@ -59,10 +59,6 @@ def text_settings(tokenizer: PreTrainedTokenizerBase, settings: GenerationConfig
     return {"chat_template": tokenizer.chat_template, "generation_config": values}
 
 
-def carried(tokenizer: Any, settings: Any) -> dict[str, Any]:
-    return text_settings(tokenizer, settings)
-
-
 def shortest_rows(task: Task, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> list[Row]:
     """The rows for which text is generated: the shortest ones whose prompt and new tokens fit into the model."""
     if (decoding := task.decoding(tokenizer)) is None:

@@ -1,7 +1,7 @@
-"""The peak memory of a run by part: its steps and its evaluation are gone through with tensors that have no data.
+"""The peak memory of a run by part, estimated by running steps and evaluations on tensors without data.
 
-torch's FakeTensorMode computes shapes only, and every storage that appears or goes is counted. torch's own
-`MemTracker` does the same, but puts hooks on parameters that take no gradient and fails on a frozen one.
+torch's FakeTensorMode computes shapes only, and every allocation and release of a storage is counted. torch's own
+`MemTracker` does the same, but adds hooks to all parameters and fails on frozen ones.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 FEW = 2
-"""Micro-batches that are gone through in a step of more: from the second on gradients are there already."""
+"""Upper limit of simulated micro-batches in a step; from the second one on, gradients already exist."""
 SHORT = 8
-"""Tokens of the row that shows which part is frozen."""
+"""Number of tokens of the row with which the frozen part is found."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is computed at once."""
+    """The size of a batch."""
 
     rows: int
     length: int
-    """Tokens of a row, padded."""
+    """Number of tokens of a padded row."""
     count: int = 1
-    """How many of them make a step."""
+    """Number of such batches in a step."""
 
 
 def largest(max_rows: int, max_tokens: int, longest: int, multiple: int, total: int) -> Batch:
-    """The batch of most tokens that rows of up to `longest` tokens can make, of equal ones the longest."""
+    """The batch with most tokens for rows of up to `longest` tokens; of equal ones, that with the longest rows."""
     lengths = range(multiple, -(-longest // multiple) * multiple + 1, multiple)
     rows = {length: max(1, min(total, max_rows, max_tokens // length)) for length in lengths}
     length = max(lengths, key=lambda length: (rows[length] * length, length))
@@ -74,23 +74,23 @@ def peak_by_part(
 ) -> dict[str, int]:
     """Bytes of `weights`, `gradients`, `optimizer`, `activations`, `features` and `allocator` at the peak of a run.
 
-    Weights, gradients and optimizer state are whole; `activations` is what the peak holds beyond them (gradients come
-    as activations go, so both share some space), and `allocator` what the heap holds beyond what is alive.
+    Weights, gradients and optimizer state have their full size. `activations` is the rest of the peak; the two overlap,
+    because gradients appear while activations disappear. `allocator` is the size of the heap beyond its live tensors.
 
     Args:
-        model: as wrapped, on any device; its tensors are replaced.
-        row: an encoded row; stretched to the batches' lengths.
-        step: what a step computes at once.
-        evaluation: what the evaluation computes at once.
-        rows: tokens of every row that a run would keep of what frozen blocks make.
+        model: the wrapped model, on any device; its tensors are replaced.
+        row: an encoded row, which is stretched to the batches' lengths.
+        step: the micro-batch of a step.
+        evaluation: the batch of an evaluation.
+        rows: number of tokens of every row whose features a run would cache.
     """
-    gc.disable()  # a collection in the middle would move the end of a tensor
+    gc.disable()  # a collection would delay the release of tensors
     try:
         trace = _trace(recipe, base, model, row, step, evaluation, rows)
     finally:
         gc.enable()
     events, own = trace.events, trace.num_weights
-    mapped = {number for number, _ in events[:own]}  # the base's weights lie in the file's pages, not on the heap
+    mapped = {number for number, _ in events[:own]}  # the base's weights are mapped from the file, not on the heap
     parts = (events[: trace.second_step], events[trace.second_step :])
     first, again = ([event for event in part if event[0] not in mapped] for part in parts)
     heap = heap_peak_bytes(first, again) if device_type() == "cpu" else 0
@@ -107,7 +107,7 @@ def peak_by_part(
 
 @dataclass(frozen=True)
 class _Trace:
-    """Sizes in bytes of what two simulated steps and the evaluations around them allocate."""
+    """Bytes that two simulated steps and the evaluations around them allocate."""
 
     weights: int
     gradients: int
@@ -117,7 +117,7 @@ class _Trace:
     events: Sequence[Event]
     """Every allocation and release: the tensor's number and its size."""
     num_weights: int
-    """How many of the first events are the tensors of the wrapped model."""
+    """Number of events, from the first, that are tensors of the wrapped model."""
     second_step: int
     """Index of the event with which the second step begins."""
 
@@ -149,7 +149,7 @@ def _trace(
                 batch = _batch(recipe, base, row, step, device)
                 plain, settings = need_plain_autograd(recipe.objectives), recipe.train.with_values(compile=False)
                 with speedups.steps(model, settings, device, bf16, last, plain):
-                    for _ in range(2):  # only the second has the optimizer's state during its passes
+                    for _ in range(2):  # the optimizer's state exists from the second step on
                         second_step = len(tracker.events)
                         _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
                     _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, bf16)
@@ -160,7 +160,7 @@ def _trace(
 
 
 def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, device: str) -> dict[str, Tensor]:
-    """A batch of full rows: what an encoded row holds a token is stretched to the length."""
+    """A batch of rows of full length, made by repeating the tokens of an encoded row."""
     full = recipe.task.repeat_to_length(row, size.length)
     columns = {name: [value] * size.rows for name, value in full.items()}
     batch = recipe.task.collate(columns, base.tokenizer, step_multiple(recipe.train.pad_multiple, device))
@@ -192,13 +192,13 @@ def _step(
         update = Update(objectives, penalties, optimizer, lambda share: share.backward(), norm)
         try:
             update.step(lambda: (Part(batch, run) for _ in range(count)), 1)
-        except DynamicOutputShapeException:  # an objective asks for the targets
+        except DynamicOutputShapeException:  # an objective selects the targets, whose number is unknown
             continue
         return
 
 
 def _loss_of(task: Task) -> Loss:
-    """The task's loss; of a language model that of every token, for no shape says which of them are targets."""
+    """The task's loss; for a language model over all tokens, because shapes do not show which of them are targets."""
 
     def loss(forward: Forward, batch: Tensors) -> Tensor:
         outputs = forward(batch)
@@ -211,7 +211,7 @@ def _loss_of(task: Task) -> Loss:
 
 
 def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
-    """`Evaluator.outputs`, as far as memory goes."""
+    """Allocate the memory of `Evaluator.outputs`."""
     model.eval()
     with torch.no_grad():
         forward(model, inputs, device, bf16)
@@ -226,7 +226,7 @@ def _feature_bytes(
     device: str,
     bf16: bool,
 ) -> int:
-    """What `feature_cache` keeps in memory of rows of so many tokens."""
+    """Bytes of the features that `feature_cache` keeps in memory for rows with these numbers of tokens."""
     if not rows:
         return 0
     with StorageTracker():
@@ -243,4 +243,4 @@ def _feature_bytes(
 def _state_bytes(optimizer: Optimizer | None) -> int:
     states: Iterable[Any] = optimizer.state.values() if optimizer else ()
     tensors = [leaf for state in states for leaf in tree_leaves(state) if isinstance(leaf, Tensor)]
-    return sum({id(leaf): leaf.nbytes for leaf in tensors}.values())  # all 8-bit states share one map of values
+    return sum({id(leaf): leaf.nbytes for leaf in tensors}.values())  # 8-bit states share tensors

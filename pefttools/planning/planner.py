@@ -1,8 +1,8 @@
-"""What a recipe will take before any weight is loaded: its parameters, exactly, and its peak memory by part.
+"""The plan of a recipe, made before weights are loaded: the exact number of parameters, and the peak memory by part.
 
-The model is built on the meta device. Its head comes from the load report and from the few biases that tell whether
-a module was ever trained, so the counts are those of the trained model. A strategy that must see weights to know its
-shapes (ranks by energy), or what its start loses, gets them.
+The model is built on the meta device. Its head is found by the load report and by a few biases that show whether a
+module was ever trained, so the counts are exact. Weights are loaded only for strategies whose shapes or initial error
+depend on them (ranks by energy).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a recipe will take."""
+    """The parameters and memory of a recipe."""
 
     recipe: str
     base: str
@@ -45,30 +45,30 @@ class Plan:
     params: dict[str, int]
     """`total`, `trainable`, `adapter`, `head`."""
     rows: int
-    """Rows computed at once, at most."""
+    """Upper limit of rows in a micro-batch."""
     length: int
-    """Their padded tokens, at most."""
+    """Upper limit of tokens of a padded row."""
     micro_batches: int
-    """Such batches a step, at most."""
+    """Upper limit of micro-batches in a step."""
     precision: str
     device: str
     bytes: dict[str, int]
     """`weights`, `gradients`, `optimizer`, `activations`, `features`, `allocator`, `process`, and `peak`, their sum."""
     facts: dict[str, Any]
-    """What the strategy says of its start: the reconstruction error of a projection."""
+    """Facts about the strategy's initialization, such as the reconstruction error of a projection."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
-    """What training a recipe will take on this machine, by this process of a launch.
+    """The plan of a recipe on this machine, for one process of a launch.
 
     Raises:
-        UserError: the data, the base or the strategy's settings cannot work.
+        UserError: something is wrong with the data, the base or the strategy's settings.
     """
     with imports.importing():
-        import datasets  # noqa: F401  # training holds it in memory, which `process` counts
+        import datasets  # noqa: F401  # `process` includes its memory, as in training
 
         from pefttools.training import wrapping
     from pefttools.device import computes_in_bf16, device_type
@@ -91,7 +91,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     from pefttools.training.trial_step import refusal
 
     step, evaluation = _batches(recipe, base, max(len(splits.validation), len(splits.test)))
-    cached = _kept_rows(recipe, base, model, splits, reporter)
+    cached = _cacheable_rows(recipe, base, model, splits, reporter)
     with refusal(recipe, base, computes_in_bf16(settings.precision)):
         parts = {**memory.peak_by_part(recipe, base, model, row, step, evaluation, cached), "process": process}
     parts["weights"] -= saved
@@ -112,17 +112,17 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
 
 
 def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, int]:
-    """The base and the wrapped model, without weights where the strategy allows it.
+    """The base and the wrapped model, without weights if the strategy allows that.
 
     Returns:
-        the base, the model, the bytes that quantizing the weights will save, and the bytes of this process before
+        The base, the model, the bytes that quantizing the weights will save, and the bytes of this process before
         any weight is loaded (0 where the model computes on a GPU).
     """
     from pefttools.device import device_type, resident_bytes
     from pefttools.training import wrapping
 
     base = wrapping.load_base(recipe, reporter, empty=True)
-    packed = recipe.base.quantize  # on the meta device nothing is
+    packed = recipe.base.quantize  # models on the meta device are not quantised
     saved = quantized.saved_bytes(packed, base.model) if packed else 0
     try:
         model = wrapping.wrap(recipe, base, empty=True)
@@ -131,13 +131,13 @@ def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, 
     process = resident_bytes() if device_type() == "cpu" else 0
     if model is not None:
         return base, model, saved, process
-    reporter.note(f"{recipe.strategy.name} needs the weights of {base.source} to know its shapes; loading them")
+    reporter.note(f"loading the weights of {base.source}, because the shapes of {recipe.strategy.name} depend on them")
     base = wrapping.load_base(recipe, reporter)
     return base, wrapping.wrap(recipe, base), 0, process
 
 
 def _batches(recipe: Recipe, base: Base, num_evaluated: int) -> tuple[Batch, Batch]:
-    """The largest micro-batch of a step, and of an evaluation of so many rows."""
+    """The largest micro-batch of a step, and the largest batch of an evaluation of `num_evaluated` rows."""
     from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
     from pefttools.device import device_type
     from pefttools.planning import memory
@@ -152,8 +152,10 @@ def _batches(recipe: Recipe, base: Base, num_evaluated: int) -> tuple[Batch, Bat
     return step, memory.largest(evaluation.MAX_ROWS, eval_budget(device), longest, pad_multiple(device), num_evaluated)
 
 
-def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Splits, reporter: Reporter) -> list[int]:
-    """Tokens of each row that a run may read frozen features of, from memory; they are encoded to be counted."""
+def _cacheable_rows(
+    recipe: Recipe, base: loading.Base, model: nn.Module, splits: Splits, reporter: Reporter
+) -> list[int]:
+    """Number of tokens of each row whose features a run may cache in memory; encodes the rows to count them."""
     from pefttools.data.encoding import encode
     from pefttools.nn import module_paths
     from pefttools.training.feature_cache import read_again
@@ -184,10 +186,10 @@ def _kept_rows(recipe: Recipe, base: loading.Base, model: nn.Module, splits: Spl
 def count_from_config(
     config: PretrainedConfig, task: Task | type[Task], strategy: Strategy, head: Iterable[str] = ()
 ) -> dict[str, int]:
-    """`count_parameters` of a strategy on a model known by its configuration alone.
+    """`count_parameters` of a strategy on a model of which only the configuration is known.
 
     Args:
-        head: paths of what belongs to the head beside the task's own modules, as a checkpoint would tell.
+        head: paths of modules that belong to the head besides the task's own, which a checkpoint would show.
     """
     import torch
     import transformers

@@ -41,7 +41,7 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func is torch.ops.aten._local_scalar_dense.default:
-            return args[0].dtype is torch.bool or 0  # no value exists: a condition holds, a count is 0
+            return args[0].dtype is torch.bool or 0  # there is no value: conditions are true, counts are 0
         outputs = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(outputs):
             if isinstance(leaf, Tensor):
@@ -50,7 +50,7 @@ class StorageTracker(TorchDispatchMode):
 
 
 def without_data(model: nn.Module, device: str) -> nn.Module:
-    """The model with every tensor replaced by one of the same shape without data, tied ones by one."""
+    """The model, with every tensor replaced by one of the same shape without data; tied tensors stay tied."""
     made: dict[int, Any] = {}
 
     def replaced(tensor: Tensor) -> Any:

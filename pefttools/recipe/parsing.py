@@ -1,4 +1,4 @@
-"""From the values of a file to a `Recipe`: every section by its type, and all problems at once."""
+"""Validating the values of a file as a `Recipe`, section by section, and collecting all problems."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ TYPES: Mapping[str, Any] = {
         "optimizer": typed_yaml.Chosen(_class(optimizers)),
     },
 }
-"""The types of a recipe's values, by which its file and its overrides are read."""
+"""The types of a recipe's values, by which its file and its overrides are parsed."""
 
 
 def validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """The recipe and no problems, or None and all problems."""
     sections: dict[str, Any] = {}
     problems = [
         f"{key}: {unknown_key(key, list(Recipe.model_fields))}" for key in values if key not in Recipe.model_fields
@@ -65,7 +66,7 @@ def validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
 
 
 def _with_optimizer(train: Any) -> tuple[Any, list[str]]:
-    """The section `train` with its optimizer as a choice; without it where it has problems, and those."""
+    """The section `train` with its optimizer parsed; if that has problems, the section without it, and the problems."""
     if not isinstance(train, Mapping) or "optimizer" not in train:
         return train, []
     optimizer, problems = parse_optimizer(train["optimizer"])
@@ -74,16 +75,16 @@ def _with_optimizer(train: Any) -> tuple[Any, list[str]]:
 
 
 def _named(value: Any, section: str, registry: Registry[Any]) -> tuple[dict[str, Any], list[str]]:
-    """From a name, a list of names, or names with settings to the choices, or the problems."""
+    """The choices for a name, a list of names, or names with settings; and the problems."""
     named = {value: None} if isinstance(value, str) else value or {}
     if isinstance(named, (list, tuple)):
         named = dict.fromkeys(map(str, named))
     if not isinstance(named, Mapping):
-        return {}, [f"{section}: takes names, or names with settings; got {value!r}"]
+        return {}, [f"{section}: must be names, or names with settings; got {value!r}"]
     made, problems = {}, []
     for name, settings in named.items():
         if not isinstance(settings or {}, Mapping):
-            problems.append(f"{section}.{name}: takes a mapping of settings; got {settings!r}")
+            problems.append(f"{section}.{name}: must be a mapping of settings; got {settings!r}")
             continue
         made[name], found = registry.parse({**(settings or {}), "name": name}, f"{section}.{name}")
         problems += found

@@ -57,7 +57,7 @@ class Recipe(Header):
     train: TrainSettings
 
     def as_dict(self) -> dict[str, Any]:
-        """What `recipe.yaml` holds."""
+        """The content of `recipe.yaml`."""
         plain = self.model_dump(mode="json", exclude={"task", "strategy", *NAMED})
         chosen = {"task": self.task.as_dict(), "strategy": self.strategy.as_dict()}
         for section in NAMED:
@@ -66,7 +66,7 @@ class Recipe(Header):
 
     @property
     def digest(self) -> str:
-        """sha256 of every value that changes what is learnt; the recipe's name is not one."""
+        """sha256 of all values that affect the trained model, without the recipe's name."""
         values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
         for section in ("task", "strategy", "train"):
             fields = type(getattr(self, section)).model_fields
@@ -77,7 +77,7 @@ class Recipe(Header):
         for name, field in DataSettings.model_fields.items():
             if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
                 del values["data"][name]
-        if values["base"]["quantize"] is None:  # younger than many a digest, and nothing is what there was before it
+        if values["base"]["quantize"] is None:  # added later; null is the earlier behaviour
             del values["base"]["quantize"]
         for name in ("train", "validation", "test"):
             if values["data"][name]:

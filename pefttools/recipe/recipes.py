@@ -1,8 +1,8 @@
-"""A recipe: what to train, on what, how; loaded by name or path, overridden by `KEY=VALUE`, identified by a digest.
+"""Loading recipes by name or path, with `KEY=VALUE` overrides.
 
-Values are layered: defaults, the recipe's file, overrides. Choosing another strategy, base or training file
-drops the settings that belong to the old one alone (`overrides.RESETS`, `replaced_data`). `Resolved.origins` records
-where each value came from, and `Resolved.notes` what was dropped.
+Values come from defaults, the recipe's file and overrides, in this order. Another strategy, base or training file drops
+the settings that belong to the old one only (`overrides.RESETS`, `replaced_data`). `Resolved.origins` has the origin of
+each value, and `Resolved.notes` lists dropped values.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from pefttools.recipe.train_settings import TrainSettings
 from pefttools.sources import is_remote
 
 RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
-"""The first line of a recipe that a run wrote, with what it learnt from its rows."""
+"""The first line of a recipe that a run wrote; such a recipe also contains values that the run found in its rows."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A recipe and where its values came from."""
+    """A recipe and the origins of its values."""
 
     recipe: Recipe
     origins: Mapping[str, str]
     """Dotted key -> `recipe`, `override`, `default` or `default of STRATEGY`, and what was reset."""
     notes: tuple[str, ...] = ()
-    """A sentence for each of the recipe's other values that the overrides changed."""
+    """Messages about other values of the recipe that the overrides changed, and about values without effect."""
 
 
 def names() -> list[str]:
-    """The shipped recipes."""
+    """The names of the shipped recipes."""
     return [*shipped.files("recipes")]
 
 
@@ -61,7 +61,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     """A recipe by name or path, with `KEY=VALUE` overrides.
 
     Raises:
-        UserError: everything that is wrong with it, each with its path and the nearest match.
+        UserError: the recipe has errors; the messages list all of them, with their keys and the most similar names.
     """
     path = find(name)
     values = {"name": path.stem, **typed_yaml.read_file(path, Recipe.model_fields, TYPES)}
@@ -72,11 +72,11 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
 def from_values(
     values: dict[str, Any], overrides: Sequence[str] = (), is_run: bool = False, is_shipped: bool = False
 ) -> Resolved:
-    """A recipe from what its file holds. Raises UserError like `load`.
+    """A recipe from the values of its file. Raises UserError like `load`.
 
     Args:
         is_run: whether a run wrote the file.
-        is_shipped: whether it came with the package: its name and description describe its own base and strategy.
+        is_shipped: whether it is a shipped recipe, whose name and description describe its own base and strategy.
     """
     before = {key: replaced_data.choice(values, key) for key in ("strategy", "base")} if is_shipped else {}
     texts, wrong = pairs(overrides)
@@ -149,7 +149,7 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
 
 
 def _of_another_optimizer(train: TrainSettings) -> Iterator[str]:
-    """A note if the learning rate was chosen for adamw and the optimizer usually needs another one."""
+    """A note if the learning rate was chosen for adamw but the optimizer usually needs another one."""
     rate, ratio = train.learning_rate, train.optimizer.adamw_lr_ratio
     assert rate is not None, "it was filled in"
     if ratio != 1:
@@ -160,7 +160,7 @@ def _of_another_optimizer(train: TrainSettings) -> Iterator[str]:
 
 
 def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:
-    """The first layer that holds the key, or the section that a plain string stands for."""
+    """The name of the first layer that contains the key, or its section if that is a plain text."""
     section, _, last = key.rpartition(".")
     return next(
         (name for keys, name in layers if key in keys or (section in keys and last in ("name", "source"))),

@@ -1,8 +1,8 @@
-"""The one training loop, on Accelerate.
+"""The training loop, on Accelerate.
 
-The loss is summed over targets and divided by their number in the whole step, over all processes and
-accumulation, so one batch of 32 equals four of 8 equals two processes with 16. Every process
-knows the rows of a step beforehand, so that number needs no communication.
+The loss is summed over targets and divided by their number in the whole step, over all processes and micro-batches, so
+one batch of 32 rows equals four of 8, or two processes with 16 each. Every process knows all rows of a step, so the
+number needs no communication.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 
 
 WATCHED_STEPS = 5
-"""Steps within which every trained tensor must have had a gradient."""
+"""Number of steps within which every trained tensor must get a gradient."""
 
 Validate = Callable[[], Mapping[str, Any]]
 
 
 @dataclass
 class Loop:
-    """Everything the loop works on; `progress` is where it stands."""
+    """The training loop and its state, `progress`."""
 
     recipe: Recipe
     model: nn.Module
-    """Without Accelerate's wrapping."""
+    """The model without Accelerate's wrapper."""
     optimizer: Optimizer
     batches: MicroBatches
     accelerator: Accelerator
@@ -75,7 +75,7 @@ class Loop:
         self.grad_norm = 0.0
 
     def step(self) -> None:
-        """One update of the weights by the next rows."""
+        """Update the weights once, with the next rows."""
         rows = self.batches.rows(self.progress.step)
         self.set_learning_rate()
         self.pending.append(self.update.step(lambda: self.batches.parts(rows), self.batches.num_targets(rows)))
@@ -86,10 +86,10 @@ class Loop:
         self.recipe.strategy.updated(self.model, self.progress.step, self.num_steps)
 
     def fit(self) -> Progress:
-        """Step until the end, an early stop, or an interruption, which is saved first.
+        """Train until the end, an early stop, or an interruption; writes checkpoints, the last one before it returns.
 
         Raises:
-            UserError: the loss is no number, or a trained tensor never gets a gradient.
+            UserError: the loss is not finite, or a trained tensor never gets a gradient.
             Interrupted: the user stopped the run.
         """
         settings, progress = self.recipe.train, self.progress
@@ -115,11 +115,11 @@ class Loop:
                     saved = time.monotonic()
                 if stop and not is_end:
                     where = f"stopped after step {progress.step} of {self.num_steps}"
-                    raise Interrupted(f"{where}; go on with `{self.run.resume_command}`")
+                    raise Interrupted(f"{where}; to continue, run `{self.run.resume_command}`")
         return progress
 
     def evaluate(self, bar: Bar) -> None:
-        """Score the validation rows; keep the weights when they are the best, count down when not."""
+        """Score the validation rows; save the weights if they are the best, else count towards `train.patience`."""
         progress = self.progress
         self.settle_losses()
         scores = self.validate()
@@ -133,7 +133,7 @@ class Loop:
         patience = self.recipe.train.patience
         progress.stopped_early = patience is not None and progress.evals_without_improvement >= patience
         tied = progress.best_loss is not None and score == progress.best_score and loss < progress.best_loss
-        if gained or tied:  # of equal scores the one with the lower loss
+        if gained or tied:  # ties go to the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
             checkpoint.save_best(self.run.checkpoints, progress.step, self.model, self.accelerator)
         self.log_scores(scores)
@@ -146,7 +146,7 @@ class Loop:
         self.accelerator.log({f"validation/{name}": value for name, value in plain.items()}, step=progress.step)
 
     def log(self, tokens_per_second: float, bar: Bar) -> None:
-        """Write one line of metrics.jsonl, the loss averaged since the last one, and show it beside the bar."""
+        """Write a line of metrics.jsonl, with the loss averaged since the last one, and show it next to the bar."""
         self.settle_losses()
         progress = self.progress
         values = {
@@ -177,7 +177,7 @@ class Loop:
         """Fetch the last steps' losses over all processes, and their gradient norms.
 
         Raises:
-            UserError: one is no number; the weights since the last checkpoint are worth nothing then.
+            UserError: a value is not finite, so that the weights since the last checkpoint are useless.
         """
         if not self.pending:
             return
@@ -195,25 +195,24 @@ class Loop:
         self.grad_norm = norms[-1].item()
 
     def not_finite(self, step: int, name: str, value: float) -> str:
-        kept = checkpoint.latest(self.run.checkpoints)
+        last = checkpoint.latest(self.run.checkpoints)
         rate = self.recipe.train.learning_rate
         return (
-            f"the {name} of step {step} is {value}: start again with a lower train.learning_rate (now {rate:g}),"
-            f" or look at the rows; "
-            + (f"the last good checkpoint is {kept}" if kept else "there is no earlier checkpoint")
+            f"the {name} of step {step} is {value}; start again with a lower train.learning_rate (now {rate:g}), or"
+            " check the rows; " + (f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint")
         )
 
     def set_learning_rate(self) -> None:
         settings = self.recipe.train
         assert settings.learning_rate is not None
         assert settings.warmup is not None
-        progress = (self.progress.step + 0.5) / self.num_steps  # a step's middle: neither the first nor the last is 0
+        progress = (self.progress.step + 0.5) / self.num_steps  # the middle of the step, so that no step has rate 0
         for group in self.optimizer.param_groups:
             peak = settings.learning_rate * group["lr_scale"]
             group["lr"] = peak * schedule.multiplier(progress, settings.schedule, settings.warmup)
 
     def watch_gradients(self) -> None:
-        """In the first steps, see that everything that is trained gets a gradient. Raises UserError otherwise."""
+        """Check in the first steps that every trained tensor gets a gradient. Raises UserError otherwise."""
         if not self.without_gradient:
             return
         self.without_gradient -= {
@@ -224,12 +223,12 @@ class Loop:
         if self.without_gradient and self.progress.step + 1 == self.watched:
             names = sorted(self.without_gradient)
             raise UserError(
-                f"strategy: {len(names)} trained tensors have had no gradient in {WATCHED_STEPS} steps"
-                f" and would never learn: {', '.join(names[:5])}"
+                f"strategy: {len(names)} trained tensors got no gradient in {WATCHED_STEPS} steps, so they would never"
+                f" be trained: {', '.join(names[:5])}"
             )
 
     def requested_by_any(self, *requests: bool) -> list[bool]:
-        """Whether any process asks for each of these, the same on all of them."""
+        """Whether any process makes each of these requests; the result is the same on all processes."""
         if self.accelerator.num_processes == 1:
             return list(requests)
         flags = torch.tensor(requests, dtype=torch.int64, device=self.accelerator.device)

@@ -1,7 +1,8 @@
-"""Runs of one shape as one: the weighted sum of what they learnt, scored like a run of its own.
+"""Merging runs: a weighted sum of what they learnt becomes a run of its own, and is scored.
 
-`parameters` sums trained tensors by name, as model soups do (Wortsman et al. 2022; of adapters Chronopoulou et al.
-2023). Of LoRA that is not the sum of the changes BA, which `changes` is: the factors side by side, at the ranks' sum.
+`parameters` sums trained tensors by name, as in model soups (Wortsman et al. 2022; for adapters Chronopoulou et al.
+2023). For LoRA this is not the sum of the changes BA. `changes` is that sum: it concatenates the factors, so that ranks
+add up.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 How = Literal["changes", "parameters"]
 SUMMED_EXACTLY = {"rank", "alpha", "rslora", "dropout", "lr_ratio", "init"}
-"""Settings of LoRA in which runs may differ whose changes are summed: each is scaled by its own."""
+"""Settings of LoRA in which runs may differ if their changes are summed, since each change has its own scale."""
 
 
 def merge(
@@ -46,11 +47,11 @@ def merge(
     how: How | None = None,
     reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
-    """Write the weighted sum of runs as a finished run; the answer is its `result.json`.
+    """Write the weighted sum of runs as a finished run; returns its `result.json`.
 
     Args:
-        weights: one a run, as they are: they need not add up to 1.
-        how: what is summed; `changes` for LoRA where that can be, else `parameters`.
+        weights: one weight for each run; they need not add up to 1.
+        how: what is summed; by default `changes` for plain LoRA, else `parameters`.
 
     Raises:
         UserError: the runs differ in base, task or strategy, or `out` is not free. Nothing is written.
@@ -60,10 +61,15 @@ def merge(
     how = how or ("changes" if all(map(_sums_changes, recipes)) else "parameters")
     _refuse_unlike(runs, recipes, weights, SUMMED_EXACTLY if how == "changes" else set())
     if how == "changes" and (other := [r.strategy.name for r in recipes if not _sums_changes(r)]):
-        raise UserError(f"--by changes: takes plain LoRA, not {other[0]} as it is set; --by parameters")
+        raise UserError(
+            f"--by changes: works with plain LoRA only, not with {other[0]} and its settings; use --by parameters"
+        )
     atomic.refuse_unless_empty(out)
     if len({run.result()["data"]["digest"] for run in runs}) > 1:
-        reporter.warn(f"the runs had other rows; all is scored on those of {runs[0].path.name}, which others may know")
+        reporter.warn(
+            f"the runs had different rows; the merged run is scored on those of {runs[0].path.name}, on which other"
+            " runs may have been trained"
+        )
     prepare_libraries()
     tensors = [read(run.adapter) for run in runs]
     if how == "changes":
@@ -74,7 +80,7 @@ def merge(
     try:
         return _write_run(out, recipe, summed, runs, weights, how, reporter)
     except UserError as error:
-        hint = ("merge: --by parameters keeps the rank",) if how == "changes" else ()
+        hint = ("merge: use --by parameters, which does not increase the rank",) if how == "changes" else ()
         raise UserError(*error.problems, *hint) from error
     except Exception as error:
         if not atomic.of_disk(error):
@@ -100,7 +106,7 @@ def _write_run(
     ]
     with atomic.new_folder(out.absolute()) as part:
         merged = Run(part)
-        write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Not of this one, which is a weighted sum: {summands}.")
+        write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Except that this one is a weighted sum: {summands}.")
         params = _write_adapter(recipe, summed, merged.adapter, reporter)
         result = _scored(merged, recipe, params, runs[0], reporter) | {"merged_from": about, "merged_by": how}
         return results.write(merged, result)
@@ -109,11 +115,13 @@ def _write_run(
 def _refuse_unlike(
     runs: Sequence[Run], recipes: Sequence[Recipe], weights: Sequence[float], allowed: AbstractSet[str]
 ) -> None:
-    """Raises UserError when the runs differ in more than `allowed` settings of their strategy; names what differs."""
+    """Raises UserError when the runs differ in base, task, or strategy settings that are not `allowed` to differ."""
     if len(runs) < 2 or len(runs) != len(weights):
-        raise UserError(f"merge: takes two runs or more and a weight for each, got {len(runs)} and {len(weights)}")
+        raise UserError(
+            f"merge: name at least two runs and a weight for each, got {len(runs)} runs and {len(weights)} weights"
+        )
     if not all(math.isfinite(weight) for weight in weights):
-        raise UserError("--weights: takes finite numbers")
+        raise UserError("--weights: must be finite numbers")
     settings = [_settings(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
     problems = []
     for run, found in zip(runs[1:], settings[1:], strict=True):
@@ -123,16 +131,16 @@ def _refuse_unlike(
             if section == "strategy":
                 unlike = [key for key in unlike if key not in allowed]
             if unlike:
-                told = "; ".join(
+                differences = "; ".join(
                     f"{section}.{key} is {_short(values.get(key))}, not {_short(first.get(key))}" for key in unlike
                 )
-                problems.append(f"merge: {run.path.name} has another {section} than {runs[0].path.name}: {told}")
+                problems.append(f"merge: {run.path.name} has another {section} than {runs[0].path.name}: {differences}")
     if problems:
         raise UserError(*problems)
 
 
 def _settings(run: Run, recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """What runs of one shape have in common, by section of the recipe."""
+    """The settings in which runs must agree, by section of the recipe."""
     base = recipe.base.model_dump(exclude={"source", "dropout"})
     return {
         "base": {**base, "sha256": run.result()["base"]["sha256"]},
@@ -154,9 +162,9 @@ def _sums_changes(recipe: Recipe) -> bool:
 def _parameters(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
     """The weighted sum of tensors by name."""
     if any({n: t.shape for n, t in other.items()} != {n: t.shape for n, t in tensors[0].items()} for other in tensors):
-        raise UserError("merge: the runs' tensors are of different names or shapes")
+        raise UserError("merge: the runs' tensors have different names or shapes")
     return {
-        name: sum(weight * given[name] for weight, given in zip(weights, tensors, strict=True))  # type: ignore[misc]
+        name: sum(weight * run[name] for weight, run in zip(weights, tensors, strict=True))  # type: ignore[misc]
         for name in tensors[0]
     }
 
@@ -164,33 +172,33 @@ def _parameters(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float
 def _changes(
     tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float], scales: Sequence[float]
 ) -> dict[str, Tensor]:
-    """Factors side by side, so that their product is the weighted sum of the scaled products; all else summed.
+    """Concatenated factors, whose product is the weighted sum of the scaled products BA; other tensors are summed.
 
     Args:
-        scales: of each run what its products are multiplied with; the first run's is that of the sum.
+        scales: the scale of each run's products; the sum has the first run's scale.
     """
     import torch
 
     factors = [name for name in tensors[0] if ".lora_A." in name or ".lora_B." in name]
-    summed = _parameters([{n: t for n, t in given.items() if n not in {*factors}} for given in tensors], weights)
+    summed = _parameters([{n: t for n, t in run.items() if n not in {*factors}} for run in tensors], weights)
     relative = [weight * scale / scales[0] for weight, scale in zip(weights, scales, strict=True)]
     for name in factors:
         if ".lora_A." in name:
-            summed[name] = torch.cat([given[name] for given in tensors])
+            summed[name] = torch.cat([run[name] for run in tensors])
         else:
-            summed[name] = torch.cat([w * given[name] for w, given in zip(relative, tensors, strict=True)], dim=1)
+            summed[name] = torch.cat([w * run[name] for w, run in zip(relative, tensors, strict=True)], dim=1)
     return summed
 
 
 def _scale(recipe: Recipe) -> float:
-    """What the product BA is multiplied with."""
+    """The scale of the product BA."""
     lora = recipe.strategy
     assert isinstance(lora, Lora)
     return lora.alpha / (math.sqrt(lora.rank) if lora.rslora else lora.rank)
 
 
 def _wider(recipes: Sequence[Recipe]) -> Recipe:
-    """The recipe of factors side by side, whose product is scaled as the first one's was."""
+    """The recipe of the concatenated factors, whose product has the scale of the first run."""
     first = recipes[0].strategy
     assert isinstance(first, Lora)
     rank = sum(recipe.strategy.rank for recipe in recipes)  # type: ignore[attr-defined]
@@ -200,7 +208,7 @@ def _wider(recipes: Sequence[Recipe]) -> Recipe:
 
 
 def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, reporter: Reporter) -> dict[str, int]:
-    """An adapter folder as the strategy saves an untrained one, with these tensors; and its numbers of parameters."""
+    """Write an adapter folder with these tensors; returns its numbers of parameters."""
     from safetensors.torch import save_file
 
     base = recipe.task.load(recipe.base, reporter)
@@ -212,7 +220,7 @@ def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, rep
 
 
 def _scored(merged: Run, recipe: Recipe, params: Mapping[str, int], first: Run, reporter: Reporter) -> dict[str, Any]:
-    """The result of a run whose adapter is there; scored on the first run's own rows."""
+    """Score the merged run, whose adapter is written, on the first run's rows; returns its result."""
     task, like = recipe.task, first.result()
     (ids, validation), own = validation_rows(first, task, reporter), own_rows(first, task)
     test = own.rows if own.split == "test" else []

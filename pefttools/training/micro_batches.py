@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def num_steps(settings: TrainSettings, num_rows: int) -> int:
-    """How many updates a run makes."""
+    """Number of updates of a run."""
     return max(1, round(settings.epochs * math.ceil(num_rows / settings.batch_size)))
 
 
@@ -40,9 +40,9 @@ class MicroBatches:
 
     recipe: Recipe
     model: nn.Module
-    """As prepared by Accelerate."""
+    """The model as prepared by Accelerate."""
     bare: nn.Module
-    """The same model without Accelerate's wrapping."""
+    """The same model without Accelerate's wrapper."""
     encoded: Dataset
     tokenizer: PreTrainedTokenizerBase
     accelerator: Accelerator
@@ -59,7 +59,7 @@ class MicroBatches:
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
 
     def num_targets(self, rows: list[int]) -> int:
-        """Number of targets of these rows, and at least 1."""
+        """Number of targets of these rows, at least 1."""
         return max(1, sum(self.targets[row] for row in rows))
 
     def num_tokens(self, rows: list[int]) -> int:
@@ -75,7 +75,7 @@ class MicroBatches:
     def parts(self, rows: list[int]) -> Iterator[Part]:
         """This process's share of a step, micro-batch by micro-batch.
 
-        In a step of fewer rows than processes some have nothing to add; they take part with weight 0.
+        If a step has fewer rows than there are processes, those without rows compute one with weight 0.
         """
         settings, accelerator = self.recipe.train, self.accelerator
         share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
@@ -91,7 +91,7 @@ class MicroBatches:
             yield Part(on_device, self.forward(part), weight, around)
 
     def forward(self, rows: list[int]) -> Forward:
-        """The model's pass over a batch of these rows."""
+        """A function that runs the model on a batch of these rows."""
 
         def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
             with ExitStack() as stack:
