@@ -1,10 +1,11 @@
-# `make demo` and `make test` set up everything they need in .venv; nothing is installed again when it is current.
+# `make demo` and `make test` install everything they need into .venv, but only if something has changed.
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/demo
 
 PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
-# A process a core: tiny models gain nothing from a second thread. tests/conftest.py puts the files with slow tests first.
+# One process for each core, because tiny models gain nothing from a second thread. tests/conftest.py runs files with slow
+# tests first.
 TYPED := $(shell find pefttools tests benchmarks -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
 
 .PHONY: demo check static fast test speed lint format clean
@@ -14,10 +15,10 @@ demo: .venv/current
 	test -d $(DEMO)/export/merged || $(BIN)/pefttools export $(DEMO) --to merged
 	$(BIN)/pefttools predict $(DEMO) --text "Who painted the ceiling of the Sistine Chapel ?" --text "How many moons does Mars have ?"
 
-# After every change: all of `make lint`, and beside it the tests that are not marked slow. Among them are the contract of
-# every strategy and every objective on one family of models, of tasks, optimizers and regularizers, and one run by LoRA.
-# Only `make test` runs the rest: other families, runs of the other strategies, every test that starts processes, resumes,
-# exports, measures the support matrix, or compares methods.
+# Run this after every change: all of `make lint`, and at the same time the tests that are not marked slow. These include the
+# contracts of all strategies and objectives on one family of models, of tasks, optimizers and regularizers, and one run with
+# LoRA. Only `make test` runs the others: other families, runs of other strategies, and all tests that start processes,
+# resume, export, measure the support matrix, or compare methods.
 check: .venv/dev
 	@$(MAKE) --no-print-directory --keep-going -j2 static fast
 
@@ -26,7 +27,7 @@ static: .venv/dev .venv/types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# pyright remembers nothing: it is run again only after a file, a setting or a package has changed.
+# pyright has no cache, so it is run again only after a file, a setting or a package has changed.
 .venv/types: $(TYPED) pyproject.toml constraints.txt .venv/dev
 	$(BIN)/pyright
 	touch $@
@@ -53,7 +54,7 @@ format: .venv/dev
 clean:
 	rm -rf .venv runs
 
-# torch comes first and by itself: with it in place no other package asks for a CUDA build.
+# torch is installed first and alone, so that no other package installs a CUDA build.
 .venv/current: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip

@@ -149,7 +149,7 @@ def test_cost_rows_and_problem_can_be_selected(browser: Any) -> None:
     Select(browser.find_element("id", "cost")).select_by_value("seconds")
     assert "training seconds" in browser.find_element("id", "pareto").text
     assert browser.find_element("id", "counted").text == "2 of 3 test rows"
-    Select(browser.find_element("id", "which")).select_by_value("that all get wrong")
+    Select(browser.find_element("id", "which")).select_by_value("that all predict wrongly")
     assert browser.find_element("id", "counted").text == "1 of 3 test rows"
     browser.find_element("xpath", "//nav//button[text()='two']").click()
     assert browser.find_element("css selector", "nav button[aria-pressed=true]").text == "two"

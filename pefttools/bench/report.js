@@ -230,13 +230,13 @@ function drawDetails() {
 
 function drawPairs() {
   const pick = $("against").value;
-  const heads = ["method", "difference", "95% interval", "p", "p, corrected", "McNemar", "told apart"];
+  const heads = ["method", "difference", "95% interval", "p", "p, corrected", "McNemar", "significant"];
   $("pairs").tHead.replaceChildren(element("tr", {}, ...heads.map((h, i) => element("th", { class: i ? null : "text" }, h))));
   const rows = problem().comparisons.filter((c) => c.first === pick || c.second === pick).map((c) => {
     const sign = c.first === pick ? 1 : -1, [low, high] = [sign * c.low, sign * c.high].sort((a, b) => a - b);
     const cells = [number(sign * c.difference), `${number(low)} – ${number(high)}`, c.p.toPrecision(2), c.p_holm.toPrecision(2),
       c.mcnemar === null ? "" : c.mcnemar.toPrecision(2), c.differs ? "yes" : "no"];
-    return element("tr", {}, element("td", { class: "text" }, `less ${sign > 0 ? c.second : c.first}`), ...cells.map((v) => element("td", {}, v)));
+    return element("tr", {}, element("td", { class: "text" }, `minus ${sign > 0 ? c.second : c.first}`), ...cells.map((v) => element("td", {}, v)));
   });
   $("pairs").tBodies[0].replaceChildren(...rows);
   $("pairs").closest("section").hidden = !problem().comparisons.length;
@@ -263,8 +263,8 @@ function drawRows() {
   const kinds = {
     "all rows": () => true,
     "where methods disagree": (i) => new Set(said(i)).size > 1,
-    "that all get wrong": (i) => wrong(i) === methods.length,
-    ...Object.fromEntries(methods.map((m) => [`that ${m} gets wrong`, (i) => found.methods[m][i] !== found.references[i]])),
+    "that all predict wrongly": (i) => wrong(i) === methods.length,
+    ...Object.fromEntries(methods.map((m) => [`that ${m} predicts wrongly`, (i) => found.methods[m][i] !== found.references[i]])),
   };
   options($("which"), Object.keys(kinds), "where methods disagree");
   options($("class"), ["any", ...new Set(found.references)].slice(0, 200), "any");
@@ -287,7 +287,7 @@ function options(select, names, first) {
 function drawHead() {
   const { done: finished, all } = summary.trials, p = problem(), h = summary.hardware;
   $("about").textContent = `${summary.description ? `${summary.description}. ` : ""}${finished} of ${all} trials; ` +
-    `${summary.learning_rates} learning rates a method chosen on validation rows, then seeds ${summary.seeds.join(", ")}.` +
+    `${summary.learning_rates} learning rates for each method, the best chosen on validation rows, then seeds ${summary.seeds.join(", ")}.` +
     (h.device ? ` ${h.device}, ${h.threads} threads a trial; ${Object.entries(summary.versions).map((v) => v.join(" ")).join(", ")}.` : "");
   $("problems").replaceChildren(...(summary.problems.length < 2 ? [] : summary.problems.map((one, i) =>
     element("button", { type: "button", "aria-pressed": i === state.problem, onclick: () => { state.problem = i; state.chosen = null; state.shown = 50; draw(); } }, one.name))));
@@ -295,7 +295,7 @@ function drawHead() {
   const facts = [];
   if (p.rows) facts.push(`${p.metric} on ${p.rows[p.measured_on]} ${p.measured_on} rows`, `${p.rows.train} to train on`);
   for (const name of ["majority", "before"]) if (p[name] !== null) facts.push(`${name} ${number(p[name])}`);
-  if (p.smallest_difference !== null) facts.push(`smallest difference that could have been shown (4 times of 5): ${number(p.smallest_difference)}`);
+  if (p.smallest_difference !== null) facts.push(`smallest difference that can be detected (with probability 0.8): ${number(p.smallest_difference)}`);
   $("facts").textContent = facts.join(" · ");
 }
 
