@@ -101,7 +101,7 @@ def test_a_template_that_trims_answers_is_reported() -> None:
     rows = [task.read({"prompt": "f", "completion": "    return\n"})]
     assert target_texts(rows[0]["messages"], tokenizer) == ["return<|im_end|>"]
     (remark,) = chat_template.remarks(rows, tokenizer, None, [])
-    assert remark.startswith("the chat template removes the space around answers")
+    assert remark.startswith("the chat template strips white space around answers")
     assert chat_template.remarks(rows, long_tokenizer(CHATML), None, []) == []
 
 

@@ -76,7 +76,9 @@ def test_suggested_renaming_merges_the_labels(tmp_path: Path, recipe_file: Path)
 
 def test_classes_without_evaluation_rows_are_remarked() -> None:
     splits = Splits(rows_of(a=3, b=2, c=1), rows_of(a=1, b=1, c=1), rows_of(a=1))
-    assert remarks(splits) == ["data.test: no row of 'b', 'c'; means over classes (macro-F1) leave these out"]
+    assert remarks(splits) == [
+        "data.test: no row has the class 'b', 'c'; means over classes (macro-F1) ignore these classes"
+    ]
 
 
 def test_macro_f1_averages_over_classes_of_the_references() -> None:

@@ -96,7 +96,7 @@ def test_installed_distribution_is_used_first() -> None:
         ),
         ("pypi:some-rows==9/some_rows/data/a.csv", "pip could not download its wheel"),
         ("pypi:other==1.2/a", "no network, or the index does not have it"),
-        ("pypi:some-rows==1.2/../../etc/passwd", "the path leaves the wheel"),
+        ("pypi:some-rows==1.2/../../etc/passwd", "the path is outside of the wheel"),
         ("pypi:some-rows/data", "is malformed; write pypi:NAME==VERSION/PATH"),
         ("hf:not/a/name", "this is not a repository name"),
         ("hf:some/model", "cannot be reached, and the repository is not in the cache"),

@@ -127,7 +127,7 @@ def test_compressed_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> N
     assert rows_of(write_file(tmp_path / "b.jsonl.gz", gzip.compress(lines(ROWS).encode()))) == ROWS
     assert rows_of(write_file(tmp_path / "c.csv", gzip.compress(content))) == ROWS
     big = write_csv(tmp_path / "big.csv", ROWS * 300).read_bytes()
-    with pytest.raises(UserError, match=r"after line \d+, the file is cut off"):
+    with pytest.raises(UserError, match=r"after line \d+, the file is truncated"):
         rows_of(write_file(tmp_path / "big.csv.gz", gzip.compress(big)[:-500]))
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a.csv", content)
@@ -186,10 +186,10 @@ def test_damaged_tables_are_refused(tmp_path: Path) -> None:
     named_classes().save_to_disk(tmp_path / "saved")
     file = tmp_path / "saved" / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:-8])
-    with pytest.raises(UserError, match=r"arrow: is not an Arrow file, or is cut off"):
+    with pytest.raises(UserError, match=r"arrow: is not an Arrow file, or is truncated"):
         rows_of(tmp_path / "saved")
     (tmp_path / "saved" / "state.json").write_text("{")
-    with pytest.raises(UserError, match=r"cut off|a damaged one"):
+    with pytest.raises(UserError, match=r"is truncated|a damaged one"):
         rows_of(tmp_path / "saved")
 
 

@@ -128,7 +128,7 @@ def _refuse_truncated(path: Path) -> None:
             size = stream.seek(0, 2)
             stream.seek(max(0, size - len(END_OF_STREAM)))
             if stream.read() != END_OF_STREAM:
-                raise UserError(f"{path}: is not an Arrow file, or is cut off: the mark at its end is missing")
+                raise UserError(f"{path}: is not an Arrow file, or is truncated: its end marker is missing")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
 
 LISTS = ("messages", "conversations", "conversation", "dialogue", "dialog")
-"""Fields that hold a list of turns."""
+"""Fields with a list of turns."""
 PROMPT_AND_ANSWER = (("instruction", "output"), ("prompt", "completion"))
 """Pairs of fields with a prompt and its answer."""
 TEXTS = ("instruction", "input", "output", "history", "prompt", "completion", "text")

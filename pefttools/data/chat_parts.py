@@ -4,7 +4,7 @@ Each part is tried by rendering a chat with a test word in it. If the template d
 the template writes the part into the messages' texts. The combined template is one text, which works in plain
 transformers:
 
-- tools: in the system message, one a line between <tools> and </tools>
+- tools: in the system message, one per line between <tools> and </tools>
 - calls: <tool_call>{"name": …, "arguments": …}</tool_call> after the turn's text
 - responses: a user's turn with <tool_response> and </tool_response> around it
 - reasoning: <think> and </think> around it, before the turn's text

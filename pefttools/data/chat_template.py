@@ -68,7 +68,7 @@ def rendered(
 
 
 class GenerationSettings(NamedTuple):
-    """What another program needs, besides the weights and the tokenizer, to generate as the trained task does."""
+    """Settings that another program needs, besides weights and tokenizer, to generate like the trained task."""
 
     chat_template: str | None
     """Jinja text for `tokenizer.chat_template`; None if rows are not chats. With it, `apply_chat_template` returns the
@@ -221,7 +221,7 @@ def remarks(
         )
     if trimmed := sum(chat.trimmed for chat in chats):
         found.append(
-            "the chat template removes the space around answers, such as a first line's indentation"
+            "the chat template strips white space around answers, such as a first line's indentation"
             f" ({trimmed} of the first {len(rows)} rows); set a task.chat_template without `trim` to keep it"
         )
     own = chosen(tokenizer, template, next((row["tools"] for row in rows if "tools" in row), None))

@@ -25,7 +25,7 @@ def label(value: Any) -> str:
         value = int(value)  # a column of whole numbers with a gap becomes floats in some formats
     if isinstance(value, (list, tuple, Mapping)):
         raise ValueError(f"has a label that is not a single text: {value!r}")
-    if value is None or value != value or not str(value).strip():  # NaN is not itself
+    if value is None or value != value or not str(value).strip():  # only NaN differs from itself
         raise ValueError("has no label")
     if written_lists.is_mapping(value):
         raise ValueError(f"has a label that is not a single text: {value!r}")

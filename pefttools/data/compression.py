@@ -70,11 +70,11 @@ def opened(path: Path, source: str) -> Iterator[IO[bytes]]:
 
 
 def explained(error: Exception) -> str:
-    """Why a file cannot be read, in one sentence."""
+    """The reason why a file cannot be read, in one sentence."""
     if isinstance(error, OSError) and error.strerror:  # from the operating system: no permission, a folder
         return f"cannot be read: {error.strerror}"
     if isinstance(error, EOFError):
-        return "the file is cut off: its compressed data ends too early"
+        return "the file is truncated: its compressed data ends too early"
     if isinstance(error, RuntimeError) and "password" in str(error):
         return "the zip archive has a password; unpack it first"
     return f"the file is damaged: {' '.join(str(error).split()) or type(error).__name__}"

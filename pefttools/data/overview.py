@@ -89,4 +89,4 @@ def absent(name: str, rows: Sequence[Row], known: Iterable[str]) -> list[str]:
     missing = sorted({*known} - {*class_counts(rows)}, key=natural)
     if not rows or not missing:
         return []
-    return [f"data.{name}: no row of {listed(missing)}; means over classes (macro-F1) leave these out"]
+    return [f"data.{name}: no row has the class {listed(missing)}; means over classes (macro-F1) ignore these classes"]

@@ -57,7 +57,7 @@ class Splits:
     invalid: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """File (`train`, `validation`, `test`) -> problem of skipped rows -> their numbers."""
     unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """File -> its columns that no field of the task reads."""
+    """File -> columns that the task does not read."""
 
     @property
     def digest(self) -> str:

@@ -17,7 +17,7 @@ UTF8 = "utf-8-sig"
 
 
 class FileSettings(Settings):
-    """Files, a folder or a hub set and how to read them; a plain string or a list of strings is the `source`."""
+    """Files, a folder or a data set of the hub, and how to read them; a string or a list of strings is the `source`."""
 
     source: str | tuple[str, ...]
     """A local path, a pattern of paths (`data/*.csv`), `pypi:NAME==VERSION/PATH`, `hf:NAME[@REVISION]`, or a list.

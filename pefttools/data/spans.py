@@ -155,8 +155,7 @@ def windows(
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            f"{type(tokenizer).__name__} does not report where in a text its tokens are;"
-            " use a base with a fast tokenizer"
+            f"{type(tokenizer).__name__} does not report the positions of its tokens; use a base with a fast tokenizer"
         )
     question_limit = min(question_limit, limit // 2)
     room = limit - question_limit - tokenizer.num_special_tokens_to_add(pair=True)

@@ -31,7 +31,7 @@ def load_splits(settings: DataSettings, task: RowReader, reporter: Reporter = SI
     """Read, check, and split the rows of a task.
 
     Raises:
-        UserError: a file that cannot be read, a missing column, rows the task cannot use, too few rows.
+        UserError: a file cannot be read, a column is missing, the task cannot use a row, or there are too few rows.
     """
     counts: Counter[str] = Counter()
     loaded = {
@@ -100,8 +100,8 @@ def _split(
     texts = [one_line(found.row[task.inputs[0]]) for found in files["train"]]
     if len(set(texts)) <= len(shares) < len({key(found.row, task) for found in files["train"]}):
         reporter.warn(
-            f"data.train: its {len(texts)} rows have {len(set(texts))} different {task.inputs[0]}s, too few to split"
-            f" by; validation and test rows share them with training rows"
+            f"data.train: its {len(texts)} rows have {len(set(texts))} different {task.inputs[0]}s, too few to"
+            f" split by; validation, test and training rows share them"
         )
         texts = ["\n".join(key(found.row, task)) for found in files["train"]]
     classes: dict[str, set[str]] = {}

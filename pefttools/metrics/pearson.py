@@ -1,4 +1,4 @@
-"""Pearson's correlation: how close predictions and references are to a line.
+"""Pearson's correlation: how linear the relation of predictions and references is.
 
 If all predictions or all references are equal, the correlation is undefined, and the result is 0.
 """

@@ -3,7 +3,7 @@
 peft's layer computes three products and saves their inputs in fp32. Here, fp32 layers multiply by the merged W + s·BA,
 which is recomputed in the backward pass and never saved. bf16 layers add s·(xAᵀ)Bᵀ in place to xWᵀ, since bf16 cannot
 represent small changes of W. The backward pass computes only the gradients of the low-rank factors and the input:
-dB = s·dYᵀ(XAᵀ), dA = s·(dYB)ᵀX and dX = dY·W + s·(dYB)·A. Parameters, saving, loading and merging stay peft's.
+dB = s·dYᵀ(XAᵀ), dA = s·(dYB)ᵀX and dX = dY·W + s·(dYB)·A. peft still provides parameters, saving, loading and merging.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def extend(model: Any, number: int, ids: Sequence[int] | None = None, known: Seq
         kind = type(place)
         place.__class__ = _extended(kind)
         place.register_buffer("ids", torch.tensor(chosen, device=weight.device), persistent=False)
-        object.__setattr__(place, "owner", owner)  # past the registration as a child
+        object.__setattr__(place, "owner", owner)  # bypasses the registration as a child module
     owner.extra = extra
     for _, place in places:
         if not _uses(place, extra):
@@ -98,7 +98,7 @@ def _refuse_second(model: Any, weight: Tensor) -> None:
         if path and hasattr(module, "get_input_embeddings"):
             other = module.get_input_embeddings()
             if other is not None and getattr(other, "weight", None) is not weight:
-                raise ValueError(f"{type(model).__name__} has two vocabularies: {path} has embeddings of its own")
+                raise ValueError(f"{type(model).__name__} has two vocabularies: {path} has other embeddings")
 
 
 def _uses(place: nn.Embedding, extra: nn.Embedding) -> bool:

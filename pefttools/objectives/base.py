@@ -165,10 +165,10 @@ def misfits(chosen: Mapping[str, Objective], task: Task, strategy: Strategy) -> 
 
 
 def reuse_features(chosen: Mapping[str, Objective]) -> bool:
-    """Whether frozen blocks may be computed once for all steps."""
+    """Whether the outputs of frozen blocks may be cached for all steps."""
     return all(one.reuses_features for one in chosen.values())
 
 
 def need_plain_autograd(chosen: Mapping[str, Objective]) -> bool:
-    """Whether shortcuts that write gradients themselves must be off."""
+    """Whether layers that write gradients themselves must be disabled."""
     return any(one.needs_plain_autograd for one in chosen.values())

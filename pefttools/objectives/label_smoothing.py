@@ -3,7 +3,7 @@
 The probability mass ε of a target is spread over all C classes, so the loss of a
 target is (1 − ε) · −log p_y + ε/C · Σ −log
 p_c; this is what `label_smoothing` of `torch.nn.functional.cross_entropy` computes. Classes that a row does not have
-(choices of a question with fewer choices) get nothing. Validation and test losses are not smoothed.
+(choices of a question with fewer choices) get no mass. Validation and test losses are not smoothed.
 """
 
 from __future__ import annotations

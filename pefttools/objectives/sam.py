@@ -49,5 +49,5 @@ class _Sharpness(BoundObjective):
         gradients()
         with torch.no_grad():
             for parameter, value in zip(there, before, strict=True):
-                parameter.copy_(value)  # subtracting would round
+                parameter.copy_(value)  # restoring a copy avoids rounding errors of a subtraction
         return loss

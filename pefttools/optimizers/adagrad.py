@@ -1,4 +1,4 @@
-"""adagrad: the gradient divided by the root of the sum of all its squares so far.
+"""adagrad: divide the gradient by the root of the sum of all its previous squares.
 
 Duchi, Hazan and Singer (2011), Adaptive Subgradient Methods for Online Learning and Stochastic Optimization:
 g ← g + λw, s ← s + g², w ← w − η·g/(√s + ε). The implementation is torch.optim's. Steps get smaller during a run, so

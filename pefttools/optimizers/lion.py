@@ -1,9 +1,8 @@
 """lion: steps of constant size along the sign of an average of gradients, with half of Adam's state.
 
 Chen et al. (2023), Symbolic Discovery of Optimization Algorithms, algorithm 2:
-w ← w − η·(sign(β₁m + (1−β₁)g) + λw), m ← β₂m + (1−β₂)g. From bitsandbytes.
-Every weight moves by η at each step: take a third to a tenth of adamw's learning rate, and a weight decay three to ten
-times adamw's.
+w ← w − η·(sign(β₁m + (1−β₁)g) + λw), m ← β₂m + (1−β₂)g. The implementation is bitsandbytes'. Every weight changes by η
+in each step, so use a third to a tenth of adamw's learning rate, and three to ten times its weight decay.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Jordan et al. (2024), Muon: An optimizer for hidden layers in neural networks; Liu et al. (2025), Muon is Scalable for
 LLM Training: b ← μb + (1−μ)g, o = NS(μb + (1−μ)g) ≈ UVᵀ where UΣVᵀ is the singular value decomposition,
-w ← w − ηλw − η·0.2√max(m, n)·o for a matrix (m, n). NS is a Newton–Schulz iteration. From torch.optim.
+w ← w − ηλw − η·0.2√max(m, n)·o for a matrix (m, n). NS is a Newton–Schulz iteration. The implementation is
+torch.optim's.
 
 It applies to matrices inside the blocks, including LoRA's factors. Biases, norms, embeddings and the head use adamw
 with the same learning rate. The factor 0.2√max(m, n) gives updates as large as adamw's, so that adamw's learning rates

@@ -39,7 +39,7 @@ def fetch(rest: str, reporter: Reporter) -> Path:
         raise UserError(f"pypi:{rest}: is malformed; write pypi:NAME==VERSION/PATH")
     name, version, path = match["name"], match["version"], match["path"].strip("/")
     if ".." in PurePosixPath(path).parts:
-        raise UserError(f"pypi:{rest}: the path leaves the wheel")
+        raise UserError(f"pypi:{rest}: the path is outside of the wheel")
     if path != "." and (installed := _installed(name, version, path)):
         return installed
     # one level for the parent, so that a cached file never makes its folder look complete

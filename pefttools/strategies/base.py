@@ -1,4 +1,4 @@
-"""The interface of every strategy, and how the methods of peft implement it."""
+"""The interface of every strategy, and the adapter folder of methods that are not peft's."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LETTERS = string.ascii_uppercase
 
 
 class MultipleChoice(Task):
-    """One right choice a row; the loss is cross-entropy over the row's choices."""
+    """One right choice per row; the loss is cross-entropy over the row's choices."""
 
     fields: ClassVar[Mapping[str, bool]] = {
         "text": True, "context": False, "choices": False, **dict.fromkeys(COLUMNS, False), "label": True, "id": False,
@@ -59,7 +59,7 @@ class MultipleChoice(Task):
     label_is: Literal["auto", "number", "letter", "words"] = "auto"
     """How rows name the right choice; `auto` accepts all three, and rejects a row where two of them disagree."""
     first_number: int = Field(default=0, ge=0, le=1)
-    """The first choice's number, where labels are numbers."""
+    """The number of the first choice, if labels are numbers."""
     num_choices: int | None = Field(default=None, ge=2, json_schema_extra=NOT_IN_DIGEST)
     """Largest number of choices in a row; from all rows when null."""
 
@@ -82,7 +82,7 @@ class MultipleChoice(Task):
         """The index of the choice that a label names; raises ValueError if there is none or more than one."""
         if isinstance(label, float) and label.is_integer():
             label = int(label)  # a column of whole numbers with a gap becomes floats in some formats
-        if label is None or label != label or not str(label).strip():  # NaN is not itself
+        if label is None or label != label or not str(label).strip():  # only NaN differs from itself
             raise ValueError("has no label")
         if isinstance(label, bool) or not isinstance(label, (str, int)):
             raise ValueError(f"has a label that is neither a number nor a text: {label!r}")

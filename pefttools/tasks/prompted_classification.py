@@ -83,7 +83,7 @@ class PromptedClassification(Task):
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """Whether a row is two texts; from the training rows when null."""
+    """Whether a row has two texts; from the training rows when null."""
     examples: tuple[Mapping[str, str], ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The drawn examples."""
 

@@ -57,7 +57,7 @@ class Regression(Task):
     label_scale: float | None = Field(default=None, gt=0, json_schema_extra=NOT_IN_DIGEST)
     """The unit of errors in the loss; the standard deviation of the training labels when null."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """Whether a row is two texts; from the training rows when null."""
+    """Whether a row has two texts; from the training rows when null."""
 
     @classmethod
     def example(cls) -> Self:

@@ -167,7 +167,7 @@ class Seq2Seq(Task):
     def _source_ids(
         self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[list[int]], list[bool]]:
-        """Token ids of the sources, and whether each was cut."""
+        """Token ids of the sources, and whether each was truncated."""
         self._set_languages(tokenizer)
         limit = min(self.max_length, tokenizer.model_max_length)
         return translation.shortened(tokenizer, {"text": [self.prefix + row["source"] for row in rows]}, limit)

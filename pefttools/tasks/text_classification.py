@@ -50,7 +50,7 @@ class TextClassification(Task):
     has_class_head: ClassVar[bool] = True
 
     multi_label: bool = False
-    """Whether a row has any number of labels."""
+    """Whether a row may have any number of labels, instead of exactly one."""
     label_separator: str = Field(default="|", min_length=1)
     """With `multi_label`: the separator of labels that are written as one text."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
@@ -58,7 +58,7 @@ class TextClassification(Task):
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes in the order of the model's outputs; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
-    """Whether a row is two texts; from the training rows when null."""
+    """Whether a row has two texts; from the training rows when null."""
 
     @classmethod
     def example(cls) -> Self:
