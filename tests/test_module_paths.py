@@ -41,7 +41,7 @@ def test_every_role_is_in_every_block(kind: str, tiny: Callable[[str], Any]) -> 
     blocks = module_paths.blocks(model)
     matrices = module_paths.linears(model)
     for role in ROLES:
-        found = module_paths.playing(model, role)
+        found = module_paths.with_roles(model, role)
         if role == "gate" and kind not in GATED:
             assert not found
             continue
@@ -50,21 +50,21 @@ def test_every_role_is_in_every_block(kind: str, tiny: Callable[[str], Any]) -> 
             crossed = kind in ENCODER_DECODERS and i >= len(blocks) // 2 and role not in ("gate", "up", "down")
             assert len([p for p in found if p.startswith(f"{block}.")]) == (2 if crossed else 1), (role, block)
     for role in ("query", "key", "value"):
-        same = module_paths.playing(model, role) == module_paths.playing(model, "query")
+        same = module_paths.with_roles(model, role) == module_paths.with_roles(model, "query")
         assert same == (role in FUSED.get(kind, {"query"}))
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_roles_cover_the_matrices_of_the_blocks(kind: str, tiny: Callable[[str], Any]) -> None:
     model = tiny(kind)
-    rest = set(module_paths.linears(model)) - set(module_paths.playing(model, *ROLES))
+    rest = set(module_paths.linears(model)) - set(module_paths.with_roles(model, *ROLES))
     assert all(".pos_" in path for path in rest), rest  # DeBERTa's matrices of relative positions
 
 
 def test_the_mlp_of_bert_is_not_its_attention(tiny: Callable[[str], Any]) -> None:
     model = tiny("bert")
-    assert module_paths.playing(model, "down") == [f"encoder.layer.{i}.output.dense" for i in range(2)]
-    assert module_paths.playing(model, "output") == [f"encoder.layer.{i}.attention.output.dense" for i in range(2)]
+    assert module_paths.with_roles(model, "down") == [f"encoder.layer.{i}.output.dense" for i in range(2)]
+    assert module_paths.with_roles(model, "output") == [f"encoder.layer.{i}.attention.output.dense" for i in range(2)]
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)

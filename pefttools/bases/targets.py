@@ -27,14 +27,14 @@ MaybeTargets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
 """Like `Targets`, but may be empty."""
 
 
-def playing(base: Base, *roles: str, key: str | None = None) -> list[str]:
+def with_roles(base: Base, *roles: str, key: str | None = None) -> list[str]:
     """Full paths of the modules with these roles. Raises UserError when this kind of model's roles are not known.
 
     Args:
         key: the setting in which matrices can be named instead, where there is one.
     """
     try:
-        return module_paths.playing(base.model, *roles)
+        return module_paths.with_roles(base.model, *roles)
     except ValueError as error:
         advice = f"name the matrices in {key}" if key else "use strategy=lora, which needs no roles"
         raise UserError(f"{key or 'strategy'}: {base.source}: {error}; {advice}") from error
@@ -52,7 +52,7 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
     for pattern in patterns:
         found = linears if pattern == "all" else module_paths.matching(linears, [pattern])[pattern]
         if not found and pattern in ROLES:
-            found = playing(base, pattern, key=key)
+            found = with_roles(base, pattern, key=key)
         if not found:
             problems.append(f"{key}: {pattern!r} {_elsewhere(base, pattern) or _unknown(base, pattern, linears)}")
         chosen.update(found)

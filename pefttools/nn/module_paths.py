@@ -45,7 +45,7 @@ def blocks(model: nn.Module) -> list[str]:
     ]
 
 
-def playing(model: nn.Module, *roles: str) -> list[str]:
+def with_roles(model: nn.Module, *roles: str) -> list[str]:
     """Full paths of the modules that play any of these roles (`families.ROLES`), each once, in the model's order.
 
     Raises:

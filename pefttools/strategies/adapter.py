@@ -86,9 +86,9 @@ class Adapter(Strategy):
 
         blocks = tuple(f"{path}." for path in module_paths.blocks(base.model))
         train_only(base, [n for n in module_paths.norms(base.model) if self.trains_norms and n.startswith(blocks)])
-        downs = targets.playing(base, "down")
-        places = targets.playing(base, "output", "down") if self.variant == "houlsby" else downs
-        firsts = {_block(path): path for path in reversed(targets.playing(base, "up"))}
+        downs = targets.with_roles(base, "down")
+        places = targets.with_roles(base, "output", "down") if self.variant == "houlsby" else downs
+        firsts = {_block(path): path for path in reversed(targets.with_roles(base, "up"))}
         for path in places:
             module = base.model.get_submodule(path)
             size = bottleneck.size_of(module)

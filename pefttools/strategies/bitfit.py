@@ -39,7 +39,7 @@ class BitFit(Strategy):
 
     def wrap(self, base: Base) -> nn.Module:
         train_only(base, ())
-        chosen_paths = None if self.biases == "all" else set(targets.playing(base, "query", "up"))
+        chosen_paths = None if self.biases == "all" else set(targets.with_roles(base, "query", "up"))
         chosen = 0
         for name, parameter in base.model.named_parameters():
             path, _, last = name.rpartition(".")
