@@ -70,12 +70,12 @@ class Sweep:
     @classmethod
     def of(cls, name: str, measured: Mapping[int, Sequence[Mapping[str, Any]]]) -> Sweep:
         """A sweep from the measurements at each value; values without measurements are left out."""
-        there = {value: rounds for value, rounds in measured.items() if rounds}
+        present = {value: rounds for value, rounds in measured.items() if rounds}
         spreads = {
-            quantity: [_spread([one[quantity] * scale for one in rounds]) for rounds in there.values()]
+            quantity: [_spread([one[quantity] * scale for one in rounds]) for rounds in present.values()]
             for quantity, (_, scale) in QUANTITIES.items()
         }
-        return cls(name, tuple(there), spreads)
+        return cls(name, tuple(present), spreads)
 
     def medians(self, quantity: str) -> list[float]:
         return [median for median, _, _ in self.spreads[quantity]]

@@ -95,10 +95,10 @@ def measure(point: Point, folder: Path, tiny: bool) -> dict[str, Any]:
         f"train.micro_batch_tokens={point.rows * point.length}",
     ]  # fmt: skip
     beats = Beats()
-    answer = ours.run(_recipe(size, point.rows * STEPS), _recipe(size, point.rows * WARM_UP), beats)
+    measured = ours.run(_recipe(size, point.rows * STEPS), _recipe(size, point.rows * WARM_UP), beats)
     return {
         "step_seconds": statistics.median(beats.step_seconds),
-        "peak_bytes": summary.bytes_over_model(answer),
+        "peak_bytes": summary.bytes_over_model(measured),
     }
 
 
@@ -113,8 +113,8 @@ def main() -> None:
     arguments = parsed()
     if arguments.point:
         prepare_libraries()
-        answer = measure(Point(**json.loads(arguments.point)), arguments.out, arguments.smoke)
-        arguments.answer.write_text(json.dumps(answer), "utf-8")
+        found = measure(Point(**json.loads(arguments.point)), arguments.out, arguments.smoke)
+        arguments.answer.write_text(json.dumps(found), "utf-8")
         return
     stored = store.Store(arguments.out)
     if not arguments.collect:

@@ -69,7 +69,7 @@ def run(
         loaded = memory.begin()
         begun += time.perf_counter() - weighed
         trainer.train()
-    answer = {
+    measured = {
         "seconds": watch.last - watch.began, "wall_seconds": watch.last - begun, "loaded_bytes": loaded,
         "peak_bytes": memory.peak(), "trainable": sum(p.numel() for p in trained(model).values()),
         "rows": round(recipe.train.epochs * len(rows)), "tokens": round(recipe.train.epochs * sum(rows["length"])),
@@ -77,8 +77,8 @@ def run(
     }  # fmt: skip
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     if not splits.test:
-        return answer
-    return {**answer, "score": score(model, task, base, splits.test)}
+        return measured
+    return {**measured, "score": score(model, task, base, splits.test)}
 
 
 def first_step(recipe: Recipe) -> float:

@@ -71,13 +71,13 @@ def main() -> None:
     if arguments.first_step:
         import starting
 
-        answer = starting.first_step(order)
+        measured = starting.first_step(order)
     else:
         from pefttools.bases.loading import prepare_libraries
 
         prepare_libraries()
-        answer = measure(order)
-    arguments.answer.write_text(json.dumps(answer), "utf-8")
+        measured = measure(order)
+    arguments.answer.write_text(json.dumps(measured), "utf-8")
 
 
 if __name__ == "__main__":

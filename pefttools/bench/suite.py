@@ -35,7 +35,7 @@ OWN = {"seed": "seeds", "train.learning_rate": "tuning.trials"}
 
 
 class Tuning(Settings):
-    """How every cell's learning rate is chosen, on validation rows only."""
+    """Settings for choosing every cell's learning rate, on validation rows only."""
 
     trials: int = Field(default=3, ge=1)
     """Learning rates tried in every cell, spaced evenly in their logarithm; 1 takes the strategy's default."""
@@ -72,7 +72,7 @@ class Suite(Settings):
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
     """Seeds with which every cell is trained at its chosen learning rate."""
     tuning: Tuning = Tuning()
-    """How learning rates are chosen."""
+    """Choice of learning rates."""
     retention: Retention | None = None
     """The text that forgetting is measured on, as a recipe of a language model; null for none."""
 
@@ -185,8 +185,8 @@ class Cell:
 
     def command(self, seed: int, learning_rate: float | None) -> str:
         """The command line of a trial."""
-        given = [word for word in self.words(seed, learning_rate) if not word.startswith("train.trackers=")]
-        return shlex.join(["pefttools", "train", self.start, *given])
+        overrides = [word for word in self.words(seed, learning_rate) if not word.startswith("train.trackers=")]
+        return shlex.join(["pefttools", "train", self.start, *overrides])
 
     def recipe(self, seed: int, learning_rate: float | None = None) -> Recipe:
         """The recipe of a trial. Raises UserError, with the cell's name, when it is invalid."""
@@ -229,8 +229,8 @@ def names() -> list[str]:
 
 def _types(values: Mapping[str, Any]) -> dict[str, Any]:
     """The types of a suite file's values, so that texts of a recipe in it stay texts: `{data.labels.0: no}`."""
-    start, given = values.get("recipe"), values.get("axes")
-    tasks = given.get("tasks") if isinstance(given, Mapping) else None
+    start, axes_values = values.get("recipe"), values.get("axes")
+    tasks = axes_values.get("tasks") if isinstance(axes_values, Mapping) else None
     starts = {name: one.get("recipe", name) for name, one in tasks.items() if isinstance(one, Mapping)} if isinstance(
         tasks, Mapping
     ) else {}  # fmt: skip
@@ -267,10 +267,13 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
     laid = overlay({"name": path.stem, **of_file}, of_suite, Suite)
     values, problems = laid.values, [*problems, *laid.problems]
     of_recipe = [word for word in overrides if word not in own]
-    given, wrong = pairs(of_recipe)  # not parsed, because the recipe parses them by its settings' types
+    values_of_recipe, wrong = pairs(of_recipe)  # not parsed, because the recipe parses them by its settings' types
     wrong += parsed(of_recipe, TYPES)[1] if not wrong else []
-    problems += [*wrong, *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in given)]
-    values["set"] = {**(values.get("set") or {}), **given}
+    problems += [
+        *wrong,
+        *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in values_of_recipe),
+    ]
+    values["set"] = {**(values.get("set") or {}), **values_of_recipe}
     suite, found = check(Suite, values, "")
     if suite is None or problems:
         raise UserError(*problems, *found)

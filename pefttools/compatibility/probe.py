@@ -35,7 +35,7 @@ class Found:
     """The result of a probe."""
 
     reason: str | None = None
-    """Why the strategy does not work; None where it does."""
+    """The reason why the strategy does not work; None where it does."""
     exact_start: bool = False
     merges: bool = False
     merge_reason: str | None = None

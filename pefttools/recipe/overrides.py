@@ -64,7 +64,11 @@ class Overlaid:
 
 
 def overlay(
-    values: dict[str, Any], texts: Mapping[str, str], kind: Any, drops: Sequence[str] = (), kept: Sequence[str] = ()
+    values: dict[str, Any],
+    texts: Mapping[str, str],
+    kind: Any,
+    drops: Sequence[str] = (),
+    still_valid: Sequence[str] = (),
 ) -> Overlaid:
     """Apply overrides to a file's values; a section is replaced before its settings, whatever their order.
 
@@ -72,9 +76,9 @@ def overlay(
         texts: dotted key -> the text after `=`, as `pairs` returns them.
         kind: the type of the values, see `typed_yaml`.
         drops: dotted keys of the file that no longer apply, in addition to those of `RESETS`.
-        kept: dotted keys of the file that stay although their section is replaced by a plain text.
+        still_valid: dotted keys of the file that stay although their section is replaced by a plain text.
     """
-    staying = {key: found for key in kept if (found := get(values, key)) is not GONE}
+    staying = {key: found for key in still_valid if (found := get(values, key)) is not GONE}
     dropped: dict[str, Any] = {}
     for reset in dict.fromkeys((*drops, *(name for key in texts for name in RESETS.get(key, ())))):
         if reset not in staying and (found := get(values, reset)) is not GONE:

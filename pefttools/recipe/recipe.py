@@ -51,7 +51,7 @@ class Recipe(Header):
     regularizers: dict[str, Regularizer] = {}
     """Penalties by name, each with its settings. All of them are added to the loss."""
     objectives: dict[str, Objective] = {}
-    """What a step minimizes besides the task's loss, by name, each with its settings. Objectives act in this order."""
+    """Objectives change the loss or gradient of a step, by name and in this order, each with its settings."""
     augmentations: dict[str, Augmentation] = {}
     """Augmentations add rewritten copies to the training rows, by name and in this order, each with its settings."""
     train: TrainSettings

@@ -88,7 +88,7 @@ def from_values(
         wrong += [*twice, *twice_too]
     known = _with_rows(replaced_data.source(values)) if replaced_data.names_other_rows(values, texts) else []
     what = replaced_data.replaced(values, texts, known, is_run)
-    laid = overlay(values, texts, TYPES, what.drops, what.kept)
+    laid = overlay(values, texts, TYPES, what.drops, what.still_valid)
     if "name" in laid.dropped and "name" not in texts:
         rows, method = replaced_data.name_of(replaced_data.source(laid.values)), get(laid.values, "strategy")
         laid.values["name"] = f"{rows}-{method.get('name') if isinstance(method, Mapping) else method}"

@@ -1,4 +1,4 @@
-"""Which of a recipe's values still apply when an override names another training file.
+"""The values of a recipe that still apply when an override names another training file.
 
 The values that a shipped recipe sets for its own rows (how many to take, which columns, the words of a prompt, its
 description) do not fit your rows and are dropped. They are also dropped from a copy of the recipe and from a run's
@@ -29,18 +29,18 @@ ABOUT_ROWS = ("name", "description")
 
 @dataclass(frozen=True)
 class Replaced:
-    """Which keys are dropped and which stay when another file is named."""
+    """The keys that are dropped and those that stay when another file is named."""
 
     drops: Sequence[str] = ()
     """Dotted keys that no longer apply."""
-    kept: Sequence[str] = ()
+    still_valid: Sequence[str] = ()
     """Dotted keys that still apply although the file is another."""
 
 
 def replaced(
     values: Mapping[str, Any], texts: Mapping[str, str], shipped: Sequence[Mapping[str, Any]], is_run: bool
 ) -> Replaced:
-    """Which values of a recipe's file still apply to other rows.
+    """The keys of a recipe's file that no longer apply, and those that still apply, under these overrides.
 
     Args:
         texts: the overrides, dotted key -> what was written.
@@ -49,9 +49,9 @@ def replaced(
     """
     drops = list(_fitted(values)) if is_run and any(key.startswith(("data", "task")) for key in texts) else []
     if not names_other_rows(values, texts):
-        return Replaced(drops, _kept(values, texts))
+        return Replaced(drops, _reading_keys(values, texts))
     if not shipped:
-        return Replaced(drops, _kept(values, texts))
+        return Replaced(drops, _reading_keys(values, texts))
     own = [key for key in _of_the_rows(values) if any(_same(values, one, key) for one in shipped)]
     file = get(values, "data.train")
     reading = [f"data.train.{key}" for key in file if key != "source"] if isinstance(file, Mapping) else []
@@ -165,7 +165,7 @@ def _fitted(values: Mapping[str, Any]) -> list[str]:
     return [f"task.{name}" for name in _learnt(cls)] if cls else []
 
 
-def _kept(values: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+def _reading_keys(values: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
     """The keys of how a file is read, if an override names another file with the same extension."""
     found = []
     for name in NAMES:

@@ -1,6 +1,6 @@
 """Learning-rate multipliers as pure functions of progress in [0, 1].
 
-The training loop calls them once per step. They have no state, so a resumed run and a fresh one always agree.
+The training loop calls them once per step. They have no state, so resumed runs have the same rates.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A training run: its folder, what is prepared for it, the loop, and what makes its steps fast."""
+"""A training run: its folder, its preparation, the training loop, and speedups."""

@@ -120,7 +120,7 @@ def _references_and_predictions(references: Sequence[Any], predictions: Sequence
 
 
 def _column(values: list[Any], present: list[bool]) -> tuple[bytes, pyarrow.Array]:
-    """How a field is stored (`plain` or `json`), and its values; null where a row lacks it."""
+    """The storage format of a field (`plain` or `json`), and its values; null where a row lacks it."""
     import pyarrow
 
     found = [value for value, is_present in zip(values, present, strict=True) if is_present]
