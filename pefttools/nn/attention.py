@@ -18,7 +18,7 @@ from pefttools.nn.dropout import dropout as dropped
 LONGEST = 256
 """Largest number of keys for which probabilities are computed as a matrix, whose memory grows with the square."""
 FEW = {False: 32, True: 64}
-"""The same limit without gradients or dropout: in fp32, in bf16."""
+"""Whether in bf16 -> the limit for inference, and for fp32 without dropout."""
 NAME = "plain_while_short"
 """The name of `forward` in transformers' registry of attention implementations."""
 OTHERS = ("softcap", "position_bias", "cache", "s_aux")

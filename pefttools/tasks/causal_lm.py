@@ -101,8 +101,8 @@ class CausalLM(Task):
     """Whether rows are chats; from the training rows when null. If they are, `predict` treats a `text` as a
     question."""
     parts: tuple[Part, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
-    """What chats contain besides texts (tools, images …); from the training rows. An exported chat template supports
-    each."""
+    """What chats contain besides texts (tools, calls, reasoning …); from the training rows. An exported chat template
+    supports each of these."""
 
     @field_validator("chat_template")
     @classmethod
