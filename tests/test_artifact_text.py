@@ -167,7 +167,7 @@ def test_artifact_without_its_template_or_stop_token_is_refused(
             return found
 
         monkeypatch.setattr(writing, "settings_of", endless)
-        expected = "ends by length after 12 tokens; the trained model '.*', by stop"
+        expected = r"\(12 tokens, finish length\); the trained model '.*' \(\d+ tokens, finish stop\)"
     with pytest.raises(UserError, match=expected):
         export(run, "merged", tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -91,7 +91,7 @@ def test_gguf_gives_the_same_predictions_in_transformers_and_llama_cpp(
     assert 1 <= facts["rows"] <= 16
     assert 0 < facts["max_logprob_error"] <= facts["tolerance"] <= 0.1 * manifest["largest_logit"]
     assert {"model.gguf", "README.md", "manifest.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
-    assert f"of {facts['rows']} rows; the logarithms" in (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"of {facts['rows']} rows; its log-probabilities" in (tmp_path / "out" / "README.md").read_text("utf-8")
     (prediction,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
     assert isinstance(prediction["prediction"], str)
 
@@ -110,7 +110,7 @@ def test_missing_llama_cpp_is_reported_and_different_probabilities_are_a_problem
     assert facts["llama_cpp"]["same_token"] == facts["llama_cpp"]["rows"] == 1
     assert not problems
     _, (problem,) = exporter.served(tmp_path / "out", [ids], [logits.roll(1, dims=-1)])
-    assert problem.startswith("llama.cpp's probabilities differ by up to")
+    assert problem.startswith("llama.cpp's log-probabilities differ from transformers' by up to")
     monkeypatch.setattr(llama_cpp, "BINDING", "not_installed")
     assert exporter.served(tmp_path / "out", [ids], [logits]) == ({"llama_cpp": None}, [])
     display.manifest(manifest, gguf.Gguf.sentences({"llama_cpp": None}))

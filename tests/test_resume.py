@@ -141,7 +141,7 @@ def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_f
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert f"go on with `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in stderr
+    assert f"to continue, run `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in stderr
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
     assert int(checkpoint.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
 
@@ -152,7 +152,7 @@ def test_interrupt_swallowed_by_a_library_stops_the_run(
     monkeypatch.setattr(signals, "came", [])
     with pytest.raises(KeyboardInterrupt):
         signals._interrupt(signal.SIGINT, None)
-    with pytest.raises(Interrupted, match=r"stopped after step 1 of .*; go on with `pefttools train"):
+    with pytest.raises(Interrupted, match=r"stopped after step 1 of .*; to continue, run `pefttools train"):
         train_tiny(recipe_file, tmp_path / "run")
 
 
