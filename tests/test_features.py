@@ -163,7 +163,7 @@ def test_frozen_blocks_are_in_eval_mode_in_steps(
     step = loop.Loop.step
 
     def stepped(self: Any) -> None:
-        model = self.bare.bert
+        model = self.model.bert
         seen.append((model.encoder.layer[0].training, model.embeddings.training, model.encoder.layer[1].training))
         step(self)
 
