@@ -287,7 +287,7 @@ def test_regression_replaces_a_classification_head_and_uses_a_single_output(
     for run_folder in ("classes", "number"):
         (tmp_path / run_folder).mkdir()
     _, reporter = trained(tmp_path / "classes", classifier(NAMES), rows=rows, task=task)
-    assert "has 3 outputs ('fruit', 'tool', 'colour'), and regression takes one" in reporter.about_heads[0]
+    assert "has 3 outputs ('fruit', 'tool', 'colour'), but regression needs one" in reporter.about_heads[0]
     folder = tiny_bases.write(tmp_path / "base", "bert")
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
     with torch.no_grad():
