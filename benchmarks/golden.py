@@ -3,11 +3,12 @@
     python benchmarks/golden.py --record       # write benchmarks/results/golden.json
     python benchmarks/golden.py                # train everything again; the exit code is 1 if a value differs
     python benchmarks/golden.py --only lora    # only cases whose names contain this text
+    python benchmarks/golden.py --file F       # another record, such as one of an older commit made on this machine
 
 Cases: every strategy and its variants on tiny models of three architectures, every task, and the first 40 steps of the
 six recipes of text classification (with --recipes). Each is one `pefttools train` in fp32 on one thread. The losses of
 all steps, the scores, a hash of the saved weights and a hash of the rows are compared. Other processors and versions of
-torch round differently, so the record contains both.
+torch round differently, so the record contains both, and is compared on the same ones only.
 """
 
 from __future__ import annotations
@@ -54,9 +55,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--recipes", action="store_true", help="also the recipes, which need their bases and rows")
+    parser.add_argument("--file", type=Path, default=FILE, help="the record; by default results/golden.json")
     parser.add_argument("--only", default="", metavar="TEXT")
     arguments = parser.parse_args()
-    recorded = json.loads(FILE.read_text()) if FILE.exists() else {"cases": {}}
+    file: Path = arguments.file
+    recorded = json.loads(file.read_text()) if file.exists() else {"cases": {}}
+    if not arguments.record and recorded.get("machine") != machine():
+        sys.exit(
+            f"recorded on {recorded.get('machine')}, this is {machine()}; record in a checkout of the older commit"
+        )
     differing = 0
     with tempfile.TemporaryDirectory() as place:
         for name, words in cases(Path(place), arguments.recipes):
@@ -70,7 +77,7 @@ def main() -> None:
             differing += bool(problem)
             print(f"{name:48}{problem or ('recorded' if arguments.record else 'equal')}", flush=True)
     if arguments.record:
-        FILE.write_text(json.dumps({"machine": machine(), "cases": recorded["cases"]}, indent=1) + "\n")
+        file.write_text(json.dumps({"machine": machine(), "cases": recorded["cases"]}, indent=1) + "\n")
     elif recorded.get("machine") != machine():
         print(f"the record was made on {recorded.get('machine')}, but this is {machine()}")
     sys.exit(bool(differing))

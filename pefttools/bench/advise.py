@@ -19,12 +19,12 @@ from typing import Any
 import yaml
 
 from pefttools import atomic
-from pefttools.bench import budget, stats, trial
+from pefttools.bench import budget, trial
 from pefttools.bench.adviser import START, Adviser, Config, score
 from pefttools.bench.challengers import challenged
 from pefttools.bench.halving import Halving
-from pefttools.bench.recommendation import recommend
-from pefttools.bench.summary import scores
+from pefttools.bench.recommendation import MARGIN, Judgement, judge
+from pefttools.bench.summary import judged, scores
 from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.inference.scoring import evaluate_run
@@ -50,18 +50,22 @@ EPOCHS = ((1000, 10.0), (10000, 5.0), (math.inf, 3.0))
 
 def advise(
     base: str, task: str, data: str, seconds: float, out: Path, overrides: Sequence[str] = (),
-    strategies: Sequence[str] = (), reporter: Reporter = SILENT,
+    strategies: Sequence[str] = (), reporter: Reporter = SILENT, margin: float = MARGIN,
 ) -> dict[str, Any]:  # fmt: skip
     """Recommend a recipe.
 
     Args:
         overrides: overrides of recipe keys for every trial (`data.columns.text=question`).
         strategies: only these candidates, by name in `CANDIDATES` or in the registry; all `CANDIDATES` by default.
+        margin: a smaller method is recommended if it is shown to be at most this much worse.
 
     Raises:
-        UserError: the data, the base or the task do not work, or the budget is too small for one trial.
+        UserError: the margin is not above 0; the data, the base or the task do not work; or the budget is too small
+            for one trial.
         Interrupted: the user stopped it; the same command continues.
     """
+    if not margin > 0:
+        raise UserError(f"--margin: must be above 0, not {margin:g}; 0.01 is one point")
     clock = budget.Clock(seconds)
     out = out.absolute()
     start = _started(base, task, data, out, overrides)
@@ -72,7 +76,7 @@ def advise(
         + "; ".join(plan.sentences)
     )
     plan, finals = adviser.run(plan)
-    return _advice(adviser, plan, challenged(adviser, plan, finals))
+    return _advice(adviser, plan, challenged(adviser, plan, finals), margin)
 
 
 def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -111,7 +115,9 @@ def _epochs(rows: int) -> float:
     return next(epochs for most, epochs in EPOCHS if rows <= most)
 
 
-def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]]) -> dict[str, Any]:
+def _advice(
+    adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]], margin: float
+) -> dict[str, Any]:
     """Write the recommended recipe, and score it on the test rows; returns the content of advice.json."""
     if not finals:
         raise UserError(
@@ -119,14 +125,12 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
             " or run the same command again to continue"
         )
     tables = {c.label: t for c, records in finals.items() if (t := scores(records)) is not None}
-    pairs = stats.compare(tables)
-    differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
-    means = {c.label: statistics.fmean(score(r) for r in records) for c, records in finals.items()}
-    lower = adviser.start.task.lower_is_better
-    tiers = stats.tiers(means, differ, lower)
+    task = adviser.start.task
     trainable = {c.label: c.candidate.trainable for c in finals}
-    advice = recommend(means, tiers, trainable, lower)
-    ranked = sorted(finals, key=lambda c: (tiers[c.label], means[c.label] * (1 if lower else -1), trainable[c.label]))
+    judgement = judge(tables, trainable, task.lower_is_better, margin, task.score_range)
+    advice, tiers, means = judgement.recommendation, judgement.tiers, judgement.means
+    sign = 1 if task.lower_is_better else -1
+    ranked = sorted(finals, key=lambda c: (c.label != advice.method, tiers[c.label], sign * means[c.label]))
     best, others = ranked[0], ranked[1:]
     first = finals[best][0]
     chosen = adviser.recipe(best.candidate.strategy, adviser.values(best, plan.epochs, first["seed"]))
@@ -136,12 +140,11 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
     tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
     values = {
-        "recommended": _finalist(best, finals[best]), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
-        "run": str(adviser.out / "recommended"),
-        "runner_up": _finalist(others[0], finals[others[0]]) if others else None,
-        "finalists": [_finalist(c, finals[c]) for c in ranked],
-        "verdict": advice.verdict, "may_be_as_good": list(advice.may_be_as_good),
-        "comparisons": [{**vars(p), "differs": p.differs} for p in pairs],
+        **judged(judgement),
+        "recommended": _finalist(best, finals[best], judgement),
+        "test": tested, "recipe": str(adviser.out / "recipe.yaml"), "run": str(adviser.out / "recommended"),
+        "runner_up": _finalist(others[0], finals[others[0]], judgement) if others else None,
+        "finalists": [_finalist(c, finals[c], judgement) for c in ranked],
         "ruled_out": adviser.ruled_out, "plan": plan.sentences, "metric": adviser.start.task.primary,
         "rows": adviser.rows,
         "budget_seconds": adviser.clock.budget, "spent_seconds": adviser.clock.spent, "versions": trial.versions(),
@@ -150,12 +153,13 @@ def _advice(adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[s
     return values
 
 
-def _finalist(config: Config, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    mean, low, high = stats.interval([score(record) for record in records])
+def _finalist(config: Config, records: Sequence[Mapping[str, Any]], judgement: Judgement) -> dict[str, Any]:
+    mean = statistics.fmean(score(record) for record in records)
+    low, high = judgement.intervals.get(config.label, (None, None))
     return {
         "label": config.label, "strategy": dict(config.candidate.strategy), "learning_rate": config.learning_rate,
         "trainable": config.candidate.trainable, "seeds": len(records), "validation": mean,
-        "low": None if low != low else low, "high": None if high != high else high,
+        "low": low, "high": high,
         "seconds": statistics.median(record["train"]["seconds"] for record in records),
         "peak_bytes": max(record["train"]["peak_bytes"] for record in records),
     }  # fmt: skip

@@ -12,8 +12,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,15 +51,125 @@ class Comparison:
         return self.p_holm < 1 - LEVEL
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean of values (seeds,) and the bounds of its 95% t interval, which are NaN for a single seed."""
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two methods' mean scores on the same rows, and the variances of which its error is made."""
+
+    value: float
+    row_variance: float
+    seed_variance: float
+    num_rows: int
+    num_seeds: int
+    """The smaller number of seeds of the two."""
+    freedom: float
+    """Degrees of freedom of the sum of both variances (Welch and Satterthwaite)."""
+
+    @property
+    def error(self) -> float:
+        """The standard error."""
+        return math.sqrt(self.row_variance + self.seed_variance)
+
+    def interval(self) -> tuple[float, float]:
+        """The bounds of the 95% interval."""
+        half = _t_quantile((1 + LEVEL) / 2, self.freedom) * self.error
+        return self.value - half, self.value + half
+
+    def p(self) -> float:
+        """Two-sided p of no difference."""
+        return min(1.0, 2 * self.p_at_least(0.0, -1 if self.value < 0 else 1, tail="upper"))
+
+    def p_at_least(self, margin: float, sign: int = 1, tail: Literal["lower", "upper"] = "lower") -> float:
+        """One-sided p of the hypothesis that the true difference, times `sign`, is `margin` or more.
+
+        With `tail="upper"` that of the hypothesis that it is `margin` or less.
+        """
+        from scipy import stats
+
+        distance = margin - sign * self.value if tail == "lower" else sign * self.value - margin
+        if self.error <= 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stats.t.sf(distance / self.error, self.freedom))
+
+
+def score_intervals(
+    tables: Mapping[str, Array], score_range: tuple[float, float] | None = (0.0, 1.0)
+) -> dict[str, tuple[float, float]]:
+    """Method -> the bounds of the 95% interval of its mean score, for new rows and new seeds; empty on one seed.
+
+    The variance over rows and the moderated variance over seeds are added. Between the bounds of `score_range` the
+    interval is Wilson's (1927), with the number of rows that a mean of such a variance would have, so that it never
+    leaves them; without a range it is Student's.
+
+    Args:
+        tables: method -> scores (seeds, rows), on the same rows.
+    """
+    if all(len(table) < 2 for table in tables.values()):
+        return {}
+    seeds = _seed_variances(tables)
+    found = {}
+    for name, table in tables.items():
+        by_row, number = table.mean(axis=0), table.shape[1]
+        mean = float(by_row.mean())
+        of_rows = float(by_row.var(ddof=1)) / number if number > 1 else math.inf
+        of_seeds, freedom = seeds[name]
+        quantile = _t_quantile((1 + LEVEL) / 2, _freedom([(of_rows, number - 1), (of_seeds, freedom)]))
+        if score_range is None:
+            half = quantile * math.sqrt(of_rows + of_seeds)
+            found[name] = (mean - half, mean + half)
+        else:
+            found[name] = _wilson(mean, of_rows + of_seeds, number, quantile, *score_range)
+    return found
+
+
+def _wilson(mean: float, variance: float, number: int, quantile: float, low: float, high: float) -> tuple[float, float]:
+    width = high - low
+    share, variance = min(1.0, max(0.0, (mean - low) / width)), variance / width**2
+    effective = share * (1 - share) / variance if variance > 0 else number
+    effective = max(1.0, effective) if 0 < share < 1 else number
+    square = quantile**2
+    centre = (share + square / (2 * effective)) / (1 + square / effective)
+    half = (
+        quantile / (1 + square / effective) * math.sqrt(share * (1 - share) / effective + square / (4 * effective**2))
+    )
+    return low + width * max(0.0, centre - half), low + width * min(1.0, centre + half)
+
+
+def _freedom(parts: Sequence[tuple[float, float]]) -> float:
+    """Welch and Satterthwaite's degrees of freedom of a sum of variances, each with its own."""
+    variance = sum(part for part, _ in parts)
+    shares = sum(part**2 / freedom for part, freedom in parts if freedom > 0)
+    return variance**2 / shares if shares > 0 else math.inf
+
+
+def _t_quantile(level: float, freedom: float) -> float:
     from scipy import stats
 
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = float(np.std(values, ddof=1)) / math.sqrt(len(values)) * float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1))
-    return mean, mean - half, mean + half
+    return float(stats.norm.ppf(level) if math.isinf(freedom) else stats.t.ppf(level, freedom))
+
+
+def differences(tables: Mapping[str, Array], seed: int = 0) -> dict[tuple[str, str], Difference]:
+    """Ordered pair of methods -> the difference of their mean scores, in both orders.
+
+    Args:
+        tables: method -> scores (seeds, rows), on the same rows; the number of seeds may differ.
+        seed: seed of the bootstrap over rows.
+    """
+    if len(tables) < 2:
+        return {}
+    means = {name: table.mean(axis=0) for name, table in tables.items()}
+    resampled = _resampled(np.stack(list(means.values())), seed)
+    index = {name: i for i, name in enumerate(tables)}
+    seeds = _seed_variances(tables)
+    found: dict[tuple[str, str], Difference] = {}
+    for a, b in itertools.combinations(tables, 2):
+        value = float(np.mean(means[a] - means[b]))
+        of_rows = float(np.var(resampled[:, index[a]] - resampled[:, index[b]], ddof=1))
+        number = len(means[a])
+        freedom = _freedom([(of_rows, number - 1), seeds[a], seeds[b]])
+        fewest = min(len(tables[a]), len(tables[b]))
+        one = Difference(value, of_rows, seeds[a][0] + seeds[b][0], number, fewest, freedom)
+        found[a, b], found[b, a] = one, replace(one, value=-value)
+    return found
 
 
 def compare(tables: Mapping[str, Array], seed: int = 0) -> list[Comparison]:
@@ -71,16 +182,8 @@ def compare(tables: Mapping[str, Array], seed: int = 0) -> list[Comparison]:
     pairs = list(itertools.combinations(tables, 2))
     if not pairs:
         return []
-    means = {name: table.mean(axis=0) for name, table in tables.items()}
-    resampled = _resampled(np.stack(list(means.values())), seed)
-    index = {name: i for i, name in enumerate(tables)}
-    seeds = _seed_variances(tables)
-    found: list[tuple[str, str, float, float, float, float]] = []
-    for a, b in pairs:
-        difference = float(np.mean(means[a] - means[b]))
-        of_rows = float(np.var(resampled[:, index[a]] - resampled[:, index[b]], ddof=1))
-        parts = [(of_rows, len(means[a]) - 1), *(seeds[name] for name in (a, b))]
-        found.append((a, b, difference, *_tested(difference, parts)))
+    all_differences = differences(tables, seed)
+    found = [(a, b, one.value, *one.interval(), one.p()) for a, b in pairs for one in (all_differences[a, b],)]
     corrected = holm([p for *_, p in found])
     mcnemar = _mcnemar(tables, pairs)
     return [
@@ -119,19 +222,6 @@ def tiers(means: Mapping[str, float], differ: Set[frozenset[str]], lower_is_bett
         found |= dict.fromkeys(alike, tier)
         left = [name for name in left if name not in found]
     return found
-
-
-def _tested(difference: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Interval and p of a difference whose variance is a sum of `parts`, each a variance with degrees of freedom."""
-    from scipy import stats
-
-    variance = sum(part for part, _ in parts)
-    if variance <= 0:
-        return difference, difference, 1.0 if difference == 0 else 0.0
-    freedom = variance**2 / sum(part**2 / df for part, df in parts if df > 0)
-    error = math.sqrt(variance)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return difference - half, difference + half, float(2 * stats.t.sf(abs(difference) / error, freedom))
 
 
 def _resampled(means: Array, seed: int) -> Array:

@@ -21,6 +21,7 @@ from pydantic import Field, field_validator, model_validator
 from pefttools.bases.loading import BaseSettings
 from pefttools.bench import axes
 from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
+from pefttools.bench.recommendation import MARGIN
 from pefttools.errors import UserError, unknown
 from pefttools.recipe import recipes, shipped, typed_yaml
 from pefttools.recipe.overrides import overlay, pairs, parsed
@@ -73,6 +74,9 @@ class Suite(Settings):
     """Seeds with which every cell is trained at its chosen learning rate."""
     tuning: Tuning = Tuning()
     """Choice of learning rates."""
+    margin: float = Field(default=MARGIN, gt=0)
+    """A smaller method is recommended if it is shown to be at most this much worse than every other one: in the unit of
+    the metric, or a share of the best score where the metric has no bounds (perplexity)."""
     retention: Retention | None = None
     """The text that forgetting is measured on, as a recipe of a language model; null for none."""
 
@@ -107,8 +111,8 @@ class Suite(Settings):
 
     @property
     def digest(self) -> str:
-        """sha256 of everything but the name."""
-        values = self.model_dump(mode="json", exclude={"name", "description"})
+        """sha256 of everything that changes a trial."""
+        values = self.model_dump(mode="json", exclude={"name", "description", "margin"})
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def cells(self) -> list[Cell]:

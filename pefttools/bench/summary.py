@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pefttools.bench import stats
-from pefttools.bench.recommendation import recommend
+from pefttools.bench.recommendation import Judgement, judge
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
@@ -43,12 +43,10 @@ def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
     finals = {cell.method: _finals(sweep, cell) for cell in cells}
     some = next((records[0] for records in finals.values() if records), None)
     tables = {method: table for method, records in finals.items() if (table := scores(records)) is not None}
-    pairs = stats.compare(tables)
-    differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
     lower = bool(some and some["lower_is_better"])
-    means = {method: statistics.fmean(_tested(records)) for method, records in finals.items() if method in tables}
-    tiers = stats.tiers(means, differ, lower)
-    methods = [method_row(sweep, cell, finals[cell.method], tiers.get(cell.method)) for cell in cells]
+    trainable = {method: records[0]["params"]["trainable"] for method, records in finals.items() if records}
+    found = judge(tables, trainable, lower, sweep.suite.margin, score_range(some)) if tables else None
+    methods = [method_row(sweep, cell, finals[cell.method], found) for cell in cells]
     order = {"done": 0, "unfinished": 1, "failed": 2}
     methods.sort(key=lambda row: (order[row["status"]], row["tier"] or 0, _rank(row, lower)))
     return {
@@ -60,46 +58,63 @@ def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
         "before": some["before"].get(some["metric"]) if some else None,
         "majority": some["before"]["majority"].get(some["metric"]) if some else None,
         "unit": some.get("unit") if some else None,
-        "smallest_difference": stats.smallest_difference(pairs),
         "methods": methods,
-        "comparisons": [{**vars(pair), "differs": pair.differs} for pair in pairs],
-        "verdict": verdict(methods, tiers, lower),
+        **judged(found),
     }
 
 
-def verdict(methods: Sequence[Mapping[str, Any]], tiers: Mapping[str, int], lower_is_better: bool) -> str:
-    """One sentence on which method is best."""
-    compared = [row for row in methods if row["method"] in tiers]
-    if not compared:
-        return "nothing to compare yet"
-    means = {row["method"]: row["mean"] for row in compared}
-    trainable = {row["method"]: row["params"]["trainable"] for row in compared}
-    return recommend(means, tiers, trainable, lower_is_better).verdict
+def judged(found: Judgement | None) -> dict[str, Any]:
+    """The comparison of methods as plain values."""
+    if found is None:
+        return {
+            "smallest_difference": None, "margin": None, "is_coarse": False, "recommended": None, "shown": [],
+            "comparisons": [], "verdict": "nothing to compare yet",
+        }  # fmt: skip
+    advice = found.recommendation
+    return {
+        "smallest_difference": found.smallest_difference,
+        "margin": found.margin,
+        "is_coarse": found.is_coarse,
+        "recommended": advice.method if advice.is_supported else None,
+        "shown": list(advice.shown),
+        "comparisons": [{**vars(pair), "differs": pair.differs} for pair in found.comparisons],
+        "verdict": advice.verdict,
+    }
 
 
-def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], tier: int | None) -> dict[str, Any]:
+def score_range(record: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """The bounds of a record's metric; None where it has none."""
+    if record is None:
+        return None
+    low, high = record["score_range"] or (None, None)
+    return None if low is None or high is None else (low, high)
+
+
+def method_row(
+    sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], found: Judgement | None
+) -> dict[str, Any]:
     """The summary of a method on one problem: scores as means over seeds, costs as medians."""
     jobs = sweep.finals(cell)
-    found = [sweep.records.get(job.digest) for job in (*sweep.tried(cell), *jobs)]
+    ended = [sweep.records.get(job.digest) for job in (*sweep.tried(cell), *jobs)]
     row: dict[str, Any] = {
         "method": cell.method,
         "labels": dict(cell.labels),
-        "tier": tier,
+        "tier": found.tiers.get(cell.method) if found else None,
         "curve": _curve(sweep, cell),
         "command": jobs[0].command if jobs else cell.command(sweep.suite.seeds[0], None),
         "commands": [job.command for job in jobs],
-        "failures": [r["reason"] for r in found if r and r["status"] == "failed"],
+        "failures": [r["reason"] for r in ended if r and r["status"] == "failed"],
     }
     finished = len(records) == len(sweep.suite.seeds)
     if not records:
-        lost = row["failures"] and all(found)
+        lost = row["failures"] and all(ended)
         return {
             **row,
             "status": "failed" if lost else "unfinished",
             "reason": "; ".join(dict.fromkeys(row["failures"])),
         }
     tested = _tested(records)
-    mean, low, high = stats.interval(tested)
+    low, high = found.intervals.get(cell.method, (None, None)) if found else (None, None)
     first = records[0]
     return {
         **row,
@@ -108,9 +123,9 @@ def method_row(sweep: Sweep, cell: Cell, records: Sequence[Mapping[str, Any]], t
         "learning_rate": first["learning_rate"],
         "seeds": [record["seed"] for record in records],
         "scores": tested,
-        "mean": mean,
-        "low": None if low != low else low,
-        "high": None if high != high else high,
+        "mean": statistics.fmean(tested),
+        "low": low,
+        "high": high,
         "validation": statistics.fmean(record["validation"][record["metric"]] for record in records),
         "params": first["params"],
         "merges": first["merges"],

@@ -33,7 +33,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
 
 LEGEND = (
     "Methods in one tier do not differ significantly from its best (paired bootstrap over test rows, with the variance"
-    " over seeds, Holm-corrected, 5%). The interval is Student's over seeds, on these rows. `trained`, `adapter`"
+    " over seeds, Holm-corrected, 5%). The interval of a score holds for new rows and new seeds. `trained`, `adapter`"
     " and `head` are numbers of parameters. `seconds` is the time of training with evaluations on validation rows,"
     " `peak MB` the peak memory of the whole process. `moved` is ‖W−W₀‖ of the blocks divided by ‖W₀‖, in percent;"
     " `rank` is the changes' mean effective rank; `forgot` is the increase of the loss a token on the retention text.",
@@ -67,7 +67,8 @@ def _shown(problem: Mapping[str, Any]) -> str:
     if least is None:
         return ""
     unit = f"{100 * least:.1f} points" if 0 <= (problem["before"] or 0) <= 1 else f"{least:.3g}"
-    return f" The smallest difference that these rows and seeds can detect (with probability 0.8): {unit}."
+    coarse = " This is more than the margin, so methods of one tier may differ by more." if problem["is_coarse"] else ""
+    return f" The smallest difference that these rows and seeds can detect (with probability 0.8): {unit}.{coarse}"
 
 
 def cells(row: Mapping[str, Any]) -> list[str]:

@@ -28,16 +28,24 @@ def suite(summary: Mapping[str, Any], folder: str) -> Parts:
             table.add_column(column, justify=side, no_wrap=column != "method")  # type: ignore[arg-type]
         for row in problem["methods"]:
             texts = cells(row)
-            table.add_row(*(texts[place] for place in SHOWN.values()))
+            table.add_row(*(texts[place] for place in SHOWN.values()), style="dim" if _is_grey(problem, row) else None)
         parts += [table, f"{problem['verdict']}." + _least(problem)]
     trials = summary["trials"]
     parts.append(f"{trials['done']} of {trials['all']} trials; for all columns see {folder}/report.html and table.md")
     return parts
 
 
+def _is_grey(problem: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+    """Whether the row shares a tier although a difference of the margin could not have been seen."""
+    return problem["is_coarse"] and row["method"] != problem["recommended"]
+
+
 def _least(problem: Mapping[str, Any]) -> str:
     least = problem["smallest_difference"]
-    return "" if least is None else f" The smallest difference that these rows and seeds can detect is {least:.4f}."
+    if least is None:
+        return ""
+    coarse = f", more than the margin of {problem['margin']:.4f}" if problem["is_coarse"] else ""
+    return f" The smallest difference that these rows and seeds can detect is {least:.4f}{coarse}."
 
 
 def advice(values: Mapping[str, Any]) -> Parts:

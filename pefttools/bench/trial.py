@@ -21,7 +21,7 @@ from typing import Any
 from pefttools import atomic, subprocesses
 from pefttools.errors import Interrupted, UserError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the records' format."""
 BLOCKS = 100
 """Number of blocks of test rows, for metrics that are not means over rows."""
@@ -150,6 +150,7 @@ def _trained(order: Order) -> dict[str, Any]:
         "format": FORMAT, "digest": order.digest, "status": "done",
         **{key: result[key] for key in COPIED}, "settings": resolved.data.model_dump(mode="json"),
         "learning_rate": resolved.train.learning_rate, "metric": task.primary, "lower_is_better": task.lower_is_better,
+        "score_range": task.score_range,
         "measured_on": measured, "merges": resolved.strategy.mergeable,
         **{key: result[key] for key in ("before", "validation", "test", "train", "files", "hardware")},
         "wall": time.monotonic() - started, "versions": versions(), "final": order.final,

@@ -97,6 +97,7 @@ def advise(
     budget: str = "30m",
     out: Path | None = None,
     strategies: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    margin: float = 0.01,
     json: Json = False,
 ) -> None:
     """Recommend a strategy for a model and rows within a time budget, as a recipe with its trained run.
@@ -109,6 +110,8 @@ def advise(
         budget: a time like 90s, 30m or 1h30m.
         out: the folder of the advice; by default runs/advise.
         strategies: try only these strategies.
+        margin: recommend a smaller method if it is shown to be at most this much worse than every other one; 0.01 is
+            one point.
         json: print advice.json.
     """
     from pefttools.bench import terminal
@@ -116,5 +119,5 @@ def advise(
     from pefttools.bench.budget import seconds
 
     folder = out or Path("runs", "advise")
-    values = advised(base, task, data, seconds(budget), folder, overrides, strategies or (), RichReporter())
+    values = advised(base, task, data, seconds(budget), folder, overrides, strategies or (), RichReporter(), margin)
     display.as_json(values) if json else display.parts(terminal.advice(values))

@@ -31,6 +31,8 @@ class RowContract(Choice, ABC):
     """Settings that the samples need besides the defaults."""
     primary: ClassVar[str]
     """The metric that selects the best checkpoint."""
+    score_range: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
+    """The bounds of the primary metric; None if it has none (perplexity)."""
     lower_is_better: ClassVar[bool] = False
     """Whether lower values of the primary metric are better (perplexity)."""
     compared_by_logarithm: ClassVar[bool] = False

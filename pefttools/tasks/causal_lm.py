@@ -58,6 +58,7 @@ class CausalLM(Task):
     sample_settings: ClassVar[Mapping[str, Any]] = {"max_new_tokens": 16}
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "system", "generate_rows", "max_new_tokens", "answer_pattern")
     primary: ClassVar[str] = "perplexity"
+    score_range: ClassVar[tuple[float, float] | None] = None
     lower_is_better: ClassVar[bool] = True
     compared_by_logarithm: ClassVar[bool] = True
     pipeline_tag: ClassVar[str | None] = "text-generation"

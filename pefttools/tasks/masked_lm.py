@@ -49,6 +49,7 @@ class MaskedLM(Task):
         {"text": "saw [MASK]"},
     )
     primary: ClassVar[str] = "perplexity"
+    score_range: ClassVar[tuple[float, float] | None] = None
     lower_is_better: ClassVar[bool] = True
     compared_by_logarithm: ClassVar[bool] = True
     pipeline_tag: ClassVar[str | None] = "fill-mask"

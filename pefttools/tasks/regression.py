@@ -46,6 +46,7 @@ class Regression(Task):
         {"text": "the drill", "text_pair": "a drill", "label": 5},
     )
     primary: ClassVar[str] = "pearson"
+    score_range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
     pipeline_tag: ClassVar[str | None] = "text-classification"
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     peft_type: ClassVar[str | None] = "SEQ_CLS"

@@ -64,6 +64,7 @@ class Seq2Seq(Task):
         "bleu_tokenizer": ("task.metric=bleu or both", lambda task: task.metric != "rouge"),
     }
     primary: ClassVar[str] = "perplexity"
+    score_range: ClassVar[tuple[float, float] | None] = None
     lower_is_better: ClassVar[bool] = True
     compared_by_logarithm: ClassVar[bool] = True
     pipeline_tag: ClassVar[str | None] = "text2text-generation"
