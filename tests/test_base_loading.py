@@ -60,7 +60,7 @@ def test_a_base_without_such_a_head_is_refused(bases: Callable[[str], Path], tmp
     transformers.AutoTokenizer.from_pretrained(bases("bert")).save_pretrained(tmp_path)
     transformers.ViTConfig().save_pretrained(tmp_path)
     with pytest.raises(
-        UserError, match="is a vit model, and transformers has no AutoModelForSequenceClassification for it"
+        UserError, match="transformers has no AutoModelForSequenceClassification for models of the type 'vit'"
     ):
         TASK.load(BaseSettings(source=str(tmp_path), init="scratch"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,12 +79,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory, suite_file: Path, plugins
 
 
 def start(
-    suite_file: Path, out: Path, plugins: Path, *overrides: str, stdout: int = subprocess.DEVNULL
+    suite_file: Path,
+    out: Path,
+    plugins: Path,
+    *overrides: str,
+    stdout: int = subprocess.DEVNULL,
+    stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """`pefttools bench` in a process group of its own, because a process keeps the plug-ins that it loaded."""
     command = [sys.executable, "-m", "pefttools", "bench", str(suite_file), *overrides, "--out", str(out)]
     environment = {**os.environ, "PEFTTOOLS_PLUGINS": str(plugins)}
-    return subprocess.Popen(command, env=environment, stdout=stdout, start_new_session=True)
+    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr, start_new_session=True)
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -155,9 +161,28 @@ def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: 
     assert process.returncode == 0
     assert (finished / "summary.json").read_text() == before
     assert {file: file.stat().st_mtime_ns for file in modified} == modified
-    assert "has the best mean; methods that may be as good train no fewer parameters: " in output
+    assert "is recommended: it has the best mean" in output
     words = ["pefttools", "bench", str(suite_file), "--out", str(finished)]
     assert f"`{shlex.join(words)}`: " in (finished / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_archive_of_records_continues_a_suite(
+    finished: Path, suite_file: Path, plugins: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("suite.yaml", "records.jsonl"):
+        shutil.copy(finished / name, out / name)
+    assert start(suite_file, out, plugins).wait() == 0
+    assert not list(out.glob("trials/*.json"))
+    before, after = (json.loads((folder / "summary.json").read_text())["problems"] for folder in (finished, out))
+    assert after == before
+    lines = (out / "records.jsonl").read_text().splitlines()
+    assert len(lines) == len(list(finished.glob("trials/*.json")))
+    (out / "records.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:40]]))
+    process = start(suite_file, out, plugins, stderr=subprocess.PIPE)
+    assert f"records.jsonl line {len(lines)} is not a record" in process.communicate()[1].decode()
 
 
 @pytest.mark.slow

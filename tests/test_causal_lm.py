@@ -124,7 +124,7 @@ def test_rows_are_read_by_their_columns() -> None:
     }  # fmt: skip
     assert task.reference(row) == "b"
     assert task.read({"text": " a "}) == {"text": " a ", "prompt": " a "}
-    with pytest.raises(ValueError, match="has none of messages, conversations"):
+    with pytest.raises(ValueError, match="has no column 'messages', 'conversations' or 'text'"):
         task.read({"id": "1"})
     with pytest.raises(LeftOut, match="without an answer"):
         task.read({"messages": TWO_TURNS[:1]})

@@ -117,7 +117,7 @@ def test_the_separator_is_a_setting() -> None:
         (False, None, "has no label"),
         (False, " ", "has no label"),
         (False, float("nan"), "has no label"),
-        (True, {"a": 1, "b": 2}, "has labels of which 2 is neither 0 nor 1: {'a': 1, 'b': 2}"),
+        (True, {"a": 1, "b": 2}, "has the value 2 for the label 'b'; it must be 0 or 1"),
         (True, ["a", None], "has no label"),
         (True, ["a", ""], "has no label"),
         (True, ["a", {"b": 1}], "has a label that is not a single text: {'b': 1}"),

@@ -197,7 +197,7 @@ BAD_DATA = {
     ),
     "a bin of a word": (
         ["data.train=good.csv", "data.bins={edges: [0], names: [low, high]}"],
-        "has a label that is not a number, 'fruit', but data.bins needs numbers",
+        "has the label 'fruit', but data.bins needs numbers",
     ),
     "bins that do not match": (
         ["data.train=good.csv", "data.bins={edges: [0, 1], names: [low, high]}"],

@@ -243,5 +243,5 @@ def test_resumed_run_draws_the_same_masks(bases, tmp_path):
 
 
 def test_a_decoder_is_refused(bases):
-    with pytest.raises(UserError, match="is a llama model, and transformers has no AutoModelForMaskedLM for it"):
+    with pytest.raises(UserError, match="transformers has no AutoModelForMaskedLM for models of the type 'llama'"):
         MaskedLM().load(BaseSettings(source=str(bases("llama"))))

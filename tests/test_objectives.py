@@ -31,7 +31,7 @@ from pefttools.tasks import tasks
 from pefttools.tasks.text_classification import TextClassification
 from pefttools.training.penalties import Penalties
 from pefttools.training.run import Run
-from pefttools.training.step import Part, Update
+from pefttools.training.step import MicroBatch, Update
 
 PLANTED = Path(__file__).parent / "planted"
 SHORT = ("train.epochs=1", "data.train_rows=200")
@@ -223,9 +223,9 @@ def test_sam_takes_the_gradient_at_the_perturbed_weights() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     update = Update(
         composed_loss, Penalties(strategy, model), optimizer, torch.Tensor.backward, lambda: 0.0,
-        watch=lambda: seen.append(model.weight.detach().clone()),
+        on_loss_gradients=lambda: seen.append(model.weight.detach().clone()),
     )  # fmt: skip
-    update.step(lambda: (Part({"x": half}, run) for half in rows.split(3)), 6)
+    update.step(lambda: (MicroBatch({"x": half}, run) for half in rows.split(3)), 6)
     assert torch.equal(seen[0], start)  # the weights are restored before the optimizer changes them
     torch.testing.assert_close(model.weight.detach(), start - 0.1 * second)
 

@@ -83,7 +83,7 @@ def test_other_markers_and_offsets_give_the_same_row() -> None:
         ({"text": "a b", "e1_start": 1, "e1_end": 2, "e2_start": 2, "e2_end": 3}, "has nothing between <e1> and </e1>"),
         (
             {"text": "<e1> b", "e1_start": 0, "e1_end": 1, "e2_start": 2, "e2_end": 3},
-            "has both <e1> in its text and offsets",
+            "marks its entities twice: by '<e1>' in the text",
         ),
     ],
 )

@@ -253,5 +253,5 @@ def test_unknown_tokens_and_missing_end_tokens_are_remarked(tokenizer):
 
 
 def test_an_encoder_is_refused(bases):
-    with pytest.raises(UserError, match="is a bert model, and transformers has no AutoModelForSeq2SeqLM for it"):
+    with pytest.raises(UserError, match="transformers has no AutoModelForSeq2SeqLM for models of the type 'bert'"):
         Seq2Seq().load(BaseSettings(source=str(bases("bert"))))

@@ -199,7 +199,8 @@ def test_two_rows_are_too_few_for_three_splits(tmp_path: Path) -> None:
     splits = load_splits(data, Regression(), listener)
     assert [len(part) for part in splits.named().values()] == [1, 1, 0]
     assert listener.warnings == [
-        "data.train: its 2 rows are too few for a test split; the final evaluation uses the validation rows"
+        "data.train: 2 rows are too few to split off test rows; the final evaluation uses the validation rows, which"
+        " also choose the checkpoint, so its scores are optimistic; set data.test to a file for independent ones"
     ]
     with pytest.raises(UserError, match="its 2 rows are too few for training and validation"):
         splits_of([{"text": "one", "label": "a"}, {"text": "two", "label": "b"}], tmp_path / "a")
@@ -241,7 +242,7 @@ def test_bins_make_classes_of_numbers(tmp_path: Path) -> None:
     labels = [row["label"] for part in splits.named().values() for row in part]
     assert (labels.count("bad"), labels.count("good"), splits.left_out) == (15, 16, {"in a bin without a name": 10})
     rows[7]["label"] = "n/a"
-    with pytest.raises(UserError, match=r"row 8 has a label that is not a number, 'n/a', but data.bins needs numbers"):
+    with pytest.raises(UserError, match=r"row 8 has the label 'n/a', but data.bins needs numbers"):
         splits_of(rows, tmp_path / "a", bins=bins)
     splits = splits_of(rows, tmp_path / "a", bins=bins, invalid_rows="skip")
     assert splits.left_out == {"in a bin without a name": 10, "invalid": 1}

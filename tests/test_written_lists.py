@@ -82,7 +82,7 @@ def test_mappings_of_classes_to_0_and_1_are_read(value: Any) -> None:
     assert TextClassification(multi_label=True).read({"text": "x", "label": value})["label"] == ["a", "c"]
     with pytest.raises(ValueError, match="has a label that is not a single text"):
         TextClassification().read({"text": "x", "label": value})
-    with pytest.raises(ValueError, match=r"has labels of which 0\.9 is neither 0 nor 1"):
+    with pytest.raises(ValueError, match=r"has the value 0\.9 for the label"):
         TextClassification(multi_label=True).read({"text": "x", "label": {"a": 0.9}})
 
 

@@ -1,4 +1,5 @@
-"""Checks of a method's requirements on a base: positions for virtual tokens, past keys and values, ranks."""
+"""Check that a base can carry a method: enough positions for prompt tokens, past_key_values for prefix tuning, and
+matrices at least as large as a rank."""
 
 from __future__ import annotations
 

@@ -166,7 +166,10 @@ def _auto_class(name: str, config: Any, source: str) -> Any:
 
     auto = getattr(transformers, name)
     if type(config) not in auto._model_mapping:
-        raise UserError(f"base: {source} is a {config.model_type} model, and transformers has no {name} for it")
+        raise UserError(
+            f"base: {source} cannot do this task: transformers has no {name} for models of the type"
+            f" {config.model_type!r}; choose another base or another task"
+        )
     if reason := not_causal(name, config):
         raise UserError(f"base: {source} {reason}")
     with imports.importing():

@@ -136,10 +136,11 @@ def beyond(model: nn.Module, tokenizer: Any, source: str, classifies: bool) -> l
         used = _used(tokenizer, tokens, named, str(tokenizer.chat_template or ""))
         if used:
             raise UserError(
-                f"base: the tokenizer of {source} has tokens for which the model has no embeddings"
-                f" ({', '.join(tokens[i] for i in used[:3])}; there are {rows} embeddings), so it cannot generate them."
-                " Add embeddings with model.resize_token_embeddings(len(tokenizer)) and save the model, or remove the"
-                " tokens from the tokenizer"
+                f"base: the tokenizer of {source} has the token ids up to {max(tokens)}, but the model has {rows}"
+                f" embeddings; tokens without one: {', '.join(tokens[i] for i in used[:3])}"
+                f"{f' and {len(used) - 3} more' if len(used) > 3 else ''}. Call"
+                f" model.resize_token_embeddings({max(tokens) + 1}), save the model with its tokenizer, and use that"
+                " folder as the base; the new embeddings are untrained"
             )
         return []
     return _used(tokenizer, tokens, {str(tokenizer.pad_token)}, "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
-from pefttools.bench import plots, tables
+from pefttools.bench import archive, plots, tables
 from pefttools.bench.summary import summarise
 from pefttools.data.splitting import load_splits
 
@@ -22,7 +22,7 @@ LONGEST = 300
 
 
 def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
-    """Write `report.html`, `table.md`, `pareto.png`, `pareto.svg` and `summary.json` into the suite's folder.
+    """Write `report.html`, `table.md`, `pareto.png`, `pareto.svg`, `summary.json` and `records.jsonl`.
 
     Args:
         texts: whether the report contains the test rows' texts; without them it shows the rows' numbers only.
@@ -32,6 +32,7 @@ def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
     """
     summary = summarise(sweep)
     atomic.write_json(sweep.out / "summary.json", summary)
+    archive.write(sweep.out, sweep.records.values())
     atomic.write_text(sweep.out / "table.md", tables.markdown(summary))
     plots.write(summary, sweep.out)
     atomic.write_text(sweep.out / "report.html", page(summary, examples(sweep, texts)))

@@ -131,7 +131,7 @@ def _wilson(mean: float, variance: float, number: int, quantile: float, low: flo
     half = (
         quantile / (1 + square / effective) * math.sqrt(share * (1 - share) / effective + square / (4 * effective**2))
     )
-    return low + width * max(0.0, centre - half), low + width * min(1.0, centre + half)
+    return low + width * max(0.0, min(share, centre - half)), low + width * min(1.0, max(share, centre + half))
 
 
 def _freedom(parts: Sequence[tuple[float, float]]) -> float:

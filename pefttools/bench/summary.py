@@ -114,6 +114,7 @@ def method_row(
             "reason": "; ".join(dict.fromkeys(row["failures"])),
         }
     tested = _tested(records)
+    mean = statistics.fmean(tested)
     low, high = found.intervals.get(cell.method, (None, None)) if found else (None, None)
     first = records[0]
     return {
@@ -123,9 +124,9 @@ def method_row(
         "learning_rate": first["learning_rate"],
         "seeds": [record["seed"] for record in records],
         "scores": tested,
-        "mean": statistics.fmean(tested),
-        "low": low,
-        "high": high,
+        "mean": mean,
+        "low": None if low is None else min(low, mean),  # the mean of pseudo-values is only close to the metric
+        "high": None if high is None else max(high, mean),
         "validation": statistics.fmean(record["validation"][record["metric"]] for record in records),
         "params": first["params"],
         "merges": first["merges"],

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from pefttools import atomic
-from pefttools.bench import trial
+from pefttools.bench import archive, trial
 from pefttools.bench.job import Job
 from pefttools.bench.ledger import Ledger, sqlite
 from pefttools.bench.preflight import check
@@ -52,8 +52,8 @@ class Sweep:
         self.out = self.out.absolute()
         self.cells = self.suite.cells()
         self._refuse_another()
-        for file in sorted((self.out / "trials").glob("[!.]*.json")):
-            record = trial.read(file)
+        trials = map(trial.read, sorted((self.out / "trials").glob("[!.]*.json")))
+        for record in (*archive.read(self.out), *trials):
             self._refuse_version(record)
             self.records[record["digest"]] = record
 
@@ -70,6 +70,8 @@ class Sweep:
         self.ran_by = present.get("command", "")
 
     def _refuse_version(self, record: Mapping[str, Any]) -> None:
+        if record.get("format") != trial.FORMAT:
+            raise UserError(f"--out: {self.out} has records that this version cannot read; choose another folder")
         now = trial.versions()
         if other := [f"{n} {v}" for n, v in record["versions"].items() if now.get(n) != v]:
             raise UserError(

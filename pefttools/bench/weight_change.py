@@ -1,8 +1,9 @@
-"""The change of the weights in training: its norm by block, and its effective rank.
+"""How far training moved the base's weights, and in how many directions.
 
-The norm is ‖W − W₀‖_F by block, also relative to ‖W₀‖_F over all blocks. The effective rank of a matrix's change is exp
-of the entropy of its normalized singular values (Roy and Vetterli 2007). Methods that can be merged are merged first;
-of the others, only the base's own trained weights count, not what they add.
+The change is ‖W − W₀‖_F: of each transformer block, and of all blocks together also divided by ‖W₀‖_F. The effective
+rank of a matrix's change is exp of the entropy of its normalized singular values (Roy and Vetterli 2007); the mean over
+matrices is reported. A method that can be merged is merged first. A method that cannot (prompt tuning) adds parameters
+instead of changing the base's, so its change is 0 unless it also trains weights of the base.
 """
 
 from __future__ import annotations

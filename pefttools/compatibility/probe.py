@@ -95,7 +95,7 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     from pefttools.strategies.base import trained
     from pefttools.training import optimizer_setup
     from pefttools.training.penalties import Penalties
-    from pefttools.training.step import Part, Update
+    from pefttools.training.step import MicroBatch, Update
 
     waiting = set(trained(model))
     if not waiting:
@@ -118,7 +118,7 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
         assert embeddings is None
         return _logits_of(task, model, batch)
 
-    part = Part(batch, run)
+    part = MicroBatch(batch, run)
     penalties = Penalties(strategy, model)
     for step in range(1, STEPS + 1):
         updated = partial(strategy.updated, model, step, STEPS)

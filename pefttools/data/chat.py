@@ -61,8 +61,8 @@ def read_row(
     messages = read_chat(values, system, unanswered, unread)
     if messages is None and "text" not in values:
         raise ValueError(
-            "has none of messages, conversations, instruction and output, prompt and completion, or text;"
-            " name its columns in data.columns"
+            "has no column 'messages', 'conversations' or 'text', and not both 'instruction' and 'output' or both"
+            " 'prompt' and 'completion'; name your columns in data.columns, such as data.columns.text=body"
         )
     if messages is None and asking:
         prompt_only = {"prompt": text(values["text"], "text"), "system": values.get("system")}

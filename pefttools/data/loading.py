@@ -169,7 +169,9 @@ def _binned(label: Any, bins: BinSettings) -> str:
     try:
         value = float(label)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"has a label that is not a number, {label!r}, but data.bins needs numbers") from error
+        raise ValueError(
+            f"has the label {label!r}, but data.bins needs numbers; correct the label or remove data.bins"
+        ) from error
     name = bins.names[sum(value >= edge for edge in bins.edges)]
     if name is None:
         raise LeftOut("in a bin without a name")

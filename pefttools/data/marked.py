@@ -83,7 +83,9 @@ def from_offsets(text: str, values: Sequence[Any]) -> str:
             raise ValueError(f"has a {name} of {value!r} in a text of {len(text)} characters")
         numbers.append(number)
     if found := [m for m in MARKERS if m in text]:
-        raise ValueError(f"has both {found[0]} in its text and offsets; give only one of them")
+        raise ValueError(
+            f"marks its entities twice: by {found[0]!r} in the text, and by offsets in columns; keep only one of them"
+        )
     spans = (numbers[:2], numbers[2:])
     for entity, (start, end) in enumerate(spans, 1):
         if start >= end:

@@ -1,4 +1,8 @@
-"""Find repeated rows: within a file, and between training, validation and test."""
+"""Rows that occur more than once, compared by the inputs that the model sees: warnings, and their removal.
+
+Rows repeat within a file, or in several of the training, validation and test splits. `data.deduplicate` decides which
+of them are removed.
+"""
 
 from __future__ import annotations
 

@@ -84,8 +84,9 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
         )
     if not splits.test and settings.test is None and settings.test_share:
         reporter.warn(
-            f"data.train: its {number + len(splits.validation)} rows are too few for a test split;"
-            " the final evaluation uses the validation rows"
+            f"data.train: {number + len(splits.validation)} rows are too few to split off test rows; the final"
+            " evaluation uses the validation rows, which also choose the checkpoint, so its scores are optimistic; set"
+            " data.test to a file for independent ones"
         )
     return splits
 

@@ -70,7 +70,8 @@ class Adapter(Exporter):
 
         if any(path.endswith(".extra") for path in trained.base.head):
             raise UserError(
-                "as_lora: the run trained embeddings of new tokens, which peft's format cannot contain; use --to merged"
+                "as_lora: this run also trained embeddings of new tokens, and this export contains matrices only;"
+                " export the whole model with --to merged"
             )
         return as_lora(trained, self.as_lora)
 

@@ -1,4 +1,4 @@
-"""Computing in float64, so that rounding does not hide the difference of two models."""
+"""Run a trained model and its export in float64, so that a difference in their outputs is no rounding error."""
 
 from __future__ import annotations
 

@@ -88,14 +88,14 @@ class BoundObjective:
         """The loss summed over the batch's targets, shape ()."""
         return self.inner(forward, batch)
 
-    def step(self, gradients: Callable[[], Tensor]) -> Tensor:
-        """Accumulate the gradients of one step, and return the step's loss, shape ().
+    def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
+        """Leave the gradients of one step in `.grad`, and return the step's loss, shape ().
 
         Args:
-            gradients: runs all forward and backward passes of the step, adds to the parameters' gradients and returns
-                the loss. Each call computes the same rows.
+            accumulate_gradients: runs the forward and backward passes of all micro-batches of the step, adds to
+                `.grad`, and returns the loss. Each call computes the same rows.
         """
-        return gradients()
+        return accumulate_gradients()
 
     def state(self) -> dict[str, Any]:
         """The state that a resumed run needs: tensors, numbers and strings."""
@@ -117,11 +117,11 @@ class Composed:
             one.inner = self.loss
             self.loss = one.loss
 
-    def step(self, gradients: Callable[[], Tensor]) -> Tensor:
+    def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
         """As in `BoundObjective`."""
         for one in self.bound.values():
-            gradients = partial(one.step, gradients)
-        return gradients()
+            accumulate_gradients = partial(one.run_passes, accumulate_gradients)
+        return accumulate_gradients()
 
     def state(self) -> dict[str, dict[str, Any]]:
         return {name: one.state() for name, one in self.bound.items()}

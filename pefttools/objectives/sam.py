@@ -34,10 +34,10 @@ class _Sharpness(BoundObjective):
     def __init__(self, rho: float, parameters: list[nn.Parameter]) -> None:
         self.rho, self.parameters = rho, parameters
 
-    def step(self, gradients: Callable[[], Tensor]) -> Tensor:
+    def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
         import torch
 
-        loss = gradients()
+        loss = accumulate_gradients()
         there = [parameter for parameter in self.parameters if parameter.grad is not None]
         with torch.no_grad():
             norm = torch.stack([p.grad.norm() for p in there if p.grad is not None]).norm()
@@ -46,7 +46,7 @@ class _Sharpness(BoundObjective):
             for parameter in there:
                 parameter.add_(parameter.grad * scale)  # type: ignore[operator]
                 parameter.grad = None
-        gradients()
+        accumulate_gradients()
         with torch.no_grad():
             for parameter, value in zip(there, before, strict=True):
                 parameter.copy_(value)  # restoring a copy avoids rounding errors of a subtraction

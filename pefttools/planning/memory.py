@@ -30,7 +30,7 @@ from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.penalties import Penalties
 from pefttools.training.process import forward
-from pefttools.training.step import Part, Update
+from pefttools.training.step import MicroBatch, Update
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -191,7 +191,7 @@ def _step(
     for objectives in (acting, Composed(_loss_of(recipe.task))):
         update = Update(objectives, penalties, optimizer, lambda share: share.backward(), norm)
         try:
-            update.step(lambda: (Part(batch, run) for _ in range(count)), 1)
+            update.step(lambda: (MicroBatch(batch, run) for _ in range(count)), 1)
         except DynamicOutputShapeException:  # an objective selects the targets, whose number is unknown
             continue
         return

@@ -102,8 +102,9 @@ class TextClassification(Task):
     @staticmethod
     def _of_mapping(value: Mapping[Any, Any]) -> list[str]:
         """The classes with value 1 in a mapping of classes to 0 or 1."""
-        if invalid := [one for one in value.values() if one is not None and str(one) not in written_lists.ZERO_OR_ONE]:
-            raise ValueError(f"has labels of which {invalid[0]!r} is neither 0 nor 1: {dict(value)!r}")
+        for name, one in value.items():
+            if one is not None and str(one) not in written_lists.ZERO_OR_ONE:
+                raise ValueError(f"has the value {one!r} for the label {name!r}; it must be 0 or 1")
         names = [name for name, one in value.items() if one is not None and written_lists.is_one(one)]
         return sorted({classes.label(name) for name in names}, key=natural)
 

@@ -1,8 +1,9 @@
 """The training loop, on Accelerate.
 
-The loss is summed over targets and divided by their number in the whole step, over all processes and micro-batches, so
-one batch of 32 rows equals four of 8, or two processes with 16 each. Every process knows all rows of a step, so the
-number needs no communication.
+In every optimizer step the loss is summed over the targets (the tokens or rows with a label) and divided by their
+number over all micro-batches and processes. So 32 rows give the same gradient, up to rounding and dropout, as one
+batch, as four of 8, or as 16 on each of two processes. Every process has the indices of all the step's rows and counts
+their targets itself, without communication.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Loop:
         """Update the weights once, with the next rows."""
         rows = self.batches.rows(self.progress.step)
         self.set_learning_rate()
-        self.pending.append(self.update.step(lambda: self.batches.parts(rows), self.batches.num_targets(rows)))
+        self.pending.append(self.update.step(lambda: self.batches.micro_batches(rows), self.batches.num_targets(rows)))
         self.progress.tokens += self.batches.num_tokens(rows)
 
     def updated(self) -> None:

@@ -60,9 +60,10 @@ def merge(
     recipes = [run.recipe() for run in runs]
     how = how or ("changes" if all(map(_sums_changes, recipes)) else "parameters")
     _refuse_unlike(runs, recipes, weights, SUMMED_EXACTLY if how == "changes" else set())
-    if how == "changes" and (other := [r.strategy.name for r in recipes if not _sums_changes(r)]):
+    if how == "changes" and (other := [run.path for run, r in zip(runs, recipes, strict=True) if not _sums_changes(r)]):
         raise UserError(
-            f"--by changes: works with plain LoRA only, not with {other[0]} and its settings; use --by parameters"
+            f"--by changes: {other[0]} is no run of LoRA without DoRA, PiSSA, OLoRA, LoftQ and an eva_ratio above 1;"
+            " --by parameters sums the trained parameters themselves, which gives another result"
         )
     atomic.refuse_unless_empty(out)
     if len({run.result()["data"]["digest"] for run in runs}) > 1:

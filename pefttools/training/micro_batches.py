@@ -16,7 +16,7 @@ from pefttools.nn import input_embeddings
 from pefttools.objectives.base import Batch, Forward
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.train_settings import TrainSettings
-from pefttools.training.step import Part
+from pefttools.training.step import MicroBatch
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -72,7 +72,7 @@ class MicroBatches:
             self.epoch = (epoch, steps(self.lengths, self.recipe.train.batch_size, self.recipe.seed, epoch))
         return self.epoch[1][place]
 
-    def parts(self, rows: list[int]) -> Iterator[Part]:
+    def micro_batches(self, rows: list[int]) -> Iterator[MicroBatch]:
         """This process's share of a step, micro-batch by micro-batch.
 
         If a step has fewer rows than there are processes, those without rows compute one with weight 0.
@@ -83,12 +83,12 @@ class MicroBatches:
         max_tokens = settings.micro_batch_tokens or token_budget(accelerator.device.type)
         multiple = step_multiple(settings.pad_multiple, accelerator.device.type)
         limits = (settings.micro_batch_size, max_tokens, multiple)
-        parts = list(batches(share or rows[:1], self.lengths, *limits))
-        for part in parts:
+        found = list(batches(share or rows[:1], self.lengths, *limits))
+        for part in found:
             batch = self.recipe.task.collate_training(self.columns[part], self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            around = nullcontext() if part is parts[-1] else accelerator.no_sync(self.model)
-            yield Part(on_device, self.forward(part), weight, around)
+            around = nullcontext() if part is found[-1] else accelerator.no_sync(self.model)
+            yield MicroBatch(on_device, self.forward(part), weight, around)
 
     def forward(self, rows: list[int]) -> Forward:
         """A function that runs the model on a batch of these rows."""

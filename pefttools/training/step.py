@@ -1,7 +1,13 @@
 """The update step. The training loop, the memory plan and the compatibility probe all call it.
 
-It sums the gradients of the micro-batches' losses, divided by the number of targets, adds the penalties' gradients
-once, clips, and updates the weights.
+1. For each micro-batch, the gradient of its summed loss, divided by the number of targets in the whole step, is added
+   to `.grad`. An objective can run these passes more than once: SAM runs them a second time, at perturbed weights.
+2. The penalties' gradients are added, once a step.
+3. The sum is clipped, the optimizer updates the weights, and the gradients are cleared.
+
+On several processes, every process runs its own micro-batches. `backward` multiplies the loss by the number of
+processes, because DDP averages gradients over them; after the last micro-batch all processes have the same gradients of
+the loss, so that 2 and 3 give the same result on each.
 """
 
 from __future__ import annotations
@@ -21,56 +27,63 @@ if TYPE_CHECKING:
     from pefttools.training.penalties import Penalties
 
 
+Losses = tuple[Tensor, Tensor, Tensor]
+"""A step's loss, penalty and gradient norm, each of shape ()."""
+
+
 @dataclass(frozen=True)
-class Part:
-    """One micro-batch of a step."""
+class MicroBatch:
+    """Rows of a step that one forward and one backward pass compute together."""
 
     batch: Batch
     forward: Forward
     weight: float = 1.0
-    """0 where a process has no rows left and computes only because the others wait for it."""
+    """Factor of the loss: 1, or 0 for a filler that a process without rows runs because the others wait for it."""
     around: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """Context of the passes; it decides whether processes exchange gradients."""
+    """Context of the forward and backward pass: `no_sync` except for the last, after which gradients are exchanged."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """The parts of an update step: losses, penalties, optimizer, clipping and callbacks."""
+    """What an update step needs."""
 
     objectives: Composed
     penalties: Penalties
     optimizer: Optimizer
     backward: Callable[[Tensor], None]
     clip: Callable[[], Any]
-    """Scale the gradients down to the largest norm that is allowed; returns the norm."""
-    watch: Callable[[], None] = lambda: None
-    """Called with the gradients of the loss in place, before those of penalties are added."""
-    updated: Callable[[], None] = lambda: None
-    """Called after the weights have changed, before the gradients are cleared."""
+    """Clip the gradients of loss and penalties; returns their norm before clipping."""
+    on_loss_gradients: Callable[[], None] = lambda: None
+    """Called when `.grad` contains the gradients of the loss, before those of penalties are added."""
+    on_updated: Callable[[], None] = lambda: None
+    """Called after the optimizer's step, while `.grad` is still there: some strategies prune by it (AdaLoRA)."""
 
-    def step(self, parts: Callable[[], Iterable[Part]], num_targets: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Update the weights once; returns the mean loss per target, the sum of penalties and the gradient norm.
+    def step(self, micro_batches: Callable[[], Iterable[MicroBatch]], num_targets: int) -> Losses:
+        """Update the weights once.
 
         Args:
-            parts: returns the step's micro-batches; called twice where an objective (SAM) needs two passes.
+            micro_batches: returns the micro-batches of this process; each call (SAM makes two) returns the same ones.
             num_targets: number of targets in the step, over all processes.
+
+        Returns:
+            this process's share of the mean loss per target, the sum of the penalties, and the gradient norm.
         """
 
-        def gradients() -> Tensor:
+        def accumulate_gradients() -> Tensor:
             loss: Tensor | float = 0.0
-            with self.penalties.perturbed():
-                for part in parts():
-                    with part.around:
-                        share = self.objectives.loss(part.forward, part.batch) * part.weight / num_targets
+            with self.penalties.perturbed():  # mixout replaces some weights by the pretrained ones
+                for one in micro_batches():
+                    with one.around:
+                        share = self.objectives.loss(one.forward, one.batch) * one.weight / num_targets
                         self.backward(share)
                     loss = loss + share.detach()
             return torch.as_tensor(loss)
 
-        loss = self.objectives.step(gradients)
-        self.watch()
+        loss = self.objectives.run_passes(accumulate_gradients)
+        self.on_loss_gradients()
         penalty = self.penalties.add_gradients()
         norm = self.clip()
         self.optimizer.step()
-        self.updated()
+        self.on_updated()
         self.optimizer.zero_grad()
         return loss, torch.as_tensor(penalty), torch.as_tensor(norm)

@@ -40,7 +40,9 @@ def wrap(recipe: Recipe, base: Base, empty: bool = False) -> nn.Module:
     strategy = recipe.strategy
     model = wrap_empty(strategy, base) if empty else strategy.wrap(base)
     if strategy.trains and not trained(model):
-        raise UserError(f"strategy: {strategy.name} trains no parameter of {base.source}; use another strategy")
+        raise UserError(
+            f"strategy: {strategy.name} finds nothing to train in {base.source}; choose another strategy, such as lora"
+        )
     if recipe.regularizers and not strategy.trains:
         raise UserError(
             f"regularizers: {', '.join(recipe.regularizers)}: strategy {strategy.name} trains no parameters that they"
