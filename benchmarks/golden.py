@@ -182,7 +182,7 @@ def write_checkpoint(architecture: str, task: str, folder: Path) -> None:
 
 
 def measured(words: list[str], out: Path) -> dict[str, Any]:
-    """The results of one run, or its error."""
+    """The results of one run, or its exit code."""
     import shutil
 
     from pefttools import cli
@@ -190,8 +190,8 @@ def measured(words: list[str], out: Path) -> dict[str, Any]:
     stderr = io.StringIO()
     with redirect_stderr(stderr), redirect_stdout(io.StringIO()):
         code = cli.run(["train", *words, "--out", str(out)])
-    if code:
-        return {"error": " ".join(stderr.getvalue().replace(str(out.parent), "").split())[-200:]}
+    if code:  # a refusal; its words may change
+        return {"exit code": code}
     result = json.loads((out / "result.json").read_text())
     steps = out / "metrics.jsonl"
     lines = [json.loads(line) for line in steps.read_text().splitlines()] if steps.exists() else []
