@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -97,8 +98,6 @@ def run_python(*arguments: str) -> str:
 
 def measured(overrides: list[str]) -> dict[str, int]:
     """Peak resident bytes of this process during loading, evaluation and steps."""
-    import datasets
-
     from pefttools.bases import loading
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
@@ -123,41 +122,50 @@ def measured(overrides: list[str]) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
         accelerator = accelerator_for(made, run, 0)
-        # as `preparation.prepare` does, without tokenising every row
-        base = wrapping.load_base(made)
+        base = wrapping.load_base(made)  # as `preparation.prepare` does, without tokenizing every row
         model = wrapping.wrap(made, base)
         multiple = step_multiple(made.train.pad_multiple, device_type())
-        row = {name: values[0] for name, values in task.encode(splits.train[:1], base.tokenizer).items()}
-        tokens, length = len(row["input_ids"]), min(task.max_length, base.tokenizer.model_max_length)
-        full = {
-            name: [value[min(i, tokens - 1)] for i in range(length)] if isinstance(value, list) else value
-            for name, value in row.items()
-        }
-        full["length"] = length
-        rows = datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
+        length = min(task.max_length, base.tokenizer.model_max_length)
+        rows = full_rows(task.encode(splits.train[:1], base.tokenizer), length)
         batch = task.collate(rows[: made.train.batch_size], base.tokenizer, multiple)
         made.strategy.start(model, [{name: value for name, value in batch.items() if name != "labels"}] * 2)
         penalties = Penalties.bind(made, base, model)
 
-        def evaluate() -> None:
-            for _ in Evaluator(model, task, base.tokenizer).outputs(rows, range(ROWS)):
-                pass
-
-        evaluate()
+        evaluator = Evaluator(model, task, base.tokenizer)
+        deque(evaluator.outputs(rows, range(ROWS)), maxlen=0)
         optimizer = optimizer_setup.build(model, made.strategy, made.train)
-        last = last_block(model, task.inputs_of(task.collate(rows[:2], base.tokenizer, multiple)))
+        last = last_block(model, task.inputs_of(batch))
         prepared, optimizer = accelerator.prepare(model, optimizer)
-        batches = MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator)
-        objectives = Composed(loss_of(task))
+        batches, objectives = (
+            MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator),
+            Composed(loss_of(task)),
+        )
         loop = Loop(made, model, optimizer, batches, accelerator, run, dict, bool, SILENT, penalties, objectives)
         model.train()
         with speedups.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
             for _ in range(STEPS):
                 loop.step()
-            evaluate()
-        status = Path("/proc/self/status").read_text()
-        peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-        return {"peak": int(peak) * 1024}
+            deque(evaluator.outputs(rows, range(ROWS)), maxlen=0)
+        return {"peak": peak_bytes()}
+
+
+def full_rows(encoded: dict[str, list[Any]], length: int) -> Any:
+    """A data set of `ROWS` times the first encoded row, whose lists are extended to this length."""
+    import datasets
+
+    tokens = len(encoded["input_ids"][0])
+    full = {
+        name: [values[0][min(i, tokens - 1)] for i in range(length)] if isinstance(values[0], list) else values[0]
+        for name, values in encoded.items()
+    }
+    full["length"] = length
+    return datasets.Dataset.from_dict({name: [value] * ROWS for name, value in full.items()})
+
+
+def peak_bytes() -> int:
+    """Peak resident bytes of this process."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def error(row: dict[str, Any]) -> float:

@@ -33,6 +33,15 @@ class Interrupted(Exception):
     """The user stopped a run, which can be resumed; `args[0]` is the command for it."""
 
 
+class Paused(Interrupted):
+    """A run stopped after the number of steps that its caller asked for; it can be resumed."""
+
+    def __init__(self, message: str, step_seconds: float) -> None:
+        super().__init__(message)
+        self.step_seconds = step_seconds
+        """Time that the steps took so far."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`, or None when none is similar."""
     matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)

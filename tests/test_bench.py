@@ -78,18 +78,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, suite_file: Path, plugins
     return out
 
 
-def start(
-    suite_file: Path,
-    out: Path,
-    plugins: Path,
-    *overrides: str,
-    stdout: int = subprocess.DEVNULL,
-    stderr: int | None = None,
-) -> subprocess.Popen[bytes]:
+def start(suite_file: Path, out: Path, plugins: Path, *overrides: str, **streams: int) -> subprocess.Popen[bytes]:
     """`pefttools bench` in a process group of its own, because a process keeps the plug-ins that it loaded."""
     command = [sys.executable, "-m", "pefttools", "bench", str(suite_file), *overrides, "--out", str(out)]
     environment = {**os.environ, "PEFTTOOLS_PLUGINS": str(plugins)}
-    return subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr, start_new_session=True)
+    streams = {"stdout": subprocess.DEVNULL, **streams}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **streams)  # type: ignore[call-overload]
 
 
 def summary(out: Path) -> dict[str, Any]:
@@ -170,18 +164,14 @@ def test_a_second_run_trains_nothing(finished: Path, suite_file: Path, plugins: 
 def test_the_archive_of_records_continues_a_suite(
     finished: Path, suite_file: Path, plugins: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
     for name in ("suite.yaml", "records.jsonl"):
-        shutil.copy(finished / name, out / name)
-    assert start(suite_file, out, plugins).wait() == 0
-    assert not list(out.glob("trials/*.json"))
-    before, after = (json.loads((folder / "summary.json").read_text())["problems"] for folder in (finished, out))
-    assert after == before
-    lines = (out / "records.jsonl").read_text().splitlines()
-    assert len(lines) == len(list(finished.glob("trials/*.json")))
-    (out / "records.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:40]]))
-    process = start(suite_file, out, plugins, stderr=subprocess.PIPE)
+        shutil.copy(finished / name, tmp_path / name)
+    assert start(suite_file, tmp_path, plugins).wait() == 0
+    assert not list(tmp_path.glob("trials/*.json"))
+    assert summary(tmp_path)["problems"] == summary(finished)["problems"]
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    (tmp_path / "records.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:40]]))
+    process = start(suite_file, tmp_path, plugins, stderr=subprocess.PIPE)
     assert f"records.jsonl line {len(lines)} is not a record" in process.communicate()[1].decode()
 
 

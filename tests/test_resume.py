@@ -18,7 +18,9 @@ from conftest import losses, power_cut, train_tiny, without_clock
 from test_train import LEARNING, assert_same_weights
 
 from pefttools import signals
-from pefttools.errors import Interrupted, UserError
+from pefttools.errors import Interrupted, Paused, UserError
+from pefttools.recipe import recipes
+from pefttools.training import checkpoint, driver
 from pefttools.training.run import Run
 
 PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
@@ -60,6 +62,22 @@ def test_resumed_run_equals_an_uninterrupted_one(strategy: str, recipe_file: Pat
     died, resumed = train_tiny(recipe_file, tmp_path / "died", *overrides, resume=True)
     assert losses(died) == losses(whole)
     assert_same_weights(whole, died)
+    assert without_clock(resumed) == without_clock(expected)
+
+
+@pytest.mark.slow
+def test_a_run_that_pauses_after_some_steps_ends_like_an_uninterrupted_one(recipe_file: Path, tmp_path: Path) -> None:
+    overrides = ["base.dropout=0.1", "data.train_rows=200", "train.log_every=3", "train.evaluate_every=0.4"]
+    whole, expected = train_tiny(recipe_file, tmp_path / "whole", *overrides)
+    recipe, out = recipes.load(str(recipe_file), overrides).recipe, tmp_path / "paused"
+    for steps in (4, 11):
+        with pytest.raises(Paused):
+            driver.train(recipe, out, resume=True, stop_after=steps)
+        assert Run(out).lines()[-1]["step"] <= steps
+        assert checkpoint.step_of(checkpoint.latest(out / "checkpoints")) == steps
+    resumed = driver.train(recipe, out, resume=True)
+    assert losses(out) == losses(whole)
+    assert_same_weights(whole, out)
     assert without_clock(resumed) == without_clock(expected)
 
 

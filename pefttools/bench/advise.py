@@ -1,8 +1,9 @@
 """Recommend a strategy for a model and rows within a budget of time.
 
-The `CANDIDATES` that work are timed on a few steps; then successive halving is planned, reported and run. All choices
-are made on validation rows only. The finalists are compared row by row over their seeds. The one with the best mean is
-recommended, written as a recipe, and scored on the test rows once; smaller ones that may be as good are listed.
+LoRA with its defaults is trained to its end first: the answer to beat. The other `CANDIDATES` that work race against it
+(see `race`), all on the same rows, steps and schedule, by validation rows only. The finalists are compared row by row
+over equally many seeds; a smaller one is recommended if it is shown to be as good within a margin, else the best mean.
+It is written as a recipe, and scored on the test rows once.
 
     OUT/start.yaml  recipe.yaml  recommended/  advice.json  trials/  runs/
 """
@@ -20,9 +21,8 @@ import yaml
 
 from pefttools import atomic
 from pefttools.bench import budget, trial
-from pefttools.bench.adviser import START, Adviser, Config, score
-from pefttools.bench.challengers import challenged
-from pefttools.bench.halving import Halving
+from pefttools.bench.adviser import START, Adviser, validation_score
+from pefttools.bench.race import Entry, Race
 from pefttools.bench.recommendation import MARGIN, Judgement, judge
 from pefttools.bench.summary import judged, scores
 from pefttools.data.splitting import load_splits
@@ -34,18 +34,20 @@ from pefttools.reporter import SILENT, Reporter
 from pefttools.training.run import MARK, write_recipe
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
-    "head": {"name": "top_layers"},
-    "last 2 blocks": {"name": "top_layers", "layers": 2},
-    "bitfit": {"name": "bitfit"},
     "lora": {"name": "lora"},
-    "adapter": {"name": "adapter"},
     "full": {"name": "full"},
+    "last 2 blocks": {"name": "top_layers", "layers": 2},
+    "adapter": {"name": "adapter"},
+    "bitfit": {"name": "bitfit"},
     "low_rank": {"name": "low_rank"},
     "ia3": {"name": "ia3"},
+    "head": {"name": "top_layers"},
 }
-"""The default candidates."""
+"""The default candidates, in the order in which they are tried; the first is the answer to beat."""
 EPOCHS = ((1000, 10.0), (10000, 5.0), (math.inf, 3.0))
 """(upper limit of training rows, epochs)."""
+EVALUATIONS = 8
+"""Evaluations of a run, at least; learning curves are made of them."""
 
 
 def advise(
@@ -70,13 +72,10 @@ def advise(
     out = out.absolute()
     start = _started(base, task, data, out, overrides)
     adviser = Adviser(start, out, clock, reporter)
-    plan = adviser.plan(adviser.candidates(_wanted(strategies)))
-    reporter.note(
-        f"plan for about {budget.duration(plan.seconds)} of the {budget.duration(clock.left)} left: "
-        + "; ".join(plan.sentences)
-    )
-    plan, finals = adviser.run(plan)
-    return _advice(adviser, plan, challenged(adviser, plan, finals), margin)
+    candidates = adviser.candidates(_wanted(strategies))
+    adviser.check_budget(candidates[0])
+    race = Race(adviser, candidates)
+    return _advice(adviser, race, race.run(), margin)
 
 
 def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
@@ -96,9 +95,14 @@ def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str
     values: dict[str, Any] = {"name": "advise", "base": base, "data": {"train": data}, "task": task, "strategy": "lora"}
     atomic.refuse_unless_writable(out)
     resolved = recipes.from_values(values, overrides).recipe
-    if not any(word.startswith("train.epochs") for word in overrides):
-        rows = len(load_splits(resolved.data, resolved.task).train)
-        resolved = recipes.from_values(values, [*overrides, f"train.epochs={_epochs(rows)}"]).recipe
+    given = {word.partition("=")[0] for word in overrides}
+    more = []
+    if "train.epochs" not in given:
+        more.append(f"train.epochs={_epochs(len(load_splits(resolved.data, resolved.task).train))}")
+        resolved = recipes.from_values(values, [*overrides, *more]).recipe
+    if "train.evaluate_every" not in given:
+        more.append(f"train.evaluate_every={min(1.0, resolved.train.epochs / EVALUATIONS):.4g}")
+        resolved = recipes.from_values(values, [*overrides, *more]).recipe
     text = resolved.as_dict()
     for key in ("learning_rate", "warmup", "head_lr_scale"):  # each strategy's own
         del text["train"][key]
@@ -115,51 +119,60 @@ def _epochs(rows: int) -> float:
     return next(epochs for most, epochs in EPOCHS if rows <= most)
 
 
-def _advice(
-    adviser: Adviser, plan: Halving, finals: Mapping[Config, list[dict[str, Any]]], margin: float
-) -> dict[str, Any]:
+def _advice(adviser: Adviser, race: Race, finalists: Sequence[Entry], margin: float) -> dict[str, Any]:
     """Write the recommended recipe, and score it on the test rows; returns the content of advice.json."""
-    if not finals:
-        raise UserError(
-            "--budget: the time was over before one finalist was trained; allow more time,"
-            " or run the same command again to continue"
-        )
-    tables = {c.label: t for c, records in finals.items() if (t := scores(records)) is not None}
+    if not finalists:
+        reason = race.reference.dropped or "the time was over; run the same command again to continue"
+        raise UserError(f"--budget: {race.reference.label} has no result: {reason}")
+    tables = {one.label: table for one in finalists if (table := scores(one.records)) is not None}
     task = adviser.start.task
-    trainable = {c.label: c.candidate.trainable for c in finals}
+    trainable = {one.label: one.candidate.trainable for one in finalists}
     judgement = judge(tables, trainable, task.lower_is_better, margin, task.score_range)
-    advice, tiers, means = judgement.recommendation, judgement.tiers, judgement.means
-    sign = 1 if task.lower_is_better else -1
-    ranked = sorted(finals, key=lambda c: (c.label != advice.method, tiers[c.label], sign * means[c.label]))
-    best, others = ranked[0], ranked[1:]
-    first = finals[best][0]
-    chosen = adviser.recipe(best.candidate.strategy, adviser.values(best, plan.epochs, first["seed"]))
+    chosen = judgement.recommendation.method
+    ranked = sorted(finalists, key=lambda one: (one.label != chosen, adviser.badness(judgement.means[one.label])))
+    best, first = ranked[0], ranked[0].records[0]
+    recipe = adviser.recipe(best.candidate.strategy, adviser.values(best, first["seed"]))
     title = f"# Recommended by pefttools advise: {best.label}"
-    write_recipe(adviser.out / "recipe.yaml", chosen.model_copy(update={"name": "recommended"}), title)
+    write_recipe(adviser.out / "recipe.yaml", recipe.model_copy(update={"name": "recommended"}), title)
     shutil.rmtree(adviser.out / "recommended", ignore_errors=True)
     shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
     tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
+    adviser.forget_runs([record["digest"] for one in finalists for record in one.records])
     values = {
         **judged(judgement),
-        "recommended": _finalist(best, finals[best], judgement),
-        "test": tested, "recipe": str(adviser.out / "recipe.yaml"), "run": str(adviser.out / "recommended"),
-        "runner_up": _finalist(others[0], finals[others[0]], judgement) if others else None,
-        "finalists": [_finalist(c, finals[c], judgement) for c in ranked],
-        "ruled_out": adviser.ruled_out, "plan": plan.sentences, "metric": adviser.start.task.primary,
-        "rows": adviser.rows,
-        "budget_seconds": adviser.clock.budget, "spent_seconds": adviser.clock.spent, "versions": trial.versions(),
+        "recommended": _finalist(best, judgement), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
+        "run": str(adviser.out / "recommended"), "runner_up": _finalist(ranked[1], judgement) if ranked[1:] else None,
+        "finalists": [_finalist(one, judgement) for one in ranked], "regret": _regret(judgement),
+        "ruled_out": adviser.ruled_out | _others(race, finalists), "metric": task.primary, "rows": adviser.rows,
+        "steps": adviser.num_steps, "budget_seconds": adviser.clock.budget, "spent_seconds": adviser.clock.spent,
+        "versions": trial.versions(),
     }  # fmt: skip
     atomic.write_json(adviser.out / "advice.json", values)
     return values
 
 
-def _finalist(config: Config, records: Sequence[Mapping[str, Any]], judgement: Judgement) -> dict[str, Any]:
-    mean = statistics.fmean(score(record) for record in records)
-    low, high = judgement.intervals.get(config.label, (None, None))
+def _regret(judgement: Judgement) -> float | None:
+    """By how much another finalist may be better, at 95%; None on one seed."""
+    return judgement.largest_regret if judgement.recommendation.is_supported else None
+
+
+def _others(race: Race, finalists: Sequence[Entry]) -> dict[str, str]:
+    """Label -> why an entry is no finalist."""
+    found = {}
+    for entry in race.entries:
+        if entry.dropped:
+            found[entry.label] = entry.dropped
+        elif entry not in finalists:
+            found[entry.label] = f"finished; validation {validation_score(entry.records[0]):.4f} on one seed"
+    return found
+
+
+def _finalist(entry: Entry, judgement: Judgement) -> dict[str, Any]:
+    low, high = judgement.intervals.get(entry.label, (None, None))
     return {
-        "label": config.label, "strategy": dict(config.candidate.strategy), "learning_rate": config.learning_rate,
-        "trainable": config.candidate.trainable, "seeds": len(records), "validation": mean,
-        "low": low, "high": high,
-        "seconds": statistics.median(record["train"]["seconds"] for record in records),
-        "peak_bytes": max(record["train"]["peak_bytes"] for record in records),
+        "label": entry.label, "strategy": dict(entry.candidate.strategy), "learning_rate": entry.learning_rate,
+        "trainable": entry.candidate.trainable, "seeds": len(entry.records),
+        "validation": statistics.fmean(validation_score(record) for record in entry.records), "low": low, "high": high,
+        "seconds": statistics.median(record["train"]["seconds"] for record in entry.records),
+        "peak_bytes": max(record["train"]["peak_bytes"] for record in entry.records),
     }  # fmt: skip

@@ -57,6 +57,8 @@ class Judgement:
     margin: float
     """In the unit of the scores."""
     recommendation: Recommendation
+    largest_regret: float
+    """By how much another method may be better than the recommended one: the largest one-sided 95% bound."""
 
     @property
     def is_coarse(self) -> bool:
@@ -89,11 +91,12 @@ def judge(
     if score_range is None:
         margin *= abs(min(means.values()) if lower_is_better else max(means.values()))
     fewest = min(len(table) for table in tables.values())
-    advice = recommend(
-        means, tiers, trainable, stats.differences(tables), fewest, lower_is_better, margin, score_range is not None
-    )
-    least = stats.smallest_difference(pairs)
-    return Judgement(means, stats.score_intervals(tables, score_range), pairs, tiers, least, margin, advice)
+    differences = stats.differences(tables)
+    advice = recommend(means, tiers, trainable, differences, fewest, lower_is_better, margin, score_range is not None)
+    least, sign = stats.smallest_difference(pairs), -1 if lower_is_better else 1
+    bounds = [one.upper(sign) for (_, second), one in differences.items() if second == advice.method]
+    intervals = stats.score_intervals(tables, score_range)
+    return Judgement(means, intervals, pairs, tiers, least, margin, advice, max([0.0, *bounds]))
 
 
 def recommend(

@@ -74,6 +74,10 @@ class Difference:
         half = _t_quantile((1 + LEVEL) / 2, self.freedom) * self.error
         return self.value - half, self.value + half
 
+    def upper(self, sign: int = 1) -> float:
+        """The upper one-sided 95% bound of the difference times `sign`."""
+        return sign * self.value + _t_quantile(LEVEL, self.freedom) * self.error
+
     def p(self) -> float:
         """Two-sided p of no difference."""
         return min(1.0, 2 * self.p_at_least(0.0, -1 if self.value < 0 else 1, tail="upper"))

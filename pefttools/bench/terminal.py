@@ -67,6 +67,11 @@ def advice(values: Mapping[str, Any]) -> Parts:
         parts.append(
             f"on {values['test']['rows']} test rows: {values['metric']} {values['test'][values['metric']]:.4f}"
         )
+    if values["regret"] is not None:
+        parts.append(
+            f"another finalist may be better by up to {values['regret']:.4f} (95%); to know more, allow more time or"
+            " give more validation rows"
+        )
     parts.append(f"took {duration(values['spent_seconds'])} of {duration(values['budget_seconds'])}")
     parts.append(f"recipe: {values['recipe']}")
     parts.append(f"trained model: {values['run']}; to export it, run `pefttools export {values['run']} --to merged`")

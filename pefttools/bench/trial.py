@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttools import atomic, subprocesses
-from pefttools.errors import Interrupted, UserError
+from pefttools.errors import Interrupted, Paused, UserError
 
 FORMAT = 2
 """Version of the records' format."""
@@ -49,6 +49,8 @@ class Order:
     threads: int = 1
     score_test: bool = True
     """Whether to score the test rows; if not, the record has the predictions on validation rows."""
+    stop_after: int | None = None
+    """The number of steps after which the trial pauses; its record then has the status `paused`."""
 
     @property
     def folder(self) -> Path:
@@ -142,9 +144,18 @@ def _trained(order: Order) -> dict[str, Any]:
 
     resolved = recipes.load(order.recipe, order.words).recipe
     assert resolved.digest == order.digest, f"{order.recipe} has changed since the trial was started"
-    started = time.monotonic()
-    result = train(resolved, order.folder, resume=True, score_test=order.score_test)
-    run, task = Run.open(order.folder), resolved.task
+    started, task = time.monotonic(), resolved.task
+    try:
+        result = train(resolved, order.folder, resume=True, score_test=order.score_test, stop_after=order.stop_after)
+    except Paused as paused:
+        run = Run(order.folder)
+        return {
+            "format": FORMAT, "digest": order.digest, "status": "paused", "seed": resolved.seed,
+            "metric": task.primary, "lower_is_better": task.lower_is_better, "curve": curve(run, task.primary),
+            "stopped_after": order.stop_after,
+            "step_seconds": paused.step_seconds, "wall": time.monotonic() - started, "versions": versions(),
+        }  # fmt: skip
+    run = Run.open(order.folder)
     measured = "test" if result["test"] else "validation"
     record = {
         "format": FORMAT, "digest": order.digest, "status": "done",
@@ -153,6 +164,7 @@ def _trained(order: Order) -> dict[str, Any]:
         "score_range": task.score_range,
         "measured_on": measured, "merges": resolved.strategy.mergeable,
         **{key: result[key] for key in ("before", "validation", "test", "train", "files", "hardware")},
+        "curve": curve(run, task.primary),
         "wall": time.monotonic() - started, "versions": versions(), "final": order.final,
     }  # fmt: skip
     if not order.final:
@@ -163,6 +175,18 @@ def _trained(order: Order) -> dict[str, Any]:
     record["moved"] = _tried(_moved, order)
     record["forgetting"] = _tried(_forgotten, order)
     return record
+
+
+def curve(run: Any, metric: str) -> list[dict[str, float]]:
+    """The evaluations on validation rows: `step`, `progress` from 0 to 1, `score` and `loss` of each."""
+    return [
+        {
+            "step": line["step"], "progress": line["progress"], "score": line["validation"][metric],
+            "loss": line["validation"]["loss"],
+        }
+        for line in run.lines()
+        if "validation" in line
+    ]  # fmt: skip
 
 
 def _moved(order: Order) -> Any:

@@ -110,8 +110,7 @@ def predict(
     else:
         outputs = predict_rows(folders[0], rows, reporter, precision, keep, overrides)
     if out:
-        number = prediction_files.write(out, outputs, reporter)
-        reporter.note(f"wrote {number:,} rows to {out}")
+        reporter.note(f"wrote {prediction_files.write(out, outputs, reporter):,} rows to {out}")
     else:
         display.as_json_lines(outputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttools import imports
@@ -31,8 +32,6 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
     Raises:
         UserError: no matrix of the blocks was changed.
     """
-    import torch
-
     imports.import_peft()
     from peft import LoraConfig, get_peft_model
 
@@ -43,12 +42,13 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
     if not factors:
         raise UserError(f"as_lora: {recipe.strategy.name} changed no matrix of the blocks; use --to merged")
     ranks = {path: len(right) for path, (_, right) in factors.items()}
+    smallest, largest = min(ranks.values()), max(ranks.values())
     model: Any = get_peft_model(
         base.model,
         LoraConfig(
             task_type=base.task_type,
-            r=max(ranks.values()),
-            lora_alpha=max(ranks.values()),
+            r=largest,
+            lora_alpha=largest,
             rank_pattern=ranks,
             alpha_pattern=ranks,
             target_modules=list(factors),
@@ -58,17 +58,25 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
     )
     with_portable_name(model, base)
     inner = model.get_base_model()
+    _set_weights(inner, factors, base.head, whole)
+    facts = {"ranks": [smallest, largest], "energy": energy, "left_out": _others(whole, inner, factors, base.head)}
+    return model.eval(), {"as_lora": facts}
+
+
+def _set_weights(
+    inner: nn.Module, factors: Mapping[str, tuple[Tensor, Tensor]], head: Sequence[str], whole: nn.Module
+) -> None:
+    """Copy the factors into the LoRA layers, and the trained head from the merged model."""
+    import torch
+
     with torch.no_grad():
         for path, (left, right) in factors.items():
-            layer = inner.get_submodule(path)
+            layer: Any = inner.get_submodule(path)
             layer.lora_B["default"].weight.copy_(left)
             layer.lora_A["default"].weight.copy_(right)
-        for path in base.head:
-            new = inner.get_submodule(path).modules_to_save["default"]
-            new.load_state_dict(whole.get_submodule(path).state_dict())
-    others = _others(whole, inner, factors, base.head)
-    facts = {"ranks": [min(ranks.values()), max(ranks.values())], "energy": energy, "left_out": others}
-    return model.eval(), {"as_lora": facts}
+        for path in head:
+            new: Any = inner.get_submodule(path)
+            new.modules_to_save["default"].load_state_dict(whole.get_submodule(path).state_dict())
 
 
 def _factors(before: nn.Module, after: nn.Module, size: int | float) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:

@@ -18,7 +18,7 @@ from pefttools.augmentations.base import added_digest
 from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.device import peak_bytes
-from pefttools.errors import UserError
+from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.objectives.base import need_plain_autograd, reuse_features
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Recipe, out: Path, *, resume: bool = False, reporter: Reporter = SILENT, score_test: bool = True
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    reporter: Reporter = SILENT,
+    score_test: bool = True,
+    stop_after: int | None = None,
 ) -> dict[str, Any]:
     """Train a recipe; returns the content of `result.json`.
 
@@ -47,10 +53,12 @@ def train(
         out: the run folder; new or empty, unless `resume`.
         resume: continue the run in the folder, or return its result if it is finished.
         score_test: whether to score the test rows at the end; if not, the result reports the validation rows instead.
+        stop_after: the number of steps after which the run pauses; a later call resumes it.
 
     Raises:
         UserError: something is wrong with the recipe, its data or its base; nothing was written.
         Interrupted: the user stopped the run; it can be resumed.
+        Paused: the run was stopped after `stop_after` steps.
     """
     run = Run(out.absolute())
     run.refuse_unless_free(recipe.digest, resume)
@@ -64,7 +72,7 @@ def train(
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     prepared = prepare(recipe, reporter, accelerator.device)
     with run.only_one() if accelerator.is_main_process else nullcontext():
-        return Training(prepared, run, recipe.digest, accelerator, reporter, score_test).in_folder()
+        return Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after).in_folder()
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class Training:
     accelerator: Accelerator
     reporter: Reporter
     score_test: bool
+    stop_after: int | None = None
 
     @property
     def measured_on(self) -> str:
@@ -146,18 +155,24 @@ class Training:
         with prepared.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, prepared.last, plain):
             features = self._features(progress)
 
+            def must_pause() -> bool:
+                return self.stop_after is not None and progress.step >= self.stop_after
+
             def validate() -> dict[str, Any]:
                 return self._score("validation", "validation", features=features.get("validation")).metrics
 
             encoded, tokenizer = prepared.encoded["train"], prepared.base.tokenizer
             batches = MicroBatches(recipe, wrapped, model, encoded, tokenizer, accelerator, features.get("train"))
             loop = Loop(
-                recipe, model, optimizer, batches, accelerator, run, validate, should_stop, self.reporter,
-                prepared.penalties, acting, progress,
+                recipe, model, optimizer, batches, accelerator, run, validate, lambda: should_stop() or must_pause(),
+                self.reporter, prepared.penalties, acting, progress,
             )  # fmt: skip
             if last:
                 checkpoint.load_random_states(last, accelerator.process_index)
-            progress = loop.fit()
+            try:
+                loop.fit()
+            except Interrupted as error:
+                raise (Paused(str(error), progress.step_seconds) if must_pause() else error) from None
         checkpoint.load_best(run.checkpoints, progress.best_step, model)
         # final scores are those of the saved model: in fp32, without autocast
         accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
