@@ -116,8 +116,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
 
     made = recipes.load(RECIPE, overrides).recipe
     splits = load_splits(made.data, made.task)
-    task = made.task.fit(splits)
-    made = made.model_copy(update={"task": task})
+    made = made.model_copy(update={"task": (task := made.task.fit(splits))})
     loading.prepare_libraries()
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder))
