@@ -74,7 +74,9 @@ def test_a_run_that_pauses_after_some_steps_ends_like_an_uninterrupted_one(recip
         with pytest.raises(Paused):
             driver.train(recipe, out, resume=True, stop_after=steps)
         assert Run(out).lines()[-1]["step"] <= steps
-        assert checkpoint.step_of(checkpoint.latest(out / "checkpoints")) == steps
+        last = checkpoint.latest(out / "checkpoints")
+        assert last
+        assert checkpoint.step_of(last) == steps
     resumed = driver.train(recipe, out, resume=True)
     assert losses(out) == losses(whole)
     assert_same_weights(whole, out)
