@@ -106,7 +106,7 @@ def test_exporter_setting_written_as_an_option_is_accepted(
     words = ["export", str(run_of("text_classification")), "--to", "adapter", "--out", str(tmp_path / "out")]
     assert cli.run([*words, "--as-lora", "8"]) == 0
     captured = capsys.readouterr()
-    assert "--as-lora 8 is read as as_lora=8; write as_lora=8 instead" in captured.err
+    assert "--as-lora 8 is the old syntax of as_lora=8; write as_lora=8 instead" in captured.err
     assert "as a LoRA of rank 8 with" in captured.out
     assert cli.run([*words, "--otu", "8"]) == 2
     assert "unknown option '--otu'; did you mean '--out'?" in capsys.readouterr().err

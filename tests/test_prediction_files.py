@@ -43,7 +43,7 @@ def test_output_format_follows_the_file_ending(
     code, printed, _ = predict(finished_run, source, "--keep")
     code, predictions, err = predict(finished_run, source, "--keep", "--out", out)
     assert (code, predictions) == (0, [])
-    assert f"4 rows in {out}" in err.replace("\n", "")
+    assert f"wrote 4 rows to {out}" in err.replace("\n", "")
     assert [p.name for p in tmp_path.iterdir() if p.name not in ("rows.jsonl",)] == [out.name]
     if ending == "jsonl":
         assert [json.loads(line) for line in out.read_text().splitlines()] == printed

@@ -190,7 +190,7 @@ def test_loss_that_is_not_finite_stops_the_run(
 
     monkeypatch.setattr(TextClassification, "loss", broken)
     overrides = ["train.checkpoint_seconds=0", "train.log_every=5"]
-    with pytest.raises(UserError, match=r"the loss of step 13 is nan: .* the last good checkpoint is .*step-00000012"):
+    with pytest.raises(UserError, match=r"the loss of step 13 is nan; .* the last good checkpoint is .*step-00000012"):
         train_tiny(recipe_file, tmp_path / "kept", *overrides)
     assert (tmp_path / "kept" / "checkpoints" / "step-00000012" / "state.pt").exists()
     calls.clear()

@@ -106,7 +106,7 @@ def test_merged_run_is_evaluated_and_exported_like_a_run(
 def test_runs_that_cannot_be_merged_are_refused(runs: Any, tmp_path: Path) -> None:
     for paths, weights, message in (
         ([runs(0)], [1.0], "name at least two runs"),
-        ([runs(0), runs(1)], [1.0], "a weight for each, got 2 and 1"),
+        ([runs(0), runs(1)], [1.0], "a weight for each, got 2 runs and 1 weights"),
         ([runs(0), runs(1)], [1.0, float("nan")], "finite numbers"),
         ([runs(0), runs(0, "strategy=bitfit")], [0.5, 0.5], "has another strategy than"),
         ([runs(0), runs(1, "strategy.targets=query")], [0.5, 0.5], r'strategy.targets is \["query"\], not \["all"\]'),

@@ -111,7 +111,8 @@ class Adviser:
             entry.dropped = record["reason"]
             return False
         if seed == 0:
-            entry.curve = [(one["progress"], self.badness(one["score"])) for one in record["curve"]]
+            curve = record["curve"] or [{"progress": 1.0, "score": validation_score(record)}]  # nothing was trained
+            entry.curve = [(one["progress"], self.badness(one["score"])) for one in curve]
             entry.seconds += self.clock.spent - before
         if record["status"] == "done":
             entry.records.append(record)

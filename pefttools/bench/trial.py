@@ -179,6 +179,8 @@ def _trained(order: Order) -> dict[str, Any]:
 
 def curve(run: Any, metric: str) -> list[dict[str, float]]:
     """The evaluations on validation rows: `step`, `progress` from 0 to 1, `score` and `loss` of each."""
+    if not run.metrics_file.is_file():
+        return []  # nothing was trained
     return [
         {
             "step": line["step"], "progress": line["progress"], "score": line["validation"][metric],
