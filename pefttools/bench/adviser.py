@@ -26,6 +26,8 @@ START = "start.yaml"
 """The recipe that every trial varies."""
 FIRST_STEPS = 12
 """Steps of the reference after which its time is estimated."""
+RESERVED_SECONDS, RESERVED_SHARE = 3.0, 0.02
+"""Time for loading the recommended run and scoring it on test rows, and a share of the budget for it."""
 RELATIVE_NOISE = 0.01
 """Standard deviation of an evaluation, as a share of the score, for metrics without bounds."""
 
@@ -44,7 +46,8 @@ class Adviser:
 
     @property
     def seconds_left(self) -> float:
-        return self.clock.left
+        """Time for trials; what comes after them, above all the test rows, has a reserve."""
+        return self.clock.left - RESERVED_SECONDS - RESERVED_SHARE * self.clock.budget
 
     @property
     def num_steps(self) -> int:
@@ -94,7 +97,7 @@ class Adviser:
             f"{reference.label}: {1000 * record['step_seconds'] / steps:.0f} ms a step, about"
             f" {budget.duration(needed)} for {self.num_steps} steps"
         )
-        if needed > self.clock.left:
+        if needed > self.seconds_left:
             raise UserError(
                 f"--budget: {budget.duration(self.clock.budget)} is too little: one run of {reference.label} takes"
                 f" about {budget.duration(needed)}; allow at least {budget.duration(1.2 * (self.clock.spent + needed))}"
@@ -165,12 +168,12 @@ class Adviser:
         try:
             return trial.perform(order, self._watch, 0.5)
         except Interrupted:
-            if self.clock.is_over:
+            if self.seconds_left < 0:
                 return None
             raise
 
     def _watch(self) -> None:
-        if self.clock.is_over:
+        if self.seconds_left < 0:
             raise Interrupted("the budget is spent")
 
     def forget_runs(self, keep: Sequence[str]) -> None:

@@ -8,8 +8,6 @@ import time
 from pefttools.errors import UserError
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-HARD = 1.05
-"""A trial that is still running after this multiple of the budget is stopped."""
 
 
 def seconds(text: str) -> float:
@@ -41,8 +39,3 @@ class Clock:
     @property
     def left(self) -> float:
         return self.budget - self.spent
-
-    @property
-    def is_over(self) -> bool:
-        """Whether running trials must stop, too."""
-        return self.spent > HARD * self.budget
