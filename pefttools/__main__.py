@@ -14,7 +14,9 @@ def main() -> None:
             from pefttools.cli import main as command
 
         code = command()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Exception) as error:
+        if not isinstance(error, KeyboardInterrupt) and not signals.came:  # a library may turn one into another error
+            raise
         sys.stderr.write("interrupted\n")
         code = 130
     gc.freeze()  # saves time at exit: Python does not search the libraries for garbage

@@ -165,6 +165,25 @@ def test_missing_or_empty_plugin_folder_is_reported(tmp_path: Path) -> None:
     assert all(name.encode() in found.stdout for name in tasks.names())
 
 
+def test_an_interrupt_that_a_library_turns_into_another_error_is_one_line() -> None:
+    code = """
+import os, signal, time
+from pefttools import __main__, cli
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("half loaded") from error
+
+cli.main = main
+__main__.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals to a process group")
 @pytest.mark.parametrize("seconds", [0.1, 0.5, 1.0, 2.0, 4.0])
@@ -181,7 +200,7 @@ def test_interrupt_at_any_time_is_one_line(seconds: float, recipe_file: Path, tm
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, time.monotonic() - started
+    assert process.returncode == 130, (time.monotonic() - started, errors.decode()[-2000:])
     last = errors.decode().splitlines()[-1]
     assert last == "interrupted" or "; to continue, run `pefttools train" in last
     assert b"Traceback" not in errors
