@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pefttools.bench.adviser import Adviser
+from pefttools.bench.budget import Clock
 from pefttools.bench.curves import forecast
 from pefttools.bench.race import Candidate, Entry, Race
 from pefttools.reporter import SILENT, Reporter
+from pefttools.tasks.text_classification import TextClassification
 
 EVALUATIONS = 8
 
@@ -100,6 +106,32 @@ def test_time_is_never_overrun_and_every_entry_is_accounted_for(seconds: float) 
     assert all(entry.dropped or entry.is_finished for entry in found.entries)
     if seconds == 65.0:
         assert [entry.dropped for entry in found.entries[1:4]] == ["was not tried: there was no time"] * 3
+
+
+def test_the_reference_stays_a_finalist_when_time_is_short() -> None:
+    """After the first seeds there is time for two more runs: of the best and of the reference, not of the second."""
+    curves = {"lora": (0.12, 0.02, 0.5, 60.0), "a": (0.10, 0.02, 0.5, 60.0), "b": (0.11, 0.02, 0.5, 60.0)}
+    found, _, _ = race(1e4, **curves)
+    spent = sum(entry.seconds for entry in found.entries)
+    _, _, finalists = race(spent + 2.5 * 60 * 1.15, **curves)
+    assert [one.candidate.label for one in finalists] == ["a", "lora"]
+    assert [len(one.records) for one in finalists] == [2, 2]
+
+
+def test_a_sole_finalist_gets_no_further_seeds() -> None:
+    _, runner, finalists = race(1e4, lora=(0.10, 0.02, 0.5, 60.0), bad=(0.4, 0.02, 0.5, 60.0))
+    assert [one.candidate.label for one in finalists] == ["lora"]
+    assert {seed for _, _, seed in runner.calls} == {0}
+
+
+def test_a_resumed_race_knows_how_long_finished_runs_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"status": "done", "metric": "accuracy", "validation": {"accuracy": 0.9}, "wall": 80.0, "curve": []}
+    monkeypatch.setattr(Adviser, "_perform", lambda *_: record)
+    start: Any = SimpleNamespace(task=TextClassification(), train=SimpleNamespace(epochs=1, batch_size=32))
+    adviser = Adviser(start, tmp_path, Clock(600), SILENT, rows={"train": 320, "validation": 40})
+    entry = Entry(Candidate("lora", {"name": "lora"}, 100, 1e-3, (1e-4, 1e-2)), 1e-3)
+    assert adviser.train(entry, 1.0)
+    assert (entry.seconds, entry.is_finished) == (80.0, True)
 
 
 def test_a_reference_without_time_gives_no_result() -> None:

@@ -114,7 +114,7 @@ def test_runs_that_cannot_be_merged_are_refused(runs: Any, tmp_path: Path) -> No
     ):
         with pytest.raises(UserError, match=message):
             merge(paths, weights, tmp_path / "out")
-    with pytest.raises(UserError, match=r"--by changes: .* is no run of LoRA without DoRA"):
+    with pytest.raises(UserError, match=r"--by changes: .* cannot be merged by its weight changes"):
         merge([runs(0, "strategy=bitfit"), runs(1, "strategy=bitfit")], [0.5, 0.5], tmp_path / "out", "changes")
     assert not (tmp_path / "out").exists()
 

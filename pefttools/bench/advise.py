@@ -86,7 +86,8 @@ def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     for name in names:
         if name not in CANDIDATES:
             strategies.get(name)
-    return {name: CANDIDATES.get(name, {"name": name}) for name in names}
+    lora_first = sorted(names, key=lambda name: name != "lora")
+    return {name: CANDIDATES.get(name, {"name": name}) for name in lora_first}
 
 
 def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str]) -> Recipe:
@@ -137,7 +138,7 @@ def _advice(adviser: Adviser, race: Race, finalists: Sequence[Entry], margin: fl
     shutil.rmtree(adviser.out / "recommended", ignore_errors=True)
     shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
     tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
-    adviser.forget_runs([record["digest"] for one in finalists for record in one.records])
+    adviser.remove_runs([record["digest"] for one in race.finished for record in one.records])
     values = {
         **judged(judgement),
         "recommended": _finalist(best, judgement), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
@@ -160,9 +161,11 @@ def _others(race: Race, finalists: Sequence[Entry]) -> dict[str, str]:
     """Label -> why an entry is no finalist."""
     found = {}
     for entry in race.entries:
+        if entry in finalists:
+            continue
         if entry.dropped:
             found[entry.label] = entry.dropped
-        elif entry not in finalists:
+        else:
             found[entry.label] = f"finished; validation {validation_score(entry.records[0]):.4f} on one seed"
     return found
 

@@ -116,7 +116,8 @@ class Adviser:
         if seed == 0:
             curve = record["curve"] or [{"progress": 1.0, "score": validation_score(record)}]  # nothing was trained
             entry.curve = [(one["progress"], self.badness(one["score"])) for one in curve]
-            entry.seconds += self.clock.spent - before
+            # a run that an earlier call of the command trained takes no time now
+            entry.seconds = max(entry.seconds + self.clock.spent - before, record["wall"])
         if record["status"] == "done":
             entry.records.append(record)
         at = f"{entry.progress:.0%} of the steps" if seed == 0 else f"seed {seed}"
@@ -176,8 +177,8 @@ class Adviser:
         if self.seconds_left < 0:
             raise Interrupted("the budget is spent")
 
-    def forget_runs(self, keep: Sequence[str]) -> None:
-        """Remove the run folders, except those of these digests."""
+    def remove_runs(self, keep: Sequence[str]) -> None:
+        """Remove the run folders, except those of these digests and those with a traceback."""
         for folder in (self.out / "runs").glob("*"):
             if folder.name not in {digest[:16] for digest in keep} and not (folder / "error.txt").is_file():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -194,17 +194,22 @@ class Race:
             if all(other.candidate is not entry.candidate for other in best):
                 best.append(entry)
         finalists = best[:FINALISTS]
-        if self.reference.candidate not in [one.candidate for one in finalists]:
-            finalists[-1] = next(one for one in best if one.candidate is self.reference.candidate)
+        if not any(map(self._is_of_reference, finalists)):
+            finalists[-1] = next(filter(self._is_of_reference, best))
+        if len(finalists) == 1:
+            return finalists  # there is nothing to compare it with
         for seed in range(1, MAX_SEEDS):
-            while len(finalists) > 1 and not self._fits(sum(SAFETY * one.seconds for one in finalists)):
+            while not self._fits(sum(SAFETY * one.seconds for one in finalists)):
                 if seed > 1 or len(finalists) == 2:
                     return finalists  # equally many seeds so far
-                finalists.pop()
+                finalists.remove(next(one for one in reversed(finalists) if not self._is_of_reference(one)))
             for entry in finalists:
                 if not self.runner.train(entry, 1.0, seed):
                     return self._with_equal_seeds(finalists)
         return finalists
+
+    def _is_of_reference(self, entry: Entry) -> bool:
+        return entry.candidate is self.reference.candidate
 
     @staticmethod
     def _with_equal_seeds(finalists: list[Entry]) -> list[Entry]:

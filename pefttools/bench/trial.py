@@ -144,7 +144,7 @@ def _trained(order: Order) -> dict[str, Any]:
 
     resolved = recipes.load(order.recipe, order.words).recipe
     assert resolved.digest == order.digest, f"{order.recipe} has changed since the trial was started"
-    started, task = time.monotonic(), resolved.task
+    started, task = time.monotonic() - _seconds_until_pause(order), resolved.task
     try:
         result = train(resolved, order.folder, resume=True, score_test=order.score_test, stop_after=order.stop_after)
     except Paused as paused:
@@ -175,6 +175,12 @@ def _trained(order: Order) -> dict[str, Any]:
     record["moved"] = _tried(_moved, order)
     record["forgetting"] = _tried(_forgotten, order)
     return record
+
+
+def _seconds_until_pause(order: Order) -> float:
+    """The time that a paused trial took until now; 0 for a new one."""
+    record = read(order.record) if order.record.is_file() else {}
+    return record["wall"] if record.get("status") == "paused" else 0.0
 
 
 def curve(run: Any, metric: str) -> list[dict[str, float]]:

@@ -62,8 +62,9 @@ def merge(
     _refuse_unlike(runs, recipes, weights, SUMMED_EXACTLY if how == "changes" else set())
     if how == "changes" and (other := [run.path for run, r in zip(runs, recipes, strict=True) if not _sums_changes(r)]):
         raise UserError(
-            f"--by changes: {other[0]} is no run of LoRA without DoRA, PiSSA, OLoRA, LoftQ and an eva_ratio above 1;"
-            " --by parameters sums the trained parameters themselves, which gives another result"
+            f"--by changes: {other[0]} cannot be merged by its weight changes, which needs strategy=lora without"
+            " `dora`, an `eva_ratio` above 1, or an `init` that changes the base; use --by parameters, which sums the"
+            " trained parameters themselves and gives another result"
         )
     atomic.refuse_unless_empty(out)
     if len({run.result()["data"]["digest"] for run in runs}) > 1:
