@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pefttools.bench import stats
 from pefttools.bench.stats import LEVEL, POWER, Array, Comparison, Difference, holm
@@ -85,18 +85,32 @@ def judge(
         ValueError: the margin is not above 0.
     """
     means = {name: float(table.mean()) for name, table in tables.items()}
-    pairs = stats.compare(tables)
-    differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
-    tiers = stats.tiers(means, differ, lower_is_better)
     if score_range is None:
         margin *= abs(min(means.values()) if lower_is_better else max(means.values()))
-    fewest = min(len(table) for table in tables.values())
-    differences = stats.differences(tables)
-    advice = recommend(means, tiers, trainable, differences, fewest, lower_is_better, margin, score_range is not None)
+    found = judge_differences(
+        means, stats.differences(tables), trainable, lower_is_better, margin, score_range is not None,
+        stats.mcnemar(tables),
+    )  # fmt: skip
+    return replace(found, intervals=stats.score_intervals(tables, score_range))
+
+
+def judge_differences(
+    means: Mapping[str, float],
+    differences: Mapping[tuple[str, str], Difference],
+    trainable: Mapping[str, int],
+    lower_is_better: bool = False,
+    margin: float = MARGIN,
+    in_points: bool = True,
+    mcnemar: Mapping[tuple[str, str], float] = {},
+) -> Judgement:
+    """Compare methods by the differences of their means, and recommend one; see `recommend` for the arguments."""
+    pairs = stats.compare_differences(differences, mcnemar)
+    differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
+    tiers = stats.tiers(means, differ, lower_is_better)
+    advice = recommend(means, tiers, trainable, differences, lower_is_better, margin, in_points)
     least, sign = stats.smallest_difference(pairs), -1 if lower_is_better else 1
     bounds = [one.upper(sign) for (_, second), one in differences.items() if second == advice.method]
-    intervals = stats.score_intervals(tables, score_range)
-    return Judgement(means, intervals, pairs, tiers, least, margin, advice, max([0.0, *bounds]))
+    return Judgement(means, {}, pairs, tiers, least, margin, advice, max([0.0, *bounds]))
 
 
 def recommend(
@@ -104,7 +118,6 @@ def recommend(
     tiers: Mapping[str, int],
     trainable: Mapping[str, int],
     differences: Mapping[tuple[str, str], Difference],
-    num_seeds: int,
     lower_is_better: bool = False,
     margin: float = MARGIN,
     in_points: bool = True,
@@ -116,7 +129,6 @@ def recommend(
         tiers: method -> tier, as `stats.tiers` returns them.
         trainable: method -> trained parameters.
         differences: ordered pair -> the difference of the first's score minus the second's, from `stats.differences`.
-        num_seeds: number of seeds of the method with the fewest.
         margin: in the unit of the scores.
         in_points: whether the verdict gives the margin in points, hundredths of the unit.
 
@@ -130,7 +142,7 @@ def recommend(
     smaller = sorted((n for n in means if trainable[n] < trainable[best]), key=lambda name: trainable[name])
     p_values = [_inferiority_p(name, list(means), differences, sign, margin) for name in smaller]
     adjusted = dict(zip(smaller, holm(p_values), strict=True))
-    supported = num_seeds > 1 and bool(differences)
+    supported = bool(differences) and all(one.num_seeds > 1 for one in differences.values())
     shown = tuple(name for name in smaller if supported and adjusted[name] < 1 - LEVEL)
     open_ = tuple(name for name in smaller if name not in shown and tiers[name] == tiers[best])
     method = shown[0] if shown else best
@@ -154,7 +166,7 @@ def _inferiority_p(
 def _needed(
     names: tuple[str, ...], differences: Mapping[tuple[str, str], Difference], best: str, sign: int, margin: float
 ) -> str:
-    """The rows and seeds with which the smallest of the methods would be shown to be within the margin."""
+    """The sets, or rows and seeds, with which the smallest of the methods would be shown to be within the margin."""
     from scipy import stats
 
     quantiles = float(stats.norm.ppf(LEVEL) + stats.norm.ppf(POWER))
@@ -164,6 +176,9 @@ def _needed(
         if room <= 0:
             continue  # it is worse by more than the margin, as far as can be seen
         wanted = (room / quantiles) ** 2
+        if one.num_sets > 1:
+            sets = math.ceil(one.error**2 * one.num_sets / wanted)
+            return f"to know about {name}, it takes about {max(one.num_sets + 1, sets)} sets"
         choices = range(one.num_seeds, max(one.num_seeds, MANY_SEEDS) + 1)
         seeds = next((n for n in choices if one.seed_variance * one.num_seeds / n <= wanted / 2), choices[-1])
         of_seeds = one.seed_variance * one.num_seeds / seeds

@@ -62,12 +62,15 @@ class Difference:
     num_seeds: int
     """The smaller number of seeds of the two."""
     freedom: float
-    """Degrees of freedom of the sum of both variances (Welch and Satterthwaite)."""
+    """Degrees of freedom of the sum of the variances (Welch and Satterthwaite)."""
+    set_variance: float = 0.0
+    """What the choice of test sets adds, where the difference is a mean over several."""
+    num_sets: int = 1
 
     @property
     def error(self) -> float:
         """The standard error."""
-        return math.sqrt(self.row_variance + self.seed_variance)
+        return math.sqrt(self.row_variance + self.seed_variance + self.set_variance)
 
     def interval(self) -> tuple[float, float]:
         """The bounds of the 95% interval."""
@@ -116,7 +119,7 @@ def score_intervals(
         mean = float(by_row.mean())
         of_rows = float(by_row.var(ddof=1)) / number if number > 1 else math.inf
         of_seeds, freedom = seeds[name]
-        quantile = _t_quantile((1 + LEVEL) / 2, _freedom([(of_rows, number - 1), (of_seeds, freedom)]))
+        quantile = _t_quantile((1 + LEVEL) / 2, total_freedom([(of_rows, number - 1), (of_seeds, freedom)]))
         if score_range is None:
             half = quantile * math.sqrt(of_rows + of_seeds)
             found[name] = (mean - half, mean + half)
@@ -138,7 +141,7 @@ def _wilson(mean: float, variance: float, number: int, quantile: float, low: flo
     return low + width * max(0.0, min(share, centre - half)), low + width * min(1.0, max(share, centre + half))
 
 
-def _freedom(parts: Sequence[tuple[float, float]]) -> float:
+def total_freedom(parts: Sequence[tuple[float, float]]) -> float:
     """Welch and Satterthwaite's degrees of freedom of a sum of variances, each with its own."""
     variance = sum(part for part, _ in parts)
     shares = sum(part**2 / freedom for part, freedom in parts if freedom > 0)
@@ -169,7 +172,7 @@ def differences(tables: Mapping[str, Array], seed: int = 0) -> dict[tuple[str, s
         value = float(np.mean(means[a] - means[b]))
         of_rows = float(np.var(resampled[:, index[a]] - resampled[:, index[b]], ddof=1))
         number = len(means[a])
-        freedom = _freedom([(of_rows, number - 1), seeds[a], seeds[b]])
+        freedom = total_freedom([(of_rows, number - 1), seeds[a], seeds[b]])
         fewest = min(len(tables[a]), len(tables[b]))
         one = Difference(value, of_rows, seeds[a][0] + seeds[b][0], number, fewest, freedom)
         found[a, b], found[b, a] = one, replace(one, value=-value)
@@ -183,15 +186,24 @@ def compare(tables: Mapping[str, Array], seed: int = 0) -> list[Comparison]:
         tables: method -> scores (seeds, rows), on the same rows; the number of seeds may differ.
         seed: seed of the bootstrap.
     """
-    pairs = list(itertools.combinations(tables, 2))
-    if not pairs:
-        return []
-    all_differences = differences(tables, seed)
-    found = [(a, b, one.value, *one.interval(), one.p()) for a, b in pairs for one in (all_differences[a, b],)]
+    return compare_differences(differences(tables, seed), mcnemar(tables))
+
+
+def compare_differences(
+    found_differences: Mapping[tuple[str, str], Difference], exact: Mapping[tuple[str, str], float] = {}
+) -> list[Comparison]:
+    """Compare every pair of methods.
+
+    Args:
+        found_differences: ordered pair -> the difference, in both orders, as `differences` returns them.
+        exact: pair -> p of McNemar's test, from `mcnemar`.
+    """
+    names = dict.fromkeys(name for pair in found_differences for name in pair)
+    pairs = list(itertools.combinations(names, 2))
+    found = [(a, b, one.value, *one.interval(), one.p()) for a, b in pairs for one in (found_differences[a, b],)]
     corrected = holm([p for *_, p in found])
-    mcnemar = _mcnemar(tables, pairs)
     return [
-        Comparison(*one, adjusted, mcnemar.get((one[0], one[1])))
+        Comparison(*one, adjusted, exact.get((one[0], one[1])))
         for one, adjusted in zip(found, corrected, strict=True)
     ]
 
@@ -280,13 +292,14 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _mcnemar(tables: Mapping[str, Array], pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], float]:
+def mcnemar(tables: Mapping[str, Array]) -> dict[tuple[str, str], float]:
+    """Pair of methods -> the Holm-corrected p of McNemar's test; empty unless all scores are 0 or 1."""
     from scipy import stats
 
     if not all(np.isin(table, (0, 1)).all() for table in tables.values()):
         return {}
     right = {name: table.mean(axis=0) >= 0.5 for name, table in tables.items()}
-    values = []
+    pairs, values = list(itertools.combinations(tables, 2)), []
     for a, b in pairs:
         only_a, only_b = int((right[a] & ~right[b]).sum()), int((~right[a] & right[b]).sum())
         both = only_a + only_b

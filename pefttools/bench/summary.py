@@ -131,12 +131,22 @@ def method_row(
         "params": first["params"],
         "merges": first["merges"],
         "adapter_bytes": first["files"]["adapter_bytes"],
-        **{
-            key: statistics.median(r["train"][key] for r in records)
-            for key in ("seconds", "tokens_per_second", "peak_bytes")
-        },
+        "seconds": statistics.median(map(seconds, records)),
+        "tokens_per_second": statistics.median(map(_tokens_per_second, records)),
+        "peak_bytes": statistics.median(r["train"]["peak_bytes"] for r in records),
         **_changes(records),
     }
+
+
+def seconds(record: Mapping[str, Any]) -> float:
+    """How long the training would take alone on the machine: on a processor its time there, shared by the threads."""
+    used, hardware = record["train"].get("cpu_seconds"), record["hardware"]
+    return used / hardware["threads"] if used and hardware.get("kind") == "cpu" else record["train"]["seconds"]
+
+
+def _tokens_per_second(record: Mapping[str, Any]) -> float:
+    alone = seconds(record)
+    return record["train"]["tokens_per_second"] * (record["train"]["seconds"] / alone if alone else 1.0)
 
 
 def scores(records: Sequence[Mapping[str, Any]]) -> stats.Array | None:

@@ -34,8 +34,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
 LEGEND = (
     "Methods in one tier do not differ significantly from its best (paired bootstrap over test rows, with the variance"
     " over seeds, Holm-corrected, 5%). The interval of a score holds for new rows and new seeds. `trained`, `adapter`"
-    " and `head` are numbers of parameters. `seconds` is the time of training with evaluations on validation rows,"
-    " `peak MB` the peak memory of the whole process. `moved` is ‖W−W₀‖ of the blocks divided by ‖W₀‖, in percent;"
+    " and `head` are numbers of parameters. `seconds` is the time of training with evaluations on validation rows"
+    " (on a CPU the processor time of a thread, so that trials side by side do not slow each other down), `peak MB` the peak memory of the whole process. `moved` is ‖W−W₀‖ of the blocks divided by ‖W₀‖, in percent;"
     " `rank` is the changes' mean effective rank; `forgot` is the increase of the loss a token on the retention text.",
 )
 

@@ -37,6 +37,8 @@ class Progress:
     stopped_early: bool = False
     seconds: float = 0.0
     """Duration of the loop with its evaluations and checkpoints."""
+    cpu_seconds: float = 0.0
+    """Processor time of the same, the sum over threads; it does not depend on what else runs on the machine."""
     step_seconds: float = 0.0
     """Duration of the steps alone."""
     tokens: int = 0

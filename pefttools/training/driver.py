@@ -196,7 +196,7 @@ class Training:
 
         The time counts as training time.
         """
-        started = time.monotonic()
+        started, used = time.monotonic(), time.process_time()
         prepared, recipe = self.prepared, self.prepared.recipe
         if not reuse_features(recipe.objectives):
             return {}
@@ -208,6 +208,7 @@ class Training:
         cached = load_or_compute(recipe.train, extractor, prepared.encoded, self.reporter, wanted)
         progress.features = cached.facts
         progress.seconds += time.monotonic() - started
+        progress.cpu_seconds += time.process_time() - used
         return cached.sets
 
     def _write(self, progress: Progress, params: dict[str, int], validation: Scored, test: Scored | None) -> None:

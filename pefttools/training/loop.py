@@ -95,7 +95,7 @@ class Loop:
         """
         settings, progress = self.recipe.train, self.progress
         started = saved = time.monotonic()
-        before = progress.seconds
+        before, used = progress.seconds, progress.cpu_seconds - time.process_time()
         self.model.train()
         with self.reporter.bar("training", self.num_steps, "steps", progress.step) as bar:
             while progress.step < self.num_steps and not progress.stopped_early:
@@ -104,7 +104,7 @@ class Loop:
                 bar.advance(1)
                 now = time.monotonic()
                 progress.step_seconds += now - begun
-                progress.seconds = before + now - started
+                progress.seconds, progress.cpu_seconds = before + now - started, used + time.process_time()
                 is_end = progress.step == self.num_steps
                 if progress.step % settings.log_every == 0 or is_end:
                     self.log(progress.tokens / progress.step_seconds, bar)

@@ -84,11 +84,12 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def hardware(accelerator: Accelerator) -> dict[str, Any]:
-    """Device, cores, threads and system of this machine."""
+    """Kind and name of the device, cores, threads and system of this machine."""
     import torch
 
     name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
     return {
+        "kind": accelerator.device.type,
         "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else str(name),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

@@ -71,6 +71,7 @@ def of_progress(progress: Progress, epochs: float) -> dict[str, Any]:
         "steps": progress.step,
         "epochs": epochs,
         "seconds": progress.seconds,
+        "cpu_seconds": progress.cpu_seconds,
         "step_seconds": progress.step_seconds,
         "tokens": progress.tokens,
         "tokens_per_second": progress.tokens / progress.step_seconds if progress.step else 0.0,
