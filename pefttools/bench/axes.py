@@ -12,6 +12,7 @@ Overrides = dict[str, Any]
 AXES = ("tasks", "bases", "sizes", "strategies", "penalties")
 """The axes, those of a problem first."""
 PROBLEM = AXES[:3]
+TASKS = AXES[0]
 NONE = "none"
 """The entry without a penalty."""
 ALL = "all"

@@ -63,6 +63,10 @@ class Pool:
     visible_on_these: float | None
     """The smallest difference that these rows and seeds could detect if only these sets were of interest."""
 
+    def best_first(self) -> list[str]:
+        """The methods by tier, then by mean."""
+        return sorted(self.by_set, key=lambda name: (self.judgement.tiers[name], -self.judgement.means[name]))
+
 
 def pool(sets: Sequence[ScoredSet], margin: float = MARGIN) -> Pool | None:
     """Compare methods over sets; None where fewer than `FEWEST` sets have at least two methods in common.

@@ -203,8 +203,7 @@ def compare_differences(
     found = [(a, b, one.value, *one.interval(), one.p()) for a, b in pairs for one in (found_differences[a, b],)]
     corrected = holm([p for *_, p in found])
     return [
-        Comparison(*one, adjusted, exact.get((one[0], one[1])))
-        for one, adjusted in zip(found, corrected, strict=True)
+        Comparison(*one, adjusted, exact.get((one[0], one[1]))) for one, adjusted in zip(found, corrected, strict=True)
     ]
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pefttools.bases.loading import BaseSettings
 from pefttools.bench import axes
-from pefttools.bench.axes import AXES, NONE, PROBLEM, Overrides
+from pefttools.bench.axes import AXES, NONE, PROBLEM, TASKS, Overrides
 from pefttools.bench.recommendation import MARGIN
 from pefttools.errors import UserError, unknown
 from pefttools.recipe import recipes, shipped, typed_yaml
@@ -144,6 +144,11 @@ class Cell:
     def problem(self) -> str:
         """The labels that comparable cells have in common."""
         return " · ".join(self.labels[axis] for axis in PROBLEM if axis in self.labels)
+
+    @property
+    def setting(self) -> str:
+        """The labels that cells on different test sets have in common."""
+        return " · ".join(self.labels[axis] for axis in PROBLEM if axis in self.labels and axis != TASKS)
 
     @property
     def method(self) -> str:

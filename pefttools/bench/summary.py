@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pefttools.bench import stats
+from pefttools.bench.pool_summary import judged, pooled
+from pefttools.bench.pooling import ScoredSet
 from pefttools.bench.recommendation import Judgement, judge
 
 if TYPE_CHECKING:
@@ -19,10 +21,18 @@ Summary = dict[str, Any]
 
 
 def summarise(sweep: Sweep) -> Summary:
-    """`suite`, `problems` (each with its `methods`, best first, and their `comparisons`), `versions`, `hardware`."""
-    problems: dict[str, list[Cell]] = {}
+    """`suite`, `problems` (each with its `methods`, best first, and their `comparisons`), `versions`, `hardware`.
+
+    `pools` compare the methods over all test sets, for each setting of the other axes.
+    """
+    cells: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
-        problems.setdefault(cell.problem, []).append(cell)
+        cells.setdefault(cell.problem, []).append(cell)
+    sets = {name: scored(sweep, name, of) for name, of in cells.items()}
+    problems = {name: problem(sweep, sets[name], of) for name, of in cells.items()}
+    settings: dict[str, list[str]] = {}
+    for name, of in cells.items():
+        settings.setdefault(of[0].setting, []).append(name)
     done = [record for record in sweep.records.values() if record["status"] == "done"]
     return {
         "suite": sweep.suite.name,
@@ -32,25 +42,38 @@ def summarise(sweep: Sweep) -> Summary:
         "seeds": list(sweep.suite.seeds),
         "learning_rates": sweep.suite.tuning.trials,
         "trials": {"all": sweep.total, "done": sweep.done},
-        "problems": [problem(sweep, name, cells) for name, cells in problems.items()],
+        "pools": [
+            values
+            for setting, names in settings.items()
+            if (values := pooled(setting, [sets[n] for n in names], [problems[n] for n in names], sweep.suite.margin))
+        ],
+        "problems": [*problems.values()],
         "versions": done[0]["versions"] if done else {},
         "hardware": done[0]["hardware"] if done else {},
     }
 
 
-def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
-    """The summary of one problem: its methods, compared with each other on the same rows."""
+def scored(sweep: Sweep, name: str, cells: Sequence[Cell]) -> ScoredSet:
+    """The test scores of one problem's methods."""
     finals = {cell.method: _finals(sweep, cell) for cell in cells}
     some = next((records[0] for records in finals.values() if records), None)
     tables = {method: table for method, records in finals.items() if (table := scores(records)) is not None}
-    lower = bool(some and some["lower_is_better"])
     trainable = {method: records[0]["params"]["trainable"] for method, records in finals.items() if records}
-    found = judge(tables, trainable, lower, sweep.suite.margin, score_range(some)) if tables else None
+    lower = bool(some and some["lower_is_better"])
+    return ScoredSet(name, some["metric"] if some else "", tables, trainable, score_range(some), lower)
+
+
+def problem(sweep: Sweep, on: ScoredSet, cells: Sequence[Cell]) -> dict[str, Any]:
+    """The summary of one problem: its methods, compared with each other on the same rows."""
+    finals = {cell.method: _finals(sweep, cell) for cell in cells}
+    some = next((records[0] for records in finals.values() if records), None)
+    margin, lower = sweep.suite.margin, on.lower_is_better
+    found = judge(on.tables, on.trainable, lower, margin, on.score_range) if on.tables else None
     methods = [method_row(sweep, cell, finals[cell.method], found) for cell in cells]
     order = {"done": 0, "unfinished": 1, "failed": 2}
     methods.sort(key=lambda row: (order[row["status"]], row["tier"] or 0, _rank(row, lower)))
     return {
-        "name": name,
+        "name": on.name,
         "metric": some["metric"] if some else None,
         "lower_is_better": lower,
         "measured_on": some["measured_on"] if some else None,
@@ -60,25 +83,6 @@ def problem(sweep: Sweep, name: str, cells: Sequence[Cell]) -> dict[str, Any]:
         "unit": some.get("unit") if some else None,
         "methods": methods,
         **judged(found),
-    }
-
-
-def judged(found: Judgement | None) -> dict[str, Any]:
-    """The comparison of methods as plain values."""
-    if found is None:
-        return {
-            "smallest_difference": None, "margin": None, "is_coarse": False, "recommended": None, "shown": [],
-            "comparisons": [], "verdict": "nothing to compare yet",
-        }  # fmt: skip
-    advice = found.recommendation
-    return {
-        "smallest_difference": found.smallest_difference,
-        "margin": found.margin,
-        "is_coarse": found.is_coarse,
-        "recommended": advice.method if advice.is_supported else None,
-        "shown": list(advice.shown),
-        "comparisons": [{**vars(pair), "differs": pair.differs} for pair in found.comparisons],
-        "verdict": advice.verdict,
     }
 
 

@@ -26,6 +26,8 @@ def markdown(summary: Mapping[str, Any]) -> str:
         *LEGEND,
         "",
     ]
+    for pool in summary["pools"]:
+        text += [*_pool(pool), ""]
     for problem in summary["problems"]:
         text += [*_problem(problem), ""]
     return "\n".join(text)
@@ -35,7 +37,8 @@ LEGEND = (
     "Methods in one tier do not differ significantly from its best (paired bootstrap over test rows, with the variance"
     " over seeds, Holm-corrected, 5%). The interval of a score holds for new rows and new seeds. `trained`, `adapter`"
     " and `head` are numbers of parameters. `seconds` is the time of training with evaluations on validation rows"
-    " (on a CPU the processor time of a thread, so that trials side by side do not slow each other down), `peak MB` the peak memory of the whole process. `moved` is ‖W−W₀‖ of the blocks divided by ‖W₀‖, in percent;"
+    " (on a CPU the processor time of a thread, so that trials side by side do not slow each other down), `peak MB` the"
+    " peak memory of the whole process. `moved` is ‖W−W₀‖ of the blocks divided by ‖W₀‖, in percent;"
     " `rank` is the changes' mean effective rank; `forgot` is the increase of the loss a token on the retention text.",
 )
 
@@ -43,6 +46,40 @@ LEGEND = (
 def _machine(summary: Mapping[str, Any]) -> str:
     hardware = summary["hardware"]
     return f"Measured on {hardware['device']}, {hardware['threads']} threads a trial." if hardware else ""
+
+
+def _pool(pool: Mapping[str, Any]) -> list[str]:
+    sets, lines = pool["sets"], [f"## All sets{': ' * bool(pool['name'])}{pool['name']}", "", pool_facts(pool), ""]
+    columns = ("tier", "method", "mean", "from the best", *sets, "trained", "seconds", "forgot")
+    lines += ["| " + " | ".join(columns) + " |", "|---|---|" + "---:|" * (len(columns) - 2)]
+    for row in pool["methods"]:
+        gap = "" if row["gap_low"] is None else f" ({100 * row['gap_low']:+.1f} to {100 * row['gap_high']:+.1f})"
+        texts = [
+            str(row["tier"]), row["method"], f"{row['mean']:.4f}", f"{100 * row['gap']:+.1f}{gap}",
+            *(f"{row['by_set'][name]:.4f}" for name in sets), f"{row['trainable']:,}", _seconds(row["seconds"]),
+            "" if row["forgetting"] is None else f"{row['forgetting']:+.3f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(texts) + " |")
+    return [*lines, "", f"**{pool['verdict']}.**"]
+
+
+def pool_facts(pool: Mapping[str, Any]) -> str:
+    """What was pooled, and how small a difference can be seen."""
+    sentences = [
+        f"The mean of {', '.join(pool['metrics'])} over {len(pool['sets'])} sets, each counting alike; differences from"
+        " the best mean in points, with 95% intervals that hold for new sets like these, new rows and new seeds."
+    ]
+    if pool["smallest_difference"] is not None:
+        sentences.append(
+            f"The smallest difference that can be detected (with probability 0.8): {points(pool['smallest_difference'])}"
+            f" for new sets, {points(pool['smallest_on_these'])} on these sets."
+        )
+    sentences += [f"Left out: {name} {reason}." for name, reason in pool["left_out"].items()]
+    return " ".join(sentences)
+
+
+def points(share: float) -> str:
+    return f"{100 * share:.1f} points"
 
 
 def _problem(problem: Mapping[str, Any]) -> list[str]:

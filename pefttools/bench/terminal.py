@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pefttools.bench.budget import duration
-from pefttools.bench.tables import cells
+from pefttools.bench.tables import cells, pool_facts
 
 Parts: TypeAlias = "list[str | Table]"
 
@@ -20,6 +20,16 @@ SHOWN = {"tier": 0, "method": 1, "test": 2, "95% interval": 3, "trained": 4, "lr
 def suite(summary: Mapping[str, Any], folder: str) -> Parts:
     """A table and a verdict for each problem, then the path of the report."""
     parts: Parts = []
+    for pool in summary["pools"]:
+        table = _table(f"{pool['name'] or summary['suite']}: all sets")
+        for column in ("tier", "method", "mean", "from the best", "trained", "s"):
+            table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
+        for row in pool["methods"]:
+            table.add_row(
+                str(row["tier"]), row["method"], f"{row['mean']:.4f}", f"{100 * row['gap']:+.1f}",
+                f"{row['trainable']:,}", f"{row['seconds']:.0f}", style="dim" if _is_grey(pool, row) else None,
+            )  # fmt: skip
+        parts += [table, f"{pool['verdict']}. {pool_facts(pool)}"]
     for problem in summary["problems"]:
         title = f"{problem['name'] or summary['suite']}: {problem['metric'] or 'nothing has finished'}"
         table = _table(title)
