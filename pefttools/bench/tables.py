@@ -70,9 +70,10 @@ def pool_facts(pool: Mapping[str, Any]) -> str:
         " the best mean in points, with 95% intervals that hold for new sets like these, new rows and new seeds."
     ]
     if pool["smallest_difference"] is not None:
+        on_new, on_these = points(pool["smallest_difference"]), points(pool["smallest_on_these"])
         sentences.append(
-            f"The smallest difference that can be detected (with probability 0.8): {points(pool['smallest_difference'])}"
-            f" for new sets, {points(pool['smallest_on_these'])} on these sets."
+            f"The smallest difference that can be detected (with probability 0.8): {on_new} for new sets, {on_these} on"
+            " these sets."
         )
     sentences += [f"Left out: {name} {reason}." for name, reason in pool["left_out"].items()]
     return " ".join(sentences)
