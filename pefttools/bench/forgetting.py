@@ -22,7 +22,7 @@ from pefttools.training.run import Run, load
 if TYPE_CHECKING:
     from pefttools.training.run import Trained
 
-TOKENS = 16_384
+TOKENS = 8_192
 """Upper limit of tokens that are scored; the first text is scored whatever its length."""
 
 

@@ -3,9 +3,11 @@
 It answers what holds on new sets like these, not only for new rows and seeds of these (Demšar 2006). Data with levels
 (sets, then seeds and rows) is resampled by whole sets, because the differences of sets contain the variation of the
 levels below already, and resampling these again would count it twice (Davison and Hinkley 1997, §3.8). For a mean, that
-bootstrap's variance is known: s²/(K−1), with s² the variance over K sets divided by K; the factor K/(K−1) makes it
-unbiased, and Student's t with K−1 degrees of freedom is for a variance from so few sets. Where the differences of sets
-vary less than the paired bootstrap over rows and the variance over seeds say they must, these are taken.
+bootstrap's variance is known: it is (K−1)/K of s²/K, with s² the variance of the differences of K sets. Without that
+factor it is unbiased, and Student's t with K−1 degrees of freedom accounts for the few sets (Hartung and Knapp 2001).
+Where sets happen to vary less than their rows (paired bootstrap) and seeds must make them vary, the variance of rows
+and seeds is taken (Röver et al. 2015), which makes intervals a little too wide where sets do not differ:
+benchmarks/results/pooling.md has the coverage.
 """
 
 from __future__ import annotations
