@@ -189,7 +189,6 @@ def test_fits_recover_their_parameters(speed: Any) -> None:
 
 @pytest.mark.slow
 def test_growth_plot_is_written(speed: Any, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     fits, plot = speed("fits"), speed("plot")
     values = {x: [{"step_seconds": x, "peak_bytes": x}] for x in (1, 2)}
     plot.draw([fits.Sweep.of("rows", values)], tmp_path / "growth.json")

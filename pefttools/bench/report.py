@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
-from pefttools.bench import archive, plots, tables
+from pefttools.bench import archive, charts, plots, tables, vega
 from pefttools.bench.summary import summarise
 from pefttools.data.splitting import load_splits
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pefttools.bench.sweep import Sweep
 
 HERE = Path(__file__).parent
+SCRIPTS = ("report_tables.js", "report.js")
+"""They share one script element."""
 LONGEST = 300
 """Upper limit of characters of a text that are shown."""
 
@@ -46,9 +48,8 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=jinja2.select_autoescape(), undefined=jinja2.StrictUndefined
     )
-    data = json.dumps(
-        {"summary": summary, "examples": rows}, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
+    content = {"summary": summary, "examples": rows, "charts": charts.specs(summary)}
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for sign, code in (
         ("<", "\\u003c"),
         (">", "\\u003e"),
@@ -59,7 +60,8 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
         data = data.replace(sign, code)
     return environment.get_template("report.html.jinja").render(
         title=summary["suite"], data=data, style=(HERE / "report.css").read_text("utf-8"),
-        script=(HERE / "report.js").read_text("utf-8"), legend=tables.LEGEND[0].replace("`", ""),
+        script="".join((HERE / name).read_text("utf-8") for name in SCRIPTS), vega=vega.javascript(),
+        legend=tables.LEGEND[0].replace("`", ""),
     )  # fmt: skip
 
 
