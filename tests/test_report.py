@@ -46,7 +46,7 @@ def pooled(method: str, mean: float, gap: float, **more: Any) -> dict[str, Any]:
 
 
 POOL = {
-    "sets": ["one", "two", "three"], "metrics": ["accuracy"], "left_out": {"four": EVIL}, "margin": 0.01,
+    "name": "", "sets": ["one", "two", "three"], "metrics": ["accuracy"], "left_out": {"four": EVIL}, "margin": 0.01,
     "smallest_difference": 0.012, "smallest_on_these": 0.008, "is_coarse": True, "recommended": "full", "shown": [],
     "verdict": "full has the best mean", "comparisons": [],
     "methods": [pooled("full", 0.93, 0.0, gap_low=None, gap_high=None), pooled("lora", 0.92, -0.01)],
@@ -69,7 +69,7 @@ def page() -> str:
     summary = {
         "suite": "test", "description": EVIL, "digest": "0", "seeds": [0, 1], "learning_rates": 3,
         "trials": {"all": 4, "done": 4}, "problems": [problem, {**problem, "name": "two"}],
-        "versions": {"torch": "2"}, "hardware": {"device": "cpu", "threads": 2}, "pool": POOL,
+        "versions": {"torch": "2"}, "hardware": {"device": "cpu", "threads": 2}, "pools": [POOL],
     }  # fmt: skip
     rows = {
         "ids": ["0", "1", "2"], "references": ["a", "b", "a"], "texts": [EVIL, "second", "third"],
@@ -98,8 +98,8 @@ def test_page_without_a_pool_or_scores_has_no_charts() -> None:
     problem = {
         "name": "one", "metric": None, "lower_is_better": False, "methods": [failed("bad")], "comparisons": [],
     }  # fmt: skip
-    specs = charts.specs({"problems": [problem]})
-    assert specs["pool"] is None
+    specs = charts.specs({"pools": [], "problems": [problem]})
+    assert specs["pools"] == []
     assert specs["problems"] == [{"costs": {}, "rates": None}]
 
 

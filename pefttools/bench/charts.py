@@ -42,7 +42,7 @@ COSTS = {
 
 def specs(summary: Row) -> dict[str, Any]:
     """What the page draws: every method's mark, the pool's chart, and each problem's charts."""
-    look, pool = look_of(summary), summary.get("pool")
+    look = look_of(summary)
     problems = []
     for problem in summary["problems"]:
         costs = COSTS if finished(problem) else {}
@@ -53,7 +53,7 @@ def specs(summary: Row) -> dict[str, Any]:
     return {
         "marks": look.marks,
         "costs": {name: cost.title for name, cost in COSTS.items()},
-        "pool": vega.compile_for_page(differences(pool, look)) if pool else None,
+        "pools": [vega.compile_for_page(differences(pool, look)) for pool in summary["pools"]],
         "problems": problems,
     }
 

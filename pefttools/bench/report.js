@@ -46,7 +46,7 @@ function drawCharts() {
   const shown = $("filter").value.trim() ? filtered().map((row) => row.method) : null;
   const signals = { ...colours, chosen: state.chosen, shown, intervals: $("intervals").checked };
   $("rates").closest("section").hidden = !rates;
-  drawChart("pool-chart", charts.pool, { ...signals, shown: null, intervals: true });
+  drawChart("pool-chart", charts.pools[summary.pools.indexOf(pool())], { ...signals, shown: null, intervals: true });
   drawChart("pareto", costs[$("cost").value], signals);
   drawChart("rates", rates, signals);
   if (!views.pareto) $("pareto").textContent = "nothing has finished yet";
@@ -79,18 +79,20 @@ function drawHead() {
 }
 
 function drawPool() {
-  $("over-sets").hidden = !pool;
-  if (!pool) return;
-  $("pool-verdict").textContent = `${pool.verdict}.`;
-  const facts = [`${pool.sets.length} sets (${pool.metrics.join(", ")})`];
-  if (pool.smallest_difference !== null)
-    facts.push(`smallest difference that can be detected (with probability 0.8): ${inPoints(pool.smallest_difference)} for new sets` +
-      (pool.smallest_on_these === null ? "" : `, ${inPoints(pool.smallest_on_these)} on these`));
-  facts.push(`margin ${inPoints(pool.margin)}`);
-  const left = Object.entries(pool.left_out).map(([name, reason]) => `${name} ${reason}`);
+  const one = pool();
+  $("over-sets").hidden = !one;
+  if (!one) return;
+  $("over-sets-title").textContent = one.name ? `All sets: ${one.name}` : "All sets";
+  $("pool-verdict").textContent = `${one.verdict}.`;
+  const facts = [`${one.sets.length} sets (${one.metrics.join(", ")})`];
+  if (one.smallest_difference !== null)
+    facts.push(`smallest difference that can be detected (with probability 0.8): ${inPoints(one.smallest_difference)} for new sets` +
+      (one.smallest_on_these === null ? "" : `, ${inPoints(one.smallest_on_these)} on these`));
+  facts.push(`margin ${inPoints(one.margin)}`);
+  const left = Object.entries(one.left_out).map(([name, reason]) => `${name} ${reason}`);
   if (left.length) facts.push(`left out: ${left.join("; ")}`);
   $("pool-facts").textContent = facts.join(" · ");
-  drawTable("pool", POOL_COLUMNS, pool.methods);
+  drawTable("pool", poolColumns(one), one.methods);
 }
 
 function draw() {

@@ -9,7 +9,8 @@ const isShare = (p) => (p.before ?? 0) >= 0 && (p.before ?? 0) <= 1;
 const whole = (value) => (value === null || value === undefined ? "" : Math.round(value).toLocaleString("en"));
 const problem = () => summary.problems[state.problem];
 const done = () => problem().methods.filter((row) => "mean" in row);
-const pool = summary.pool ?? null;
+// the comparison over all sets to which the chosen problem belongs
+const pool = () => summary.pools.find((one) => one.sets.includes(problem().name)) ?? summary.pools[0] ?? null;
 const SYMBOLS = { circle: "●", square: "■", "triangle-up": "▲", diamond: "◆" };
 
 function element(tag, attributes = {}, ...children) {
@@ -42,7 +43,7 @@ const METHOD_COLUMNS = [
   ["rank", (r) => r.effective_rank, (r) => number(r.effective_rank, 0)],
   ["forgot", forgot, (r) => number(forgot(r), 3)],
 ];
-const POOL_COLUMNS = pool && [
+const poolColumns = (pool) => [
   ["method", (r) => r.method, named, true],
   ["tier", (r) => r.tier, (r) => badge(r, pool)],
   ["mean", (r) => r.mean, (r) => number(r.mean)],
