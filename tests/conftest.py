@@ -265,7 +265,7 @@ def losses(run: Path) -> list[float]:
 
 def without_clock(result: dict[str, Any]) -> dict[str, Any]:
     """A result without times and memory."""
-    timed = ("seconds", "step_seconds", "tokens_per_second", "peak_bytes")
+    timed = ("seconds", "cpu_seconds", "step_seconds", "tokens_per_second", "peak_bytes")
     return {**result, "train": {k: v for k, v in result["train"].items() if k not in timed}}
 
 

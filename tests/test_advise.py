@@ -66,6 +66,7 @@ def test_the_recommendation_is_a_recipe_and_its_run(advised: tuple[int, Path]) -
     assert chosen.strategy.as_dict()["name"] == values["recommended"]["strategy"]["name"]
     assert chosen.train.learning_rate == values["recommended"]["learning_rate"]
     assert values["test"]["accuracy"] > 0.9
+    assert values["test"]["rows"] == values["rows"]["test"] != values["rows"]["validation"]
     assert values["spent_seconds"] <= 1.1 * values["budget_seconds"]
     assert json.loads((out / "recommended" / "result.json").read_text())["digest"] == chosen.digest
 

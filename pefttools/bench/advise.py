@@ -43,7 +43,7 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "ia3": {"name": "ia3"},
     "head": {"name": "top_layers"},
 }
-"""The default candidates, in the order in which they are tried; the first is the answer to beat."""
+"""The default candidates; LoRA is the answer to beat, and `priors` decides the order of the others."""
 EPOCHS = ((1000, 10.0), (10000, 5.0), (math.inf, 3.0))
 """(upper limit of training rows, epochs)."""
 EVALUATIONS = 8
@@ -73,6 +73,8 @@ def advise(
     start = _started(base, task, data, out, overrides)
     adviser = Adviser(start, out, clock, reporter)
     candidates = adviser.candidates(_wanted(strategies))
+    if adviser.expectations:
+        reporter.note(f"against LoRA, on sets like this (this decides the order only): {adviser.expectations}")
     adviser.check_budget(candidates[0])
     race = Race(adviser, candidates)
     return _advice(adviser, race, race.run(), margin)
@@ -86,8 +88,7 @@ def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     for name in names:
         if name not in CANDIDATES:
             strategies.get(name)
-    lora_first = sorted(names, key=lambda name: name != "lora")
-    return {name: CANDIDATES.get(name, {"name": name}) for name in lora_first}
+    return {name: CANDIDATES.get(name, {"name": name}) for name in names}
 
 
 def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str]) -> Recipe:
@@ -137,14 +138,15 @@ def _advice(adviser: Adviser, race: Race, finalists: Sequence[Entry], margin: fl
     write_recipe(adviser.out / "recipe.yaml", recipe.model_copy(update={"name": "recommended"}), title)
     shutil.rmtree(adviser.out / "recommended", ignore_errors=True)
     shutil.copytree(adviser.out / "runs" / first["digest"][:16], adviser.out / "recommended")
-    tested = evaluate_run(adviser.out / "recommended") if adviser.rows["test"] else None
+    tested = evaluate_run(adviser.out / "recommended", split="test") if adviser.rows["test"] else None
     adviser.remove_runs([record["digest"] for one in race.finished for record in one.records])
     values = {
         **judged(judgement),
         "recommended": _finalist(best, judgement), "test": tested, "recipe": str(adviser.out / "recipe.yaml"),
         "run": str(adviser.out / "recommended"), "runner_up": _finalist(ranked[1], judgement) if ranked[1:] else None,
         "finalists": [_finalist(one, judgement) for one in ranked], "regret": _regret(judgement),
-        "ruled_out": adviser.ruled_out | _others(race, finalists), "metric": task.primary, "rows": adviser.rows,
+        "priors": adviser.expectations, "ruled_out": adviser.ruled_out | _others(race, finalists),
+        "metric": task.primary, "rows": adviser.rows,
         "steps": adviser.num_steps, "budget_seconds": adviser.clock.budget, "spent_seconds": adviser.clock.spent,
         "versions": trial.versions(),
     }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttools.bases import loading
-from pefttools.bench import budget, trial
+from pefttools.bench import budget, priors, trial
 from pefttools.bench.preflight import params_of
 from pefttools.bench.race import SAFETY, Candidate, Entry
 from pefttools.bench.suite import words
@@ -43,6 +43,8 @@ class Adviser:
     ruled_out: dict[str, str] = field(default_factory=dict)
     threads: int = field(default_factory=trial.cores)
     rows: dict[str, int] = field(default_factory=dict)
+    expectations: str = ""
+    """What the table of priors says about the candidates, as a line."""
 
     @property
     def seconds_left(self) -> float:
@@ -56,12 +58,19 @@ class Adviser:
         return max(1, round(settings.epochs * math.ceil(self.rows["train"] / settings.batch_size)))
 
     def candidates(self, wanted: Mapping[str, Mapping[str, Any]]) -> list[Candidate]:
-        """The candidates that work with the base and the task. Raises UserError when none does."""
+        """The candidates that work with the base and the task, in the order of `priors`.
+
+        Raises:
+            UserError: no candidate works.
+        """
         loading.prepare_libraries()
         splits = load_splits(self.start.data, self.start.task, self.reporter)
         task = class_order.fitted(self.start.task, self.start.base, splits, self.reporter)
         self.rows = {name: len(rows) for name, rows in splits.named().items()}
         found: list[Candidate] = []
+        size = self.rows["train"], num_classes(task)
+        wanted = priors.ordered(wanted, *size)
+        self.expectations = priors.told(wanted, *size)
         for label, strategy in wanted.items():
             try:
                 recipe = self.recipe(strategy)
@@ -182,6 +191,12 @@ class Adviser:
         for folder in (self.out / "runs").glob("*"):
             if folder.name not in {digest[:16] for digest in keep} and not (folder / "error.txt").is_file():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def num_classes(task: Any) -> int | None:
+    """The number of classes or tags of a task that is fitted to its rows; None where it has none."""
+    labels = task.config_values().get("id2label", {})
+    return len(labels) if len(labels) > 1 else None
 
 
 def validation_score(record: Mapping[str, Any]) -> float:

@@ -72,6 +72,8 @@ def advice(values: Mapping[str, Any]) -> Parts:
     parts: Parts = [table, f"{values['verdict']}."]
     if values["runner_up"]:
         parts.append(f"runner-up: {values['runner_up']['label']}")
+    if values["priors"]:
+        parts.append(f"expected against LoRA on sets like this, for the order only: {values['priors']}")
     parts += [f"ruled out: {label}: {reason}" for label, reason in values["ruled_out"].items()]
     if values["test"]:
         parts.append(

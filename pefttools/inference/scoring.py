@@ -16,26 +16,37 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order
 from pefttools.training.evaluation import Evaluator
-from pefttools.training.own_rows import own_rows, warn_of_known
+from pefttools.training.own_rows import own_rows, unchanged_rows, warn_of_known
 from pefttools.training.run import Run, load
 
 
-def evaluate_run(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> dict[str, Any]:
+def evaluate_run(
+    path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT, split: str | None = None
+) -> dict[str, Any]:
     """Metrics of a run's model on the rows that it was scored on at its end, or on other rows named by overrides.
 
     Without overrides the rows come from the run's folder; a warning reports changes in their file. With `data.test`
     every row of that file is scored; with other overrides, the rows of the test split that these give, or of the
     validation split if there are no test rows.
 
+    Args:
+        split: the split of the run's own data to score, where it is not the one that was scored at its end.
+
+    Returns:
+        The metrics, `rows` (their number) and `scored_on` (the split).
+
     Raises:
-        UserError: an override is not one of data, or rows have labels that the model does not know.
+        UserError: an override is not one of data, rows have labels that the model does not know, or the data of the
+            wanted split has changed.
     """
     if strange := [o.partition("=")[0] for o in overrides if not o.startswith("data.")]:
         raise UserError(f"{', '.join(strange)}: evaluate accepts overrides of data only, because the model is trained")
     run = Run.open(path)
     task, settings = run.recipe().task, run.recipe(overrides).data
     prepare_libraries()
-    if not overrides:
+    if split and not overrides:
+        name, rows = split, unchanged_rows(run, split, task, reporter)
+    elif not overrides:
         own = own_rows(run, task, reporter)
         name, rows = own.split, own.rows
     elif settings.test and any(o.startswith("data.test") for o in overrides):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pefttools.data.rows import Row, content_hash, key_hash
-from pefttools.data.splitting import load_rows, load_splits
+from pefttools.data.splitting import Splits, load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training.run_rows import ScoredRows
@@ -34,15 +34,24 @@ def own_rows(run: Run, task: Task, reporter: Reporter = SILENT) -> ScoredRows:
     return scored
 
 
+def unchanged_rows(run: Run, split: str, task: Task, reporter: Reporter = SILENT) -> list[Row]:
+    """The rows of a split of the run's data, read again. Raises UserError when the data has changed."""
+    return _unchanged(run, task, reporter).named()[split]
+
+
 def _read_again(run: Run, task: Task, reporter: Reporter) -> ScoredRows:
+    splits, name = _unchanged(run, task, reporter), "test" if run.result()["test"] else "validation"
+    return ScoredRows(name, list(splits.ids_of(name)), splits.named()[name])
+
+
+def _unchanged(run: Run, task: Task, reporter: Reporter) -> Splits:
     splits = load_splits(run.recipe().data, task, reporter)
     if splits.digest != run.result()["data"]["digest"]:
         raise UserError(
-            f"{run.path}: the run's data has changed since it was trained, and an older version of pefttools, which did"
-            " not save the rows, wrote the run; name the rows to score with data.test=FILE"
+            f"{run.path}: the run's data has changed since it was trained, and these rows were not saved in the run's"
+            " folder; name the rows to score with data.test=FILE"
         )
-    name = "test" if run.result()["test"] else "validation"
-    return ScoredRows(name, list(splits.ids_of(name)), splits.named()[name])
+    return splits
 
 
 def _compare(scored: ScoredRows, run: Run, task: Task, reporter: Reporter) -> None:
