@@ -134,3 +134,17 @@ def test_command_of_a_trial_gives_the_same_recipe(tmp_path: Path) -> None:
     assert (program, verb) == ("pefttools", "train")
     assert recipes.load(name, words).recipe.digest == cell.recipe(1, 0.002).digest
     assert json.loads(json.dumps(cell.overrides)) == cell.overrides
+
+
+def test_objectives_and_augmentations_are_axes(tmp_path: Path) -> None:
+    axes = {
+        "objectives": ["none", "sam"],
+        "augmentations": {"none": None, "both": {"random_swap": {"copies": 2}, "random_deletion": None}},
+    }
+    cells = {cell.method: cell for cell in suite.load(suite_file(tmp_path, axes=axes)).cells()}
+    assert set(cells) == {"plain", "both", "sam", "sam + both"}
+    recipe = cells["sam + both"].recipe(0)
+    assert (list(recipe.objectives), list(recipe.augmentations)) == (["sam"], ["random_swap", "random_deletion"])
+    assert recipe.augmentations["random_swap"].copies == 2
+    assert not cells["plain"].recipe(0).objectives
+    assert len({cell.problem for cell in cells.values()}) == 1

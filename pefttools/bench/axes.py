@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pefttools.errors import unknown
 
 Overrides = dict[str, Any]
 """Dotted recipe keys with their values."""
-AXES = ("tasks", "bases", "sizes", "strategies", "penalties")
+AXES = ("tasks", "bases", "sizes", "strategies", "penalties", "objectives", "augmentations")
 """The axes, those of a problem first."""
 PROBLEM = AXES[:3]
-TASKS = AXES[0]
+TASKS, STRATEGIES = AXES[0], AXES[3]
 NONE = "none"
-"""The entry without a penalty."""
+"""The entry without a penalty, an objective or an augmentation."""
 ALL = "all"
 """The size that uses all training rows."""
 
@@ -55,13 +55,18 @@ def _task(name: str, settings: Any) -> Overrides:
     return {"recipe": values.get("recipe", name), **more}
 
 
-def _penalty(name: str, settings: Any) -> Overrides:
-    if name == NONE:
-        return {"regularizers": {}}
-    if isinstance(settings, str):
-        return {"regularizers": [settings]}
-    several = settings and all(isinstance(value, (Mapping, type(None))) for value in settings.values())
-    return {"regularizers": dict(settings) if several else {name: dict(settings or {})}}
+def _several(section: str) -> Callable[[str, Any], Overrides]:
+    """The entries of a section in which a recipe names any number of choices."""
+
+    def read(name: str, settings: Any) -> Overrides:
+        if name == NONE:
+            return {section: {}}
+        if isinstance(settings, str):
+            return {section: [settings]}
+        many = settings and all(isinstance(value, (Mapping, type(None))) for value in settings.values())
+        return {section: dict(settings) if many else {name: dict(settings or {})}}
+
+    return read
 
 
 def _size(name: str, settings: Any) -> Overrides:
@@ -72,4 +77,7 @@ def _size(name: str, settings: Any) -> Overrides:
     return {"data.train_rows": None if name == ALL else int(name)}
 
 
-_READ = {"tasks": _task, "bases": _base, "sizes": _size, "strategies": _strategy, "penalties": _penalty}
+_READ = {
+    "tasks": _task, "bases": _base, "sizes": _size, "strategies": _strategy, "penalties": _several("regularizers"),
+    "objectives": _several("objectives"), "augmentations": _several("augmentations"),
+}  # fmt: skip

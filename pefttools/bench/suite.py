@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pefttools.bases.loading import BaseSettings
 from pefttools.bench import axes
-from pefttools.bench.axes import AXES, NONE, PROBLEM, TASKS, Overrides
+from pefttools.bench.axes import AXES, NONE, PROBLEM, STRATEGIES, TASKS, Overrides
 from pefttools.bench.recommendation import MARGIN
 from pefttools.errors import UserError, unknown
 from pefttools.recipe import recipes, shipped, typed_yaml
@@ -67,7 +67,8 @@ class Suite(Settings):
     set: Mapping[str, Any] = {}
     """Recipe keys for every trial: `{train.epochs: 2}`."""
     axes: Mapping[str, Any]
-    """`strategies`, `penalties`, `tasks`, `bases` and `sizes`, each a list of names, or names with settings."""
+    """`strategies`, `penalties`, `objectives`, `augmentations`, `tasks`, `bases` and `sizes`, each a list of names, or
+    names with settings."""
     leave_out: tuple[Mapping[str, tuple[str, ...]], ...] = ()
     """Combinations that make no sense: `{strategies: [adapter], penalties: [frobenius]}`."""
     seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
@@ -153,7 +154,8 @@ class Cell:
     @property
     def method(self) -> str:
         """The labels by which comparable cells differ."""
-        return " + ".join(n for a, n in self.labels.items() if a not in PROBLEM and (a, n) != ("penalties", NONE))
+        names = [n for a, n in self.labels.items() if a not in PROBLEM and (n != NONE or a == STRATEGIES)]
+        return " + ".join(names) or "plain"
 
     @cached_property
     def base(self) -> str:
