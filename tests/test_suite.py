@@ -144,7 +144,7 @@ def test_objectives_and_augmentations_are_axes(tmp_path: Path) -> None:
     cells = {cell.method: cell for cell in suite.load(suite_file(tmp_path, axes=axes)).cells()}
     assert set(cells) == {"plain", "both", "sam", "sam + both"}
     recipe = cells["sam + both"].recipe(0)
-    assert (list(recipe.objectives), list(recipe.augmentations)) == (["sam"], ["random_swap", "random_deletion"])
+    assert (list(recipe.objectives), {*recipe.augmentations}) == (["sam"], {"random_swap", "random_deletion"})
     assert recipe.augmentations["random_swap"].copies == 2
     assert not cells["plain"].recipe(0).objectives
     assert len({cell.problem for cell in cells.values()}) == 1
