@@ -154,7 +154,7 @@ def test_gradients_equal_finite_differences_of_the_loss(
     model.double().eval()
     columns = task.encode(rows, base.tokenizer)
     batch = task.collate(columns, base.tokenizer, 1)
-    chosen = {objective: objectives.get(objective)()}
+    chosen = {objective: objectives.get(objective)(**objectives.get(objective).sample_settings)}
     if reason := chosen[objective].problem(task, strategy):
         pytest.skip(reason)
     objective_loss = composed(chosen, Context(task, strategy, base, model)).loss

@@ -20,11 +20,11 @@ from pydantic import Field, model_validator
 from safetensors import SafetensorError
 
 from pefttools import imports
-from pefttools.bases import folders, gguf, heads, quantized, vocabulary
+from pefttools.bases import folders, gguf, heads, quantized, students, vocabulary
 from pefttools.errors import UserError
 from pefttools.nn import module_paths, positions
 from pefttools.reporter import SILENT, Reporter
-from pefttools.settings import Settings
+from pefttools.settings import DEFAULT_NOT_IN_DIGEST, Settings
 from pefttools.sources import fetch_hashed
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class BaseSettings(Settings):
     """Full paths of modules to train completely, besides those that the checkpoint lacks or that were never trained."""
     init: Literal["pretrained", "scratch"] = "pretrained"
     """`scratch` builds the model from its configuration with random weights, to measure the effect of pretraining."""
+    layers: tuple[int, ...] | None = Field(default=None, min_length=1, json_schema_extra=DEFAULT_NOT_IN_DIGEST)
+    """Indices, from 0, of the blocks to keep, in rising order: a smaller student, for `objectives=distillation`."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The value for every dropout probability of the model; null keeps the model's own."""
     trained_head: Literal["auto", "keep", "new"] = "auto"
@@ -55,6 +57,8 @@ class BaseSettings(Settings):
     def _has_weights(self) -> Self:
         if self.quantize and self.init == "scratch":
             raise ValueError("quantize: a model from scratch has nothing to quantise; set init=pretrained")
+        if self.layers and (min(self.layers) < 0 or list(self.layers) != sorted(set(self.layers))):
+            raise ValueError("layers: must be different indices from 0 in rising order")
         return self
 
     @classmethod
@@ -149,6 +153,8 @@ def load(
             model, missing = auto.from_config(config, dtype=torch.float32), set()
     else:
         model, missing = _pretrained(auto, folder, config, settings, empty)
+    if settings.layers:
+        students.keep_blocks(model, settings.layers, settings.source)
     bias = heads.stored(folder, model) if empty and settings.init == "pretrained" else _value(model)
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions.limit(model, both=own_head))
     vocabulary.agree(model, tokenizer, settings.source, classifies=own_head)

@@ -47,6 +47,10 @@ class Adapter(Exporter):
         return value
 
     def refuse(self, recipe: Recipe) -> None:
+        if recipe.base.layers and recipe.strategy.loads_by_peft:
+            raise UserError(
+                "adapter: the run's base keeps only some blocks (base.layers), which peft cannot load; use --to merged"
+            )
         if self.as_lora is None:
             return
         refuse_unmergeable("adapter as_lora", recipe)

@@ -9,17 +9,21 @@ micro-batches.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Choice
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
 
     from pefttools.bases.loading import Base
+    from pefttools.data.rows import Row
     from pefttools.strategies.base import Strategy
     from pefttools.tasks.base import Task
 
@@ -43,6 +47,22 @@ Loss: TypeAlias = "Callable[[Forward, Batch], Tensor]"
 """(forward, batch) -> the loss summed over the batch's targets, shape ()."""
 
 
+NUMBER = "number"
+"""The entry of a batch with the index of each encoded training row, where an objective `reads_numbers`; (rows,)."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model in evaluation mode."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    base: Base
+    key: str
+    """A hash of its weights."""
+
+
 @dataclass(frozen=True)
 class Context:
     """The run that an objective is bound to: a wrapped model on its device, before its first step."""
@@ -51,6 +71,13 @@ class Context:
     strategy: Strategy
     base: Base
     model: nn.Module
+    rows: Sequence[Row] = ()
+    """The training rows, with augmented ones."""
+    encoded: Dataset | None = None
+    """The encoded training rows; None while memory is planned, when there are no weights and no rows."""
+    load_run: Callable[[str], Loaded] | None = None
+    """Loads a finished run. Raises UserError when there is none."""
+    reporter: Reporter = SILENT
 
 
 class Objective(Choice, ABC):
@@ -61,6 +88,12 @@ class Objective(Choice, ABC):
     needs_plain_autograd: ClassVar[bool] = False
     """Whether layers that write gradients themselves must be disabled, as for `torch.autograd.grad` or second
     derivatives."""
+    reads_numbers: ClassVar[bool] = False
+    """Whether the loss needs `batch[NUMBER]`."""
+    reads_hidden_states: ClassVar[bool] = False
+    """Whether the loss reads the blocks' outputs at all tokens, so that no block may compute only those of some."""
+    sample_settings: ClassVar[Mapping[str, Any]] = {}
+    """Values of settings that have no default, for contract tests."""
     excludes: ClassVar[tuple[str, ...]] = ()
     """Names of objectives that cannot be used in the same run."""
 
@@ -97,6 +130,14 @@ class BoundObjective:
         """
         return accumulate_gradients()
 
+    @property
+    def partial_steps(self) -> int:
+        """Number of first steps in which the task's own loss does not count, so that its head gets no gradient."""
+        return 0
+
+    def updated(self) -> None:
+        """Called after the optimizer's step."""
+
     def state(self) -> dict[str, Any]:
         """The state that a resumed run needs: tensors, numbers and strings."""
         return {}
@@ -122,6 +163,16 @@ class Composed:
         for one in self.bound.values():
             accumulate_gradients = partial(one.run_passes, accumulate_gradients)
         return accumulate_gradients()
+
+    @property
+    def partial_steps(self) -> int:
+        """As in `BoundObjective`."""
+        return max((one.partial_steps for one in self.bound.values()), default=0)
+
+    def updated(self) -> None:
+        """As in `BoundObjective`."""
+        for one in self.bound.values():
+            one.updated()
 
     def state(self) -> dict[str, dict[str, Any]]:
         return {name: one.state() for name, one in self.bound.items()}
@@ -167,6 +218,16 @@ def misfits(chosen: Mapping[str, Objective], task: Task, strategy: Strategy) -> 
 def reuse_features(chosen: Mapping[str, Objective]) -> bool:
     """Whether the outputs of frozen blocks may be cached for all steps."""
     return all(one.reuses_features for one in chosen.values())
+
+
+def read_numbers(chosen: Mapping[str, Objective]) -> bool:
+    """Whether training batches need the rows' numbers."""
+    return any(one.reads_numbers for one in chosen.values())
+
+
+def read_hidden_states(chosen: Mapping[str, Objective]) -> bool:
+    """Whether all blocks must compute their outputs at all tokens."""
+    return any(one.reads_hidden_states for one in chosen.values())
 
 
 def need_plain_autograd(chosen: Mapping[str, Objective]) -> bool:

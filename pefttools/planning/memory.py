@@ -22,7 +22,15 @@ from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives.base import Batch as Tensors
-from pefttools.objectives.base import Composed, Context, Forward, Loss, composed, need_plain_autograd
+from pefttools.objectives.base import (
+    Composed,
+    Context,
+    Forward,
+    Loss,
+    composed,
+    need_plain_autograd,
+    read_hidden_states,
+)
 from pefttools.planning.heap import Event, heap_peak_bytes
 from pefttools.planning.storages import StorageTracker, without_data
 from pefttools.recipe.recipe import Recipe
@@ -132,7 +140,8 @@ def _trace(
     with FakeTensorMode(allow_non_fake_inputs=True):
         without_data(model, device)
         few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
-        last = last_block(model, few) if recipe.strategy.trains else None
+        reads_all = not recipe.strategy.trains or read_hidden_states(recipe.objectives)
+        last = None if reads_all else last_block(model, few)
         features = _feature_bytes(recipe, model, few, rows, last, device, bf16)
         tensors = (*model.parameters(), *model.buffers())
         num_weights = len({tensor.untyped_storage()._cdata for tensor in tensors})

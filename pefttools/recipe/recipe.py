@@ -74,9 +74,10 @@ class Recipe(Header):
             values[section] = {k: v for k, v in values[section].items() if k not in marked}
         values["train"] = moved_settings.as_before(values["train"])
         values["task"] = renamed_settings.task_as_before(values["task"])
-        for name, field in DataSettings.model_fields.items():
-            if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(self.data, name) == field.default:
-                del values["data"][name]
+        for section, settings in (("data", self.data), ("base", self.base)):
+            for name, field in type(settings).model_fields.items():
+                if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(settings, name) == field.default:
+                    del values[section][name]
         if values["base"]["quantize"] is None:  # added later; null is the earlier behaviour
             del values["base"]["quantize"]
         for name in ("train", "validation", "test"):

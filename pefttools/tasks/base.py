@@ -236,6 +236,11 @@ class Task(RowContract, ABC):
         ]
 
     @property
+    def draws_inputs(self) -> bool:
+        """Whether training draws or packs a row's inputs anew in every epoch (masks, packing)."""
+        return type(self).collate_training is not Task.collate_training
+
+    @property
     def fixed_inputs(self) -> bool:
         """Whether the model's input for an encoded row is always the same sequence, its `input_ids` padded on the
         right.
@@ -243,7 +248,7 @@ class Task(RowContract, ABC):
         Then the outputs of frozen blocks can be cached. It is False if training randomises inputs (masks), packs rows,
         or has several sequences per row (choices).
         """
-        return type(self).collate_training is Task.collate_training
+        return not self.draws_inputs
 
     def shown(self, encoded: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> str:
         """An encoded row in readable form: its text with special tokens, and its targets."""

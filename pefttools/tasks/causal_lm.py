@@ -191,8 +191,8 @@ class CausalLM(Task):
         return packing.packed(columns, self._writing(tokenizer).room, multiple, padding, IGNORED)
 
     @property
-    def fixed_inputs(self) -> bool:
-        return not self.packing
+    def draws_inputs(self) -> bool:
+        return self.packing
 
     def inputs_of(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         inputs: dict[str, Any] = super().inputs_of(batch)

@@ -71,7 +71,7 @@ class Loop:
             self.watch_gradients, self.updated,
         )  # fmt: skip
         self.without_gradient = set(trained(self.model))
-        self.watched = self.progress.step + WATCHED_STEPS
+        self.watched = max(self.progress.step, self.objectives.partial_steps) + WATCHED_STEPS
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.grad_norm = 0.0
 

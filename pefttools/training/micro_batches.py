@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
 from pefttools.nn import input_embeddings
-from pefttools.objectives.base import Batch, Forward
+from pefttools.objectives.base import NUMBER, Batch, Forward
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.training.step import MicroBatch
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.tasks.base import Task
     from pefttools.training.features import Features
 
 
 def num_steps(settings: TrainSettings, num_rows: int) -> int:
     """Number of updates of a run."""
     return max(1, round(settings.epochs * math.ceil(num_rows / settings.batch_size)))
+
+
+def collated(
+    task: Task, columns: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, multiple: int
+) -> dict[str, Tensor]:
+    """Tensors of one training batch, with the rows' numbers where the encoded rows have them."""
+    batch = task.collate_training(columns, tokenizer, multiple)
+    if NUMBER in columns:
+        batch[NUMBER] = torch.tensor(columns[NUMBER])
+    return batch
 
 
 @dataclass
@@ -85,7 +97,7 @@ class MicroBatches:
         limits = (settings.micro_batch_size, max_tokens, multiple)
         found = list(batches(share or rows[:1], self.lengths, *limits))
         for part in found:
-            batch = self.recipe.task.collate_training(self.columns[part], self.tokenizer, multiple)
+            batch = collated(self.recipe.task, self.columns[part], self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             around = nullcontext() if part is found[-1] else accelerator.no_sync(self.model)
             yield MicroBatch(on_device, self.forward(part), weight, around)

@@ -14,12 +14,13 @@ from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
-from pefttools.objectives.base import Composed, Context, composed
+from pefttools.objectives.base import NUMBER, Composed, Context, composed, read_hidden_states, read_numbers
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, speedups, wrapping
 from pefttools.training.padding import refuse_padding_readers
 from pefttools.training.penalties import Penalties
+from pefttools.training.run import loaded_run
 from pefttools.training.trial_step import FirstStep, refusal
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         )
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
     penalties = Penalties.bind(recipe, base, model, reporter)
-    acting = composed(recipe.objectives, Context(task, strategy, base, model))
+    if read_numbers(recipe.objectives):
+        encoded["train"] = encoded["train"].add_column(NUMBER, range(len(encoded["train"])))
+    rows = [*splits.train, *(row for copied in added.values() for row in copied)]
+    acting = composed(
+        recipe.objectives, Context(task, strategy, base, model, rows, encoded["train"], loaded_run, reporter)
+    )
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
@@ -133,7 +139,8 @@ def _tried(
             columns: Any = rows[: min(2, len(rows))]
             batch = recipe.task.collate(columns, base.tokenizer, 1)  # unlike collate_training, draws no random numbers
             few = {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
-            frozen, last = frozen_part(model, few), last_block(model, few)
+            frozen = frozen_part(model, few)
+            last = None if read_hidden_states(recipe.objectives) else last_block(model, few)
     scored = splits.test or splits.validation
     number = recipe.task.num_generated(len(scored)) if recipe.task.generates else 0
     FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last).take(scored[:number])

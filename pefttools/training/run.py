@@ -24,10 +24,12 @@ from filelock import FileLock, Timeout
 from pefttools import atomic
 from pefttools.bases import loading, quantized
 from pefttools.errors import UserError
+from pefttools.objectives.base import Loaded
 from pefttools.recipe import recipes
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir
+from pefttools.sources.pins import content_sha256
 from pefttools.strategies.base import CONFIG
 from pefttools.training import run_rows
 
@@ -224,3 +226,10 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
         )
     model = settings.strategy.load(base, run.path if is_export else run.adapter)
     return Trained(model.eval(), base, settings.task, settings, run.path)
+
+
+def loaded_run(path: str) -> Loaded:
+    """The trained model of a finished run as an objective's teacher. Raises UserError when there is none."""
+    trained = load(path)
+    key = content_sha256(trained.path if (trained.path / CONFIG).is_file() else Run(trained.path).adapter)
+    return Loaded(trained.model, trained.base.tokenizer, trained.task, trained.base, f"{trained.base.sha256} {key}")

@@ -84,6 +84,7 @@ class Update:
         penalty = self.penalties.add_gradients()
         norm = self.clip()
         self.optimizer.step()
+        self.objectives.updated()
         self.on_updated()
         self.optimizer.zero_grad()
         return loss, torch.as_tensor(penalty), torch.as_tensor(norm)

@@ -20,6 +20,7 @@ from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives.base import Batch, Composed, need_plain_autograd
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
+from pefttools.training.micro_batches import collated
 from pefttools.training.process import forward
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class FirstStep:
     def _train(self, bf16: bool) -> None:
         task, strategy = self.recipe.task, self.recipe.strategy
         multiple = step_multiple(self.recipe.train.pad_multiple, self.device)
-        batch = self._batch(task.collate_training(_shortest(self.rows), self.base.tokenizer, multiple))
+        batch = self._batch(collated(task, _shortest(self.rows), self.base.tokenizer, multiple))
         before = self.objectives.state()
 
         def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
