@@ -10,22 +10,16 @@ import random
 
 from pydantic import Field
 
-from pefttools.augmentations import _units
-from pefttools.augmentations.base import Augmentation
+from pefttools.augmentations._operations import swapped
+from pefttools.augmentations.base import WordAugmentation
+from pefttools.data.units import Piece, Units
 
 
-class RandomSwap(Augmentation):
+class RandomSwap(WordAugmentation):
     """Settings of random_swap: the number of swaps."""
 
     num_swaps: int = Field(default=1, ge=1)
     """Number of swaps of two words, one after the other."""
 
-    def rewrite(self, text: str, draw: random.Random) -> str | None:
-        units, gaps = _units.split(text)
-        if len(units) < 2:
-            return None
-        for _ in range(self.num_swaps):
-            first, second = draw.sample(range(len(units)), 2)
-            units[first], units[second] = units[second], units[first]
-        found = _units.join(units, gaps)
-        return None if found == text else found
+    def edit(self, units: Units, draw: random.Random) -> list[Piece] | None:
+        return swapped(units, self.num_swaps, draw)

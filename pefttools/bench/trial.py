@@ -224,14 +224,19 @@ def _rows(run: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     ids, references, predictions = run.predictions()
     task = run.recipe().task
     score = metrics[task.primary]
-    right = [float(p["prediction"] == r) for p, r in zip(predictions, references, strict=True)]
-    by_row = bool(right) and abs(sum(right) / len(right) - score) < 1e-9
+    by_row = row_scores(predictions, references, score)
     predicted = [p["prediction"] for p in predictions]
     return {
-        "units": right if by_row else pseudo_values(task, predictions, references, score),
+        "units": by_row or pseudo_values(task, predictions, references, score),
         "unit": "row" if by_row else "block",
         "rows": {"ids": ids, "references": references, "predictions": predicted},
     }
+
+
+def row_scores(predictions: Sequence[Any], references: Sequence[Any], score: float) -> list[float]:
+    """1 for each row whose prediction equals its reference, else 0; empty if their mean is not the score."""
+    right = [float(p.get("prediction") == r) for p, r in zip(predictions, references, strict=True)]
+    return right if right and abs(sum(right) / len(right) - score) < 1e-9 else []
 
 
 def pseudo_values(task: Any, predictions: Sequence[Any], references: Sequence[Any], score: float) -> list[float]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,9 @@ from pefttools.cli import narrow_tables, support_table
 from pefttools.cli.progress import FIRST
 from pefttools.errors import EnvironmentFault
 from pefttools.inference.prediction_files import json_line
+
+if TYPE_CHECKING:
+    from pefttools.inference.scoring import Sampled
 
 BLOCK = 256
 """Number of JSON lines that are written at once."""
@@ -225,10 +229,12 @@ def plan(values: Mapping[str, Any]) -> None:
         _out(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
-def sample(rows: Iterable[str]) -> None:
-    """Print training rows as the model will see them."""
-    for number, row in enumerate(rows, 1):
-        _out(f"--- {number}\n{row}")
+def sample(rows: Iterable[Sampled]) -> None:
+    """Print training rows as the model will see them, each followed by its copies."""
+    number = 0
+    for row in rows:
+        number += row.augmentation is None
+        _out(f"--- {number}{f', copied by {row.augmentation}' if row.augmentation else ''}\n{row.text}")
 
 
 def scores(values: Mapping[str, Any]) -> None:
@@ -253,6 +259,25 @@ def metrics(values: Mapping[str, Any]) -> None:
         if not isinstance(value, Mapping):
             _out(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value}")
     scores(values)
+
+
+def perturbed(values: Mapping[str, Any]) -> None:
+    """Print the score against the strength of each perturbation, with the drop and its 95% interval."""
+    metric, points = values["metric"], values["in_points"]
+    scale, digits = (100, 2) if points else (1, 4)
+    title = f"{metric} on {values['rows']} {values['scored_on']} rows, seed {values['seed']}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("perturbation")
+    for name in ("strength", metric, "drop in points" if points else "drop", "95% interval", "rows changed"):
+        table.add_column(name, justify="right")
+    table.add_row("none", "0", f"{values['score']:.4f}", "", "", "0")
+    for name, group in itertools.groupby(values["perturbations"], lambda one: one["perturbation"]):
+        table.add_section()
+        for one in group:
+            drop, low, high = (f"{scale * one[key]:.{digits}f}" for key in ("drop", "low", "high"))
+            cells = (f"{one['strength']:g}", f"{one['score']:.4f}", drop, f"{low} to {high}", f"{one['changed_rows']}")
+            table.add_row(name, *cells)
+    _table(table)
 
 
 def manifest(values: Mapping[str, Any], more: Iterable[str]) -> None:

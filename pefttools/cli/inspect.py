@@ -79,7 +79,8 @@ def show(
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. strategy.rank=16.
         explain: add the meaning of each setting.
-        sample: print this many training rows instead, as the model will see them, with the targets marked.
+        sample: print this many training rows instead, as the model will see them, with the targets marked; the copies
+            that augmentations add follow their row.
         json: print one JSON object.
     """
     from pefttools.recipe import recipes
@@ -90,9 +91,10 @@ def show(
         reporter.note(note)
     if sample:
         from pefttools.inference.scoring import sample as sampled
+        from pefttools.inference.scoring import sample_values
 
         rows = list(sampled(resolved.recipe, sample, reporter))
-        display.as_json({"sample": rows}) if json else display.sample(rows)
+        display.as_json(sample_values(rows)) if json else display.sample(rows)
     elif json:
         display.as_json(
             {

@@ -48,18 +48,52 @@ def train(
 
 
 @app.command(group=GROUP)
-def evaluate(run: Path, /, *overrides: str, json: Json = False) -> None:
+def evaluate(
+    run: Path,
+    /,
+    *overrides: str,
+    perturb: Annotated[list[str] | None, Parameter(negative="")] = None,
+    picture: Path | None = None,
+    json: Json = False,
+) -> None:
     """Score a finished run on its test rows (validation where it has none), or on other data.
 
     Args:
         run: a run folder.
         overrides: KEY=VALUE on its recipe's data, e.g. data.test=more.csv.
+        perturb: also score the rows with noise, and show how much the score drops: typos, case, punctuation, synonyms
+            or word_drop. A strength is the share of words that change: typos=0.1, or several: typos=0.05,0.1,0.2.
+            Can be repeated.
+        picture: with --perturb, write a chart of the scores to this file (.svg or .png).
         json: print one JSON object.
     """
+    if perturb or picture:
+        _evaluate_perturbed(run, overrides, perturb or [], picture, json)
+        return
     from pefttools.inference.scoring import evaluate_run
 
     values = evaluate_run(run, overrides, RichReporter())
     display.as_json(values) if json else display.metrics(values)
+
+
+def _evaluate_perturbed(
+    run: Path, overrides: Sequence[str], words: Sequence[str], picture: Path | None, json: bool
+) -> None:
+    """Score a run on its rows with perturbations, print the table and write the picture."""
+    from pefttools.bench import robustness
+    from pefttools.inference import perturbation
+
+    if not words:
+        raise UserError("--picture: shows scores on perturbed rows; add --perturb, such as --perturb typos")
+    chosen = perturbation.parse(words)
+    if picture:
+        robustness.check_picture(picture)
+    reporter = RichReporter()
+    values = robustness.summary(perturbation.score(run, chosen, overrides, reporter))
+    if picture:
+        robustness.write_picture(values, picture)
+        reporter.note(f"wrote {picture}")
+    display.as_json(values) if json else display.perturbed(values)
 
 
 @app.command(group=GROUP)

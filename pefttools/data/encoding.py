@@ -4,6 +4,7 @@ memory-map it."""
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ MUCH_UNKNOWN = 0.01
 """Share of unknown tokens from which on to warn."""
 COMPARED = 64
 """Number of rows to check for identical tokens."""
+SPELLED = "spells_special_tokens"
+"""The key of a training row whose texts contain special tokens, such as `[MASK]`, that are not plain text."""
 
 
 class Encoder(Fields, Protocol):
@@ -118,11 +121,30 @@ def columns_of(
     rows: Sequence[Row], task: Encoder, tokenizer: PreTrainedTokenizerBase, training: bool = False, start: int = 0
 ) -> dict[str, list[Any]]:
     """The encoded columns of some rows with `length` and `row`, the index of the source row counted from `start`."""
+    if any(SPELLED in row for row in rows):
+        return _with_special_tokens(rows, task, tokenizer, training, start)
     columns = (task.encode_training if training else task.encode)(rows, tokenizer)
     ids = columns["input_ids"]
     columns.setdefault("length", [len(row) for row in ids])
     columns["row"] = [start + i for i in columns.get("row", range(len(ids)))]
     return columns
+
+
+def _with_special_tokens(
+    rows: Sequence[Row], task: Encoder, tokenizer: PreTrainedTokenizerBase, training: bool, start: int
+) -> dict[str, list[Any]]:
+    """Like `columns_of`; in rows with `SPELLED`, the spelling of a special token is that token."""
+    parts: list[dict[str, list[Any]]] = []
+    splits: Any = tokenizer.split_special_tokens
+    for is_spelled, group in itertools.groupby(rows, lambda row: SPELLED in row):
+        some = [{name: value for name, value in row.items() if name != SPELLED} for row in group]
+        try:
+            tokenizer.split_special_tokens = splits and not is_spelled
+            parts.append(columns_of(some, task, tokenizer, training, start))
+        finally:
+            tokenizer.split_special_tokens = splits
+        start += len(some)
+    return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
 
 def cut_rows(columns: Mapping[str, Sequence[Any]], number: int) -> list[bool]:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from pefttools.data.units import SplitText
+
 MARKERS = ("<e1>", "</e1>", "<e2>", "</e2>")
 """The spelling of markers in checked rows, and the tokens they become."""
 OFFSETS = ("e1_start", "e1_end", "e2_start", "e2_end")
@@ -96,6 +98,12 @@ def from_offsets(text: str, values: Sequence[Any]) -> str:
     for place, *_, marker in sorted(closes + opens, reverse=True):
         text = text[:place] + marker + text[place:]
     return canonical(text)
+
+
+def split_around_entities(text: str) -> SplitText:
+    """The units of a text with `MARKERS` for an edit; an entity with its markers is one unit that is not free."""
+    places = [(text.index(MARKERS[i]), text.index(MARKERS[i + 1]) + len(MARKERS[i + 1])) for i in (0, 2)]
+    return SplitText.of(text, places)
 
 
 def reversed_label(label: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pefttools.data import written_lists
+from pefttools.data.units import Piece, SplitText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -194,3 +195,23 @@ def tokens_of(answer: Answer, starts: Sequence[int], ends: Sequence[int]) -> tup
         return None
     touching = [i for i in inside if ends[i] > answer.start and starts[i] < answer.end]
     return (touching[0], touching[-1]) if touching else None
+
+
+def split_around(context: str, answers: Sequence[Mapping[str, Any]]) -> SplitText:
+    """The units of a context for an edit; the words of an answer are one unit that is not free."""
+    return SplitText.of(context, [(a["answer_start"], a["answer_start"] + len(a["text"])) for a in answers])
+
+
+def edited(
+    context: str, answers: Sequence[Mapping[str, Any]], pieces: Sequence[Piece]
+) -> tuple[str, list[dict[str, Any]]]:
+    """The context and its answers after an edit of the units of `split_around`; the answers' texts stay the same."""
+    split = split_around(context, answers)
+    text, starts = split.edited(pieces)
+    moved = {piece.source: start for piece, start in zip(pieces, starts, strict=True) if not piece.inserted}
+    found = []
+    for answer in answers:
+        start = answer["answer_start"]
+        unit = max(i for i, first in enumerate(split.starts) if first <= start)
+        found.append({**answer, "answer_start": moved[unit] + start - split.starts[unit]})
+    return text, found

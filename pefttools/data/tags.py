@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
+from pefttools.data.units import Piece, Units
+
 Scheme = Literal["bio", "iob1", "bmes", "bilou", "none"]
 OUTSIDE = "O"
 PREFIXES: dict[Scheme, str] = {"bio": "BI", "iob1": "BI", "bmes": "BMIESW", "bilou": "BILU", "none": ""}
@@ -177,3 +179,28 @@ def labels(sentences: Iterable[Sequence[str]], scheme: Scheme) -> tuple[str, ...
         return tuple(sorted(counts, key=lambda tag: (-counts[tag], tag)))
     types = sorted({parts(tag)[1] for tag in counts} - {""})
     return (OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+
+
+def units(tokens: Sequence[str], bio: Sequence[str]) -> Units:
+    """The words of a sentence for an edit: an entity is one unit that is not free. Tags of `none` are all free."""
+    groups = _groups(bio)
+    texts = tuple(" ".join(tokens[start:end]) for start, end in groups)
+    return Units(texts, tuple(parts(bio[start])[0] == "" for start, _ in groups))
+
+
+def edited(tokens: Sequence[str], bio: Sequence[str], pieces: Sequence[Piece]) -> tuple[list[str], list[str]]:
+    """Tokens and tags after an edit of `units`: each word takes its tag along, and an inserted one has its source's."""
+    groups, found, tags = _groups(bio), list[str](), list[str]()
+    for piece in pieces:
+        start, end = groups[piece.source]
+        is_entity = parts(bio[start])[0] != ""
+        found += tokens[start:end] if is_entity else [piece.text]
+        tags += bio[start:end]
+    return found, tags
+
+
+def _groups(bio: Sequence[str]) -> list[tuple[int, int]]:
+    """The first word and the word after the last of each unit: an entity, or a word outside of entities."""
+    prefixed = [parts(tag)[0] for tag in bio]
+    starts = [i for i, prefix in enumerate(prefixed) if prefix != "I"]
+    return list(zip(starts, [*starts[1:], len(bio)], strict=True))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pefttools.augmentations.base import copies
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
@@ -18,6 +20,12 @@ from pefttools.training import class_order
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.own_rows import own_rows, unchanged_rows, warn_of_known
 from pefttools.training.run import Run, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pefttools.data.rows import Row
+    from pefttools.tasks.base import Task
 
 
 def evaluate_run(
@@ -39,6 +47,16 @@ def evaluate_run(
         UserError: an override is not one of data, rows have labels that the model does not know, or the data of the
             wanted split has changed.
     """
+    name, rows = rows_to_score(path, overrides, reporter)
+    trained = load(path, reporter)
+    encoded = encode(rows, trained.task, trained.base, name, reporter)
+    evaluator = Evaluator(trained.model, trained.task, trained.base.tokenizer, reporter=reporter)
+    scored = evaluator.score(encoded, rows, name, generate=True)
+    return {"rows": len(rows), "scored_on": name, **scored.metrics}
+
+
+def rows_to_score(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> tuple[str, list[Row]]:
+    """The split and the rows that `evaluate_run` scores. Raises UserError like it."""
     if strange := [o.partition("=")[0] for o in overrides if not o.startswith("data.")]:
         raise UserError(f"{', '.join(strange)}: evaluate accepts overrides of data only, because the model is trained")
     run = Run.open(path)
@@ -60,15 +78,21 @@ def evaluate_run(
         warn_of_known(run, rows, task, reporter)
         for remark in overview.absent(name, rows, task.class_names):
             reporter.warn(remark)
-    trained = load(path, reporter)
-    encoded = encode(rows, task, trained.base, name, reporter)
-    evaluator = Evaluator(trained.model, task, trained.base.tokenizer, reporter=reporter)
-    scored = evaluator.score(encoded, rows, name, generate=True)
-    return {"rows": len(rows), "scored_on": name, **scored.metrics}
+    return name, rows
 
 
-def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator[str]:
-    """The first training rows as the model will see them: the text with special tokens, and the targets.
+@dataclass(frozen=True)
+class Sampled:
+    """A training row as the model will see it."""
+
+    text: str
+    """The text with special tokens, and the targets."""
+    augmentation: str | None = None
+    """The augmentation that made this copy of the row before it; None for a row of the user's."""
+
+
+def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator[Sampled]:
+    """The first training rows as the model will see them, each followed by the copies that augmentations add.
 
     Raises:
         UserError: the data or the tokenizer cannot be loaded, or the data does not fit the task.
@@ -79,6 +103,33 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
     tokenizer = task.load(recipe.base, reporter, empty=True).tokenizer
     for remark in task.remarks(splits, tokenizer):
         reporter.warn(remark)
-    columns = columns_of(splits.train[:number], task, tokenizer, training=True)
-    for i in range(min(number, len(columns["input_ids"]))):
+    rows = splits.train[:number]
+    copies(recipe.augmentations, rows, task, recipe.seed, tokenizer, reporter)  # reports its notes once for all rows
+    columns = columns_of(rows, task, tokenizer, training=True)
+    places = columns["row"][:number]
+    for i, place in enumerate(places):
+        yield Sampled(task.shown({name: values[i] for name, values in columns.items()}, tokenizer))
+        if place in places[i + 1 :]:
+            continue  # a further window of the same row
+        for name, added in copies(recipe.augmentations, [rows[place]], task, recipe.seed, tokenizer).items():
+            for text in _shown(added, task, tokenizer):
+                yield Sampled(text, name)
+
+
+def sample_values(rows: Sequence[Sampled]) -> dict[str, Any]:
+    """The content of `show --sample --json`: `sample`, and, if there are copies, `augmented`, a list for each row."""
+    own = [row.text for row in rows if row.augmentation is None]
+    lists: list[list[dict[str, str]]] = []
+    for row in rows:
+        if row.augmentation is None:
+            lists.append([])
+        else:
+            lists[-1].append({"augmentation": row.augmentation, "text": row.text})
+    return {"sample": own, **({"augmented": lists} if any(lists) else {})}
+
+
+def _shown(rows: Sequence[Row], task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Training rows as the model will see them."""
+    columns = columns_of(rows, task, tokenizer, training=True) if rows else {"input_ids": []}
+    for i in range(len(columns["input_ids"])):
         yield task.shown({name: values[i] for name, values in columns.items()}, tokenizer)

@@ -173,7 +173,7 @@ def _cacheable_rows(
     names = sorted(read_again(settings))
     rows = {name: splits.named()[name] for name in names}
     if "train" in rows:
-        added = copies(recipe.augmentations, splits.train, task, recipe.seed)
+        added = copies(recipe.augmentations, splits.train, task, recipe.seed, base.tokenizer)
         rows["train"] = [*rows["train"], *(row for some in added.values() for row in some)]
     return [
         length

@@ -22,7 +22,7 @@ from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, shor
 from pefttools.recipe.parsing import TYPES, validated
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.train_settings import TrainSettings
-from pefttools.sources import is_remote
+from pefttools.sources import absolute
 
 RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
 """The first line of a recipe that a run wrote; such a recipe also contains values that the run found in its rows."""
@@ -177,9 +177,5 @@ def _absolute(settings: Any) -> Any:
     """The settings with absolute paths; a source may be a list of files."""
     source = settings.source
     return settings.model_copy(
-        update={"source": _path(source) if isinstance(source, str) else tuple(map(_path, source))}
+        update={"source": absolute(source) if isinstance(source, str) else tuple(map(absolute, source))}
     )
-
-
-def _path(source: str) -> str:
-    return source if is_remote(source) else str(Path(source).expanduser().absolute())

@@ -48,6 +48,11 @@ def is_remote(source: str) -> bool:
     return source.partition(":")[0] in SCHEMES
 
 
+def absolute(source: str) -> str:
+    """The source with an absolute path if it is a local path, so that it does not depend on the current folder."""
+    return source if is_remote(source) else str(Path(source).expanduser().absolute())
+
+
 def licence(source: str, folder: Path) -> str | None:
     """The licence that the source declares (for a file in a wheel, the wheel's); None if it declares none.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pefttools.data.rows import Row, Splits
+from pefttools.data.units import Piece, Units
 from pefttools.settings import Choice
 
 Prediction = dict[str, Any]
@@ -25,6 +26,9 @@ class RowContract(Choice, ABC):
     rewritable: ClassVar[tuple[str, ...]] = ()
     """The fields whose words an augmentation may change without making the target wrong; empty if targets are positions
     in the text, or the text itself."""
+    has_editable_words: ClassVar[bool] = False
+    """Whether `with_edits` applies edits of words to targets that are positions in the text; then `inputs` are the
+    edited fields."""
     samples: ClassVar[Sequence[Mapping[str, Any]]]
     """Examples of rows in a user's file."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}
@@ -67,6 +71,18 @@ class RowContract(Choice, ABC):
     def read_unlabeled(self, values: Mapping[str, Any]) -> Row:
         """Convert a file's values to a row to predict on, without targets. Raises ValueError if they are invalid."""
         return self.read(values)
+
+    def editable_words(self, row: Row) -> list[Units]:
+        """The words of each edited field; the spans that the targets name are one unit each, which is not free."""
+        raise NotImplementedError(f"{self.name} has no editable words in {row}")
+
+    def with_edits(self, row: Row, edits: Sequence[Sequence[Piece]]) -> Row:
+        """The row with edited words, and with targets for them.
+
+        Args:
+            edits: the pieces of each of `editable_words`; if one is empty, its text becomes empty.
+        """
+        raise NotImplementedError(f"{self.name} has no editable words in {row}, and cannot apply {edits}")
 
     def fit(self, splits: Splits) -> Self:
         """The task with settings that depend on the data (labels). Raises UserError if the data does not suit the

@@ -24,6 +24,7 @@ from pefttools.data import spans
 from pefttools.data.batching import padded
 from pefttools.data.fields import text as text_of
 from pefttools.data.splitting import LeftOut, Row, Splits
+from pefttools.data.units import Piece, SplitText, Units
 from pefttools.errors import UserError
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task, without_virtual
@@ -49,6 +50,7 @@ class QuestionAnswering(Task):
     }  # fmt: skip
     inputs: ClassVar[tuple[str, ...]] = ("context", "question")
     targets: ClassVar[tuple[str, ...]] = ("answers", "answer", "answer_start", "is_impossible")
+    has_editable_words: ClassVar[bool] = True
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"question": "word1 fruit", "context": "word2 apple word3", "answers": [{"text": "apple", "answer_start": 6}]},
         {"question": "word1 tool", "context": "red hammer", "answers": [{"text": "red hammer", "answer_start": 0}]},
@@ -106,6 +108,14 @@ class QuestionAnswering(Task):
             raise LeftOut("an answer that is not in its context")
         row["answers"] = [{"text": a.text, "answer_start": a.start} for a in found]
         return row
+
+    def editable_words(self, row: Row) -> list[Units]:
+        return [spans.split_around(row["context"], row["answers"]).units, SplitText.of(row["question"]).units]
+
+    def with_edits(self, row: Row, edits: Sequence[Sequence[Piece]]) -> Row:
+        context, answers = spans.edited(row["context"], row["answers"], edits[0])
+        question = SplitText.of(row["question"]).edited(edits[1])[0]
+        return {**row, "context": context, "question": question, "answers": answers}
 
     def fit(self, splits: Splits) -> Self:
         without = [name for name, rows in splits.named().items() if any("answers" not in row for row in rows)]

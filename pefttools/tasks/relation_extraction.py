@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 from pefttools.data import classes, marked
 from pefttools.data import fields as of_fields
 from pefttools.data.splitting import Row, Splits
+from pefttools.data.units import Piece, Units
 from pefttools.errors import UserError
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Prediction, Task
@@ -37,6 +38,7 @@ class RelationExtraction(Task):
         "text": True, **dict.fromkeys(marked.OFFSETS, False), "label": True, "id": False
     }  # fmt: skip
     inputs: ClassVar[tuple[str, ...]] = ("text",)
+    has_editable_words: ClassVar[bool] = True
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"text": "the <e1>apple</e1> is from the <e2>tree</e2>", "label": "Origin(e1,e2)"},
         {"text": "a <e1>tree</e1> of <e2>plum</e2>", "label": "Origin(e2,e1)"},
@@ -85,6 +87,12 @@ class RelationExtraction(Task):
         if values.get("id") is not None:
             row["id"] = str(values["id"])
         return row
+
+    def editable_words(self, row: Row) -> list[Units]:
+        return [marked.split_around_entities(row["text"]).units]
+
+    def with_edits(self, row: Row, edits: Sequence[Sequence[Piece]]) -> Row:
+        return {**row, "text": marked.split_around_entities(row["text"]).edited(edits[0])[0]}
 
     def fit(self, splits: Splits) -> Self:
         found = classes.names(splits.train)

@@ -23,6 +23,7 @@ from pefttools.data import classes, tags, words, written_lists
 from pefttools.data.alignment import NOWHERE, encode_words
 from pefttools.data.fields import listed
 from pefttools.data.splitting import LeftOut, Row, Splits
+from pefttools.data.units import Piece, Units
 from pefttools.errors import UserError, unknown
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, Prediction, Task
@@ -38,6 +39,7 @@ class TokenClassification(Task):
     fields: ClassVar[Mapping[str, bool]] = {"tokens": False, "text": False, "tags": True, "id": False}
     inputs: ClassVar[tuple[str, ...]] = ("tokens",)
     targets: ClassVar[tuple[str, ...]] = ("tags",)
+    has_editable_words: ClassVar[bool] = True
     samples: ClassVar[Sequence[Mapping[str, Any]]] = (
         {"tokens": ["apple", "word1", "word2"], "tags": ["B-FRUIT", "O", "O"]},
         {"tokens": ["word3", "red", "hammer"], "tags": ["O", "B-TOOL", "I-TOOL"]},
@@ -102,6 +104,13 @@ class TokenClassification(Task):
         if values.get("id") is not None:
             row["id"] = str(values["id"])
         return row
+
+    def editable_words(self, row: Row) -> list[Units]:
+        return [tags.units(row["tokens"], self._bio(row))]
+
+    def with_edits(self, row: Row, edits: Sequence[Sequence[Piece]]) -> Row:
+        tokens, bio = tags.edited(row["tokens"], self._bio(row), edits[0])
+        return {**{name: value for name, value in row.items() if name != "text"}, "tokens": tokens, "tags": bio}
 
     def fit(self, splits: Splits) -> Self:
         known = [row["tags"] for row in (*splits.train, *splits.spare)]
@@ -274,10 +283,12 @@ class TokenClassification(Task):
         return self.scores_of([[tag] * len(row["tags"]) for row in rows], rows)
 
     def reference(self, row: Row) -> Any:
-        if "tags" not in row:
-            return None
+        return tags.without(self._bio(row), self.types) if "tags" in row else None
+
+    def _bio(self, row: Row) -> list[str]:
+        """A row's tags in BIO, of all types."""
         assert self.read_as is not None
-        return tags.without(tags.to_bio(row["tags"], self.read_as)[0], self.types)
+        return tags.to_bio(row["tags"], self.read_as)[0]
 
 
 def _listed(value: Any, name: str) -> list[str]:

