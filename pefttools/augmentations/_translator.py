@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,20 +72,27 @@ class Translator:
     """A model that translates, which is loaded when it is first used."""
 
     settings: TranslatorSettings
+    key: str
+    """The setting, for messages."""
     digest: str
     """Hash of everything that determines the translations."""
     task: Task
     load: Callable[[], tuple[nn.Module, PreTrainedTokenizerBase]]
 
     def translate(self, texts: Sequence[str], title: str, reporter: Reporter = SILENT) -> list[str]:
-        """One translation a text, in their order; it may be empty."""
-        model, tokenizer = self.load()
+        """One translation a text, in their order; it may be empty.
+
+        Raises:
+            UserError: the model cannot be loaded, or cannot generate.
+        """
+        with _errors_of(self.key):
+            model, tokenizer = self.load()
         model = model.to(device_type()).eval()
         is_decoder = not getattr(model, "config").is_encoder_decoder  # noqa: B009  # a wrapper's attribute
         asked = [self.settings.prompt.replace("{text}", text) if is_decoder else text for text in texts]
         rows = [self.task.read_unlabeled({"text": text}) for text in asked]
         found = [""] * len(rows)
-        with reporter.bar(title, len(rows), "texts") as bar:
+        with _errors_of(self.key), reporter.bar(title, len(rows), "texts") as bar:
             for index, prediction in self.task.generate(model, rows, tokenizer):
                 found[index] = prediction["prediction"].strip()
                 bar.advance(1)
@@ -98,15 +106,23 @@ def open_translator(settings: TranslatorSettings, key: str, reporter: Reporter =
         UserError: there is no such model or finished run, or it does not generate text; `key` names the setting.
     """
     folder = Path(settings.source)
-    try:
+    with _errors_of(key):
         if (folder / "recipe.yaml").is_file():
-            return _of_run(settings, folder, reporter)
-        return _of_base(settings, reporter)
+            return _of_run(settings, key, folder, reporter)
+        return _of_base(settings, key, reporter)
+
+
+@contextmanager
+def _errors_of(key: str) -> Iterator[None]:
+    """Inside, a UserError names the setting."""
+    try:
+        yield
     except UserError as error:
-        raise UserError(*(f"{key}: {problem.removeprefix('base: ')}" for problem in error.problems)) from error
+        plain = (problem.removeprefix("base: ").removeprefix("task.") for problem in error.problems)
+        raise UserError(*(f"{key}: {problem}" for problem in plain)) from error
 
 
-def _of_run(settings: TranslatorSettings, folder: Path, reporter: Reporter) -> Translator:
+def _of_run(settings: TranslatorSettings, key: str, folder: Path, reporter: Reporter) -> Translator:
     from pefttools.strategies import strategies
     from pefttools.tasks import tasks
 
@@ -129,10 +145,10 @@ def _of_run(settings: TranslatorSettings, folder: Path, reporter: Reporter) -> T
         return strategy.load(loaded, folder / "adapter"), loaded.tokenizer
 
     depends_on = [expected, content_sha256(folder / "adapter"), task.as_dict(), strategy.as_dict(), settings.prompt]
-    return Translator(settings, json.dumps(depends_on, sort_keys=True), task, load)
+    return Translator(settings, key, json.dumps(depends_on, sort_keys=True), task, load)
 
 
-def _of_base(settings: TranslatorSettings, reporter: Reporter) -> Translator:
+def _of_base(settings: TranslatorSettings, key: str, reporter: Reporter) -> Translator:
     from transformers import AutoConfig
 
     from pefttools.tasks.causal_lm import CausalLM
@@ -155,7 +171,7 @@ def _of_base(settings: TranslatorSettings, reporter: Reporter) -> Translator:
         loaded = task.load(base, reporter)
         return loaded.model, loaded.tokenizer
 
-    return Translator(settings, json.dumps([sha256, task.as_dict(), settings.prompt], sort_keys=True), task, load)
+    return Translator(settings, key, json.dumps([sha256, task.as_dict(), settings.prompt], sort_keys=True), task, load)
 
 
 def code_files() -> Iterator[Path]:

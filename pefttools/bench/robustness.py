@@ -20,6 +20,7 @@ from pefttools.errors import UserError
 
 if TYPE_CHECKING:
     from pefttools.inference.perturbation import Perturbed, Scored
+    from pefttools.tasks.base import Task
 
 FORMATS = (".svg", ".png")
 
@@ -34,9 +35,7 @@ def summary(scored: Perturbed) -> dict[str, Any]:
     metric, sign = task.primary, -1 if task.lower_is_better else 1
     entries = []
     for one in scored.perturbed:
-        tables = {
-            name: np.array([values]) for name, values in _units(scored, {"plain": plain, "perturbed": one}).items()
-        }
+        tables = {name: np.array([values]) for name, values in _units(task, {"plain": plain, "perturbed": one}).items()}
         found = stats.differences(tables)["plain", "perturbed"]
         low, high = found.interval()
         half, drop = (high - low) / 2, sign * (plain.metrics[metric] - one.metrics[metric])
@@ -48,19 +47,18 @@ def summary(scored: Perturbed) -> dict[str, Any]:
         )  # fmt: skip
     return {
         "metric": metric, "lower_is_better": task.lower_is_better, "in_points": task.score_range == (0.0, 1.0),
-        "rows": len(scored.references), "scored_on": scored.scored_on, "seed": scored.seed,
+        "rows": len(plain.references), "scored_on": scored.scored_on, "seed": scored.seed,
         "score": plain.metrics[metric], "perturbations": entries,
     }  # fmt: skip
 
 
-def _units(scored: Perturbed, both: Mapping[str, Scored]) -> dict[str, list[float]]:
+def _units(task: Task, both: Mapping[str, Scored]) -> dict[str, list[float]]:
     """Scores that average to the metric: by row for all, or else by block of rows for all."""
-    task, references = scored.task, scored.references
-    values = {name: one.metrics[task.primary] for name, one in both.items()}
-    by_row = {name: row_scores(one.predictions, references, values[name]) for name, one in both.items()}
+    scores = {name: one.metrics[task.primary] for name, one in both.items()}
+    by_row = {name: row_scores(one.predictions, one.references, scores[name]) for name, one in both.items()}
     if all(by_row.values()):
         return by_row
-    return {name: pseudo_values(task, one.predictions, references, values[name]) for name, one in both.items()}
+    return {name: pseudo_values(task, one.predictions, one.references, scores[name]) for name, one in both.items()}
 
 
 def check_picture(file: Path) -> None:

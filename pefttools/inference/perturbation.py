@@ -114,6 +114,8 @@ class Scored:
     """Number of rows with another text."""
     metrics: dict[str, Any]
     predictions: list[Prediction]
+    references: list[Any]
+    """They follow the rows: tags of other words."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,6 @@ class Perturbed:
 
     task: Task
     scored_on: str
-    references: list[Any]
     seed: int
     plain: Scored
     perturbed: list[Scored]
@@ -184,7 +185,8 @@ def score(
         encoded = encode_once(some, task, trained.base, title, reporter)
         result = evaluator.score(encoded, some, title, generate=True)
         changed = sum(one != other for one, other in zip(some, rows, strict=True))
-        return Scored(name, strength, changed, result.metrics, result.predictions)
+        references = [task.reference(row) for row in some]
+        return Scored(name, strength, changed, result.metrics, result.predictions, references)
 
     made = {
         (name, strength): list(perturbed(rows, task, KINDS[name].edit(strength), f"{seed}\n{name}"))
@@ -196,7 +198,7 @@ def score(
             reporter.warn(f"--perturb: {name}={strength:g} changes none of the {len(rows)} rows")
     plain = scored("", 0.0, rows)
     found = [scored(name, strength, some) for (name, strength), some in made.items()]
-    return Perturbed(task, split, [task.reference(row) for row in rows], seed, plain, found)
+    return Perturbed(task, split, seed, plain, found)
 
 
 def perturbed(rows: Sequence[Row], task: Task, edit: WordAugmentation, seed: str) -> Iterator[Row]:
