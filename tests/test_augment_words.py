@@ -427,6 +427,9 @@ def test_an_empty_copy_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "random_swap": []
     }
     assert listener.notes == ["augmentations.random_swap: 1 copies would have an empty text, and were not added"]
+    (tmp_path / "rows.jsonl").write_text('{"text": "red saw"}\n', "utf-8")
+    with pytest.raises(UserError, match="is not a list of synonyms, since it has the line"):
+        synonym_lists._groups(str(tmp_path / "rows.jsonl"))
     (tmp_path / "none.txt").write_text("red\n\nred\n", "utf-8")
     with pytest.raises(UserError, match="has no line with two synonyms"):
         synonym_lists._groups(str(tmp_path / "none.txt"))

@@ -262,14 +262,14 @@ def metrics(values: Mapping[str, Any]) -> None:
 
 
 def perturbed(values: Mapping[str, Any]) -> None:
-    """Print the score against the strength of each perturbation, with the drop and its 95% interval."""
+    """Print the score against the strength of each perturbation, what it loses, and the number of rows that changed."""
     metric, points = values["metric"], values["in_points"]
     scale, digits = (100, 2) if points else (1, 4)
     title = f"{metric} on {values['rows']} {values['scored_on']} rows, seed {values['seed']}"
     table = Table(title=title, title_justify="left")
     table.add_column("perturbation")
-    for name in ("strength", metric, "drop in points" if points else "drop", "95% interval", "rows changed"):
-        table.add_column(name, justify="right")
+    for name in ("strength", metric, "points lost" if points else "worse by", "95% interval", "changed"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_row("none", "0", f"{values['score']:.4f}", "", "", "0")
     for name, group in itertools.groupby(values["perturbations"], lambda one: one["perturbation"]):
         table.add_section()

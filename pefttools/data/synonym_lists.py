@@ -116,6 +116,11 @@ def _groups(source: str, sha256: str | None = None) -> Groups:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{source}: cannot be read as a list of synonyms: {error}") from error
+    if odd := next((line for line in lines if line.lstrip()[:1] in tuple('{["<#')), None):
+        raise UserError(
+            f"{source}: is not a list of synonyms, since it has the line {odd[:40]!r}; write one group of words a line,"
+            " separated by spaces or commas"
+        )
     groups: dict[str, list[str]] = {}
     for group in (list(dict.fromkeys(re.findall(r"[^\s,]+", line))) for line in lines):
         for word in group:
