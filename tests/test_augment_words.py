@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Listener, make_rows, write_recipe, write_rows
+from conftest import Listener, losses, make_rows, power_cut, train_in_two, train_tiny, write_recipe, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
+from test_train import assert_same_weights
 
 from pefttools import cli
 from pefttools.augmentations import _operations, augmentations
@@ -110,10 +111,14 @@ def test_eda_makes_each_copy_by_one_of_four_operations_equally_often() -> None:
 def test_synonyms_keep_case_and_punctuation_and_chinese_words_are_found_in_the_text() -> None:
     units = split("(Red), HAMMER! the saw")[0]
     found = synonym_lists.replaceable(units, [True] * 4, SYNONYMS)
-    assert [set(one.options) for one in found] == [{"(Crimson),", "(Scarlet),"}, {"MALLET!"}, {"cutter"}]
+    assert [{one.in_place(other) for other in one.synonyms} for one in found] == [
+        {"(Crimson),", "(Scarlet),"},
+        {"MALLET!"},
+        {"cutter"},
+    ]
     chinese = split(CHINESE)[0]
     found = synonym_lists.replaceable(chinese, [True] * len(chinese), SYNONYMS)
-    assert [("".join(chinese[one.start : one.end]), set(one.words)) for one in found] == [
+    assert [("".join(chinese[one.start : one.end]), {*map(one.alone, one.synonyms)}) for one in found] == [
         ("天气", {"气候"}),
         ("高兴", {"开心", "愉快"}),
         ("公园", {"花园"}),
@@ -166,7 +171,7 @@ def test_the_downloaded_lists_are_read(tmp_path: Path, monkeypatch: pytest.Monke
     try:
         units = ["Glad", "odd", "the", "高", "兴", "公", "园"]
         found = synonym_lists.replaceable(units, [True] * len(units), None)
-        assert [(one.start, one.end, set(one.words)) for one in found] == [
+        assert [(one.start, one.end, {*map(one.alone, one.synonyms)}) for one in found] == [
             (0, 1, {"Happy", "Gladiola"}),
             (3, 5, {"开心"}),
         ]
@@ -189,6 +194,7 @@ def test_typos_by_hand() -> None:
     assert found == slips | {"Hte", "Teh", "He", "Te", "Th", "Tthe", "Thhe", "Thee"}
     assert {misspelt("42%", random.Random(seed)) for seed in range(20)} == {"42%"}
     assert {misspelt('"I"', random.Random(seed)) for seed in range(99)} == {'"II"', '"U"', '"O"', '"J"', '"K"'}
+    assert {misspelt("天气", random.Random(seed)) for seed in range(99)} == {"天天气", "天气气", "天", "气", "气天"}
     assert {misspelt("éà", random.Random(seed)) for seed in range(99)} == {"ééà", "éàà", "é", "à", "àé"}
 
 
@@ -358,6 +364,20 @@ def test_tasks_with_positions_train_with_every_edit_of_words(
     assert sum(ready.base.tokenizer.mask_token_id in tokens for tokens in ids) == len(ready.encoded["train"]) - (
         len(ready.splits.train) + number
     )
+
+
+@pytest.mark.slow
+def test_a_resumed_run_and_two_processes_see_the_same_copies(recipe_file: Path, tmp_path: Path) -> None:
+    short = ["augmentations=[typos, token_mask]", "train.epochs=1", "data.train_rows=100", "base.dropout=0.1"]
+    whole, _ = train_tiny(recipe_file, tmp_path / "whole", *short)
+    with power_cut(5):
+        train_tiny(recipe_file, tmp_path / "died", *short, "train.checkpoint_seconds=0")
+    died, _ = train_tiny(recipe_file, tmp_path / "died", *short, resume=True)
+    assert losses(died) == losses(whole)
+    assert_same_weights(whole, died)
+    one, _ = train_tiny(recipe_file, tmp_path / "one", *short, "base.dropout=0", "train.micro_batch_size=4")
+    train_in_two(recipe_file, tmp_path / "two", *short, "base.dropout=0")
+    assert losses(tmp_path / "two") == pytest.approx(losses(one), abs=2e-5)
 
 
 @pytest.mark.slow

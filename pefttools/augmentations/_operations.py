@@ -44,7 +44,9 @@ def replaced(units: Units, words: Sequence[Replaceable], number: int, draw: rand
     place = 0
     while place < len(units.texts):
         word = chosen.get(place)
-        pieces += _written(draw.choice(word.options), word) if word else [Piece(units.texts[place], place)]
+        pieces += (
+            _written(word.in_place(draw.choice(word.synonyms)), word) if word else [Piece(units.texts[place], place)]
+        )
         place = word.end if word else place + 1
     return pieces
 
@@ -60,7 +62,7 @@ def inserted(units: Units, words: Sequence[Replaceable], number: int, draw: rand
     before: dict[int, list[Piece]] = {}
     for _ in range(number):
         word = draw.choice(words)
-        synonym = [piece._replace(inserted=True) for piece in _written(draw.choice(word.words), word)]
+        synonym = [piece._replace(inserted=True) for piece in _written(word.alone(draw.choice(word.synonyms)), word)]
         before.setdefault(draw.choice(places), []).extend(synonym)
     pieces = unchanged(units)
     return [piece for i in range(len(pieces) + 1) for piece in (*before.get(i, ()), *pieces[i : i + 1])]

@@ -120,10 +120,11 @@ class WordAugmentation(Augmentation):
     def rewritten(self, row: Row, task: Task, draw: random.Random) -> Row:
         if task.rewritable:
             return super().rewritten(row, task, draw)
-        edits = [self.edit(units, draw) for units in task.editable_words(row)]
+        words = task.editable_words(row)
+        edits = [self.edit(units, draw) for units in words]
         if all(pieces is None for pieces in edits):
             return row
-        whole = zip(edits, task.editable_words(row), strict=True)
+        whole = zip(edits, words, strict=True)
         return task.with_edits(row, [unchanged(units) if pieces is None else pieces for pieces, units in whole])
 
 
@@ -155,7 +156,7 @@ def copies(
         if remark := one.remark(texts):
             reporter.note(f"augmentations.{name}: {remark}")
         for row, known in zip(rows, seen, strict=True):
-            if one.spells_tokens and _spells(row, task, tokenizer):
+            if one.spells_tokens and _spells(row, tokenizer):
                 continue
             for copy in one.copies_of(row, task, seed):
                 if not all(text.strip() for text in _texts(copy, task)) and all(map(str.strip, _texts(row, task))):
@@ -178,10 +179,10 @@ def _key(row: Row, task: Task) -> str:
     return json.dumps([row[name] for name in copied_fields(task, row)])
 
 
-def _spells(row: Row, task: Task, tokenizer: PreTrainedTokenizerBase | None) -> bool:
-    """Whether a text of the row contains the spelling of a special token."""
-    tokens = tokenizer.all_special_tokens if tokenizer else []
-    return any(token in text for text in _texts(row, task) for token in tokens)
+def _spells(row: Row, tokenizer: PreTrainedTokenizerBase | None) -> bool:
+    """Whether a text of the row, its targets included, contains the spelling of a special token."""
+    text = json.dumps(row, ensure_ascii=False)
+    return tokenizer is not None and any(token in text for token in tokenizer.all_special_tokens)
 
 
 def added_digest(added: Mapping[str, Sequence[Row]]) -> str | None:

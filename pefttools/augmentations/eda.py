@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from pefttools.augmentations._operations import deleted, inserted, replaced, swapped
 from pefttools.augmentations.base import Context, WordAugmentation
-from pefttools.data.synonym_lists import replaceable
+from pefttools.data import synonym_lists
 from pefttools.data.units import Piece, Units, split
 from pefttools.errors import UserError
 from pefttools.sources import absolute
@@ -42,8 +42,7 @@ class Eda(WordAugmentation):
 
     def bind(self, context: Context) -> Self:
         try:
-            for text in context.texts:  # downloads the lists of the texts' languages
-                self._has_synonyms(text)
+            synonym_lists.load(context.texts, self.synonyms)
         except UserError as error:
             raise UserError(f"augmentations.eda.synonyms: {error}; or name a file of your own there") from error
         return self
@@ -57,11 +56,11 @@ class Eda(WordAugmentation):
 
     def _has_synonyms(self, text: str) -> bool:
         units = split(text)[0]
-        return bool(replaceable(units, [True] * len(units), self.synonyms))
+        return bool(synonym_lists.replaceable(units, [True] * len(units), self.synonyms))
 
     def edit(self, units: Units, draw: random.Random) -> list[Piece] | None:
         number = max(1, int(self.alpha * len(units.texts)))
-        words = replaceable(units.texts, units.free, self.synonyms)
+        words = synonym_lists.replaceable(units.texts, units.free, self.synonyms)
         operations = [partial(swapped, units, number), partial(deleted, units, self.alpha)]
         if words:
             operations += [partial(replaced, units, words, number), partial(inserted, units, words, number)]

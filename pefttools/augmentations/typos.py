@@ -74,7 +74,7 @@ def _mistyped(piece: Piece, following: Piece | None, may_drop: bool, draw: rando
 
 def misspelt(word: str, draw: random.Random) -> str:
     """The word with one typo; unchanged if it has no letter that can be misspelt."""
-    letters = [place for place, letter in enumerate(word) if letter.isalpha() and not IS_CJK.match(letter)]
+    letters = [place for place, letter in enumerate(word) if letter.isalpha()]
     pairs = [p for p in letters if p + 1 in letters and word[p].lower() != word[p + 1].lower()]
     slips: list[tuple[Callable[[str, int, random.Random], str], list[int]]] = [
         (_slipped, [place for place in letters if word[place].lower() in NEIGHBOURS]),

@@ -48,10 +48,33 @@ class Replaceable(NamedTuple):
     start: int
     end: int
     """The unit after the last."""
-    options: tuple[str, ...]
-    """The texts of these units with the word replaced by each of its synonyms; in the word's case."""
-    words: tuple[str, ...]
-    """The synonyms alone."""
+    parts: tuple[str, str, str]
+    """The punctuation before the word, the word, and the punctuation after it."""
+    synonyms: Sequence[str]
+    """As the list has them, mostly in lower case."""
+
+    def alone(self, synonym: str) -> str:
+        """The synonym in the word's case."""
+        return in_case_of(self.parts[1], synonym)
+
+    def in_place(self, synonym: str) -> str:
+        """The text of the units with the word replaced by the synonym."""
+        before, _, after = self.parts
+        return f"{before}{self.alone(synonym)}{after}"
+
+
+def load(texts: Sequence[str], source: str | None) -> None:
+    """Read the lists that `replaceable` needs for these texts, so that an error comes before anything is edited.
+
+    Raises:
+        UserError: a list cannot be read or downloaded.
+    """
+    if source:
+        _groups(source)
+        return
+    for script, file in ((LATIN, ENGLISH), (HAN, CHINESE)):
+        if any(map(script.search, texts)):
+            _groups(*file)
 
 
 def replaceable(units: Sequence[str], free: Sequence[bool], source: str | None) -> list[Replaceable]:
@@ -80,15 +103,14 @@ def _at(units: Sequence[str], free: Sequence[bool], place: int, source: str | No
         groups = _groups(source) if source else _groups(*ENGLISH) if LATIN.search(word) else {}
         if not (options := groups.get(word.lower(), ())) or word.lower() in _stop_words():
             return None
-        words = tuple(in_case_of(word, option) for option in options)
-        return Replaceable(place, place + 1, tuple(f"{before}{w}{after}" for w in words), words)
+        return Replaceable(place, place + 1, (before, word, after), options)
     if not (source or HAN.match(units[place])):
         return None
     groups = _groups(source) if source else _groups(*CHINESE)
     for end in range(min(len(units), place + LONGEST), place, -1):
         word = "".join(units[place:end])
         if 2 <= len(word) <= LONGEST and all(free[place:end]) and (options := groups.get(word)):
-            return Replaceable(place, end, tuple(options), tuple(options))
+            return Replaceable(place, end, ("", word, ""), options)
     return None
 
 

@@ -1,7 +1,8 @@
 """Perturbations of the rows that a run is scored on: the same rows with noise of a given strength.
 
 A strength is the share of words that change: words with a typo, in another case, with other punctuation, replaced by a
-synonym, or left out. Tags, answers and marked entities follow the words, as in augmentations, whose edits these are.
+synonym, or left out. Tags, answers and marked entities follow the words, as in augmentations, whose edits these are;
+words of entities and answers stay as they are.
 The draws for a row depend only on the seed, the perturbation and the row's texts.
 """
 
@@ -20,7 +21,7 @@ from pefttools.augmentations._operations import replaced
 from pefttools.augmentations.base import WordAugmentation, copied_fields
 from pefttools.augmentations.random_deletion import RandomDeletion
 from pefttools.augmentations.typos import Typos
-from pefttools.data.encoding import encode_once
+from pefttools.data.encoding import cut_rows, encode_once
 from pefttools.data.rows import Row
 from pefttools.data.synonym_lists import replaceable
 from pefttools.data.units import Piece, Units, core
@@ -183,6 +184,8 @@ def score(
     def scored(name: str, strength: float, some: list[Row]) -> Scored:
         title = f"{name} {strength:g}" if name else split
         encoded = encode_once(some, task, trained.base, title, reporter)
+        if cut := sum(cut_rows({name: encoded[name] for name in ("row", "cut")}, len(some))):
+            reporter.warn(f"{title}: {cut} of {len(some)} rows are longer than the model reads; they were truncated")
         result = evaluator.score(encoded, some, title, generate=True)
         changed = sum(one != other for one, other in zip(some, rows, strict=True))
         references = [task.reference(row) for row in some]
