@@ -1,8 +1,8 @@
 """typos: misspell each word with the same probability, by one slip of the hand.
 
-A slip is one of four: a letter becomes its neighbour on the QWERTY keyboard, two adjacent letters are swapped, a letter
-is left out, or doubled (as in Belinkov & Bisk 2018, section 3.2, and in Kukich 1992, section 1.3, who finds that most
-misspellings are of these kinds). Capitals stay where they were. Only letters a to z have neighbours. Chinese and
+A slip is one of four: a letter becomes its neighbour on the QWERTY keyboard (the noise "Key" of Belinkov & Bisk 2018),
+two adjacent letters are swapped, a letter is left out, or doubled. Most misspellings are one such change (Damerau 1964).
+Capitals stay where they were. Only letters a to z have neighbours. Chinese and
 Japanese typos are characters that sound or look alike, which would need a list of them; here a character is swapped
 with the next one, left out, or doubled, which are slips of the hand in these scripts too.
 """
