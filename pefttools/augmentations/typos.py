@@ -1,10 +1,10 @@
 """typos: misspell each word with the same probability, by one slip of the hand.
 
 A slip is one of four: a letter becomes its neighbour on the QWERTY keyboard (the noise "Key" of Belinkov & Bisk 2018),
-two adjacent letters are swapped, a letter is left out, or doubled. Most misspellings are one such change (Damerau 1964).
-Capitals stay where they were. Only letters a to z have neighbours. Chinese and
-Japanese typos are characters that sound or look alike, which would need a list of them; here a character is swapped
-with the next one, left out, or doubled, which are slips of the hand in these scripts too.
+two adjacent letters are swapped, a letter is left out, or doubled; most misspellings are one such change (Damerau
+1964). Capitals stay where they were. Only letters a to z have neighbours. Chinese and Japanese typos are characters
+that sound or look alike, which would need a list of them; here a character is swapped with the next one, left out, or
+doubled, which are slips of the hand in these scripts too.
 """
 
 from __future__ import annotations
