@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pefttools.objectives import _soft_labels, _teacher
 from pefttools.objectives.base import NUMBER, Batch, BoundObjective, Context, Forward, Objective
+from pefttools.sources import absolute
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +38,11 @@ class Distillation(Objective):
     """α, the share of the soft labels; with 1 the rows' own labels have no effect."""
     top: int = Field(default=64, ge=1)
     """Number of the teacher's logits that are kept for each target of a language model."""
+
+    @field_validator("teacher")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return absolute(value)
 
     def problem(self, task: Task, strategy: Strategy) -> str | None:
         del strategy

@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
 from pefttools.objectives import _recording, _teacher
 from pefttools.objectives.base import NUMBER, Batch, BoundObjective, Context, Forward, Loaded, Objective
+from pefttools.sources import absolute
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,11 @@ class LayerMatching(Objective):
     """Number of first steps in which layers are matched; null matches them in all."""
     projection_lr: float = Field(default=1e-3, gt=0)
     """Learning rate of W (Adam)."""
+
+    @field_validator("teacher")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return absolute(value)
 
     def problem(self, task: Task, strategy: Strategy) -> str | None:
         del strategy
