@@ -107,7 +107,8 @@ def tested(out: Path, arguments: argparse.Namespace) -> Runs:
     return json.loads(file.read_text())
 
 
-def _label(strategy: Mapping[str, Any], rate: float) -> str:
+def _label(strategy: Mapping[str, Any], rate: float | None) -> str:
+    assert rate is not None, "a loaded recipe has its strategy's rate"
     name, layers = strategy["name"], strategy.get("layers")
     return f"{name}{f' {layers} layers' if layers else ''}, lr {rate:.3g}"
 

@@ -103,7 +103,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.data.splitting import load_splits
     from pefttools.device import device_type
     from pefttools.nn.first_token import last_block
-    from pefttools.objectives.base import Composed, loss_of
+    from pefttools.objectives.base import Context, composed, need_plain_autograd
     from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
     from pefttools.training import optimizer_setup, speedups, wrapping
@@ -135,13 +135,12 @@ def measured(overrides: list[str]) -> dict[str, int]:
         optimizer = optimizer_setup.build(model, made.strategy, made.train)
         last = last_block(model, task.inputs_of(batch))
         prepared, optimizer = accelerator.prepare(model, optimizer)
-        batches, objectives = (
-            MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator),
-            Composed(loss_of(task)),
-        )
+        batches = MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator)
+        objectives = composed(made.objectives, Context(task, made.strategy, base, model))
+        plain, bf16 = need_plain_autograd(made.objectives), accelerator.mixed_precision == "bf16"
         loop = Loop(made, model, optimizer, batches, accelerator, run, dict, bool, SILENT, penalties, objectives)
         model.train()
-        with speedups.steps(model, made.train, device_type(), accelerator.mixed_precision == "bf16", last):
+        with speedups.steps(model, made.train, device_type(), bf16, last, plain):
             for _ in range(STEPS):
                 loop.step()
             deque(evaluator.outputs(rows, range(ROWS)), maxlen=0)

@@ -143,7 +143,8 @@ def test_language_models_learn_the_teachers_tokens(
     assert min(losses(run)[-3:]) < losses(run)[0]
     soft = next(iter((Path(_cache()) / "soft-labels").glob("*.safetensors")), None)
     assert soft is not None
-    assert load(run).model.config.num_hidden_layers == 1
+    model: Any = load(run).model
+    assert model.config.num_hidden_layers == 1
 
 
 def _cache() -> str:

@@ -43,7 +43,8 @@ class SoftLabels:
         import torch
 
         starts, ends = self.starts[numbers.cpu()], self.starts[numbers.cpu() + 1]
-        places = torch.cat([torch.arange(start, end) for start, end in zip(starts, ends, strict=True)])
+        spans = zip(starts.tolist(), ends.tolist(), strict=True)
+        places = torch.cat([torch.arange(start, end) for start, end in spans])
         device = numbers.device
         chosen = None if self.indices is None else self.indices[places].long().to(device)
         return self.values[places].to(device), chosen
@@ -83,7 +84,7 @@ def _computed(teacher: Loaded, encoded: Encoded, context: Context, top: int) -> 
         if values is None:
             values = torch.empty(int(starts[-1]), kept.shape[1])
             indices = torch.empty(values.shape, dtype=torch.int32) if best else None
-        places = torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
+        places = torch.cat([torch.arange(int(starts[row]), int(starts[row + 1])) for row in rows])
         values[places, : kept.shape[1]] = kept.cpu()
         if best and indices is not None:
             indices[places] = best.indices.int().cpu()

@@ -4,6 +4,9 @@ An objective changes the loss of a batch, or the computation of a step's gradien
 order of the recipe: the first one receives the task's own loss, the next one the loss of the first one.
 Losses are summed over targets; the update step divides by their number in the whole step, over all processes and
 micro-batches.
+
+A `BoundTargetObjective` changes the loss of every target by itself (class weights, focal loss). Several of them share
+one forward pass. They come before objectives that run the model several times or change its inputs.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Choice
 
@@ -45,6 +49,9 @@ class Forward(Protocol):
 
 Loss: TypeAlias = "Callable[[Forward, Batch], Tensor]"
 """(forward, batch) -> the loss summed over the batch's targets, shape ()."""
+
+TargetLosses: TypeAlias = "Callable[[Tensor, Tensor], Tensor]"
+"""(logits of shape (targets, classes), indices of the right classes) -> the loss of every target, shape (targets,)."""
 
 
 NUMBER = "number"
@@ -78,6 +85,8 @@ class Context:
     load_run: Callable[[str], Loaded] | None = None
     """Loads a finished run. Raises UserError when there is none."""
     reporter: Reporter = SILENT
+    micro_batch_rows: int | None = None
+    """The most rows that a forward pass of a step computes together; None in a plan."""
 
 
 class Objective(Choice, ABC):
@@ -116,6 +125,8 @@ class BoundObjective:
 
     inner: Loss
     """The loss that this objective changes: the task's, or that of the previous objective."""
+    inner_losses: TargetLosses | None = None
+    """The losses that `inner` sums; None if it does more than sum one loss per target, such as run several passes."""
 
     def loss(self, forward: Forward, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, shape ()."""
@@ -147,6 +158,24 @@ class BoundObjective:
         del state
 
 
+class BoundTargetObjective(BoundObjective, ABC):
+    """A bound objective that computes the loss of every target from its logits, its class and its inner loss."""
+
+    needs_inner_losses: ClassVar[bool] = True
+    """Whether it must come before all objectives that do more than change the loss of every target."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @abstractmethod
+    def target_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """As in `TargetLosses`."""
+
+    def loss(self, forward: Forward, batch: Batch) -> Tensor:
+        logits = self.task.target_logits(forward(batch), batch)
+        return self.target_losses(logits, self.task.target_classes(batch)).sum()
+
+
 class Composed:
     """Several bound objectives around the task's own loss; without objectives, loss and step are unchanged."""
 
@@ -154,9 +183,22 @@ class Composed:
         self.bound = dict(bound or {})
         self.loss = task_loss
         """As in `BoundObjective`."""
-        for one in self.bound.values():
-            one.inner = self.loss
+        losses: TargetLosses | None = cross_entropies
+        previous = ""
+        for name, one in self.bound.items():
+            one.inner, one.inner_losses = self.loss, losses
             self.loss = one.loss
+            if type(one).loss is BoundObjective.loss:  # it changes the gradient only (sam)
+                continue
+            if not isinstance(one, BoundTargetObjective):
+                losses, previous = None, previous or name
+            elif losses is not None:
+                losses = one.target_losses
+            elif one.needs_inner_losses:
+                raise UserError(
+                    f"objectives.{name}: changes the loss of every target, so it must come before {previous}; list the"
+                    f" objectives in the order [{name}, {previous}]"
+                )
 
     def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
         """As in `BoundObjective`."""
@@ -185,6 +227,13 @@ class Composed:
 def loss_of(task: Task) -> Loss:
     """The task's own loss."""
     return lambda forward, batch: task.loss(forward(batch), batch)
+
+
+def cross_entropies(logits: Tensor, classes: Tensor) -> Tensor:
+    """The losses that tasks with `target_logits` sum."""
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits, classes, reduction="none")
 
 
 def composed(chosen: Mapping[str, Objective], context: Context, task_loss: Loss | None = None) -> Composed:

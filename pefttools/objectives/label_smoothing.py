@@ -8,11 +8,11 @@ p_c; this is what `label_smoothing` of `torch.nn.functional.cross_entropy` compu
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from pefttools.objectives.base import Batch, BoundObjective, Context, Forward, Objective
+from pefttools.objectives.base import Batch, BoundObjective, BoundTargetObjective, Context, Forward, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,13 +37,18 @@ class LabelSmoothing(Objective):
         return _Smoothed(self.smoothing, context.task) if self.smoothing else BoundObjective()
 
 
-class _Smoothed(BoundObjective):
+class _Smoothed(BoundTargetObjective):
+    needs_inner_losses: ClassVar[bool] = False
+
     def __init__(self, smoothing: float, task: Task) -> None:
-        self.smoothing, self.task = smoothing, task
+        super().__init__(task)
+        self.smoothing = smoothing
+
+    def target_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        assert self.inner_losses
+        return (1 - self.smoothing) * self.inner_losses(logits, classes) + self.smoothing * _uniform(logits)
 
     def loss(self, forward: Forward, batch: Batch) -> Tensor:
-        import torch
-
         outputs: list[Any] = []
 
         def recording_forward(batch: Batch, embeddings: Tensor | None = None) -> Any:
@@ -51,8 +56,14 @@ class _Smoothed(BoundObjective):
             return outputs[-1]
 
         plain = self.inner(recording_forward, batch)
-        logits = self.task.target_logits(outputs[-1], batch)
-        exists = torch.isfinite(logits)
-        log_p = logits.log_softmax(-1).masked_fill(~exists, 0.0)
-        uniform = -(log_p.sum(-1) / exists.sum(-1)).sum()
+        uniform = _uniform(self.task.target_logits(outputs[-1], batch)).sum()
         return (1 - self.smoothing) * plain + self.smoothing * uniform
+
+
+def _uniform(logits: Tensor) -> Tensor:
+    """The mean over a target's classes of −log p; shape (targets,)."""
+    import torch
+
+    exists = torch.isfinite(logits)
+    log_p = logits.log_softmax(-1).masked_fill(~exists, 0.0)
+    return -(log_p.sum(-1) / exists.sum(-1))

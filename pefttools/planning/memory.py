@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from pefttools.data.batching import step_multiple
 from pefttools.device import computes_in_bf16, device_type
+from pefttools.nn import divergence
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.nn.input_embeddings import substituted
@@ -35,6 +36,7 @@ from pefttools.planning.heap import Event, heap_peak_bytes
 from pefttools.planning.storages import StorageTracker, without_data
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
+from pefttools.tasks.base import LABELS
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.penalties import Penalties
 from pefttools.training.process import forward
@@ -149,7 +151,8 @@ def _trace(
             for tensor in tensors:
                 tracker.track(tensor)
             penalties = Penalties.bind(recipe, base, model)
-            context, loss = Context(recipe.task, recipe.strategy, base, model), _loss_of(recipe.task)
+            shapes: Any = _ShapesOnly(recipe.task)
+            context, loss = Context(shapes, recipe.strategy, base, model), _loss_of(recipe.task)
             acting = composed(recipe.objectives, context, loss)
             weights = tracker.bytes
             _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)
@@ -217,6 +220,37 @@ def _loss_of(task: Task) -> Loss:
             return -task.logits(outputs, batch).float().log_softmax(-1).select(-1, 0).sum()
 
     return loss
+
+
+class _ShapesOnly:
+    """A task for objectives: where shapes do not show which tokens are targets, all of them are."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def _all_logits(self, outputs: Any, batch: Tensors) -> Tensor:
+        return self.task.logits(outputs, batch).flatten(0, -2).float()
+
+    def target_logits(self, outputs: Any, batch: Tensors) -> Tensor:
+        try:
+            return self.task.target_logits(outputs, batch)
+        except DynamicOutputShapeException:
+            return self._all_logits(outputs, batch)
+
+    def target_classes(self, batch: Tensors) -> Tensor:
+        try:
+            return self.task.target_classes(batch)
+        except DynamicOutputShapeException:
+            return batch[LABELS].flatten()
+
+    def divergence(self, outputs: Any, others: Any, batch: Tensors) -> Tensor:
+        try:
+            return self.task.divergence(outputs, others, batch)
+        except DynamicOutputShapeException:
+            return divergence.of_classes(self._all_logits(outputs, batch), self._all_logits(others, batch)).sum()
 
 
 def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:

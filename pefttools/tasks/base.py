@@ -225,6 +225,26 @@ class Task(RowContract, ABC):
         """
         raise NotImplementedError(f"{self.name} has no targets that are one of several classes")
 
+    def target_classes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The index of every target's class, shape (targets,), in the order of `target_logits`, whose loss is the
+        cross-entropy with these."""
+        labels = batch[LABELS]
+        return labels if labels.ndim == 1 else labels[labels != IGNORED]
+
+    def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """KL(p‖q) + KL(q‖p), summed over the batch's targets, of the distributions that two outputs predict; shape ().
+
+        It is in the unit of `loss`: a target whose loss is a mean of several terms has the mean of their divergences.
+        """
+        from pefttools.nn import divergence
+
+        return divergence.of_classes(self.target_logits(outputs, batch), self.target_logits(others, batch)).sum()
+
+    @property
+    def has_divergence(self) -> bool:
+        """Whether `divergence` is defined."""
+        return self.has_target_logits or type(self).divergence is not Task.divergence
+
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         """The logits of every encoded row without those of padding, which depend on the batch."""
         logits = self.logits(outputs, batch)

@@ -217,6 +217,10 @@ class CausalLM(Task):
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return self._targets(outputs, batch)[0]
 
+    def target_classes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        labels = batch[LABELS][:, 1:]
+        return labels[labels != IGNORED]
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 

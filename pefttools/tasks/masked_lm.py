@@ -185,6 +185,9 @@ class MaskedLM(Task):
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return self._targets(outputs, batch)[0]
 
+    def target_classes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch[LABELS].flatten()[batch[PLACES]]
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         import torch
 

@@ -266,6 +266,13 @@ class PromptedClassification(Task):
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return -self._likelihoods(outputs, batch, batch[LABELS][:, 1:] != IGNORED).sum()
 
+    def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        from pefttools.nn import divergence
+
+        is_target = batch[LABELS][:, 1:] != IGNORED
+        one, other = (self.logits(o, batch)[:, :-1][is_target].float() for o in (outputs, others))
+        return divergence.of_classes(one, other).sum()
+
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         scored = batch[SCORED][:, 1:].bool()
         numbers = scored.sum(1).tolist()

@@ -194,15 +194,25 @@ class QuestionAnswering(Task):
 
         return without_virtual(torch.stack([outputs.start_logits, outputs.end_logits], dim=-1), batch)
 
-    def _log_probabilities(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The logits as log-probabilities over the context's tokens and `NOT_HERE`."""
+    def _possible(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits in fp32 of the context's tokens and `NOT_HERE`, −inf elsewhere; shape (rows, tokens, 2)."""
         possible = batch[CONTEXT].scatter(1, batch[NOT_HERE][:, None], True)
         logits = self.logits(outputs, batch).float()
-        return logits.masked_fill(~possible[..., None], float("-inf")).log_softmax(1)
+        return logits.masked_fill(~possible[..., None], float("-inf"))
+
+    def _log_probabilities(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits as log-probabilities over the context's tokens and `NOT_HERE`."""
+        return self._possible(outputs, batch).log_softmax(1)
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         targets = batch[LABELS][:, None]  # (rows, 1, start and end)
         return -self._log_probabilities(outputs, batch).gather(1, targets).mean(-1).sum()
+
+    def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        from pefttools.nn import divergence
+
+        both = self._possible(outputs, batch), self._possible(others, batch)
+        return divergence.of_classes(*both, dim=1).mean(-1).sum()
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         """For every window the best spans as (first token, last token, log-probability), and the log-probability of no

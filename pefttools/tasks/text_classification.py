@@ -216,6 +216,13 @@ class TextClassification(Task):
             return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
         return functional.cross_entropy(logits, labels, reduction="sum")
 
+    def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        from pefttools.nn import divergence
+
+        if not self.multi_label:
+            return super().divergence(outputs, others, batch)
+        return divergence.of_yes_or_no(outputs.logits.float(), others.logits.float()).sum()
+
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         del batch
         logits = outputs.logits.float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.augmentations.base import copies
 from pefttools.bases import loading
 from pefttools.data import overview
-from pefttools.data.batching import step_multiple, steps
+from pefttools.data.batching import step_multiple, steps, token_budget
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.nn.first_token import LastBlock, last_block
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from torch import nn
 
+    from pefttools.recipe.train_settings import TrainSettings
     from pefttools.tasks.base import Task
 
 START_BATCHES = 32
@@ -84,11 +86,11 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
     penalties = Penalties.bind(recipe, base, model, reporter)
     if read_numbers(recipe.objectives):
-        encoded["train"] = encoded["train"].add_column(NUMBER, range(len(encoded["train"])))
+        encoded["train"] = encoded["train"].add_column(NUMBER, list(range(len(encoded["train"]))))
     rows = [*splits.train, *(row for copied in added.values() for row in copied)]
-    acting = composed(
-        recipe.objectives, Context(task, strategy, base, model, rows, encoded["train"], loaded_run, reporter)
-    )
+    together = _micro_batch_rows(recipe.train, torch.device(device).type, min(lengths))
+    context = Context(task, strategy, base, model, rows, encoded["train"], loaded_run, reporter, together)
+    acting = composed(recipe.objectives, context)
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
@@ -145,6 +147,17 @@ def _tried(
     number = recipe.task.num_generated(len(scored)) if recipe.task.generates else 0
     FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last).take(scored[:number])
     return frozen, last
+
+
+def _micro_batch_rows(settings: TrainSettings, device: str, shortest: int) -> int:
+    """The most rows that can be in a micro-batch.
+
+    Args:
+        shortest: number of tokens of the shortest training row.
+    """
+    share = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    budget = settings.micro_batch_tokens or token_budget(device)
+    return max(1, min(share, settings.micro_batch_size, budget // max(1, shortest)))
 
 
 def _first_batches(
