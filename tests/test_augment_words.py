@@ -89,9 +89,9 @@ def test_eda_makes_each_copy_by_one_of_four_operations_equally_often() -> None:
     counts: Counter[str] = Counter()
     one = Eda(alpha=0.3, synonyms=SYNONYMS)
     for seed in range(2000):
-        words = (one.rewrite(text, random.Random(seed)) or text).split()
+        words: list[str] = (one.rewrite(text, random.Random(seed)) or text).split()
         same = sum(a == b for a, b in zip(words, text.split(), strict=False))
-        kept = Counter(words) & Counter(text.split())
+        kept = Counter[str](words) & Counter[str](text.split())
         if len(words) == 13:
             counts["inserted"] += 1
             assert [w for w in iter(words) if w in text.split()][:1]

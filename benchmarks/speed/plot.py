@@ -27,7 +27,7 @@ def draw(sweeps: Sequence[Sweep], file: Path) -> None:
         part.write_bytes(vega.png(svg))
 
 
-def _plot(sweep: Sweep, quantity: str, is_first: bool) -> alt.LayerChart:
+def _plot(sweep: Sweep, quantity: str, is_first: bool) -> alt.LayerChart | alt.FacetChart:
     """The medians with their ranges over rounds, and both fits."""
     about, _ = QUANTITIES[quantity]
     spreads, highest = sweep.spreads[quantity], 1.1 * max(high for _, _, high in sweep.spreads[quantity])

@@ -79,7 +79,7 @@ def curves(problem: Row) -> dict[str, list[tuple[float, float]]]:
 
 def by_cost(
     problem: Row, cost: Cost, look: vega.Look, width: Width = "container", height: int = 420
-) -> altair.LayerChart:
+) -> altair.LayerChart | altair.FacetChart:
     """Test scores with their intervals against a cost, and the Pareto front as steps.
 
     Labels are placed here if the width is known, and otherwise by the browser.
@@ -156,7 +156,9 @@ def _placed(rows: Sequence[Row], cost: Cost, ends: tuple[float, float], size: tu
     ]
 
 
-def by_learning_rate(problem: Row, look: vega.Look, width: Width = "container", height: int = 360) -> altair.LayerChart:
+def by_learning_rate(
+    problem: Row, look: vega.Look, width: Width = "container", height: int = 360
+) -> altair.LayerChart | altair.FacetChart:
     """Validation scores at the learning rates that were tried, a line a method, labelled at its last rate."""
     import altair as alt
 
@@ -184,7 +186,7 @@ def by_learning_rate(problem: Row, look: vega.Look, width: Width = "container", 
     ).properties(width=width, height=height, description=f"validation {problem['metric']} by learning rate")
 
 
-def differences(pool: Row, look: vega.Look, width: Width = "container") -> altair.LayerChart:
+def differences(pool: Row, look: vega.Look, width: Width = "container") -> altair.LayerChart | altair.FacetChart:
     """Every method's difference from the best mean over sets, with its interval for new sets, and the margin."""
     import altair as alt
 

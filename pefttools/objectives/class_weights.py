@@ -88,12 +88,11 @@ class ClassWeights(Objective):
 def class_counts(rows: Dataset, num_classes: int) -> list[int]:
     """The number of targets of every class in encoded rows; ignored tokens are no targets."""
     import pyarrow
-    import pyarrow.compute
 
     column = rows.data.column(LABELS).combine_chunks()
     while pyarrow.types.is_list(column.type) or pyarrow.types.is_large_list(column.type):
         column = column.flatten()
-    found = {one["values"]: one["counts"] for one in pyarrow.compute.value_counts(column).to_pylist()}
+    found = {one["values"]: one["counts"] for one in column.value_counts().to_pylist()}
     assert not {*found} - {IGNORED, *range(num_classes)}, "labels are indices of classes"
     return [found.get(i, 0) for i in range(num_classes)]
 
