@@ -48,14 +48,17 @@ def test_every_task_trains_or_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = cli.run(["train", str(tiny_recipe(name)), f"objectives={objective}", "--out", str(tmp_path / "run")])
+    file, words = tiny_recipe(name), [f"objectives={objective}"]
+    if "teacher" in objectives.get(objective).sample_settings:
+        words = [f"objectives.{objective}.teacher={train_tiny(file, tmp_path / 'teacher')[0]}"]
+    code = cli.run(["train", str(file), *words, "--out", str(tmp_path / "run")])
     if code:
         refused = " ".join(capsys.readouterr().err.split())
         assert code == 2
         assert f"objectives.{objective}: " in refused
         assert not (tmp_path / "run").exists()
         return
-    _, result = train_tiny(tiny_recipe(name), tmp_path / "run", f"objectives={objective}", resume=True)
+    _, result = train_tiny(file, tmp_path / "run", *words, resume=True)
     assert result["validation"]["loss"] < result["before"]["loss"]
 
 

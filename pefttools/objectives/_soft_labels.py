@@ -76,20 +76,21 @@ def _computed(teacher: Loaded, encoded: Encoded, context: Context, top: int) -> 
     numbers = torch.tensor(encoded["num_targets"])
     starts = torch.cat([torch.zeros(1, dtype=torch.long), numbers.cumsum(0)])
     order = [teacher.task.class_names.index(name) for name in context.task.class_names]
-    values = indices = None
+    found: list[tuple[Tensor, Tensor, Tensor | None]] = []
     for rows, logits in _logits(teacher, encoded, context):
         logits = logits[:, order] if order else logits
         best = logits.topk(top) if logits.shape[1] > top and not order else None
-        kept = best.values if best else logits
-        if values is None:
-            values = torch.empty(int(starts[-1]), kept.shape[1])
-            indices = torch.empty(values.shape, dtype=torch.int32) if best else None
         places = torch.cat([torch.arange(int(starts[row]), int(starts[row + 1])) for row in rows])
-        values[places, : kept.shape[1]] = kept.cpu()
-        if best and indices is not None:
-            indices[places] = best.indices.int().cpu()
-    assert values is not None, "there are training rows"
-    return {"values": values, "starts": starts, **({} if indices is None else {"indices": indices})}
+        found.append((places, (best.values if best else logits).cpu(), best.indices.int().cpu() if best else None))
+    width = max(kept.shape[1] for _, kept, _ in found)
+    values = torch.full((int(starts[-1]), width), -torch.inf)  # rows may have fewer choices than others
+    indices = torch.zeros(values.shape, dtype=torch.int32)
+    for places, kept, chosen in found:
+        values[places, : kept.shape[1]] = kept
+        if chosen is not None:
+            indices[places] = chosen
+    are_chosen = any(chosen is not None for *_, chosen in found)
+    return {"values": values, "starts": starts, **({"indices": indices} if are_chosen else {})}
 
 
 def _logits(teacher: Loaded, encoded: Encoded, context: Context) -> Iterator[tuple[list[int], Tensor]]:

@@ -94,6 +94,7 @@ def soft_loss(logits: Tensor, teacher: Tensor, chosen: Tensor | None, temperatur
     log_teacher = (teacher / temperature).log_softmax(-1)
     if chosen is not None:
         log_student = log_student.gather(1, chosen)
+    log_teacher = log_teacher[:, : log_student.shape[1]]  # other rows may have more choices
     exists = log_teacher.isfinite() & log_student.isfinite()
     difference = (log_teacher - log_student).masked_fill(~exists, 0.0)
     return temperature**2 * (log_teacher.exp() * difference).sum()
