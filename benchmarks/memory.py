@@ -1,6 +1,6 @@
 """The peak memory that `pefttools plan` estimates, compared with the peak resident memory of real steps.
 
-    OMP_NUM_THREADS=2 python benchmarks/memory.py [--strategy lora] [--precision bf16] [--force]
+    OMP_NUM_THREADS=2 python benchmarks/memory.py [--strategy lora] [--precision bf16] [--objective freelb] [--force]
 
 Every strategy and each of its variants, on MiniLM, with two batch sizes and two lengths. A row of the table needs two
 new processes: one for the plan, and one that loads the model, evaluates full rows as a run does before training, takes
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--precision", action="append", choices=("fp32", "bf16"), help="by default fp32; can be repeated"
     )
+    parser.add_argument("--objective", help="with this objective")
     parser.add_argument("--defaults", action="store_true", help="measure default settings only, no variants")
     parser.add_argument("--force", action="store_true", help="repeat existing measurements")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -46,7 +47,7 @@ def main() -> None:
         return
     file = RESULTS / "memory.json"
     rows: dict[str, Any] = json.loads(file.read_text())["rows"] if file.exists() else {}
-    for name, overrides in settings(options.strategy, options.precision or ["fp32"], options.defaults):
+    for name, overrides in settings(options):
         if name in rows and not options.force:
             continue
         rows[name] = {"overrides": overrides, **compared(overrides)}
@@ -58,24 +59,27 @@ def main() -> None:
     sys.stdout.write(text)
 
 
-def settings(names: list[str] | None, precisions: list[str], defaults: bool) -> Iterator[tuple[str, list[str]]]:
+def settings(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     """The name and the overrides of each row."""
     from pefttools.strategies import strategies
 
-    for strategy in names or strategies.names():
+    objectives = [f"objectives={options.objective}"] if options.objective else []
+    for strategy in options.strategy or strategies.names():
         kind = strategies.get(strategy)
         if not kind.trains:
             continue
-        variants = {"": {}} if defaults else {"": {}, **kind.variants}
+        variants = {"": {}} if options.defaults else {"": {}, **kind.variants}
         for (variant, values), precision, batch, length in itertools.product(
-            variants.items(), precisions, BATCHES, LENGTHS
+            variants.items(), options.precision or ["fp32"], BATCHES, LENGTHS
         ):
             chosen = [f"strategy.{key}={json.dumps(value)}" for key, value in values.items()]
             title = f"{strategy}/{variant}" if variant else strategy
+            title += f" with {options.objective}" if options.objective else ""
             yield (
                 f"{title} {precision} {batch}x{length}",
                 [
-                    f"strategy={strategy}", *chosen, f"train.precision={precision}", f"task.max_length={length}",
+                    *objectives, f"strategy={strategy}", *chosen, f"train.precision={precision}",
+                    f"task.max_length={length}",
                     f"train.batch_size={batch}", f"train.micro_batch_size={batch}", "train.micro_batch_tokens=1000000",
                     "train.trackers=[]",
                 ],
@@ -136,8 +140,8 @@ def measured(overrides: list[str]) -> dict[str, int]:
         last = last_block(model, task.inputs_of(batch))
         prepared, optimizer = accelerator.prepare(model, optimizer)
         batches = MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator)
-        objectives = composed(made.objectives, Context(task, made.strategy, base, model))
         plain, bf16 = need_plain_autograd(made.objectives), accelerator.mixed_precision == "bf16"
+        objectives = composed(made.objectives, Context(task, made.strategy, base, model, bf16=bf16))
         loop = Loop(made, model, optimizer, batches, accelerator, run, dict, bool, SILENT, penalties, objectives)
         model.train()
         with speedups.steps(model, made.train, device_type(), bf16, last, plain):

@@ -106,26 +106,55 @@ def keep_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "to", to_unless_narrower)
 
 
-def slope_and_differences(loss: Callable[[], torch.Tensor], parameters: list[Any]) -> tuple[float, list[float]]:
-    """The derivative of the loss along a random direction, and its central differences for several step sizes.
+class Differences:
+    """Gradients of a micro-batch that also measure the losses' central differences along a random direction.
 
-    A small step is inexact by rounding, a large one by curvature.
+    Weights move only while a loss is computed. What an objective computes between two losses, such as a perturbation
+    of the embeddings, is a constant of the gradient, and so it is here.
     """
-    draw = torch.Generator().manual_seed(1)
-    direction = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in parameters]
-    loss().backward()
-    slope = sum(float((p.grad * w).sum()) for p, w in zip(parameters, direction, strict=True) if p.grad is not None)
 
-    def difference(step: float) -> float:
-        values = []
-        with torch.no_grad():
+    STEPS = (1e-4, 1e-5, 1e-6, 1e-7)
+    """A small step is inexact by rounding, a large one by curvature."""
+
+    def __init__(self, parameters: list[Any]) -> None:
+        draw = torch.Generator().manual_seed(1)
+        self.parameters = parameters
+        self.direction = [torch.randn(p.shape, dtype=p.dtype, generator=draw) for p in parameters]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the differences, at the start of a pass; SAM clears the gradients then."""
+        self.differences = [0.0] * len(self.STEPS)
+
+    def add(self, loss: Callable[[], torch.Tensor], more: bool = False) -> torch.Tensor:
+        del more
+
+        def seeded() -> torch.Tensor:
+            torch.manual_seed(1)  # an objective that draws random numbers draws the same ones every time
+            return loss()
+
+        for i, step in enumerate(self.STEPS):
+            values = []
             for sign in (1, -2, 1):
-                for p, w in zip(parameters, direction, strict=True):
-                    p.add_(w, alpha=sign * step)
-                values.append(float(loss()))
-        return (values[0] - values[1]) / (2 * step)
+                with torch.no_grad():
+                    for p, w in zip(self.parameters, self.direction, strict=True):
+                        p.add_(w, alpha=sign * step)
+                values.append(float(seeded().detach()))
+            self.differences[i] += (values[0] - values[1]) / (2 * step)
+        value = seeded()
+        value.backward()
+        return value.detach()
 
-    return slope, [difference(step) for step in (1e-4, 1e-5, 1e-6, 1e-7)]
+    def of(self, loss: Callable[[], torch.Tensor], tensor: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.grad(loss(), tensor)[0]
+
+    def share(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss.detach()
+
+    @property
+    def slope(self) -> float:
+        pairs = zip(self.parameters, self.direction, strict=True)
+        return sum(float((p.grad * w).sum()) for p, w in pairs if p.grad is not None)
 
 
 @pytest.mark.parametrize("objective", sorted({*objectives.names(), "twice", "nudged"}))
@@ -160,18 +189,20 @@ def test_gradients_equal_finite_differences_of_the_loss(
     if reason := chosen[objective].problem(task, strategy):
         pytest.skip(reason)
     encoded = None if cls.sample_settings else Dataset.from_dict(columns)  # without rows, a teacher is the student
-    objective_loss = composed(chosen, Context(task, strategy, base, model, encoded=encoded)).loss
+    acting = composed(chosen, Context(task, strategy, base, model, encoded=encoded))
 
     def forward(batch: Any, embeddings: Any = None) -> Any:
         with substituted(model, batch["input_ids"], embeddings):
             return model(**task.inputs_of(batch))
 
-    def loss() -> torch.Tensor:
-        torch.manual_seed(1)  # an objective that draws random numbers draws the same ones every time
-        return objective_loss(forward, batch)
+    found = Differences(list(trained(model).values()))
 
-    slope, differences = slope_and_differences(loss, list(trained(model).values()))
-    errors = [abs(difference - slope) / (abs(slope) + 0.1) for difference in differences]
+    def accumulate_gradients() -> torch.Tensor:
+        found.restart()
+        return acting.add_gradients(forward, batch, found)
+
+    acting.run_passes(accumulate_gradients)
+    errors = [abs(difference - found.slope) / (abs(found.slope) + 0.1) for difference in found.differences]
     assert min(errors) < 1e-3, errors
 
 

@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 
+class NotLookedUp(AssertionError):
+    """A model did not look up its `input_ids` in its table of input embeddings."""
+
+
 def table(model: nn.Module) -> Any:
     """The module that converts `input_ids` to vectors; the encoder's for encoder-decoders."""
     prefix = "PREFIX" in str(getattr(getattr(model, "active_peft_config", None), "peft_type", ""))
@@ -37,6 +41,9 @@ def substituted(model: nn.Module, ids: Tensor, embeddings: Tensor | None) -> Ite
     usual.
 
     With `embeddings=None` nothing changes.
+
+    Raises:
+        NotLookedUp: at the end, if the model did not look up the ids.
     """
     if embeddings is None:
         yield
@@ -56,7 +63,8 @@ def substituted(model: nn.Module, ids: Tensor, embeddings: Tensor | None) -> Ite
         yield
     finally:
         hook.remove()
-    assert used, "the model did not look up the substituted embeddings"
+    if not used:
+        raise NotLookedUp("the model did not look up the substituted embeddings")
 
 
 def _same(ids: Tensor, others: Tensor) -> bool:

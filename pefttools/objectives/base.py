@@ -7,6 +7,10 @@ micro-batches.
 
 A `BoundTargetObjective` changes the loss of every target by itself (class weights, focal loss). Several of them share
 one forward pass. They come before objectives that run the model several times or change its inputs.
+
+An objective changes a step at one of three levels: the loss of a pass (`loss`), the passes over a micro-batch
+(`add_gradients`, in at most one objective of a run), or the passes over the whole step (`run_passes`). Each level uses
+all objectives of the level before it, whatever the order in the recipe.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ class Forward(Protocol):
 
         Args:
             embeddings: replaces the output of the input embedding for `batch["input_ids"]`; shape (rows, tokens,
-                width), with its graph. Only for an objective with `reuses_features = False`.
+                width), with its graph. Only for an objective with `reuses_features = False`. If a loss passes
+                embeddings to the forward that it was given, others may add to them.
         """
         ...
 
@@ -70,6 +75,27 @@ class Loaded:
     """A hash of its weights."""
 
 
+class Gradients(Protocol):
+    """The gradients of one micro-batch, as a share of the step's."""
+
+    def add(self, loss: Callable[[], Tensor], more: bool = False) -> Tensor:
+        """Add the gradients of a loss to `.grad`; returns `share` of it.
+
+        Args:
+            loss: runs forward passes, and returns the loss summed over the batch's targets, shape (), with its graph.
+            more: whether another loss of this micro-batch will be added; processes exchange gradients after the last.
+        """
+        ...
+
+    def of(self, loss: Callable[[], Tensor], tensor: Tensor) -> Tensor:
+        """The gradient of a loss with respect to one tensor; no `.grad` changes."""
+        ...
+
+    def share(self, loss: Tensor) -> Tensor:
+        """This micro-batch's share of the step's mean loss, shape (), without graph."""
+        ...
+
+
 @dataclass(frozen=True)
 class Context:
     """The run that an objective is bound to: a wrapped model on its device, before its first step."""
@@ -87,6 +113,8 @@ class Context:
     reporter: Reporter = SILENT
     micro_batch_rows: int | None = None
     """The most rows that a forward pass of a step computes together; None in a plan."""
+    bf16: bool = False
+    """Whether passes are computed in bf16."""
 
 
 class Objective(Choice, ABC):
@@ -103,6 +131,8 @@ class Objective(Choice, ABC):
     """Whether the loss reads the blocks' outputs at all tokens, so that no block may compute only those of some."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}
     """Values of settings that have no default, for contract tests."""
+    adds_gradients: ClassVar[bool] = False
+    """Whether its bound objective overrides `add_gradients`, which only one objective of a run can do."""
     excludes: ClassVar[tuple[str, ...]] = ()
     """Names of objectives that cannot be used in the same run."""
 
@@ -131,6 +161,17 @@ class BoundObjective:
     def loss(self, forward: Forward, batch: Batch) -> Tensor:
         """The loss summed over the batch's targets, shape ()."""
         return self.inner(forward, batch)
+
+    def add_gradients(self, loss: Loss, forward: Forward, batch: Batch, gradients: Gradients) -> Tensor:
+        """Add the gradients of one micro-batch to `.grad`, and return its share of the reported loss, shape ().
+
+        Args:
+            loss: the loss of all objectives of the run together.
+        """
+        return gradients.add(partial(loss, forward, batch))
+
+    def start_step(self) -> None:
+        """Called once before the passes of a step, however often `run_passes` repeats them."""
 
     def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
         """Leave the gradients of one step in `.grad`, and return the step's loss, shape ().
@@ -199,10 +240,18 @@ class Composed:
                     f"objectives.{name}: changes the loss of every target, so it must come before {previous}; list the"
                     f" objectives in the order [{name}, {previous}]"
                 )
+        own = [one for one in self.bound.values() if type(one).add_gradients is not BoundObjective.add_gradients]
+        assert len(own) <= 1, "misfits refuses two objectives with adds_gradients = True"
+        self._adding = own[0] if own else BoundObjective()
+
+    def add_gradients(self, forward: Forward, batch: Batch, gradients: Gradients) -> Tensor:
+        """Add the gradients of one micro-batch to `.grad`, and return its share of the reported loss, shape ()."""
+        return self._adding.add_gradients(self.loss, forward, batch, gradients)
 
     def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
         """As in `BoundObjective`."""
         for one in self.bound.values():
+            one.start_step()
             accumulate_gradients = partial(one.run_passes, accumulate_gradients)
         return accumulate_gradients()
 
@@ -261,6 +310,9 @@ def misfits(chosen: Mapping[str, Objective], task: Task, strategy: Strategy) -> 
             for other in one.excludes
             if other in chosen and (name not in chosen[other].excludes or name < other)
         ]
+    adding = [name for name, one in chosen.items() if one.adds_gradients]
+    if len(adding) > 1:
+        found.append(f"objectives: each of {', '.join(adding)} replaces the passes over a micro-batch; use one of them")
     return found
 
 

@@ -2,8 +2,10 @@
 
 A heap needs more memory than its live blocks: glibc cannot reuse the hole of an aligned block for an equal one
 (sourceware bug 14581), and torch aligns every tensor. The cost depends on the order of the allocations, so they are
-replayed in a new process (`python -IS heap.py`), whose heap is empty at first, as in a training run. It inherits
-`MALLOC_MMAP_THRESHOLD_` and malloc's other environment variables. Without glibc (macOS, musl) the result is 0.
+replayed in a new process (`python -IS heap.py`), whose heap is empty at first. It inherits `MALLOC_MMAP_THRESHOLD_` and
+malloc's other environment variables. Small tensors are not replayed: in a run they lie in the holes that imports and
+loading left, while in an empty heap those that outlive a pass (gradients, losses) would split the space of the next.
+Without glibc (macOS, musl) the result is 0.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ ALIGNMENT = 64
 BOOKKEEPING = (24, 32, 40, 48, 64, 80, 112, 208, 300)
 """Bytes of the small objects that live as long as a tensor: the tensor object, its storage, the graph's node, and
 vectors of sizes. They fill the holes; these sizes fit the measurements of benchmarks/results/memory.md."""
+SMALL = 1 << 16
+"""Size of the largest tensors in bytes that lie in old holes."""
 REPEATS = 4
 """Number of steps after which the heap no longer grows."""
 
@@ -64,7 +68,7 @@ def _replay(begin: Sequence[Event], step: Sequence[Event]) -> int:
     for number, size in [*begin, *(event for _ in range(REPEATS) for event in step)]:
         for address in alive.pop(number, ()):
             libc.free(address)
-        if size:
+        if size > SMALL:
             alive[number] = [libc.malloc(small) for small in BOOKKEEPING]
             if libc.posix_memalign(ctypes.byref(block), ALIGNMENT, size):
                 return 0  # the machine cannot reserve so much memory

@@ -152,7 +152,7 @@ def _trace(
                 tracker.track(tensor)
             penalties = Penalties.bind(recipe, base, model)
             shapes: Any = _ShapesOnly(recipe.task)
-            context, loss = Context(shapes, recipe.strategy, base, model), _loss_of(recipe.task)
+            context, loss = Context(shapes, recipe.strategy, base, model, bf16=bf16), _loss_of(recipe.task)
             acting = composed(recipe.objectives, context, loss)
             weights = tracker.bytes
             _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,8 +100,8 @@ class MicroBatches:
         for part in found:
             batch = collated(self.recipe.task, self.columns[part], self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
-            around = nullcontext() if part is found[-1] else accelerator.no_sync(self.model)
-            yield MicroBatch(on_device, self.forward(part), weight, around)
+            without_exchange = partial(accelerator.no_sync, self.model)
+            yield MicroBatch(on_device, self.forward(part), weight, without_exchange, is_last=part is found[-1])
 
     def forward(self, rows: list[int]) -> Forward:
         """A function that runs the model on a batch of these rows."""

@@ -13,6 +13,7 @@ from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps, token_budget
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
+from pefttools.device import computes_in_bf16
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.objectives.base import NUMBER, Composed, Context, composed, read_hidden_states, read_numbers
@@ -89,7 +90,18 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         encoded["train"] = encoded["train"].add_column(NUMBER, list(range(len(encoded["train"]))))
     rows = [*splits.train, *(row for copied in added.values() for row in copied)]
     together = _micro_batch_rows(recipe.train, torch.device(device).type, min(lengths))
-    context = Context(task, strategy, base, model, rows, encoded["train"], loaded_run, reporter, together)
+    context = Context(
+        task,
+        strategy,
+        base,
+        model,
+        rows,
+        encoded["train"],
+        loaded_run,
+        reporter,
+        together,
+        computes_in_bf16(recipe.train.precision),
+    )
     acting = composed(recipe.objectives, context)
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):

@@ -1,7 +1,8 @@
 """The update step. The training loop, the memory plan and the compatibility probe all call it.
 
 1. For each micro-batch, the gradient of its summed loss, divided by the number of targets in the whole step, is added
-   to `.grad`. An objective can run these passes more than once: SAM runs them a second time, at perturbed weights.
+   to `.grad`. An objective can run these passes more than once (SAM runs them a second time, at perturbed weights),
+   or run several passes over each micro-batch (FGM runs a second one, with perturbed embeddings).
 2. The penalties' gradients are added, once a step.
 3. The sum is clipped, the optimizer updates the weights, and the gradients are cleared.
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,8 +40,32 @@ class MicroBatch:
     forward: Forward
     weight: float = 1.0
     """Factor of the loss: 1, or 0 for a filler that a process without rows runs because the others wait for it."""
-    around: AbstractContextManager[Any] = field(default_factory=nullcontext)
-    """Context of the forward and backward pass: `no_sync` except for the last, after which gradients are exchanged."""
+    without_exchange: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """Context of passes after which processes exchange no gradients (`no_sync`)."""
+    is_last: bool = True
+    """Whether processes exchange gradients after it."""
+
+
+@dataclass(frozen=True)
+class StepGradients:
+    """The gradients of one micro-batch; see `objectives.base.Gradients`."""
+
+    one: MicroBatch
+    num_targets: int
+    backward: Callable[[Tensor], None]
+
+    def add(self, loss: Callable[[], Tensor], more: bool = False) -> Tensor:
+        with nullcontext() if self.one.is_last and not more else self.one.without_exchange():
+            share = loss() * self.one.weight / self.num_targets
+            self.backward(share)
+        return share.detach()
+
+    def of(self, loss: Callable[[], Tensor], tensor: Tensor) -> Tensor:
+        with self.one.without_exchange():
+            return torch.autograd.grad(loss(), tensor)[0]
+
+    def share(self, loss: Tensor) -> Tensor:
+        return loss.detach() * self.one.weight / self.num_targets
 
 
 @dataclass(frozen=True)
@@ -73,10 +98,8 @@ class Update:
             loss: Tensor | float = 0.0
             with self.penalties.perturbed():  # mixout replaces some weights by the pretrained ones
                 for one in micro_batches():
-                    with one.around:
-                        share = self.objectives.loss(one.forward, one.batch) * one.weight / num_targets
-                        self.backward(share)
-                    loss = loss + share.detach()
+                    gradients = StepGradients(one, num_targets, self.backward)
+                    loss = loss + self.objectives.add_gradients(one.forward, one.batch, gradients)
             return torch.as_tensor(loss)
 
         loss = self.objectives.run_passes(accumulate_gradients)

@@ -22,6 +22,7 @@ from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.micro_batches import collated
 from pefttools.training.process import forward
+from pefttools.training.step import MicroBatch, StepGradients
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,6 +114,8 @@ class FirstStep:
             task.predict(forward(self.model, task.inputs_of(batch), self.device, bf16), batch)
 
     def _train(self, bf16: bool) -> None:
+        import torch
+
         task, strategy = self.recipe.task, self.recipe.strategy
         multiple = step_multiple(self.recipe.train.pad_multiple, self.device)
         batch = self._batch(collated(task, _shortest(self.rows), self.base.tokenizer, multiple))
@@ -123,7 +126,7 @@ class FirstStep:
                 return forward(self.model, task.inputs_of(batch), self.device, bf16)
 
         self.model.train()
-        self.objectives.loss(run, batch).backward()
+        self.objectives.add_gradients(run, batch, StepGradients(MicroBatch(batch, run), 1, torch.Tensor.backward))
         self.objectives.load_state(before)
         if (penalty := strategy.penalty(self.model)) is not None:
             penalty.backward()

@@ -24,9 +24,8 @@ class _Nudged(BoundObjective):
 
     def loss(self, forward: Forward, batch: Batch) -> Any:
         plain = input_embeddings.of(self.model, batch["input_ids"])
-        changed = plain * (1 + self.size) + self.size
 
         def with_changed_embeddings(batch: Batch, embeddings: Any = None) -> Any:
-            return forward(batch, changed)
+            return forward(batch, (plain if embeddings is None else embeddings) * (1 + self.size) + self.size)
 
         return self.inner(forward, batch) + self.inner(with_changed_embeddings, batch)

@@ -1,0 +1,44 @@
+"""fgm: also minimize the loss at embeddings that are moved along their gradient (Miyato et al. 2017, "Adversarial
+Training Methods for Semi-Supervised Text Classification").
+
+    δ = ε · g / ‖g‖₂,   g = ∂L(x)/∂x;   the step follows the gradient of L(x) + L(x + δ)
+
+x are a row's input embeddings, and both norms are over all tokens of a row. One backward pass over L(x) gives both the
+gradients of the weights and g, so a step costs two passes. The reported loss is L(x), so that it can be compared with
+that of a run without `fgm`. The paper normalizes embeddings and tunes ε; here they are as the model has them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pefttools.objectives._perturbation import Perturbing, PerturbingObjective
+from pefttools.objectives.base import Batch, Context, Forward, Gradients, Loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Fgm(PerturbingObjective):
+    """Settings of fgm: the size of the perturbation."""
+
+    epsilon: float = Field(default=1.0, gt=0)
+    """ε, the Euclidean norm of the perturbation of a row; 0.5 to 1 is usual for BERT-like models."""
+
+    def bound(self, context: Context) -> Perturbing:
+        return _FastGradient(self, context)
+
+
+class _FastGradient(Perturbing):
+    def __init__(self, settings: Fgm, context: Context) -> None:
+        super().__init__(settings, context)
+        self.epsilon = settings.epsilon
+
+    def add_gradients(self, loss: Loss, forward: Forward, batch: Batch, gradients: Gradients) -> Tensor:
+        passes = self.passes(loss, forward, batch)
+        start = passes.zero().requires_grad_()
+        clean = gradients.add(passes.value(start), more=True)
+        gradients.add(passes.value(passes.ascended(passes.zero(), start.grad, self.epsilon, self.epsilon)))
+        return clean
