@@ -48,9 +48,10 @@ def test_every_task_trains_or_is_refused(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file, words = tiny_recipe(name), [f"objectives={objective}"]
-    if "teacher" in objectives.get(objective).sample_settings:
-        words = [f"objectives.{objective}.teacher={train_tiny(file, tmp_path / 'teacher')[0]}"]
+    file, settings = tiny_recipe(name), dict(objectives.get(objective).sample_settings)
+    if "teacher" in settings:
+        settings["teacher"] = train_tiny(file, tmp_path / "teacher")[0]
+    words = [f"objectives.{objective}.{key}={value}" for key, value in settings.items()] or [f"objectives={objective}"]
     code = cli.run(["train", str(file), *words, "--out", str(tmp_path / "run")])
     if code:
         refused = " ".join(capsys.readouterr().err.split())

@@ -88,7 +88,8 @@ class Passes:
         from pefttools.nn import input_embeddings
 
         self.objective, self.loss, self.plain_forward, self.batch = objective, loss, forward, batch
-        self.rows = Rows.of(batch, objective.context.base.tokenizer.pad_token_id)
+        padding: Any = objective.context.base.tokenizer.pad_token_id
+        self.rows = Rows.of(batch, padding)
         with torch.no_grad():
             self.embeddings = input_embeddings.of(objective.context.model, batch["input_ids"])
         self.random_states: Any = None

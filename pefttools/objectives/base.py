@@ -130,7 +130,7 @@ class Objective(Choice, ABC):
     reads_hidden_states: ClassVar[bool] = False
     """Whether the loss reads the blocks' outputs at all tokens, so that no block may compute only those of some."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}
-    """Values of settings that have no default, for contract tests."""
+    """Settings for contract tests: those without a default, and ones that suit tiny models."""
     adds_gradients: ClassVar[bool] = False
     """Whether its bound objective overrides `add_gradients`, which only one objective of a run can do."""
     excludes: ClassVar[tuple[str, ...]] = ()

@@ -10,7 +10,8 @@ that of a run without `fgm`. The paper normalizes embeddings and tunes ε; here 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 class Fgm(PerturbingObjective):
     """Settings of fgm: the size of the perturbation."""
+
+    sample_settings: ClassVar[Mapping[str, Any]] = {"epsilon": 0.1}
 
     epsilon: float = Field(default=1.0, gt=0)
     """ε, the Euclidean norm of the perturbation of a row; 0.5 to 1 is usual for BERT-like models."""

@@ -12,7 +12,8 @@ that of a run without `pgd`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 class Pgd(PerturbingObjective):
     """Settings of pgd: the size of the perturbation, and the ascent."""
+
+    sample_settings: ClassVar[Mapping[str, Any]] = {"epsilon": 0.1}
 
     epsilon: float = Field(default=1.0, gt=0)
     """ε, the largest Euclidean norm of the perturbation of a row."""
