@@ -13,6 +13,7 @@ from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, wit
 from test_train import assert_same_weights
 
 from pefttools import cli
+from pefttools.errors import UserError
 from pefttools.objectives import _soft_labels
 from pefttools.objectives.distillation import soft_loss
 from pefttools.training.run import load
@@ -178,6 +179,21 @@ def test_micro_batches_processes_and_resuming_change_nothing(
     assert losses(died) == losses(whole)
     assert_same_weights(whole, died)
     assert without_clock(resumed) == without_clock(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["distillation", "layer_matching"])
+def test_a_run_does_not_go_on_with_another_teacher(
+    objective: str, teacher: Path, recipe_file: Path, tmp_path: Path
+) -> None:
+    mine = Path(shutil.copytree(teacher, tmp_path / "mine"))
+    words = [f"objectives.{objective}.teacher={mine}", *SHORT]
+    with power_cut(7):
+        train_tiny(recipe_file, tmp_path / "run", *words, "train.checkpoint_seconds=0")
+    shutil.rmtree(mine)
+    train_tiny(recipe_file, mine, "strategy=full", *SHORT)
+    with pytest.raises(UserError, match="has other weights than when the run began"):
+        train_tiny(recipe_file, tmp_path / "run", *words, resume=True)
 
 
 @pytest.mark.slow

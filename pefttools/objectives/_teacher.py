@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import class_heads
 from pefttools.bases.loading import BaseSettings, locate
@@ -53,6 +53,12 @@ def load_teacher(source: str, context: Context, setting: str) -> Loaded:
     for parameter in teacher.model.to(device).parameters():
         parameter.requires_grad_(False)
     return teacher
+
+
+def refuse_another(name: str, key: str, state: Mapping[str, Any]) -> None:
+    """Raises UserError when a resumed run had another teacher."""
+    if state["teacher"] != key:
+        raise UserError(f"--resume: objectives.{name}.teacher has other weights than when the run began")
 
 
 def _of_base(settings: BaseSettings, task: Task) -> Base:

@@ -56,15 +56,18 @@ class Distillation(Objective):
 
     def bind(self, context: Context) -> BoundObjective:
         if context.encoded is None:
-            return _Distilled(self, context.task, None)
+            return _Distilled(self, context.task)
         key = f"objectives.{self.name}.teacher"
         teacher = _teacher.load_teacher(self.teacher, context, key)
-        return _Distilled(self, context.task, _soft_labels.soft_labels(teacher, context, self.top, key))
+        soft = _soft_labels.soft_labels(teacher, context, self.top, key)
+        return _Distilled(self, context.task, soft, teacher.key)
 
 
 class _Distilled(BoundObjective):
-    def __init__(self, settings: Distillation, task: Task, soft: _soft_labels.SoftLabels | None) -> None:
-        self.settings, self.task = settings, task
+    def __init__(
+        self, settings: Distillation, task: Task, soft: _soft_labels.SoftLabels | None = None, key: str = ""
+    ) -> None:
+        self.settings, self.task, self.key = settings, task, key
         self.soft = soft
         """None while memory is planned; then the student's logits stand for the teacher's."""
 
@@ -80,6 +83,12 @@ class _Distilled(BoundObjective):
         values, chosen = self.soft.of(batch[NUMBER]) if self.soft else (logits.detach(), None)
         soft = soft_loss(logits, values, chosen, self.settings.temperature)
         return (1 - self.settings.alpha) * plain + self.settings.alpha * soft
+
+    def state(self) -> dict[str, Any]:
+        return {"teacher": self.key}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        _teacher.refuse_another(self.settings.name, self.key, state)
 
 
 def soft_loss(logits: Tensor, teacher: Tensor, chosen: Tensor | None, temperature: float) -> Tensor:

@@ -185,9 +185,15 @@ class _Matched(BoundObjective):
 
     def state(self) -> dict[str, Any]:
         optimizer = self.optimizer.state_dict() if self.optimizer else {}
-        return {"step": self.step, "projections": self.projections.state_dict(), "optimizer": optimizer}
+        return {
+            "teacher": self.teacher.key,
+            "step": self.step,
+            "projections": self.projections.state_dict(),
+            "optimizer": optimizer,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
+        _teacher.refuse_another(self.settings.name, self.teacher.key, state)
         self.step = state["step"]
         self.projections.load_state_dict(state["projections"])
         if self.optimizer:

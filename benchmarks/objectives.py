@@ -1,0 +1,148 @@
+"""Effects of objectives that need more than a suite: distilled students, and rare classes. Five seeds, paired.
+
+    python benchmarks/objectives.py --files FOLDER          # FOLDER has the sets that benchmarks/tasks.py names
+    python benchmarks/objectives.py --data spam --seeds 0   # fewer
+    python benchmarks/objectives.py --collect               # the table of what has finished
+
+Students keep blocks 1, 3 and 5 of MiniLM's six and are trained in full, with and without the soft labels of a run that
+trained the whole model in full. Rare classes: 400 rows of spam, and 800 questions of which 5% ask for a number and 95%
+for a person. Each trial is one `pefttools train`. Finished trials are not repeated. Suites: `robust` has the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+from tasks import SETS
+from trials import RESULTS, Trial, add_arguments, run_all
+
+from pefttools.data.splitting import load_splits
+from pefttools.recipe import recipes
+
+STUDENT = ("base.layers=[1,3,5]", "strategy=full")
+STUDENTS = {
+    "question-type": ("question-type-lora", ()),
+    "banking77": SETS["banking77"],
+}
+RARE = {
+    "spam": ("spam-lora", ("data.train_rows=400",)),
+    "questions 95/5": ("question-type-lora", ("data.train=@rare.jsonl",)),
+}
+OBJECTIVES = {
+    "plain": (),
+    "class_weights": ("objectives=class_weights",),
+    "effective number": ("objectives.class_weights.by=effective_number",),
+    "focal": ("objectives=focal",),
+}
+"""Row -> overrides, for rare classes."""
+METRIC = {**dict.fromkeys(STUDENTS, "accuracy"), **dict.fromkeys(RARE, "f1")}
+FREQUENT, SCARCE, ROWS, SHARE = "HUM", "NUM", 800, 0.05
+
+
+def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
+    """The trials of all experiments; teachers come before their students."""
+    for data in arguments.data:
+        if data in STUDENTS:
+            found = STUDENTS[data]
+            recipe, *common = found if isinstance(found, tuple) else found.command(arguments.files)
+            words = (recipe, *(common[0] if isinstance(found, tuple) else common), "train.trackers=[]")
+            teacher = arguments.out / data / "teacher-0"
+            yield Trial(data, "teacher", 0, (*words, "strategy=full", "seed=0"), teacher)
+            for seed in arguments.seeds:
+                student = (*words, *STUDENT, f"seed={seed}")
+                yield Trial(data, "plain", seed, student, arguments.out / data / f"plain-{seed}")
+                soft = (*student, f"objectives.distillation.teacher={teacher.absolute()}")
+                yield Trial(data, "distillation", seed, soft, arguments.out / data / f"distillation-{seed}")
+            continue
+        recipe, common = RARE[data]
+        shown = [word.replace("@", f"{arguments.out.absolute()}/") for word in common]
+        for row, overrides in OBJECTIVES.items():
+            for seed in arguments.seeds:
+                command = (recipe, *shown, *overrides, f"seed={seed}", "train.trackers=[]")
+                yield Trial(data, row, seed, command, arguments.out / data / f"{row}-{seed}")
+
+
+def write_rare(file: Path) -> None:
+    """Write the questions of which 5% are of the scarce class."""
+    recipe = recipes.load("question-type-lora").recipe
+    rows = [row for rows in load_splits(recipe.data, recipe.task).named().values() for row in rows]
+    scarce = [row for row in rows if row["label"] == SCARCE][: round(ROWS * SHARE)]
+    frequent = [row for row in rows if row["label"] == FREQUENT][: ROWS - len(scarce)]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    texts = [json.dumps({"text": row["text"], "label": row["label"]}) for row in (*scarce, *frequent)]
+    file.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+
+
+def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The results of finished trials."""
+    found = []
+    for trial in trials(arguments):
+        if (result := trial.result) is not None:
+            found.append(
+                {
+                    "data": trial.data, "row": trial.row, "seed": trial.seed, "metric": METRIC[trial.data],
+                    "score": result["test"][METRIC[trial.data]], "test": result["test"]["accuracy"],
+                    "rows": result["data"]["rows"], "params": result["params"], "versions": result["versions"],
+                }
+            )  # fmt: skip
+    return found
+
+
+def difference(scores: dict[int, float], plain: dict[int, float]) -> str:
+    """The mean difference of the seeds that both have, in points, with Student's 95% interval."""
+    moved = [100 * (scores[seed] - plain[seed]) for seed in scores if seed in plain]
+    if len(moved) < 2:
+        return ""
+    half = stats.t.ppf(0.975, len(moved) - 1) * statistics.stdev(moved) / math.sqrt(len(moved))
+    mean = statistics.fmean(moved)
+    return f"{mean:+.1f} ({mean - half:+.1f} to {mean + half:+.1f})"
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    lines = [
+        "# Effects of objectives",
+        "",
+        "`python benchmarks/objectives.py --files FOLDER`; test scores as means over seeds, differences from `plain` in"
+        " points over paired seeds, with 95% intervals.",
+        "",
+        "| set | row | metric | seeds | score | from plain |",
+        "|---|---|---|---:|---:|---|",
+    ]
+    groups: dict[tuple[str, str], dict[int, float]] = {}
+    for one in found:
+        groups.setdefault((one["data"], one["row"]), {})[one["seed"]] = one["score"]
+    for (data, row), scores in groups.items():
+        against = "" if row in ("plain", "teacher") else difference(scores, groups.get((data, "plain"), {}))
+        mean = statistics.fmean(scores.values())
+        lines.append(f"| {data} | {row} | {METRIC[data]} | {len(scores)} | {mean:.4f} | {against} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=Path, default=Path())
+    parser.add_argument("--data", nargs="+", choices=list(METRIC), default=list(METRIC))
+    parser.add_argument("--out", type=Path, default=Path("runs/objectives"), help="where the runs go")
+    add_arguments(parser)
+    parser.set_defaults(seeds=[0, 1, 2, 3, 4])
+    arguments = parser.parse_args()
+    if not (arguments.out / "rare.jsonl").is_file():
+        write_rare(arguments.out / "rare.jsonl")
+    if not arguments.collect:
+        run_all(list(trials(arguments)), arguments)
+    arguments.data = list(METRIC)
+    found = collect(arguments)
+    (RESULTS / "objectives.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "objectives.md").write_text(table(found))
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
