@@ -12,7 +12,8 @@ the mean of the K losses; there is no pass over x itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 class Freelb(PerturbingObjective):
     """Settings of freelb: the size of the perturbation, and the ascent. The paper tunes all three for each task."""
+
+    sample_settings: ClassVar[Mapping[str, Any]] = {"epsilon": 0.1, "step_size": 0.03}
 
     epsilon: float = Field(default=0.4, gt=0)
     """ε, the largest Euclidean norm of the perturbation of a row."""
