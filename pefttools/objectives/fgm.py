@@ -1,5 +1,6 @@
-"""fgm: also minimize the loss at embeddings that are moved along their gradient (Miyato et al. 2017, "Adversarial
-Training Methods for Semi-Supervised Text Classification").
+"""fgm: also minimize the loss at embeddings that are moved along their gradient (Miyato et al. 2017).
+
+The paper is "Adversarial Training Methods for Semi-Supervised Text Classification":
 
     δ = ε · g / ‖g‖₂,   g = ∂L(x)/∂x;   the step follows the gradient of L(x) + L(x + δ)
 

@@ -1,5 +1,6 @@
-"""freelb: minimize the mean loss at K perturbed embeddings, found by an ascent that costs nothing extra (Zhu et al.
-2020, "FreeLB: Enhanced Adversarial Training for Natural Language Understanding", algorithm 1).
+"""freelb: minimize the mean loss at K perturbed embeddings of an ascent that costs nothing extra (Zhu et al. 2020).
+
+This is algorithm 1 of "FreeLB: Enhanced Adversarial Training for Natural Language Understanding":
 
     δ₀ = U(−ε, ε)/√n,   δₖ = Π(δₖ₋₁ + α · g/‖g‖₂),   g = ∂L(x + δₖ₋₁)/∂δ
     the step follows the gradient of 1/K · Σ L(x + δₖ), k = 0 … K − 1

@@ -1,5 +1,6 @@
-"""pgd: also minimize the loss at the worst embeddings that K steps of projected ascent find (Madry et al. 2018,
-"Towards Deep Learning Models Resistant to Adversarial Attacks").
+"""pgd: also minimize the loss at the worst embeddings that K steps of projected ascent find (Madry et al. 2018).
+
+The paper is "Towards Deep Learning Models Resistant to Adversarial Attacks":
 
     δ₀ = 0,   δₖ = Π(δₖ₋₁ + α · g/‖g‖₂),   g = ∂L(x + δₖ₋₁)/∂δ;   the step follows the gradient of L(x) + L(x + δ_K)
 

@@ -1,5 +1,7 @@
-"""smart: penalize predictions that change with small perturbations of the embeddings (Jiang et al. 2020, "SMART: Robust
-and Efficient Fine-Tuning for Pre-trained Natural Language Models through Principled Regularized Optimization").
+"""smart: penalize predictions that change with small perturbations of the embeddings (Jiang et al. 2020).
+
+The paper is "SMART: Robust and Efficient Fine-Tuning for Pre-trained Natural Language Models through Principled
+Regularized Optimization":
 
     L + λ · max_{‖δ‖∞ ≤ ε} D(f(x + δ), f(x)),   D(p, q) = KL(p‖q) + KL(q‖p), or (p − q)² for numbers
 
