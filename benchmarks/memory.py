@@ -107,7 +107,8 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.data.splitting import load_splits
     from pefttools.device import device_type
     from pefttools.nn.first_token import last_block
-    from pefttools.objectives.base import Context, composed, need_plain_autograd
+    from pefttools.objectives._composition import composed, need_plain_autograd
+    from pefttools.objectives.base import Context
     from pefttools.recipe import recipes
     from pefttools.reporter import SILENT
     from pefttools.training import optimizer_setup, speedups, wrapping

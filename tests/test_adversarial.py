@@ -20,8 +20,9 @@ from pefttools import cli
 from pefttools.errors import UserError
 from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives import objectives
+from pefttools.objectives._composition import Composed
 from pefttools.objectives._perturbation import Rows
-from pefttools.objectives.base import Composed, Context
+from pefttools.objectives.base import Context
 from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 from pefttools.tasks import tasks

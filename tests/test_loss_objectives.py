@@ -19,7 +19,8 @@ from pefttools.data import packing
 from pefttools.data.rows import Splits
 from pefttools.errors import UserError
 from pefttools.nn import divergence
-from pefttools.objectives.base import BoundObjective, Composed, Context, composed
+from pefttools.objectives._composition import Composed, composed
+from pefttools.objectives.base import BoundObjective, Context
 from pefttools.objectives.class_weights import ClassWeights, class_counts
 from pefttools.objectives.focal import Focal
 from pefttools.objectives.label_smoothing import LabelSmoothing

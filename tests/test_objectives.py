@@ -23,7 +23,8 @@ from pefttools.errors import UserError
 from pefttools.nn import embedding_grad
 from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives import objectives
-from pefttools.objectives.base import Composed, Context, composed
+from pefttools.objectives._composition import Composed, composed
+from pefttools.objectives.base import Context
 from pefttools.objectives.sam import Sam
 from pefttools.recipe import recipes
 from pefttools.strategies import strategies

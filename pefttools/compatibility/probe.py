@@ -90,7 +90,8 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     """Take a few of the training loop's steps. Raises if logits are not finite or a parameter gets no gradient."""
     import torch
 
-    from pefttools.objectives.base import Batch, Composed, Forward
+    from pefttools.objectives._composition import Composed
+    from pefttools.objectives.base import Batch, Forward
     from pefttools.recipe.train_settings import TrainSettings
     from pefttools.strategies.base import trained
     from pefttools.training import optimizer_setup

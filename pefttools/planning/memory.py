@@ -22,16 +22,9 @@ from pefttools.nn import divergence
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
 from pefttools.nn.input_embeddings import substituted
+from pefttools.objectives._composition import Composed, composed, need_plain_autograd, read_hidden_states
 from pefttools.objectives.base import Batch as Tensors
-from pefttools.objectives.base import (
-    Composed,
-    Context,
-    Forward,
-    Loss,
-    composed,
-    need_plain_autograd,
-    read_hidden_states,
-)
+from pefttools.objectives.base import Context, Forward, Loss
 from pefttools.planning.heap import Event, heap_peak_bytes
 from pefttools.planning.storages import StorageTracker, without_data
 from pefttools.recipe.recipe import Recipe

@@ -19,7 +19,7 @@ from pefttools.augmentations.base import copies
 from pefttools.bases import loading, quantized
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
-from pefttools.objectives.base import reuse_features
+from pefttools.objectives._composition import reuse_features
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order
 

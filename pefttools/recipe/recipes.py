@@ -16,7 +16,7 @@ from typing import Any
 from pefttools.augmentations.base import unfit_augmentations
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError, unknown
-from pefttools.objectives.base import misfits
+from pefttools.objectives._composition import misfits
 from pefttools.recipe import moved_settings, renamed_settings, replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.recipe.parsing import TYPES, validated

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pefttools import atomic
 from pefttools.errors import UserError
-from pefttools.objectives.base import Composed
+from pefttools.objectives._composition import Composed
 from pefttools.strategies.base import Strategy, restore, trained
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.device import peak_bytes
 from pefttools.errors import Interrupted, Paused, UserError
-from pefttools.objectives.base import need_plain_autograd, reuse_features
+from pefttools.objectives._composition import need_plain_autograd, reuse_features
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, optimizer_setup, results, speedups

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pefttools.errors import Interrupted, UserError
-from pefttools.objectives.base import Composed
+from pefttools.objectives._composition import Composed
 from pefttools.recipe import schedule
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import Bar, Reporter

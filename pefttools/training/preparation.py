@@ -16,7 +16,8 @@ from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.device import computes_in_bf16
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
-from pefttools.objectives.base import NUMBER, Composed, Context, composed, read_hidden_states, read_numbers
+from pefttools.objectives._composition import Composed, composed, read_hidden_states, read_numbers
+from pefttools.objectives.base import NUMBER, Context
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, speedups, wrapping
@@ -88,21 +89,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     penalties = Penalties.bind(recipe, base, model, reporter)
     if read_numbers(recipe.objectives):
         encoded["train"] = encoded["train"].add_column(NUMBER, list(range(len(encoded["train"]))))
-    rows = [*splits.train, *(row for copied in added.values() for row in copied)]
-    together = _micro_batch_rows(recipe.train, torch.device(device).type, min(lengths))
-    context = Context(
-        task,
-        strategy,
-        base,
-        model,
-        rows,
-        encoded["train"],
-        loaded_run,
-        reporter,
-        together,
-        computes_in_bf16(recipe.train.precision),
-    )
-    acting = composed(recipe.objectives, context)
+    acting = _bound(recipe, base, model, splits, added, encoded["train"], torch.device(device).type, reporter)
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
@@ -111,6 +98,26 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     _report_added(added, splits, reporter)
     frozen, last = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
     return Prepared(recipe, splits, added, encoded, base, model, penalties, acting, frozen, last)
+
+
+def _bound(
+    recipe: Recipe,
+    base: loading.Base,
+    model: nn.Module,
+    splits: Splits,
+    added: Mapping[str, Sequence[Row]],
+    encoded: Dataset,
+    device: str,
+    reporter: Reporter,
+) -> Composed:
+    """The objectives of the run. Raises UserError when one does not work with this model."""
+    rows = [*splits.train, *(row for copied in added.values() for row in copied)]
+    together = _micro_batch_rows(recipe.train, device, min(encoded["length"]))
+    bf16 = computes_in_bf16(recipe.train.precision)
+    context = Context(
+        recipe.task, recipe.strategy, base, model, rows, encoded, loaded_run, reporter, together, bf16
+    )  # fmt: skip
+    return composed(recipe.objectives, context)
 
 
 def _encoded(

@@ -24,7 +24,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from pefttools.objectives.base import Batch, Composed, Forward
+    from pefttools.objectives._composition import Composed
+    from pefttools.objectives.base import Batch, Forward
     from pefttools.training.penalties import Penalties
 
 

@@ -17,7 +17,8 @@ from pefttools.data.batching import pad_multiple, step_multiple
 from pefttools.device import computes_in_bf16
 from pefttools.errors import UserError
 from pefttools.nn.input_embeddings import substituted
-from pefttools.objectives.base import Batch, Composed, need_plain_autograd
+from pefttools.objectives._composition import Composed, need_plain_autograd
+from pefttools.objectives.base import Batch
 from pefttools.strategies.base import trained
 from pefttools.training import optimizer_setup, speedups
 from pefttools.training.micro_batches import collated
