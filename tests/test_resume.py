@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -26,10 +27,15 @@ from pefttools.training.run import Run
 PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
 
 
+HANGS = 150
+"""Seconds after which a process that does not end prints where it is, and exits."""
+
+
 def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0) -> None:
     """Train in this process, resuming an earlier run; each step waits `delay` seconds, so that it can be killed."""
     from pefttools.training import loop
 
+    faulthandler.dump_traceback_later(HANGS, exit=True)  # once, a process took no more steps after it was resumed
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in the run that it is compared with
     plain = loop.Loop.step
 
