@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import random
 import signal
@@ -21,11 +20,9 @@ from test_train import LEARNING, assert_same_weights
 from pefttools import signals
 from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.recipe import recipes
+from pefttools.subprocesses import started
 from pefttools.training import checkpoint, driver
 from pefttools.training.run import Run
-
-PRELOADED = ["torch", "transformers", "peft", "accelerate", "datasets", "evaluate", "sklearn.metrics"]
-
 
 HANGS = 150
 """Seconds after which a process that does not end prints where it is, and exits."""
@@ -35,7 +32,7 @@ def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0
     """Train in this process, resuming an earlier run; each step waits `delay` seconds, so that it can be killed."""
     from pefttools.training import loop
 
-    faulthandler.dump_traceback_later(HANGS, exit=True)  # once, a process took no more steps after it was resumed
+    faulthandler.dump_traceback_later(HANGS, exit=True)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # as in the run that it is compared with
     plain = loop.Loop.step
 
@@ -45,14 +42,6 @@ def start(recipe_file: Path, out: Path, overrides: list[str], delay: float = 0.0
 
     loop.Loop.step = slow  # type: ignore[method-assign]
     train_tiny(recipe_file, out, *overrides, resume=True)
-
-
-def spawn(*arguments: Any) -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=start, args=arguments)
-    process.start()
-    return process
 
 
 @pytest.mark.slow
@@ -105,7 +94,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(strategy: str, recip
     moments = [*sorted(draw.sample(range(1, 55), 4)), 57]
     overrides.append("train.checkpoint_seconds=0.2")
     for moment in moments:
-        process = spawn(recipe_file, broken, overrides, 0.02)
+        process = started(start, recipe_file, broken, overrides, 0.02)
         while process.is_alive() and not (broken / "result.json").exists():
             written = Run(broken).lines() if (broken / "metrics.jsonl").exists() else []
             if written and written[-1]["step"] >= moment:
@@ -115,7 +104,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(strategy: str, recip
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert not (broken / "result.json").exists()
-    process = spawn(recipe_file, broken, overrides)
+    process = started(start, recipe_file, broken, overrides)
     process.join()
     assert process.exitcode == 0
     resumed = Run(broken).result()
