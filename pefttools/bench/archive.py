@@ -1,8 +1,8 @@
 """records.jsonl: the records of all finished trials in one file that is small enough for git.
 
-A line is a record without its predictions on the test rows; scores of 0 or 1 by row become a text of digits. A folder
-with this file and without `trials/` continues where it stopped, and can be summarized again; only the report's tables
-of single rows and classes need the records in `trials/`.
+A line is a record without its predictions on the test rows and its scores by class; scores of 0 or 1 by row become a
+text of digits. A folder with this file and without `trials/` continues where it stopped, and can be summarized again;
+only the report's tables of single rows and classes need the records in `trials/`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pefttools.errors import UserError
 FILE = "records.jsonl"
 LEFT_OUT = ("rows", "settings")
 """Keys of a record that are not archived."""
+SCORES = ("before", "validation", "test")
+"""Keys of scores, of which those by class are not archived."""
+MAJORITY = "majority"
 
 
 def write(folder: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -42,10 +45,19 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def _packed(record: Mapping[str, Any]) -> dict[str, Any]:
     values = {"digest": record["digest"], **{key: value for key, value in record.items() if key not in LEFT_OUT}}
+    for key in SCORES:
+        if values.get(key):
+            values[key] = _scalars(values[key])
     units = values.get("units")
     if units and all(unit in (0, 1) for unit in units):
         values["units"] = "".join(str(int(unit)) for unit in units)
     return values
+
+
+def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores that are single values, also those of the majority baseline."""
+    kept = {name: value for name, value in scores.items() if not isinstance(value, (dict, list))}
+    return kept | ({MAJORITY: _scalars(scores[MAJORITY])} if MAJORITY in scores else {})
 
 
 def _unpacked(values: dict[str, Any]) -> dict[str, Any]:
