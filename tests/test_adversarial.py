@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, without_clock, write_recipe, write_rows
-from test_train import assert_same_weights
+from conftest import losses, make_rows, train_in_two, train_tiny, write_recipe, write_rows
+from resuming import assert_resumes_exactly
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -304,12 +304,7 @@ def test_perturbations_are_independent_of_micro_batches(name: str, recipe_file: 
 def test_resumed_run_equals_an_uninterrupted_one(name: str, recipe_file: Path, tmp_path: Path) -> None:
     common = [*overrides(name), "base.dropout=0.1", *SHORT, "train.batch_size=8", "train.micro_batch_size=4"]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
-    with power_cut(7):
-        train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
-    died, resumed = train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
-    assert losses(died) == losses(whole)
-    assert_same_weights(whole, died)
-    assert without_clock(resumed) == without_clock(expected)
+    assert_resumes_exactly(recipe_file, tmp_path / "died", common, whole, expected)
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, without_clock, write_recipe, write_rows
-from test_train import assert_same_weights
+from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, write_recipe, write_rows
+from resuming import assert_resumes_exactly
 
 from pefttools import cli
 from pefttools.errors import UserError
@@ -173,12 +173,7 @@ def test_micro_batches_processes_and_resuming_change_nothing(
     assert losses(parts) == pytest.approx(losses(whole), abs=3e-5)
     train_in_two(recipe_file, tmp_path / "two", *common)
     assert losses(tmp_path / "two") == pytest.approx(losses(whole), abs=3e-5)
-    with power_cut(7):
-        train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
-    died, resumed = train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
-    assert losses(died) == losses(whole)
-    assert_same_weights(whole, died)
-    assert without_clock(resumed) == without_clock(expected)
+    assert_resumes_exactly(recipe_file, tmp_path / "died", common, whole, expected)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import conftest
 import pytest
-from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, without_clock, write_recipe, write_rows
+from conftest import losses, make_rows, train_in_two, train_tiny, write_recipe, write_rows
+from resuming import assert_resumes_exactly
 from test_train import assert_same_weights
 
 from pefttools import cli
@@ -39,12 +40,7 @@ def test_composed_objectives_learn_and_resume_exactly(chosen: str, recipe_file: 
     common = [f"objectives={chosen}", DROPOUT, *SHORT, "train.micro_batch_size=4"]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
     assert expected["validation"]["loss"] < expected["before"]["loss"]
-    with power_cut(7):
-        train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
-    died, resumed = train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
-    assert losses(died) == losses(whole)
-    assert_same_weights(whole, died)
-    assert without_clock(resumed) == without_clock(expected)
+    assert_resumes_exactly(recipe_file, tmp_path / "died", common, whole, expected)
 
 
 @pytest.mark.slow

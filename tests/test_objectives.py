@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import losses, make_rows, power_cut, train_in_two, train_tiny, without_clock, write_recipe, write_rows
+from conftest import losses, make_rows, train_in_two, train_tiny, write_recipe, write_rows
 from datasets import Dataset
+from resuming import assert_resumes_exactly
 from test_train import assert_same_weights
 from torch import nn
 from torch.nn import functional
@@ -224,12 +225,7 @@ def test_loss_independent_of_micro_batch_size(chosen: str, recipe_file: Path, tm
 def test_resumed_run_equals_an_uninterrupted_one(recipe_file: Path, tmp_path: Path) -> None:
     common = ["objectives=[label_smoothing, twice, nudged, sam]", "base.dropout=0.1", *SHORT, "train.batch_size=8"]
     whole, expected = train_tiny(recipe_file, tmp_path / "whole", *common)
-    with power_cut(7):
-        train_tiny(recipe_file, tmp_path / "died", *common, "train.checkpoint_seconds=0")
-    died, resumed = train_tiny(recipe_file, tmp_path / "died", *common, resume=True)
-    assert losses(died) == losses(whole)
-    assert_same_weights(whole, died)
-    assert without_clock(resumed) == without_clock(expected)
+    assert_resumes_exactly(recipe_file, tmp_path / "died", common, whole, expected)
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(strategy: str, recip
                 break
             time.sleep(0.005)
         assert process.is_alive(), f"it ended by itself before step {moment}"
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         assert not (broken / "result.json").exists()
     process = started(start, recipe_file, broken, overrides)

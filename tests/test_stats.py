@@ -10,6 +10,10 @@ from pefttools.bench import stats
 ROWS, SEEDS = 250, 3
 
 
+def compared(tables: dict[str, stats.Array]) -> list[stats.Comparison]:
+    return stats.compare_differences(stats.differences(tables), stats.mcnemar(tables))
+
+
 def simulated(draw: np.random.Generator, effects: dict[str, float], seed_sd: float) -> dict[str, stats.Array]:
     """Correct (1) or wrong (0) on easy and hard rows; a method's effect is added to its chance of being correct."""
     easy = draw.normal(0.0, 0.15, ROWS)
@@ -27,7 +31,7 @@ def simulated(draw: np.random.Generator, effects: dict[str, float], seed_sd: flo
 def test_intervals_of_differences_cover(seed_sd: float) -> None:
     draw, effect, covered, number = np.random.default_rng(5), 0.06, 0, 400
     for _ in range(number):
-        (pair,) = stats.compare(simulated(draw, {"a": effect, "b": 0.0}, seed_sd))
+        (pair,) = compared(simulated(draw, {"a": effect, "b": 0.0}, seed_sd))
         covered += pair.low <= effect <= pair.high
     assert 0.92 <= covered / number <= 0.98
 
@@ -62,7 +66,7 @@ def test_equal_methods_share_a_tier_above_a_worse_one() -> None:
     draw, together, number = np.random.default_rng(3), 0, 100
     for _ in range(number):
         tables = simulated(draw, {"one": 0.1, "again": 0.1, "loser": -0.2}, 0.01)
-        pairs = stats.compare(tables)
+        pairs = compared(tables)
         differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
         tiers = stats.tiers({name: float(table.mean()) for name, table in tables.items()}, differ)
         assert tiers["loser"] > max(tiers["one"], tiers["again"])
@@ -72,7 +76,7 @@ def test_equal_methods_share_a_tier_above_a_worse_one() -> None:
 
 def test_identical_predictions_never_differ() -> None:
     table = np.random.default_rng(0).integers(0, 2, (SEEDS, ROWS)).astype(float)
-    (pair,) = stats.compare({"a": table, "b": table.copy()})
+    (pair,) = compared({"a": table, "b": table.copy()})
     assert (pair.difference, pair.p, pair.mcnemar) == (0.0, 1.0, 1.0)
     assert not pair.differs
 
@@ -83,7 +87,7 @@ def test_false_alarms_over_all_pairs_are_rare() -> None:
     alarms = 0
     for _ in range(100):
         tables = simulated(draw, dict.fromkeys("abcdef", 0.0), 0.02)
-        alarms += any(pair.differs for pair in stats.compare(tables))
+        alarms += any(pair.differs for pair in compared(tables))
     assert alarms <= 10
 
 
@@ -91,7 +95,7 @@ def test_mcnemar_by_hand() -> None:
     """Exact binomial: 1 row for a alone, 8 for b alone; twice the lower tail of (1/2)^9."""
     a = np.array([[1.0] * 1 + [0.0] * 8 + [1.0] * 20])
     b = np.array([[0.0] * 1 + [1.0] * 8 + [1.0] * 20])
-    (pair,) = stats.compare({"a": a, "b": b})
+    (pair,) = compared({"a": a, "b": b})
     assert pair.mcnemar == pytest.approx(2 * (1 + 9) / 2**9)
 
 
@@ -110,9 +114,9 @@ def test_lower_is_better_reverses_tiers() -> None:
 def test_smallest_difference_is_found_with_a_power_of_80_percent() -> None:
     draw = np.random.default_rng(6)
     tables = [simulated(draw, {"a": 0.0, "b": 0.0}, 0.0) for _ in range(10)]
-    least = np.median([stats.smallest_difference(stats.compare(table)) or 0.0 for table in tables])
+    least = np.median([stats.smallest_difference(compared(table)) or 0.0 for table in tables])
     found = 0
     for _ in range(200):
-        (pair,) = stats.compare(simulated(draw, {"a": float(least), "b": 0.0}, 0.0))
+        (pair,) = compared(simulated(draw, {"a": float(least), "b": 0.0}, 0.0))
         found += pair.differs
     assert 0.7 <= found / 200 <= 0.92

@@ -179,16 +179,6 @@ def differences(tables: Mapping[str, Array], seed: int = 0) -> dict[tuple[str, s
     return found
 
 
-def compare(tables: Mapping[str, Array], seed: int = 0) -> list[Comparison]:
-    """Compare every pair of methods.
-
-    Args:
-        tables: method -> scores (seeds, rows), on the same rows; the number of seeds may differ.
-        seed: seed of the bootstrap.
-    """
-    return compare_differences(differences(tables, seed), mcnemar(tables))
-
-
 def compare_differences(
     found_differences: Mapping[tuple[str, str], Difference], exact: Mapping[tuple[str, str], float] = {}
 ) -> list[Comparison]:

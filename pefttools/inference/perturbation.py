@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,9 @@ class _Edit(WordAugmentation):
         pieces = [piece for piece in pieces if piece.text]
         return pieces if pieces and [piece.text for piece in pieces] != [*units.texts] else None
 
+    @abstractmethod
     def edited(self, unit: str, draw: random.Random) -> str:
         """The unit's new text; empty to delete it."""
-        raise NotImplementedError
 
 
 class Case(_Edit):
