@@ -41,7 +41,7 @@ def load_teacher(source: str, context: Context, setting: str) -> Loaded:
             base = _of_base(BaseSettings(source=source), task)
             teacher = Loaded(base.model.eval(), base.tokenizer, task, base, base.sha256)
     except UserError as error:
-        raise UserError(*(f"{setting}: {problem}" for problem in error.problems)) from error
+        raise UserError(*(f"{setting}: {problem.removeprefix('base: ')}" for problem in error.problems)) from error
     if teacher.task.name != task.name:
         raise UserError(f"{setting}: {source} does task={teacher.task.name}, but this run does task={task.name}")
     if sorted(teacher.task.class_names) != sorted(task.class_names):
