@@ -166,10 +166,15 @@ def test_the_archive_of_records_continues_a_suite(
 ) -> None:
     for name in ("suite.yaml", "records.jsonl"):
         shutil.copy(finished / name, tmp_path / name)
+    archive = tmp_path / "records.jsonl"
+    lines = archive.read_text().splitlines()
     assert start(suite_file, tmp_path, plugins).wait() == 0
     assert not list(tmp_path.glob("trials/*.json"))
     assert summary(tmp_path)["problems"] == summary(finished)["problems"]
-    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    archive.write_text("".join(f"{line}\n" for line in lines[1:]))
+    assert start(suite_file, tmp_path, plugins).wait() == 0
+    assert len(list(tmp_path.glob("trials/*.json"))) == 1
+    assert len(archive.read_text().splitlines()) == len(lines)
     (tmp_path / "records.jsonl").write_text("\n".join([*lines[:-1], lines[-1][:40]]))
     process = start(suite_file, tmp_path, plugins, stderr=subprocess.PIPE)
     assert f"records.jsonl line {len(lines)} is not a record" in process.communicate()[1].decode()

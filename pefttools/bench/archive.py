@@ -16,8 +16,8 @@ from pefttools import atomic
 from pefttools.errors import UserError
 
 FILE = "records.jsonl"
-LEFT_OUT = ("rows", "settings")
-"""Keys of a record that are not archived."""
+LEFT_OUT = "rows"
+"""The key of a record that is not archived."""
 SCORES = ("before", "validation", "test")
 """Keys of scores, of which those by class are not archived."""
 MAJORITY = "majority"
@@ -44,7 +44,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def _packed(record: Mapping[str, Any]) -> dict[str, Any]:
-    values = {"digest": record["digest"], **{key: value for key, value in record.items() if key not in LEFT_OUT}}
+    values = {"digest": record["digest"], **{key: value for key, value in record.items() if key != LEFT_OUT}}
     for key in SCORES:
         if values.get(key):
             values[key] = _scalars(values[key])

@@ -61,8 +61,8 @@ def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
 
 def _of_other_rows(recipe: Recipe, digest: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A problem if a trial on this cell's data was made with other rows than its file contains now."""
-    wanted = recipe.data.model_dump(mode="json")
+    wanted = recipe.data.digest
     for record in records.values():
-        if record["status"] == "done" and record["settings"] == wanted and record["data"]["digest"] != digest:
+        if record["status"] == "done" and record["data_settings"] == wanted and record["data"]["digest"] != digest:
             return [f"--out: its trials used other rows than {recipe.data.train.source} has now; choose another folder"]
     return []

@@ -21,7 +21,7 @@ from typing import Any
 from pefttools import atomic, subprocesses
 from pefttools.errors import Interrupted, Paused, UserError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the records' format."""
 BLOCKS = 100
 """Number of blocks of test rows, for metrics that are not means over rows."""
@@ -159,7 +159,7 @@ def _trained(order: Order) -> dict[str, Any]:
     measured = "test" if result["test"] else "validation"
     record = {
         "format": FORMAT, "digest": order.digest, "status": "done",
-        **{key: result[key] for key in COPIED}, "settings": resolved.data.model_dump(mode="json"),
+        **{key: result[key] for key in COPIED}, "data_settings": resolved.data.digest,
         "learning_rate": resolved.train.learning_rate, "metric": task.primary, "lower_is_better": task.lower_is_better,
         "score_range": task.score_range,
         "measured_on": measured, "merges": resolved.strategy.mergeable,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -208,6 +209,11 @@ class DataSettings(Settings):
     def _from_bool(cls, value: Any) -> Any:
         """Accept the values true and false of earlier versions, also as text."""
         return {"true": "all", "false": "none"}.get(str(value).lower(), value)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all values."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> DataSettings:
