@@ -64,7 +64,7 @@ def test_nan_logits_are_an_infinite_gap() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["question_answering", "masked_lm"])
+@pytest.mark.parametrize("name", ["question_answering", "masked_lm", "masked_lm_pairs"])
 def test_onnx_export_of_question_answering_and_masked_lm(name: str, run_of: Any, tmp_path: Path) -> None:
     manifest = export(run_of(name), "onnx", tmp_path / "out")
     assert manifest["max_logit_error"] <= 1e-4 * max(1, manifest["largest_logit"])

@@ -107,17 +107,16 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     batch = tiny_models.batch(task, model.config, 0)
 
     def loss(forward: Forward, batch: Batch) -> Tensor:
-        logits = forward(batch).flatten(0, -2)
-        if logits.shape[-1] > 1:
-            return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
-        return (logits[:, 0] - torch.arange(len(logits))).square().mean()
+        outputs = forward(batch)
+        first, further = task.logits(outputs, batch).flatten(0, -2), task.row_logits(outputs)
+        return _any_loss(first) if further is None else _any_loss(first) + _any_loss(further)
 
     def watch() -> None:
         waiting.difference_update(n for n, p in trained(model).items() if p.grad is not None and p.grad.any())
 
-    def run(batch: Batch, embeddings: Tensor | None = None) -> Tensor:
+    def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
         assert embeddings is None
-        return _logits_of(task, model, batch)
+        return model(**task.inputs_of(batch))
 
     part = MicroBatch(batch, run)
     penalties = Penalties(strategy, model)
@@ -129,6 +128,15 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
         raise ArithmeticError("logits are not finite after training")
     if waiting:
         raise ArithmeticError(f"{len(waiting)} trained parameters never get a gradient: {min(waiting)}")
+
+
+def _any_loss(logits: Tensor) -> Tensor:
+    """A loss of logits of shape (targets, classes), for arbitrary targets; shape ()."""
+    import torch
+
+    if logits.shape[-1] > 1:
+        return torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[-1])
+    return (logits[:, 0] - torch.arange(len(logits))).square().mean()
 
 
 def _unclipped() -> float:

@@ -50,19 +50,25 @@ def num_targets(ids: Sequence[int], known: Vocabulary, shares: Shares) -> int:
 
 
 def masked(
-    ids: Sequence[int], known: Vocabulary, shares: Shares, words: Sequence[int] | None, draw: Generator | None = None
+    ids: Sequence[int],
+    known: Vocabulary,
+    shares: Shares,
+    words: Sequence[int] | None,
+    draw: Generator | None = None,
+    number: int | None = None,
 ) -> tuple[list[int], list[int]]:
-    """Token ids with masks, and labels, which are `IGNORED` except for exactly `num_targets` targets.
+    """Token ids with masks, and labels, which are `IGNORED` except for the targets.
 
     Args:
         words: index of the word that each token belongs to, to mask whole words; None to mask single tokens.
         draw: source of randomness; torch's global state by default.
+        number: number of targets, at most that of tokens that are not special; `num_targets` by default.
     """
     import torch
 
     free = [place for place, token in enumerate(ids) if token not in known.special]
     order = [free[i] for i in torch.randperm(len(free), generator=draw).tolist()]
-    number = num_targets(ids, known, shares)
+    number = num_targets(ids, known, shares) if number is None else number
     chosen = (_by_words(order, words, number) if words else order)[:number]
     draws = torch.rand(number, generator=draw).tolist()
     others = torch.randint(known.size - len(known.special), (number,), generator=draw).tolist()

@@ -212,6 +212,11 @@ class Task(RowContract, ABC):
         """The model's logits without those of virtual tokens; shape (rows, …) or (rows, tokens, …)."""
         return without_virtual(outputs.logits, batch)
 
+    def row_logits(self, outputs: Any) -> Tensor | None:
+        """Logits of one more target per row, shape (rows, classes), of tasks that have one besides `logits`."""
+        del outputs
+        return None
+
     @property
     def has_target_logits(self) -> bool:
         """Whether every target is one of several classes, so that `target_logits` is defined."""
