@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from pefttools import cli
 from pefttools.errors import UserError
+from pefttools.nn import divergence
 from pefttools.nn.input_embeddings import substituted
 from pefttools.objectives import objectives
 from pefttools.objectives._composition import Composed
@@ -106,13 +107,11 @@ LINEAR = SimpleNamespace(loss=lambda outputs, batch: (outputs.logits[:, 0] * bat
 """The loss y · W Σ e, whose gradient with respect to every token's e is y W."""
 NUMBERS = SimpleNamespace(
     loss=lambda outputs, batch: (outputs.logits[:, 0] - batch["labels"]).square().sum(),
-    has_target_numbers=True,
-    target_numbers=lambda outputs, batch: outputs.logits[:, 0],
+    divergence=lambda outputs, others, batch: 2 * (outputs.logits[:, 0] - others.logits[:, 0]).square().sum(),
 )
 CLASSES = SimpleNamespace(
     loss=lambda outputs, batch: functional.cross_entropy(outputs.logits, batch["labels"].long().abs(), reduction="sum"),
-    has_target_numbers=False,
-    target_logits=lambda outputs, batch: outputs.logits,
+    divergence=lambda outputs, others, batch: divergence.of_classes(outputs.logits, others.logits).sum(),
 )
 
 
@@ -163,7 +162,7 @@ def test_freelb_by_hand() -> None:
 
 
 def test_smart_of_numbers_by_hand() -> None:
-    """D = (W Σ δ)², and its gradient has the direction ±W, so with η far above ε, δ = ±ε sign(W) at each token."""
+    """D = 2 (W Σ δ)², and its gradient has the direction ±W, so with η far above ε, δ = ±ε sign(W) at each token."""
     hand = Hand("smart", {"weight": 3.0, "epsilon": 0.1, "sigma": 0.1, "step_size": 100.0}, NUMBERS)
     w, y, n = hand.weight.detach(), hand.batch["labels"][:, None], hand.lengths[:, None]
     hand.composed.run_passes(lambda: torch.tensor(0.0))  # a step's number, so that the next one is not the trial step
@@ -173,7 +172,7 @@ def test_smart_of_numbers_by_hand() -> None:
     change = 0.1 * w.abs().sum() * n  # |W Σ δ|
     sign = (hand.deltas[-1] @ w.T).sign()
     torch.testing.assert_close(hand.deltas[-1], sign * 0.1 * w.sign() * n)
-    expected = (2 * error * hand.sums).sum(0) + 3 * (2 * change * 0.1 * w.sign() * n).sum(0)
+    expected = (2 * error * hand.sums).sum(0) + 3 * (4 * change * 0.1 * w.sign() * n).sum(0)
     torch.testing.assert_close(hand.weight.grad, expected[None].detach())
 
 
@@ -349,10 +348,6 @@ def test_every_task_trains(task_name: str, name: str, bases: Callable[[str], Pat
         task=task,
         train={"epochs": 8, "learning_rate": 0.003, "log_every": 1},
     )
-    if name == "smart" and not (cls.example().has_target_logits or cls.example().has_target_numbers):
-        with pytest.raises(UserError, match=f"task={task_name} has no targets"):
-            recipes.load(str(file), overrides(name))
-        return
     weak = ["objectives.fgm.epsilon=0.1"] if name == "fgm" else []  # 1 is a large change for so small a model
     run, _ = train_tiny(file, tmp_path / "run", *overrides(name), *weak)
     assert losses(run)[-1] < losses(run)[0]
@@ -422,7 +417,6 @@ def test_plan_counts_the_passes(recipe_file: Path) -> None:
         (["objectives.pgd.step_size=-1"], "objectives.pgd.step_size: input should be greater than 0"),
         (["objectives.freelb.steps=0"], "objectives.freelb.steps: input should be greater than or equal to 1"),
         (["objectives=[fgm, freelb]"], "each of fgm, freelb replaces the passes over a micro-batch; use one of them"),
-        (["objectives=smart", "task.multi_label=true"], "objectives.smart: task=text_classification has no targets"),
         (["objectives=smart", "train.precision=bf16"], "objectives.smart: compares predictions that differ by less"),
         (["objectives=smart"], "objectives.smart.epsilon: 1e-05 is too small for this model; the penalty is"),
         (["objectives=fgm", "strategy=frozen"], "objectives.fgm: strategy=frozen trains nothing"),

@@ -3,14 +3,15 @@
 The paper is "SMART: Robust and Efficient Fine-Tuning for Pre-trained Natural Language Models through Principled
 Regularized Optimization":
 
-    L + λ · max_{‖δ‖∞ ≤ ε} D(f(x + δ), f(x)),   D(p, q) = KL(p‖q) + KL(q‖p), or (p − q)² for numbers
+    L + λ · max_{‖δ‖∞ ≤ ε} D(f(x + δ), f(x)),   D(p, q) = KL(p‖q) + KL(q‖p)
 
 The maximum is approached by K steps from a random start: δ₀ ~ N(0, σ²), δ ← Π(δ + η · g/‖g‖∞), where g is D's gradient,
 ‖·‖∞ the largest absolute value of a row, and Π limits every number of δ to [−ε, ε]. D needs no labels; it is summed
-over the targets (rows, tokens) like the loss. Its gradient flows through f(x + δ) and f(x), as the formula says; the
-authors' code stops some of it. Their Bregman proximal point method is not included. A row's δ₀ is drawn from the
-recipe's seed, the step and the row's tokens. The reported loss is L, so that it can be compared with that of a run
-without `smart`. A step costs about three passes with K = 1.
+over the targets (rows, tokens) like the loss. For numbers, whose squared error is −log p of a normal distribution, D is
+2(p − q)²; the paper has (p − q)², so its λ is twice this one. D's gradient flows through f(x + δ) and f(x), as the
+formula says; the authors' code stops some of it. Their Bregman proximal point method is not included. A row's δ₀ is
+drawn from the recipe's seed, the step and the row's tokens. The reported loss is L, so that it can be compared with
+that of a run without `smart`. A step costs about three passes with K = 1.
 
 With the paper's ε, δ alone changes D by about 1e-10. As in the authors' code, each pass draws its own dropout masks, so
 most of D comes from these. A model without dropout needs an ε near 1e-2, at which δ is about as large as that of `fgm`;
@@ -53,11 +54,7 @@ class Smart(PerturbingObjective):
 
     def problem(self, task: Task, strategy: Strategy) -> str | None:
         del strategy
-        if task.has_target_logits or task.has_target_numbers:
-            return None
-        return (
-            f"task={task.name} has no targets that are one of several classes or numbers, so smart cannot compare them"
-        )
+        return None if task.has_divergence else f"task={task.name} defines no divergence of two predictions; remove it"
 
     def bound(self, context: Context) -> Perturbing:
         if context.bf16:
@@ -85,9 +82,9 @@ class _Smooth(Perturbing):
 
             plain = loss(recording_forward, batch)
             own.append(plain)
-            clean = self.predicted(outputs[0], batch)  # a loss of several passes begins with one over x itself
-            delta = self.worst(passes, clean.detach())
-            penalty = self.settings.weight * self.distance(self.at(passes, delta), clean)
+            clean = outputs[0]  # a loss of several passes begins with one over x itself
+            delta = self.worst(passes, clean)
+            penalty = self.settings.weight * self.distance(passes, delta, clean)
             if self.step == 0:  # the trial step, which precedes the first one
                 self.refuse_negligible(passes, plain, penalty, clean)
             return plain + penalty
@@ -95,7 +92,7 @@ class _Smooth(Perturbing):
         gradients.add(total)
         return gradients.share(own[0])
 
-    def worst(self, passes: Passes, clean: Tensor) -> Tensor:
+    def worst(self, passes: Passes, clean: Any) -> Tensor:
         """The δ that the ascent finds, (…, tokens, width)."""
         import torch
 
@@ -103,17 +100,21 @@ class _Smooth(Perturbing):
         delta = passes.random(lambda values, generator: values.normal_(generator=generator)) * values.sigma
         for _ in range(values.steps):
             delta = delta.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.distance(self.at(passes, delta), clean), delta)
+            (gradient,) = torch.autograd.grad(self.distance(passes, delta, clean), delta)
             with torch.no_grad():
                 scale = values.step_size / (passes.rows.largest(gradient) + torch.finfo(gradient.dtype).tiny)
                 delta = (delta + scale * passes.rows.masked(gradient)).clamp(-epsilon, epsilon)
         return delta.detach()
 
-    def at(self, passes: Passes, delta: Tensor) -> Tensor:
-        """What the model predicts at x + `delta`."""
-        return self.predicted(passes.perturbed(delta)(passes.batch), passes.batch)
+    def distance(self, passes: Passes, delta: Tensor, clean: Any) -> Tensor:
+        """D(f(x + δ), f(x)), summed over the targets, shape ().
 
-    def refuse_negligible(self, passes: Passes, plain: Tensor, penalty: Tensor, clean: Tensor) -> None:
+        Args:
+            clean: the outputs of f(x).
+        """
+        return self.context.task.divergence(passes.perturbed(delta)(passes.batch), clean, passes.batch)
+
+    def refuse_negligible(self, passes: Passes, plain: Tensor, penalty: Tensor, clean: Any) -> None:
         """Raise UserError if the penalty vanishes next to the loss, though predictions depend on the embeddings."""
         import torch
 
@@ -121,29 +122,9 @@ class _Smooth(Perturbing):
             if penalty > NEGLIGIBLE * plain:
                 return
             large = passes.random(lambda values, generator: values.normal_(generator=generator))
-            if self.distance(self.at(passes, large), clean) > NEGLIGIBLE * plain:
+            if self.distance(passes, large, clean) > NEGLIGIBLE * plain:
                 raise UserError(
                     f"objectives.smart.epsilon: {self.settings.epsilon:g} is too small for this model; the penalty is"
                     f" {float(penalty):.2g}, next to a loss of {float(plain):.3g}; raise epsilon and sigma (10 times as"
                     " large, they make it 100 times as large) or weight"
                 )
-
-    def predicted(self, outputs: Any, batch: Batch) -> Tensor:
-        """The log-probabilities of the targets, (targets, classes), or the predicted numbers, (targets,)."""
-        import torch
-        from torch._subclasses.fake_tensor import DynamicOutputShapeException
-
-        task = self.context.task
-        if task.has_target_numbers:
-            return task.target_numbers(outputs, batch)
-        try:
-            logits = task.target_logits(outputs, batch)
-        except DynamicOutputShapeException:  # for `plan`, whose tensors do not show which tokens are targets
-            logits = task.logits(outputs, batch).float()
-        return logits.log_softmax(-1).masked_fill(torch.isneginf(logits), 0.0)
-
-    def distance(self, one: Tensor, other: Tensor) -> Tensor:
-        """D, summed over the targets, shape (). KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q)."""
-        if self.context.task.has_target_numbers:
-            return (one - other).square().sum()
-        return ((one.exp() - other.exp()) * (one - other)).sum()

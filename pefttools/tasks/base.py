@@ -250,19 +250,6 @@ class Task(RowContract, ABC):
         """Whether `divergence` is defined."""
         return self.has_target_logits or type(self).divergence is not Task.divergence
 
-    @property
-    def has_target_numbers(self) -> bool:
-        """Whether every target is a number, so that `target_numbers` is defined."""
-        return type(self).target_numbers is not Task.target_numbers
-
-    def target_numbers(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The predicted numbers in fp32 and in the unit of the loss, shape (targets,).
-
-        Raises:
-            NotImplementedError: targets are not numbers.
-        """
-        raise NotImplementedError(f"{self.name} has no targets that are numbers")
-
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         """The logits of every encoded row without those of padding, which depend on the batch."""
         logits = self.logits(outputs, batch)

@@ -172,6 +172,14 @@ class MaskedLMPairs(MaskedLM, Task):
         weights = (batch[LABELS] != IGNORED).sum(1)
         return super().loss(outputs, batch) + (weights * pair_losses).sum()
 
+    def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        from pefttools.nn import divergence
+
+        (tokens, _), (other_tokens, _) = self._targets(outputs, batch), self._targets(others, batch)
+        of_pairs = divergence.of_classes(self.row_logits(outputs), self.row_logits(others))
+        weights = (batch[LABELS] != IGNORED).sum(1) * (batch[PAIR] != IGNORED)
+        return divergence.of_classes(tokens, other_tokens).sum() + (weights * of_pairs).sum()
+
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         found = super().predict(outputs, batch)
         right = (self.row_logits(outputs).argmax(-1) == batch[PAIR]).tolist()
