@@ -26,6 +26,26 @@ def computes_in_bf16(precision: str) -> bool:
     return precision == "bf16" or (precision == "auto" and native)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device or the machine has no memory left."""
+    import torch
+
+    texts = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
+
+
+def release_memory() -> None:
+    """Give memory that torch holds but does not use back to the device."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def peak_bytes() -> int:
     """Peak memory of this process in bytes: on the GPU where there is one, else resident memory."""
     import torch

@@ -277,6 +277,7 @@ def test_impossible_teachers_are_refused(
     shutil.copytree(teacher, named["OTHER-LABELS"])
     recipe = named["OTHER-LABELS"] / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("fruit", "meal"))
+    (named["OTHER-LABELS"] / "hashes.json").unlink()
     for name, path in named.items():
         words = [word.replace(f"={name}", f"={path}") for word in words]
     assert cli.run(["train", str(recipe_file), *words, "--out", str(tmp_path / "run")]) == 2

@@ -208,7 +208,8 @@ def test_changed_data_is_refused_for_a_run_without_stored_rows(
     (tmp_path / "rows.jsonl").write_text(rows_file.read_text())
     run, _ = train_tiny(recipe_file, tmp_path / "run", f"data.train.source={tmp_path / 'rows.jsonl'}", "train.epochs=1")
     (tmp_path / "rows.jsonl").write_text("".join(rows_file.read_text().splitlines(keepends=True)[:300]))
-    (run / "rows.parquet").unlink()  # as in runs from before rows were stored
+    for name in ("rows.parquet", "hashes.json"):
+        (run / name).unlink()  # as in runs from before these were stored
     with pytest.raises(UserError, match="the run's data has changed since it was trained"):
         export(run, "merged")
 

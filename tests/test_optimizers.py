@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from conftest import losses, power_cut, without_clock
 from test_train import assert_same_weights
@@ -21,6 +20,7 @@ from pefttools.optimizers.base import Optimizer
 from pefttools.planning.planner import Plan, plan
 from pefttools.recipe import recipes
 from pefttools.recipe.recipes import RUN_MARK
+from pefttools.training import checkpoint, state_files
 from pefttools.training.run import Run
 
 CHOICES = [
@@ -116,8 +116,9 @@ def test_planned_bytes_of_the_optimizer_state(recipe_file: Path) -> None:
 @pytest.mark.slow
 def test_muon_updates_only_the_matrices_of_the_blocks(recipe_file: Path, trained: Trained) -> None:
     run = trained("run", "strategy=full", "train.optimizer=muon", "train.epochs=1", "train.keep_checkpoints=true")
-    (state,) = (run / "checkpoints").glob("step-*/state.pt")
-    saved = torch.load(state, weights_only=True)["optimizer"]
+    last = checkpoint.latest(run / "checkpoints")
+    assert last
+    saved = state_files.load(last, "state")["optimizer"]
     hidden = [number for group in saved["param_groups"] if group["hidden"] for number in group["params"]]
     assert all(saved["state"][number].keys() == {"momentum_buffer"} for number in hidden)
     assert len(hidden) == 2 * 6  # query, key, value and output, and two of the MLP, in each of two blocks

@@ -114,7 +114,8 @@ def test_run_without_stored_rows_is_scored_only_on_unchanged_data(own: tuple[Pat
     run, file = own
     old = tmp_path / "old"
     shutil.copytree(run, old)
-    (old / "rows.parquet").unlink()
+    for name in ("rows.parquet", "hashes.json"):
+        (old / name).unlink()
     assert evaluate_run(old)["accuracy"] == Run(run).result()["test"]["accuracy"]
     before = file.read_text("utf-8")
     write_rows(file, [*ROWS, *make_rows(200, seed=9)])

@@ -183,7 +183,8 @@ def test_truncated_rows_are_counted_or_refused(mapped_run: Path, tmp_path: Path,
     strict.mkdir()
     for item in mapped_run.iterdir():
         (strict / item.name).symlink_to(item)
-    (strict / "recipe.yaml").unlink()
+    for name in ("recipe.yaml", "hashes.json"):
+        (strict / name).unlink()
     recipe = (mapped_run / "recipe.yaml").read_text()
     (strict / "recipe.yaml").write_text(recipe.replace("truncation: cut", "truncation: refuse"))
     code, predictions, err = predict(strict, file)

@@ -157,8 +157,9 @@ def test_an_interrupted_run_saves_and_exits_130(number: signal.Signals, recipe_f
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert f"to continue, run `pefttools train {tmp_path / 'run' / 'recipe.yaml'}" in stderr
-    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
-    assert int(checkpoint.name.removeprefix("step-")) == Run(tmp_path / "run").lines()[-1]["step"]
+    last = checkpoint.latest(tmp_path / "run" / "checkpoints")
+    assert last
+    assert checkpoint.step_of(last) == Run(tmp_path / "run").lines()[-1]["step"]
 
 
 def test_interrupt_swallowed_by_a_library_stops_the_run(
@@ -185,9 +186,12 @@ def test_loss_that_is_not_finite_stops_the_run(
 
     monkeypatch.setattr(TextClassification, "loss", broken)
     overrides = ["train.checkpoint_seconds=0", "train.log_every=5"]
-    with pytest.raises(UserError, match=r"the loss of step 13 is nan; .* the last good checkpoint is .*step-00000012"):
+    with pytest.raises(
+        UserError,
+        match=r"the loss of step 13 is nan; its rows are \d+, .* the last good checkpoint is .*step-00000012",
+    ):
         train_tiny(recipe_file, tmp_path / "kept", *overrides)
-    assert (tmp_path / "kept" / "checkpoints" / "step-00000012" / "state.pt").exists()
+    assert (tmp_path / "kept" / "checkpoints" / "step-00000012" / "state.json").exists()
     calls.clear()
     with pytest.raises(UserError, match=r"there is no earlier checkpoint"):
         train_tiny(recipe_file, tmp_path / "none", "train.checkpoint_seconds=1000")

@@ -10,6 +10,7 @@ from cyclopts import CycloptsError
 
 from pefttools.cli import compare, display, inspect, runs
 from pefttools.cli.base import app
+from pefttools.device import is_out_of_memory
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
 from pefttools.registry import plugin_problems
 
@@ -45,6 +46,11 @@ def run(arguments: Sequence[str]) -> int:
         if error.errno not in FULL:
             raise
         display.problems([f"{error.filename or 'the disk'}: {error.strerror}"])
+        return 3
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        display.problems([f"there is not enough memory: {str(error).strip().partition(chr(10))[0] or 'MemoryError'}"])
         return 3
     return 0
 

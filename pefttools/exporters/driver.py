@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic, subprocesses
+from pefttools import atomic, hashes, subprocesses
 from pefttools.bases.loading import prepare_libraries
 from pefttools.errors import UserError
 from pefttools.exporters import card, exporters, verify, writing
@@ -116,6 +116,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         **facts,
     }
     atomic.write_json(part / "manifest.json", manifest)
+    hashes.write(part, [file for file in part.rglob("*") if file.is_file()])
     card.write(part, trained, exporter, result, manifest)
     return manifest
 

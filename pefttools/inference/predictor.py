@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from pefttools import hashes
 from pefttools.data.encoding import Encoded, columns_of, cut_rows
 from pefttools.errors import UserError
 from pefttools.exporters import exporters
@@ -110,6 +111,7 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
     if not is_artifact(path):
         trained = load(path, reporter)
         return Predictor(name, optimized(trained, precision, merge), trained.base.tokenizer, trained.recipe)
+    hashes.refuse_damaged(path)
     manifest = json.loads((path / MANIFEST).read_text("utf-8"))
     settings = {**manifest.get("settings", {}), "name": manifest["exporter"]}
     exporter, problems = exporters.parse(settings, str(path / MANIFEST))

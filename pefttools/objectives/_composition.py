@@ -65,6 +65,11 @@ class Composed:
             accumulate_gradients = partial(one.run_passes, accumulate_gradients)
         return accumulate_gradients()
 
+    def abandon_step(self) -> None:
+        """As in `BoundObjective`."""
+        for one in self.bound.values():
+            one.abandon_step()
+
     @property
     def partial_steps(self) -> int:
         """As in `BoundObjective`."""

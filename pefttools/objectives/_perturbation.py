@@ -68,6 +68,9 @@ class Perturbing(BoundObjective):
     def start_step(self) -> None:
         self.step += 1
 
+    def abandon_step(self) -> None:
+        self.step -= 1
+
     def state(self) -> dict[str, Any]:
         return {"step": self.step}
 

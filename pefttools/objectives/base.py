@@ -172,6 +172,10 @@ class BoundObjective:
     def start_step(self) -> None:
         """Called once before the passes of a step, however often `run_passes` repeats them."""
 
+    def abandon_step(self) -> None:
+        """Called when a pass of the step ran out of memory, before the step starts anew with smaller micro-batches:
+        undo `start_step`, and clear gradients that the objective keeps itself."""
+
     def run_passes(self, accumulate_gradients: Callable[[], Tensor]) -> Tensor:
         """Leave the gradients of one step in `.grad`, and return the step's loss, shape ().
 

@@ -169,6 +169,10 @@ class _Matched(BoundObjective):
         each = len(mask) // len(numbers)  # sequences of a row, for tasks with several
         return mask, numbers.repeat_interleave(each) / each
 
+    def abandon_step(self) -> None:
+        if self.optimizer:
+            self.optimizer.zero_grad()
+
     def updated(self) -> None:
         import torch
 

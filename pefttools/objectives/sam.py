@@ -46,8 +46,10 @@ class _Sharpness(BoundObjective):
             for parameter in there:
                 parameter.add_(parameter.grad * scale)  # type: ignore[operator]
                 parameter.grad = None
-        accumulate_gradients()
-        with torch.no_grad():
-            for parameter, value in zip(there, before, strict=True):
-                parameter.copy_(value)  # restoring a copy avoids rounding errors of a subtraction
+        try:
+            accumulate_gradients()
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(there, before, strict=True):
+                    parameter.copy_(value)  # restoring a copy avoids rounding errors of a subtraction
         return loss

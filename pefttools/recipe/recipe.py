@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -67,6 +67,16 @@ class Recipe(Header):
     @property
     def digest(self) -> str:
         """sha256 of all values that affect the trained model, without the recipe's name."""
+        return hashlib.sha256(json.dumps(self._digested(), sort_keys=True).encode()).hexdigest()
+
+    def differences(self, earlier: Recipe) -> list[str]:
+        """What changes the trained model and differs from another recipe: `train.learning_rate=0.001, was 0.002` …"""
+        now, before = (dict(_flat(one._digested())) for one in (self, earlier))
+        names = [name for name in {**before, **now} if now.get(name) != before.get(name)]
+        return [f"{name}={json.dumps(now.get(name))}, was {json.dumps(before.get(name))}" for name in names]
+
+    def _digested(self) -> dict[str, Any]:
+        """All values that affect the trained model, as they are hashed."""
         values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
         for section in ("task", "strategy", "train"):
             fields = type(getattr(self, section)).model_fields
@@ -93,4 +103,13 @@ class Recipe(Header):
                 values[section] = list(values[section].items())  # their order matters
             else:
                 del values[section]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return values
+
+
+def _flat(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the plain values inside a dictionary, each with its path of keys."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{place}.{key}" if place else str(key))
+    else:
+        yield place, value

@@ -62,6 +62,10 @@ class TrainSettings(Settings):
     """Steps between lines of metrics.jsonl."""
     checkpoint_seconds: float = Field(default=30.0, ge=0, json_schema_extra=NOT_IN_DIGEST)
     """Seconds between checkpoints. A run that is killed loses at most this much work."""
+    checkpoint_steps: int | None = Field(default=None, ge=1, json_schema_extra=NOT_IN_DIGEST)
+    """Steps between checkpoints, in addition to those by time; null writes them by time only."""
+    last_checkpoints: int = Field(default=2, ge=1, json_schema_extra=NOT_IN_DIGEST)
+    """Number of checkpoints to keep, the last ones. If the last one is damaged, `--resume` takes the one before."""
     keep_checkpoints: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Keep the checkpoints of a finished run."""
     feature_cache: Literal["auto", "memory", "disk", "off"] = Field(default="auto", json_schema_extra=NOT_IN_DIGEST)

@@ -2,11 +2,13 @@
 
 A checkpoint contains the trained parameters, the optimizer's state, every process's random states and the loop's
 progress. It does not contain the base, which is loaded and wrapped again with the same seed. The best weights so far
-have a folder of their own, which the checkpoint names, so that the two always match.
+have a folder of their own, which the checkpoint names, so that the two always match. Each folder has the hashes of its
+files, and no file is a pickle.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -14,15 +16,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pefttools import atomic
+from pefttools import atomic, hashes
 from pefttools.errors import UserError
 from pefttools.objectives._composition import Composed
 from pefttools.strategies.base import Strategy, restore, trained
+from pefttools.training import state_files
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
     from torch import nn
+
+
+PROGRESS = "progress.json"
+DAMAGED = "damaged-"
+"""Prefix of the name of a checkpoint that was set aside."""
 
 
 @dataclass
@@ -46,6 +54,9 @@ class Progress:
     """Losses since the last line of metrics.jsonl."""
     recent_penalties: list[float] = field(default_factory=list)
     """Sums of penalties since then."""
+    first_losses: list[float] = field(default_factory=list)
+    """Losses of the first steps; a loss far above them has exploded."""
+    last_losses: list[float] = field(default_factory=list)
     before: dict[str, Any] = field(default_factory=dict)
     """Scores of the base before training."""
     conditions: dict[str, Any] = field(default_factory=dict)
@@ -62,55 +73,90 @@ def save(
     strategy: Strategy,
     objectives: Composed,
     accelerator: Accelerator,
+    number: int,
 ) -> None:
-    """Write `folder/step-N`, then remove older checkpoints and best weights that this one does not name."""
-    import torch
-
+    """Write `folder/step-N`, then remove all but the last `number` checkpoints and the best weights that they name."""
     target = folder / f"step-{progress.step:08d}"
     part = folder / f".{target.name}.part"
-    if accelerator.is_main_process:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        _save_weights(model, part)
-        state = {
-            "progress": asdict(progress),
-            "optimizer": optimizer.state_dict(),
-            "strategy": strategy.state(model),
-            "objectives": objectives.state(),
-        }
-        torch.save(state, part / "state.pt")
-    accelerator.wait_for_everyone()
-    torch.save(_random_states(), part / f"random-{accelerator.process_index}.pt")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        atomic.settle(part, target)
-        _prune(folder, keep={target.name, f"best-{progress.best_step:08d}"})
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _save_weights(model, part)
+            state = {
+                "optimizer": optimizer.state_dict(),
+                "strategy": strategy.state(model),
+                "objectives": objectives.state(),
+            }
+            state_files.save(part, "state", state)
+            atomic.write_json(part / PROGRESS, asdict(progress))
+        accelerator.wait_for_everyone()
+        state_files.save(part, f"random-{accelerator.process_index}", _random_states())
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            hashes.write(part, part.iterdir())
+            atomic.settle(part, target)
+            _prune(folder, number)
+    except BaseException:
+        if accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)  # on a full disk it takes the room that is needed to go on
+        raise
     accelerator.wait_for_everyone()
 
 
 def save_best(folder: Path, step: int, model: nn.Module, accelerator: Accelerator) -> None:
     """Write `folder/best-N`; a resumed run uses it only if a checkpoint names it."""
     if accelerator.is_main_process:
-        with atomic.new_folder(folder / f"best-{step:08d}") as part:
+        with atomic.new_folder(folder / best_name(step)) as part:
             _save_weights(model, part)
+            hashes.write(part, part.iterdir())
     accelerator.wait_for_everyone()
 
 
 def load_best(folder: Path, step: int, model: nn.Module) -> None:
     """Load the best weights into the model."""
-    best = folder / f"best-{step:08d}"
-    _load_weights(model, best)
+    _load_weights(model, folder / best_name(step))
+
+
+def best_name(step: int) -> str:
+    return f"best-{step:08d}"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """All complete checkpoints."""
+    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)]
+    return sorted(found, key=step_of, reverse=True)
 
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint."""
-    found = [p for p in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", p.name)]
-    return max(found, key=step_of, default=None)
+    return next(iter(newest_first(folder)), None)
 
 
 def step_of(checkpoint: Path) -> int:
     """The step after which a checkpoint was written."""
     return int(checkpoint.name.removeprefix("step-"))
+
+
+def damaged(folder: Path) -> dict[Path, str]:
+    """The checkpoints that are newer than the newest intact one, the newest first, and what is wrong with each."""
+    found = {}
+    for checkpoint in newest_first(folder):
+        problem = hashes.damage(checkpoint)
+        if problem is None and (best := _progress(checkpoint)["best_step"]):
+            problem = hashes.damage(folder / best_name(best))
+            problem = problem and f"{problem} in {best_name(best)}, its best weights"
+        if problem is None:
+            break
+        found[checkpoint] = problem
+    return found
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint, so that it is not used again; it stays until the run is finished."""
+    aside = checkpoint.with_name(f"{DAMAGED}{checkpoint.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    return checkpoint.rename(aside)
 
 
 def load(
@@ -127,10 +173,7 @@ def load(
     Raises:
         UserError: a condition has changed since the run began.
     """
-    import torch
-
-    state = torch.load(checkpoint / "state.pt", weights_only=True)
-    progress = Progress(**state["progress"])
+    progress = Progress(**_progress(checkpoint))
     if changed := [n for n, was in progress.conditions.items() if conditions[n] != was]:
         raise UserError(
             *(
@@ -138,6 +181,7 @@ def load(
                 for n in changed
             )
         )
+    state = state_files.load(checkpoint, "state")
     _load_weights(model, checkpoint)
     optimizer.load_state_dict(state["optimizer"])
     strategy.set_state(model, state["strategy"], num_steps)
@@ -150,7 +194,7 @@ def load_random_states(checkpoint: Path, process_index: int) -> None:
     import numpy
     import torch
 
-    states = torch.load(checkpoint / f"random-{process_index}.pt", weights_only=True)
+    states = state_files.load(checkpoint, f"random-{process_index}")
     torch.set_rng_state(states["torch"])
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -188,7 +232,14 @@ def _load_weights(model: nn.Module, folder: Path) -> None:
     restore(model, load_file(folder / "trained.safetensors"), str(folder))
 
 
-def _prune(folder: Path, keep: set[str]) -> None:
+def _progress(checkpoint: Path) -> dict[str, Any]:
+    return json.loads((checkpoint / PROGRESS).read_text("utf-8"))
+
+
+def _prune(folder: Path, number: int) -> None:
+    """Remove everything but the last checkpoints, the best weights that they name, and damaged checkpoints."""
+    last = newest_first(folder)[:number]
+    keep = {path.name for path in last} | {best_name(_progress(path)["best_step"]) for path in last}
     for path in folder.iterdir():
-        if path.name not in keep:
+        if path.name not in keep and not path.name.startswith(DAMAGED):
             shutil.rmtree(path)

@@ -22,7 +22,7 @@ from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.objectives._composition import need_plain_autograd, reuse_features
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import checkpoint, optimizer_setup, results, speedups
+from pefttools.training import checkpoint, optimizer_setup, results, resumption, speedups
 from pefttools.training.baseline import baseline_scores
 from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator, Scored
@@ -57,21 +57,23 @@ def train(
 
     Raises:
         UserError: something is wrong with the recipe, its data or its base; nothing was written.
+        EnvironmentFault: memory ran out, or the folder cannot be written; a run with a checkpoint can be resumed.
         Interrupted: the user stopped the run; it can be resumed.
         Paused: the run was stopped after `stop_after` steps.
     """
     run = Run(out.absolute())
-    run.refuse_unless_free(recipe.digest, resume)
+    run.refuse_unless_free(recipe, resume)
     if run.finished:
         reporter.note(f"the run in {out} is already finished; there is nothing to do")
         return run.result()
     loading.prepare_libraries()
-    last = checkpoint.latest(run.checkpoints)
+    last, damaged = resumption.newest_intact(run)
     if resume and last is None:
         reporter.note(f"there is no checkpoint in {out}; training starts from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
     prepared = prepare(recipe, reporter, accelerator.device)
     with run.only_one() if accelerator.is_main_process else nullcontext():
+        resumption.set_aside(damaged, last, accelerator, reporter)
         return Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after).in_folder()
 
 
@@ -113,6 +115,10 @@ class Training:
             if accelerator.is_main_process and checkpoint.latest(run.checkpoints) is None:  # there is nothing to resume
                 run.forget()
             raise
+        except Exception as error:
+            if not atomic.of_disk(error):
+                raise
+            raise resumption.disk_fault(run, error, accelerator.is_main_process) from error
         finally:
             accelerator.end_training()
 

@@ -5,6 +5,7 @@ Rows of similar length share a batch, and several processes share the rows.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.batching import batches, eval_budget, pad_multiple
 from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
+from pefttools.device import is_out_of_memory
 from pefttools.reporter import SILENT, Reporter
 from pefttools.tasks.base import LABELS, Prediction, Task
 
@@ -90,6 +92,8 @@ class Evaluator:
     ) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
         """Run the model in evaluation mode; yields each batch's indices, tensors and outputs.
 
+        A batch that does not fit into memory is computed in halves.
+
         Args:
             indices: the encoded rows to run on.
             features: cached outputs of the frozen blocks for every row, where there are some.
@@ -102,11 +106,19 @@ class Evaluator:
         multiple = pad_multiple(device.type)
         model.eval()
         with torch.inference_mode():
-            for part in batches(indices, lengths, MAX_ROWS, eval_budget(device.type), multiple):
+            parts = deque(batches(indices, lengths, MAX_ROWS, eval_budget(device.type), multiple))
+            while parts:
+                part = parts.popleft()
                 columns: Any = encoded[part]
                 batch = {k: v.to(device) for k, v in task.collate(columns, self.tokenizer, multiple).items()}
-                with features.substituted(part, batch) if features else nullcontext():
-                    outputs = model(**task.inputs_of(batch))
+                try:
+                    with features.substituted(part, batch) if features else nullcontext():
+                        outputs = model(**task.inputs_of(batch))
+                except (MemoryError, RuntimeError) as error:
+                    if len(part) == 1 or not is_out_of_memory(error):
+                        raise
+                    parts.extendleft([part[len(part) // 2 :], part[: len(part) // 2]])
+                    continue
                 yield part, batch, outputs
         model.train(was_training)
 

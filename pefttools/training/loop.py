@@ -23,8 +23,9 @@ from pefttools.recipe import schedule
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import Bar, Reporter
 from pefttools.strategies.base import trained
-from pefttools.training import checkpoint
+from pefttools.training import checkpoint, loss_checks
 from pefttools.training.checkpoint import Progress
+from pefttools.training.memory_guard import MemoryGuard
 from pefttools.training.micro_batches import MicroBatches
 from pefttools.training.penalties import Penalties
 from pefttools.training.run import Run
@@ -74,12 +75,20 @@ class Loop:
         self.watched = max(self.progress.step, self.objectives.partial_steps) + WATCHED_STEPS
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.grad_norm = 0.0
+        self.memory = MemoryGuard(
+            self.run, self.batches, self.accelerator, self.objectives, self.optimizer, self.reporter
+        )
 
     def step(self) -> None:
         """Update the weights once, with the next rows."""
         rows = self.batches.rows(self.progress.step)
         self.set_learning_rate()
-        self.pending.append(self.update.step(lambda: self.batches.micro_batches(rows), self.batches.num_targets(rows)))
+        number = self.batches.num_targets(rows)
+        self.pending.append(
+            self.memory.run(
+                lambda: self.update.step(lambda: self.batches.micro_batches(rows), number), rows, self.progress.step + 1
+            )
+        )
         self.progress.tokens += self.batches.num_tokens(rows)
 
     def updated(self) -> None:
@@ -90,7 +99,7 @@ class Loop:
         """Train until the end, an early stop, or an interruption; writes checkpoints, the last one before it returns.
 
         Raises:
-            UserError: the loss is not finite, or a trained tensor never gets a gradient.
+            UserError: the loss is not finite or explodes, or a trained tensor never gets a gradient.
             Interrupted: the user stopped the run.
         """
         settings, progress = self.recipe.train, self.progress
@@ -110,7 +119,9 @@ class Loop:
                     self.log(progress.tokens / progress.step_seconds, bar)
                 if progress.step % self.eval_every == 0 or is_end:
                     self.evaluate(bar)
-                stop, due = self.requested_by_any(self.should_stop(), now - saved >= settings.checkpoint_seconds)
+                every = settings.checkpoint_steps
+                is_due = now - saved >= settings.checkpoint_seconds or (every is not None and not progress.step % every)
+                stop, due = self.requested_by_any(self.should_stop(), is_due)
                 if stop or due or is_end or progress.stopped_early:
                     self.save()
                     saved = time.monotonic()
@@ -171,37 +182,26 @@ class Loop:
         self.settle_losses()
         strategy = self.recipe.strategy
         checkpoint.save(
-            self.run.checkpoints, self.progress, self.model, self.optimizer, strategy, self.objectives, self.accelerator
-        )
+            self.run.checkpoints, self.progress, self.model, self.optimizer, strategy, self.objectives,
+            self.accelerator, self.recipe.train.last_checkpoints,
+        )  # fmt: skip
 
     def settle_losses(self) -> None:
         """Fetch the last steps' losses over all processes, and their gradient norms.
 
         Raises:
-            UserError: a value is not finite, so that the weights since the last checkpoint are useless.
+            UserError: a value is not finite, or the loss has exploded.
         """
         if not self.pending:
             return
         losses, penalties, norms = (torch.stack(values) for values in zip(*self.pending, strict=True))
         self.pending.clear()
         losses = torch.as_tensor(self.accelerator.reduce(losses)).tolist()
-        first = self.progress.step - len(losses) + 1
         lines = list(zip(losses, penalties.tolist(), norms.tolist(), strict=True))
-        for step, values in enumerate(lines, first):
-            for name, value in zip(("loss", "penalty", "gradient norm"), values, strict=True):
-                if not math.isfinite(value):
-                    raise UserError(self.not_finite(step, name, value))
+        loss_checks.check(lines, self.progress, self.batches, self.run, self.recipe.train.learning_rate)
         self.progress.recent += losses
         self.progress.recent_penalties += penalties.tolist()
         self.grad_norm = norms[-1].item()
-
-    def not_finite(self, step: int, name: str, value: float) -> str:
-        last = checkpoint.latest(self.run.checkpoints)
-        rate = self.recipe.train.learning_rate
-        return (
-            f"the {name} of step {step} is {value}; start again with a lower train.learning_rate (now {rate:g}), or"
-            " check the rows; " + (f"the last good checkpoint is {last}" if last else "there is no earlier checkpoint")
-        )
 
     def set_learning_rate(self) -> None:
         settings = self.recipe.train
@@ -214,6 +214,7 @@ class Loop:
 
     def watch_gradients(self) -> None:
         """Check in the first steps that every trained tensor gets a gradient. Raises UserError otherwise."""
+        self.memory.in_passes = False
         if not self.without_gradient:
             return
         self.without_gradient -= {

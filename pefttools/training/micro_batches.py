@@ -70,6 +70,8 @@ class MicroBatches:
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
+        self.divisor = 1
+        """By how much micro-batches are smaller than the settings allow, because memory ran out."""
 
     def num_targets(self, rows: list[int]) -> int:
         """Number of targets of these rows, at least 1."""
@@ -90,18 +92,48 @@ class MicroBatches:
 
         If a step has fewer rows than there are processes, those without rows compute one with weight 0.
         """
-        settings, accelerator = self.recipe.train, self.accelerator
-        share = sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
+        accelerator, multiple = self.accelerator, self.multiple
+        share = self.share(rows)
         weight = 1.0 if share else 0.0
-        max_tokens = settings.micro_batch_tokens or token_budget(accelerator.device.type)
-        multiple = step_multiple(settings.pad_multiple, accelerator.device.type)
-        limits = (settings.micro_batch_size, max_tokens, multiple)
-        found = list(batches(share or rows[:1], self.lengths, *limits))
+        found = self.split(share or rows[:1])
         for part in found:
             batch = collated(self.recipe.task, self.columns[part], self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             without_exchange = partial(accelerator.no_sync, self.model)
             yield MicroBatch(on_device, self.forward(part), weight, without_exchange, is_last=part is found[-1])
+
+    @property
+    def multiple(self) -> int:
+        """Number of tokens of whose multiple a batch is padded to."""
+        return step_multiple(self.recipe.train.pad_multiple, self.accelerator.device.type)
+
+    def share(self, rows: list[int]) -> list[int]:
+        """This process's rows of a step."""
+        accelerator = self.accelerator
+        return sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
+
+    def split(self, rows: list[int]) -> list[list[int]]:
+        """The rows of every micro-batch."""
+        settings = self.recipe.train
+        max_tokens = settings.micro_batch_tokens or token_budget(self.accelerator.device.type)
+        limits = (max(1, settings.micro_batch_size // self.divisor), max(1, max_tokens // self.divisor))
+        return list(batches(rows, self.lengths, *limits, self.multiple))
+
+    def halve(self, rows: list[int]) -> int | None:
+        """Halve the micro-batches of this and later steps.
+
+        Returns:
+            the most rows of this step's micro-batches now; None, with nothing changed, if they have one row already.
+        """
+        before = self.divisor
+        most = max(map(len, self.split(self.share(rows))), default=1)
+        while most > 1:
+            self.divisor *= 2
+            now = max(map(len, self.split(self.share(rows))))
+            if now < most:
+                return now
+        self.divisor = before
+        return None
 
     def forward(self, rows: list[int]) -> Forward:
         """A function that runs the model on a batch of these rows."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic
+from pefttools import atomic, hashes
 
 if TYPE_CHECKING:
     from pefttools.data.rows import Splits
@@ -86,7 +86,13 @@ def versions() -> dict[str, str]:
 
 
 def write(run: Run, result: dict[str, Any]) -> dict[str, Any]:
-    """Write result.json, which marks the run as finished; returns the result in the file's order."""
+    """Write the hashes of the run's files, and result.json, which marks it as finished.
+
+    Returns:
+        the result in the file's order.
+    """
     ordered = {name: result[name] for name in ORDER if name in result} | result
-    atomic.write_json(run.result_file, ordered)
+    text = atomic.json_text(ordered)
+    hashes.write(run.path, run.written_files(), {run.result_file.name: text})
+    atomic.write_text(run.result_file, text)
     return ordered

@@ -1,8 +1,10 @@
 """The run folder: the files of a run, and loading its trained model.
 
-    recipe.yaml  result.json  metrics.jsonl  rows.parquet  predictions.parquet  adapter/  tensorboard/  checkpoints/
+    recipe.yaml  result.json  metrics.jsonl  rows.parquet  predictions.parquet  hashes.json  adapter/  tensorboard/
+    checkpoints/
 
 A folder is always either resumable or finished: `recipe.yaml` is written first and `result.json` last, each atomically.
+`hashes.json` has the sha256 of every other file of a finished run, which `Run.open` checks.
 The folder contains the rows that the run was scored on: `Run.scored_rows` returns them even if their file has changed.
 `Run.row_hashes` returns the hashes of the training and validation rows.
 """
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from filelock import FileLock, Timeout
 
-from pefttools import atomic
+from pefttools import atomic, hashes
 from pefttools.bases import loading, quantized
 from pefttools.errors import UserError
 from pefttools.objectives.base import Loaded
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 On = Literal["trained", "full", "dequantised"]
 MARK = recipes.RUN_MARK
+DIFFERENCES = 4
+"""Number of settings that a message names."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,13 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """A finished run. Raises UserError when there is none, or it is not finished."""
+        """A finished run. Raises UserError when there is none, it is not finished, or one of its files is damaged."""
         run = cls(path.absolute())
         if not run.exists:
             raise UserError(f"{path}: there is no run here; name a folder that `pefttools train --out` has written")
         if not run.finished:
             raise UserError(f"{path}: this run is not finished; finish it with `{run.resume_command}`")
+        hashes.refuse_damaged(run.path)
         return run
 
     @property
@@ -94,6 +99,11 @@ class Run:
     def finished(self) -> bool:
         return self.result_file.is_file()
 
+    def written_files(self) -> list[Path]:
+        """The files of the run that exist, without checkpoints, tracker logs, and result.json."""
+        own = (self.recipe_file, self.metrics_file, self.rows_file, self.predictions_file, *self.adapter.rglob("*"))
+        return [file for file in own if file.is_file()]
+
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
         return recipes.load(str(self.recipe_file), overrides).recipe
 
@@ -104,13 +114,17 @@ class Run:
         """Create the folder with its recipe."""
         write_recipe(self.recipe_file, resolved, MARK)
 
-    def refuse_unless_free(self, digest: str, resume: bool) -> None:
+    def refuse_unless_free(self, recipe: Recipe, resume: bool) -> None:
         """Raises UserError when training here would overwrite something or mix two runs, or nothing can be written."""
         if self.exists:
             state = "a finished" if self.finished else "an unfinished"
-            if self.recipe().digest != digest:
+            earlier = self.recipe()
+            if earlier.digest != recipe.digest:
+                shown = recipe.differences(earlier)
+                more = f"; {len(shown) - DIFFERENCES} more" if len(shown) > DIFFERENCES else ""
                 raise UserError(
-                    f"--out: {self.path} contains {state} run of another recipe; name another folder"
+                    f"--out: {self.path} contains {state} run of another recipe"
+                    f" ({'; '.join(shown[:DIFFERENCES])}{more}); name another folder"
                     + ("" if self.finished else f", or finish that run with `{self.resume_command}`")
                 )
             if not resume:
@@ -140,7 +154,8 @@ class Run:
 
     def forget(self) -> None:
         """Remove a run's files, and the folder if nothing else is in it."""
-        for file in (self.recipe_file, self.result_file, self.metrics_file, self.rows_file, self.predictions_file):
+        own = (self.recipe_file, self.metrics_file, self.rows_file, self.predictions_file, self.path / hashes.FILE)
+        for file in (self.result_file, *own):
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.adapter, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -214,6 +229,8 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
     is_export = (run.path / CONFIG).is_file() and run.recipe_file.is_file()
     if not is_export:
         run = Run.open(Path(path))
+    else:
+        hashes.refuse_damaged(run.path)
     settings = run.recipe()
     base = settings.task.load(settings.base.with_values(quantize=None) if on == "full" else settings.base, reporter)
     if on == "dequantised":
