@@ -79,13 +79,16 @@ def with_portable_name(model: Any, base: Base) -> Any:
 
 
 def save_peft(model: Any, folder: Path) -> None:
-    """Write peft's folder without peft's template of a model card, and without local paths."""
-    is_local = all(config.base_model_name_or_path is None for config in model.peft_config.values())
+    """Write peft's folder, without its template of a model card and local paths; equal models give equal files."""
+    (config,) = model.peft_config.values()
+    is_local = config.base_model_name_or_path is None
+    sets = {name: sorted(value) for name, value in vars(config).items() if isinstance(value, set)}
     model.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)
+    values = json.loads((folder / CONFIG).read_text("utf-8")) | sets  # peft writes sets in any order
     if is_local:  # peft writes the path that the base was loaded from
-        values = json.loads((folder / CONFIG).read_text("utf-8"))
-        (folder / CONFIG).write_text(json.dumps({**values, "base_model_name_or_path": None}, indent=2) + "\n", "utf-8")
+        values["base_model_name_or_path"] = None
+    (folder / CONFIG).write_text(json.dumps(values, indent=2) + "\n", "utf-8")
 
 
 def merge_peft(model: Any) -> PreTrainedModel:
