@@ -111,7 +111,7 @@ def json_text(value: Any) -> str:
 def _sync(path: Path) -> None:
     if os.name == "nt" and path.is_dir():  # Windows cannot open a folder, and has nothing to sync there
         return
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 def device_type() -> str:
@@ -47,11 +51,19 @@ def release_memory() -> None:
 
 
 def peak_bytes() -> int:
-    """Peak memory of this process in bytes: on the GPU where there is one, else resident memory."""
+    """Peak memory of this process in bytes: on the GPU where there is one, else resident memory.
+
+    On Windows it is psutil's peak of the working set; where psutil has no peak either, the resident memory now.
+    """
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
+    if resource is None:
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -7,18 +7,28 @@ the code is 3. Any other exception is a bug of ours and shows its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST = 200
+"""Length of a value in a message from which on it is shortened."""
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Characters that would move a terminal's cursor or end a line."""
 
 
 class UserError(Exception):
     """A user's mistake. The messages name what is wrong and what to do.
 
-    `problems` has one self-contained message for each problem; `str()` joins them by newlines.
+    `problems` has one self-contained message for each problem, on one line, whatever names it repeats from a file;
+    `str()` joins them by newlines.
     """
 
     def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        self.problems = tuple(CONTROL.sub(lambda found: repr(found[0])[1:-1], one) for one in map(_joined, problems))
+        super().__init__("\n".join(self.problems))
 
 
 class UnreadableLine(UserError):
@@ -42,6 +52,26 @@ class Paused(Interrupted):
         """Time that the steps took so far."""
 
 
+def _joined(problem: str) -> str:
+    """The lines of a message as one line."""
+    return "; ".join(line for line in problem.split("\n") if line.strip()) if "\n" in problem else problem
+
+
+@contextmanager
+def damage_of(file: Path | str, advice: str = "restore it from a copy, or write it again") -> Iterator[None]:
+    """Turn errors inside into a UserError of one sentence that names the file; a UserError passes unchanged.
+
+    Only calls that read the file belong inside: libraries raise many classes of errors for damaged bytes, so all count.
+    """
+    try:
+        yield
+    except (UserError, EnvironmentFault, Interrupted):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{file}: cannot be read, so it is damaged or of another kind ({reason}); {advice}") from error
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`, or None when none is similar."""
     matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -52,4 +82,10 @@ def unknown(kind: str, name: str, known: Sequence[str]) -> str:
     """The message for an unknown name, with the most similar name and all known ones."""
     match = nearest(name, known)
     hint = f"; did you mean {match!r}?" if match else "."
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {shown(name)}{hint} Known: {', '.join(known) or 'none'}"
+
+
+def shown(value: object) -> str:
+    """A value for a message: its notation in Python, shortened if it is long."""
+    notation = repr(value)
+    return notation if len(notation) <= LONGEST else f"{notation[: LONGEST - 1]}…"

@@ -20,7 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pefttools.errors import UserError, unknown
+from pefttools.errors import UserError, shown, unknown
 
 if TYPE_CHECKING:
     from pefttools.settings import Choice
@@ -140,7 +140,7 @@ class Registry(Generic[C]):
         settings = {"name": value} if isinstance(value, str) else value
         if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
             return None, [
-                f"{path}: must be a name or a mapping with `name`, got {value!r}. Known: {', '.join(self.names())}"
+                f"{path}: must be a name or a mapping with `name`, got {shown(value)}. Known: {', '.join(self.names())}"
             ]
         try:
             cls = self.get(settings["name"])

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from pefttools.errors import nearest
+from pefttools.errors import nearest, shown
 from pefttools.synonyms import unknown_key
 
 S = TypeVar("S", bound="Settings")
@@ -89,7 +89,9 @@ def check(cls: type[S], value: Any, path: str) -> tuple[S | None, list[str]]:
     """Validate `value` as `cls`; returns the settings and no problems, or None and one message for each problem."""
     value = cls.shorthand(value)
     if not isinstance(value, Mapping):
-        return None, [f"{path}: must be a mapping of settings, got {value!r}. Known: {', '.join(cls.model_fields)}"]
+        return None, [
+            f"{path}: must be a mapping of settings, got {shown(value)}. Known: {', '.join(cls.model_fields)}"
+        ]
     try:
         return cls.model_validate(dict(value)), []
     except ValidationError as error:
@@ -123,9 +125,9 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
         allowed = [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")]
         match = nearest(str(value), allowed)
         hint = f"; did you mean {match!r}?" if match else "."
-        return f"{path}: {value!r} is not allowed{hint} Allowed: {', '.join(allowed)}"
+        return f"{path}: {shown(value)} is not allowed{hint} Allowed: {', '.join(allowed)}"
     message = details["msg"].removeprefix("Value error, ")
-    return f"{path}: {message[0].lower()}{message[1:]}, got {value!r}"
+    return f"{path}: {message[0].lower()}{message[1:]}, got {shown(value)}"
 
 
 def _members(annotation: Any) -> list[Any]:

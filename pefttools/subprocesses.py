@@ -1,6 +1,7 @@
 """Worker processes that start clean and fast: a server that has imported the libraries forks them.
 
-With CUDA they are spawned instead, because CUDA cannot be used in a fork of a process that has initialized it.
+With CUDA they are spawned instead, because CUDA cannot be used in a fork of a process that has initialized it; so they
+are on Windows, which cannot fork.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ def begin(modules: Sequence[str]) -> None:
 
     A server that already runs is left as it is.
     """
-    from multiprocessing import forkserver
-
     context = _context()
     if context.get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
         context.set_forkserver_preload(list(modules))
         with _without_main():
             forkserver.ensure_running()
@@ -62,7 +63,7 @@ def _without_main() -> Iterator[None]:
 def _context() -> Any:
     import torch
 
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from pefttools.bases import loading
 from pefttools.bases.loading import BaseSettings
 from pefttools.device import device_type
-from pefttools.errors import UserError
+from pefttools.errors import UserError, damage_of
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Settings, check
 from pefttools.sources import absolute
@@ -128,7 +128,11 @@ def _of_run(settings: TranslatorSettings, key: str, folder: Path, reporter: Repo
 
     if not (folder / "result.json").is_file():
         raise UserError(f"{folder}: this run is not finished; finish it with `pefttools train --resume`")
-    values = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+    with damage_of(folder / "recipe.yaml"):
+        values = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
+        values = {name: values[name] for name in ("task", "strategy", "base")}
+    with damage_of(folder / "result.json"):
+        expected = json.loads((folder / "result.json").read_text("utf-8"))["base"]["sha256"]
     task, problems = tasks.parse(values["task"], "task")
     strategy, more = strategies.parse(values["strategy"], "strategy")
     base, others = check(BaseSettings, values["base"], "base")
@@ -136,7 +140,6 @@ def _of_run(settings: TranslatorSettings, key: str, folder: Path, reporter: Repo
         raise UserError(*problems, *more, *others)
     if not task.generates:
         raise UserError(f"{folder}: is a run of task={task.name}, which generates no text; name a run of seq2seq")
-    expected = json.loads((folder / "result.json").read_text("utf-8"))["base"]["sha256"]
     if loading.locate(base, reporter)[1] != expected:
         raise UserError(f"{folder}: its base {base.source} has changed since it was trained; train it again")
 
@@ -157,7 +160,7 @@ def _of_base(settings: TranslatorSettings, key: str, reporter: Reporter) -> Tran
     base = BaseSettings(source=settings.source)
     folder, sha256 = loading.locate(base, reporter)
     number, languages = settings.max_new_tokens, (settings.source_lang, settings.target_lang)
-    if AutoConfig.from_pretrained(folder).is_encoder_decoder:
+    if AutoConfig.from_pretrained(folder, trust_remote_code=False).is_encoder_decoder:
         task: Task = Seq2Seq(
             prefix=settings.prefix, max_new_tokens=number, source_lang=languages[0], target_lang=languages[1]
         )

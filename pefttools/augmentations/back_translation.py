@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, PrivateAttr
@@ -70,7 +71,10 @@ def _translations(
 ) -> dict[str, str]:
     """Text -> its back-translation; those that are not in the file are computed and added to it."""
     with only_one(file):
-        known: dict[str, str] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        known: dict[str, str] = {}
+        if file.is_file():
+            with suppress(ValueError):  # a damaged file is written again
+                known = json.loads(file.read_text("utf-8"))
         if missing := sorted({text for text in texts if text.strip()} - {*known}):
             abroad = there.translate(missing, "translating", reporter)
             translated = [i for i, text in enumerate(abroad) if text]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import heads, loading
-from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources import fetch
 
@@ -36,8 +35,8 @@ def _configuration(settings: BaseSettings, reporter: Reporter) -> Any:
 
     loading.prepare_libraries()
     try:
-        return AutoConfig.from_pretrained(fetch(settings.source, reporter=reporter))
-    except (UserError, OSError, ValueError, KeyError):
+        return AutoConfig.from_pretrained(fetch(settings.source, reporter=reporter), trust_remote_code=False)
+    except Exception:
         return None  # loading the base reports it
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin", "model*.index.json", "pytorch_model*.index.json")
+WEIGHTS = ("model*.safetensors",)
+INDEX = "model.safetensors.index.json"
+PICKLED = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+CONVERT = (
+    "python -c \"import torch, safetensors.torch as s; w = torch.load('{file}', weights_only=True);"
+    " s.save_file({{k: v.clone() for k, v in w.items()}}, '{target}', {{'format': 'pt'}})\""
+)
+"""A command that converts a pickled checkpoint; `weights_only` makes torch refuse a pickle that runs code."""
 ANY_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 FOREIGN = {
     "TensorFlow or Flax": ("tf_model*.h5", "flax_model*.msgpack", "*.ckpt.index"),
@@ -31,17 +38,39 @@ def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | No
     if problem := _run(path) or _adapter(path, source):
         return problem
     if has_model and (_found(path, *WEIGHTS) or not needs_weights):
-        return None
+        return _outside(path, source)
+    if has_model and (pickled := _found(path, *PICKLED)):
+        return _pickle(path, source, pickled)
     if problem := _other_weights(path, source):
         return problem
     if has_model:
         return (
-            f"{source} contains config.json but no weights (model.safetensors or pytorch_model.bin); name a folder with"
+            f"{source} contains config.json but no weights (model.safetensors); name a folder with"
             " both, or set base.init=scratch to train the architecture from random weights"
         )
     if problem := _below(path, source) or _no_model(path, source):
         return problem
     return f"{source} contains no config.json, so it is not a transformers model; name a folder with config.json"
+
+
+def _outside(path: Path, source: str) -> str | None:
+    """The message on an index of weights that names files outside the folder, which no pin would cover."""
+    if not (path / INDEX).is_file():
+        return None
+    placed = _read(path / INDEX).get("weight_map")
+    names = placed.values() if isinstance(placed, dict) else [None]
+    if odd := next((name for name in names if not isinstance(name, str) or Path(name).name != name), ""):
+        return f"{source}: its {INDEX} names {odd!r} for weights, which is not a file of this folder"
+    return f"{source}: its {INDEX} is damaged" if odd is None else None
+
+
+def _pickle(path: Path, source: str, files: list[str]) -> str:
+    """The message on a folder whose weights are pickles."""
+    what = f"{source} contains its weights as a pickle ({files[0]}), which can run code when it is loaded"
+    if len(files) > 1 or not files[0].endswith(".bin"):
+        return f"{what}; convert it to safetensors (transformers' `save_pretrained`) on a machine where you trust it"
+    command = CONVERT.format(file=path / files[0], target=path / "model.safetensors")
+    return f"{what}; convert it to safetensors: {command}"
 
 
 def _file(path: Path, source: str) -> str:
@@ -98,7 +127,7 @@ def _below(path: Path, source: str) -> str | None:
     if path.name.startswith("models--") and snapshots:
         return f"{source} is a cache folder of the hub; name hf:{path.name.removeprefix('models--').replace('--', '/')}"
     folders = [file.parent for depth in ("*", "*/*") for file in sorted(path.glob(f"{depth}/{MODEL}"))]
-    models = [str(folder.relative_to(path)) for folder in folders if _found(folder, *WEIGHTS)]
+    models = [str(folder.relative_to(path)) for folder in folders if _found(folder, *WEIGHTS, *PICKLED)]
     if not models:
         return None
     if (path / "modules.json").is_file():

@@ -37,10 +37,11 @@ def _convert(path: Path, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, trust_remote_code=False)
         model = read(path)
-    except (OSError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"base: {path.name} cannot be read as GGUF: {str(error).strip().splitlines()[0]}") from error
+    except Exception as error:  # a damaged file raises errors of any class
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"base: {path.name} cannot be read as GGUF: {reason}") from error
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
@@ -50,7 +51,9 @@ def read(path: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+    )
     vars(model)["hf_quantizer"] = None
     for mark in ("is_quantized", "quantization_method"):
         if mark in vars(model):

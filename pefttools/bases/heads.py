@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pefttools.errors import UserError, unknown
+from pefttools.errors import UserError, damage_of, unknown
 from pefttools.nn import module_paths
 
 if TYPE_CHECKING:
@@ -92,15 +92,10 @@ def stored(folder: Path, model: nn.Module) -> Callable[[str], Tensor]:
     def read(name: str) -> Tensor:
         bare = name.removeprefix(prefix)
         for file in _files(folder, (name, bare)):
-            if file.suffix == ".safetensors":
-                with safe_open(file, "pt") as tensors:
-                    names = set(tensors.keys())
-                    if found := [n for n in (name, bare) if n in names]:
-                        return tensors.get_tensor(found[0])
-            else:
-                tensors = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-                if found := [n for n in (name, bare) if n in tensors]:
-                    return tensors[found[0]]
+            with damage_of(file), safe_open(file, "pt") as tensors:
+                names = set(tensors.keys())
+                if found := [n for n in (name, bare) if n in names]:
+                    return tensors.get_tensor(found[0])
         return torch.zeros(1)
 
     return read
@@ -108,14 +103,12 @@ def stored(folder: Path, model: nn.Module) -> Callable[[str], Tensor]:
 
 def _files(folder: Path, names: tuple[str, ...]) -> list[Path]:
     """The checkpoint's files that may contain a weight with one of these names."""
-    for whole, index in (
-        ("model.safetensors", "model.safetensors.index.json"),
-        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-    ):
-        if (folder / whole).is_file():
-            return [folder / whole]
-        if (folder / index).is_file():
-            placed = json.loads((folder / index).read_text("utf-8"))["weight_map"]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        with damage_of(index):
+            placed = json.loads(index.read_text("utf-8"))["weight_map"]
             return [folder / placed[name] for name in names if name in placed]
     return []
 

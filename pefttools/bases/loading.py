@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
-from safetensors import SafetensorError
 
 from pefttools import imports
 from pefttools.bases import folders, gguf, heads, quantized, students, vocabulary
-from pefttools.errors import UserError
+from pefttools.errors import UserError, shown
 from pefttools.nn import module_paths, positions
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, Settings
@@ -30,6 +29,10 @@ from pefttools.sources import fetch_hashed
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+PLAIN_WEIGHTS: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+"""Arguments of `from_pretrained` with which no code of the folder runs: a pickle could contain some."""
 
 
 class BaseSettings(Settings):
@@ -110,8 +113,11 @@ def load_tokenizer(folder: Path, source: str) -> PreTrainedTokenizerBase:
 
     prepare_libraries()
     try:
-        return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            raise ValueError(f"its model_max_length is {shown(tokenizer.model_max_length)}")
+        return tokenizer
+    except Exception as error:  # damaged files raise errors of any class, in Python and in Rust
         raise UserError(f"base: the tokenizer of {source} cannot be loaded: {_first_line(error)}") from error
 
 
@@ -198,11 +204,12 @@ def _pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             device_map="meta" if empty else None,
+            **PLAIN_WEIGHTS,
             **({"quantization_config": packed} if packed else {}),
         )
         quantized.mend(model)
         blocks = module_paths.blocks(model)
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:  # a damaged file or configuration raises errors of any class
         raise UserError(f"base: the weights of {settings.source} cannot be loaded: {_first_line(error)}") from error
     missing = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
     if lost := sorted(name for name in missing if name.startswith(tuple(f"{path}." for path in blocks))):
@@ -289,8 +296,8 @@ def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> 
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, **values)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, **values)
+    except Exception as error:  # a damaged file raises errors of any class
         raise UserError(f"base: the configuration of {settings.source} cannot be read: {_first_line(error)}") from error
     if settings.dropout is not None:
         for name in module_paths.dropout_settings(config):
@@ -299,4 +306,6 @@ def _config(folder: Path, settings: BaseSettings, values: Mapping[str, Any]) -> 
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    if "trust_remote_code" in str(error):
+        return "it needs Python code of its own, which pefttools never runs; name a model that transformers itself has"
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttools import atomic
+from pefttools.bench import records
 from pefttools.errors import UserError
 
 FILE = "records.jsonl"
@@ -35,10 +36,10 @@ def read(folder: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     found = []
-    for number, line in enumerate(file.read_text("utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
         try:
-            found.append(_unpacked(json.loads(line)))
-        except (ValueError, KeyError, TypeError) as error:
+            found.append(_unpacked(json.loads(line.decode("utf-8"))))
+        except (ValueError, RecursionError) as error:
             raise UserError(f"--out: {file} line {number} is not a record of a trial ({error}); remove it") from error
     return found
 
@@ -60,8 +61,12 @@ def _scalars(scores: Mapping[str, Any]) -> dict[str, Any]:
     return kept | ({MAJORITY: _scalars(scores[MAJORITY])} if MAJORITY in scores else {})
 
 
-def _unpacked(values: dict[str, Any]) -> dict[str, Any]:
+def _unpacked(values: Any) -> dict[str, Any]:
+    """The record in a line. Raises ValueError when it is none."""
+    if not isinstance(values, dict):
+        raise ValueError(f"it is {type(values).__name__}, not an object")
     units = values.get("units")
     if isinstance(units, str):
         values["units"] = [float(unit) for unit in units]
-    return {**values, "digest": values["digest"], "status": values["status"]}
+    records.check(values)
+    return values

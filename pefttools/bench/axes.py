@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pefttools.errors import unknown
+from pefttools.errors import shown, unknown
 
 Overrides = dict[str, Any]
 """Dotted recipe keys with their values."""
@@ -28,11 +28,11 @@ def read(axis: str, entries: Any) -> dict[str, Overrides]:
             raise ValueError(f"`{axis}` lists an entry twice; remove one, or use a mapping with different names")
         entries = {str(entry): None for entry in entries}
     if not isinstance(entries, Mapping):
-        raise ValueError(f"`{axis}` must be a list of names, or names with settings; got {entries!r}")
+        raise ValueError(f"`{axis}` must be a list of names, or names with settings; got {shown(entries)}")
     made = {}
     for name, settings in entries.items():
         if not isinstance(settings, (Mapping, str, type(None))):
-            raise ValueError(f"`{axis}`: the value of {name} must be a mapping of settings, got {settings!r}")
+            raise ValueError(f"`{axis}`: the value of {name} must be a mapping of settings, got {shown(settings)}")
         made[str(name)] = _READ[axis](str(name), settings)
     return made
 

@@ -46,7 +46,7 @@ def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=jinja2.select_autoescape(), undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
     content = {"summary": summary, "examples": rows, "charts": charts.specs(summary)}
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)

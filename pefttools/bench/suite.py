@@ -38,7 +38,7 @@ OWN = {"seed": "seeds", "train.learning_rate": "tuning.trials"}
 class Tuning(Settings):
     """Settings for choosing every cell's learning rate, on validation rows only."""
 
-    trials: int = Field(default=3, ge=1)
+    trials: int = Field(default=3, ge=1, le=1000)
     """Learning rates tried in every cell, spaced evenly in their logarithm; 1 takes the strategy's default."""
     seed: int = Field(default=0, ge=0)
     """Seed of the trials that choose the learning rate."""
@@ -284,7 +284,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Suite:
         *wrong,
         *(f"{key}: a suite sets it in every trial; set `{OWN[key]}`" for key in OWN if key in values_of_recipe),
     ]
-    values["set"] = {**(values.get("set") or {}), **values_of_recipe}
+    if isinstance(values.get("set") or {}, Mapping):  # other values are reported by the check
+        values["set"] = {**(values.get("set") or {}), **values_of_recipe}
     suite, found = check(Suite, values, "")
     if suite is None or problems:
         raise UserError(*problems, *found)

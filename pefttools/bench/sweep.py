@@ -24,7 +24,7 @@ from pefttools.bench.preflight import check
 from pefttools.bench.retention import prepared
 from pefttools.bench.suite import Cell, Suite
 from pefttools.bench.worker import Worker
-from pefttools.errors import Interrupted, UserError
+from pefttools.errors import Interrupted, UserError, damage_of
 from pefttools.reporter import SILENT, Reporter
 
 RETENTION = "retention"
@@ -62,12 +62,13 @@ class Sweep:
         if not file.is_file():
             atomic.refuse_unless_writable(self.out)
             return
-        present = yaml.safe_load(file.read_text("utf-8"))
+        with damage_of(file, "remove it and its folder, or choose another folder"):
+            present = yaml.safe_load(file.read_text("utf-8"))
         if not isinstance(present, dict) or present.get("format") != trial.FORMAT:
-            raise UserError(f"--out: {self.out} has no suite that this version can read; choose another folder")
-        if present["digest"] != self.suite.digest:
-            raise UserError(f"--out: {self.out} belongs to another suite ({present['name']}); choose another folder")
-        self.ran_by = present.get("command", "")
+            raise UserError(f"--out: {file} is not a suite that this version can read; choose another folder")
+        if present.get("digest") != self.suite.digest:
+            raise UserError(f"--out: {file} belongs to another suite ({present.get('name')}); choose another folder")
+        self.ran_by = str(present.get("command") or "")
 
     def _refuse_version(self, record: Mapping[str, Any]) -> None:
         if record.get("format") != trial.FORMAT:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pefttools import atomic, subprocesses
+from pefttools.bench import records
 from pefttools.errors import Interrupted, Paused, UserError
 
 FORMAT = 3
@@ -83,22 +84,29 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
     if code == INTERRUPTED:
         raise Interrupted(f"stopped in the trial {order.digest[:16]}")
     if code or not order.record.is_file():
-        died = f"the process was killed by {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
-        if code == -signal.SIGKILL:
-            died += "; perhaps there was not enough memory"
-        _fail(order, died)
+        _fail(order, _how_it_ended(code))
     return read(order.record)
+
+
+def _how_it_ended(code: int | None) -> str:
+    """The reason why a process left no record, from its exit code, which is negative for a signal."""
+    if not code or code > 0:
+        return f"exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}  # Windows has no SIGKILL
+    died = f"the process was killed by {known.get(-code, f'signal {-code}')}"
+    return f"{died}; perhaps there was not enough memory" if known.get(-code) == "SIGKILL" else died
 
 
 def read(file: Path) -> dict[str, Any]:
     """Read a record. Raises UserError when the file is not a record of this version."""
     try:
         record = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+        if isinstance(record, dict) and record.get("format") == FORMAT:
+            records.check(record)
+            return record
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--out: {file} is not a record of a trial ({error}); remove it") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"--out: {file} is not a record that this version can read; choose another folder")
-    return record
+    raise UserError(f"--out: {file} is not a record that this version can read; choose another folder")
 
 
 def cores() -> int:

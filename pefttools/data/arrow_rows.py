@@ -76,14 +76,23 @@ def _saved(folder: Path, settings: FileSettings, reporter: Reporter) -> Iterator
     names = folder / "dataset_dict.json"
     if names.is_file():
         with _as_user_errors(settings.name, "its dataset_dict.json is damaged"):
-            splits = list(json.loads(names.read_text("utf-8"))["splits"])
+            splits = [str(split) for split in json.loads(names.read_text("utf-8"))["splits"]]
+        _refuse_outside(names, splits)
         folder = folder / chosen(splits, settings, reporter)
     with _as_user_errors(settings.name, "not a folder of `save_to_disk`, or a damaged one"):
         for file in sorted(folder.glob("*.arrow")):
             _refuse_truncated(file)
+        state = json.loads((folder / "state.json").read_text("utf-8"))
+        _refuse_outside(folder / "state.json", [str(one["filename"]) for one in state["_data_files"]])
         table: Any = load_from_disk(str(folder)).with_format("arrow")
         for rows in _named(table.iter(BATCH), table.features.arrow_schema, settings):
             yield from rows
+
+
+def _refuse_outside(file: Path, names: Iterable[str]) -> None:
+    """Raises UserError if one of the names in a file is not the name of a file or folder next to it."""
+    if odd := next((name for name in names if Path(name).name != name or name == ".."), None):
+        raise UserError(f"{file}: names {odd!r}, which is not in its folder")
 
 
 def _named(tables: Iterable[Any], schema: pyarrow.Schema, settings: FileSettings) -> Iterator[list[Row]]:
@@ -93,6 +102,7 @@ def _named(tables: Iterable[Any], schema: pyarrow.Schema, settings: FileSettings
     namers = class_names.of_metadata(schema.metadata, settings.name)
     namers = {name: namer for name, namer in namers.items() if name in schema.names}
     for table in tables:
+        table.validate(full=True)  # damaged offsets would make the library read foreign memory, or crash
         rows = table.to_pylist()
         for name, namer in namers.items():
             for row in rows:

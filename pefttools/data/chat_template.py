@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pefttools.data.chat_messages import CALLS, Message
 from pefttools.data.chat_parts import FALLBACKS, Tools, apply, joined, lacking, parts_of, writes
 from pefttools.data.splitting import Row
 from pefttools.errors import UserError
+from pefttools.sources import expanded, is_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,12 +26,19 @@ PLAIN = (
 
 
 def read_template(value: str) -> str:
-    """The template itself, or the content of the file of that name. Raises ValueError if it is neither."""
+    """The template itself, or the content of the file of that name.
+
+    Raises:
+        ValueError: it is neither, or the file cannot be read.
+    """
     if "{" in value:
         return value
-    if not (path := Path(value).expanduser()).is_file():
+    if not is_file(path := expanded(value)):
         raise ValueError("is neither a Jinja template nor an existing file")
-    return path.read_text("utf-8")
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
 
 
 def chosen(tokenizer: PreTrainedTokenizerBase, template: str | None, tools: Tools | None = None) -> str:

@@ -13,7 +13,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -39,8 +39,8 @@ def ending(path: Path) -> str:
     if last not in ENDINGS:
         return last
     inner = Path(path.stem).suffix.lower()
-    if last == ".zip" and path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    if last == ".zip" and path.is_file():
+        with suppress(*DAMAGE), zipfile.ZipFile(path) as archive:  # `opened` reports the damage
             inner = next((Path(name).suffix.lower() for name in _members(archive)), inner)
     return inner
 

@@ -12,7 +12,7 @@ from pefttools.data.parts import SPLITS, Implied, chosen
 from pefttools.data.settings import FileSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
-from pefttools.sources import fetch, is_remote
+from pefttools.sources import exists, expanded, fetch, is_remote
 
 ENDINGS = {
     ".csv": "csv",
@@ -57,11 +57,11 @@ def files(settings: FileSettings, reporter: Reporter) -> Iterator[tuple[Path, Fi
 def _matching(settings: FileSettings, reporter: Reporter) -> Sequence[Path]:
     """The source's path, or the paths that its pattern matches."""
     source = settings.name
-    if is_remote(source) or not glob.has_magic(source) or Path(source).expanduser().exists():
+    if is_remote(source) or not glob.has_magic(source) or exists(source):
         return [fetch(source, settings.sha256, reporter)]
     if settings.sha256:
         raise UserError(f"{source}: `sha256` pins one file or folder, but this is a pattern")
-    pattern = str(Path(source).expanduser().absolute())
+    pattern = str(expanded(source))
     found = [path for one in sorted(glob.glob(pattern, recursive=True)) if (path := Path(one)).is_file()]  # noqa: PTH207
     if not found:
         raise UserError(f"{source}: no file matches this pattern")

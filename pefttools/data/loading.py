@@ -16,7 +16,7 @@ from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
 from pefttools.data.reading import read_placed
-from pefttools.data.rows import ID, IdentifiedRow, LeftOut, Row, RowReader, labels_of
+from pefttools.data.rows import ID, IdentifiedRow, LeftOut, Row, RowReader, labels_of, refuse_half_characters
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
@@ -150,6 +150,7 @@ def _first_three(problems: Sequence[str]) -> str:
 def _checked(values: dict[str, Any], settings: DataSettings, task: RowReader, written: set[str]) -> Row:
     """The row that the task reads; adds its original label to `written`."""
     row = task.read(values)
+    refuse_half_characters(row)
     if "label" in row:
         written.update(one for one in labels_of(row) if isinstance(one, str))
         row["label"] = _renamed(row["label"], settings.labels)

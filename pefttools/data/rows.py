@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -18,6 +19,8 @@ NAMES = ("train", "validation", "test")
 ID = "id"
 HASH_BYTES = 8
 """Number of bytes of a row's sha256 that are stored."""
+HALF = re.compile(r"(?<!\\)(?:\\\\)*(\\ud[89a-f][0-9a-f]{2})")
+"""A lone surrogate in Python's notation of a text."""
 
 
 class LeftOut(ValueError):
@@ -104,6 +107,16 @@ def key(row: Row, task: Fields) -> tuple[str, ...]:
 def one_line(value: Any) -> str:
     """A field's value as text, with runs of white space replaced by one space."""
     return " ".join(str(value).split())
+
+
+def refuse_half_characters(row: Row) -> None:
+    """Raises ValueError when a text in the row contains a lone surrogate, as JSON can (`"\\ud800"`).
+
+    It is half of a character beyond U+FFFF: no tokenizer takes it, and no file can be written with it.
+    """
+    notation = repr(row)
+    if "\\ud" in notation and (half := HALF.search(notation)):
+        raise ValueError(f"has half a character (the lone surrogate {half[1]}) in its fields")
 
 
 def content_hash(row: Row) -> bytes:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, Settings
-from pefttools.sources import is_remote
+from pefttools.sources import expanded, is_remote
 
 Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "conll", "lines", "folders"]
 UTF8 = "utf-8-sig"
@@ -93,10 +92,7 @@ class FileSettings(Settings):
     def _absolute(cls, value: Mapping[str, str]) -> Mapping[str, str]:
         if hubs := [source for source in value.values() if source.startswith("hf:")]:
             raise ValueError(f"needs files, but {hubs[0]} is a data set of the hub")
-        return {
-            column: source if is_remote(source) else str(Path(source).expanduser().absolute())
-            for column, source in value.items()
-        }
+        return {column: source if is_remote(source) else str(expanded(source)) for column, source in value.items()}
 
     @model_validator(mode="after")
     def _what_goes_with_lines(self) -> FileSettings:

@@ -9,20 +9,18 @@ of the squared change.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import field_validator
 
-from pefttools import imports
 from pefttools.bases import loading, quantized, vocabulary
 from pefttools.errors import UserError
 from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe.recipe import Recipe
-from pefttools.strategies._peft_strategy import save_peft
+from pefttools.strategies._peft_strategy import load_peft, save_peft
 from pefttools.training.run import Trained, load
 
 if TYPE_CHECKING:
@@ -103,10 +101,7 @@ class Adapter(Exporter):
         import torch
         import transformers
 
-        imports.import_peft()
-        from peft import PeftModel
-
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if self.as_lora is None and not (recipe.strategy.loads_by_peft and not adds_tokens(folder)):
             return Loaded(load(folder).model, tokenizer)
         auto, kind = getattr(transformers, recipe.task.auto_class), recipe.base.quantize
@@ -119,13 +114,11 @@ class Adapter(Exporter):
             )
         values = json.loads(json.dumps(recipe.task.config_values()))
         values["id2label"] = {int(i): name for i, name in values.get("id2label", {}).items()}
-        config = transformers.AutoConfig.from_pretrained(place, **values)
+        config = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, **values)
         vocabulary.mend_padding_id(config, tokenizer)
         packed = {"quantization_config": quantized.configuration(kind, auto, config)} if kind else {}
         torch.manual_seed(1)  # a head missing from the folder must not get the run's own initial values
-        model = auto.from_pretrained(place, config=config, dtype=torch.float32, **packed)
+        model = auto.from_pretrained(place, config=config, dtype=torch.float32, **loading.PLAIN_WEIGHTS, **packed)
         quantized.mend(model)
         vocabulary.agree(model, tokenizer, recipe.base.source, recipe.task.own_head)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            return Loaded(PeftModel.from_pretrained(model, str(folder)), tokenizer)
+        return Loaded(load_peft(model, folder), tokenizer)

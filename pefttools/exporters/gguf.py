@@ -97,7 +97,7 @@ class Gguf(MergingExporter):
         from gguf import GGUFReader
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         inside = AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
         problems = [
             f"the file's own tokenizer splits {text!r} into other tokens than the saved one"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from pefttools.bases.loading import PLAIN_WEIGHTS
 from pefttools.exporters.base import Dtype, Loaded
 from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe.recipe import Recipe
@@ -43,12 +44,16 @@ class Merged(MergingExporter):
         import transformers
 
         auto = getattr(transformers, recipe.task.auto_class)
-        model, report = auto.from_pretrained(folder, output_loading_info=True)
+        model, report = auto.from_pretrained(folder, output_loading_info=True, **PLAIN_WEIGHTS)
         problems = [
-            f"{kind.replace('_', ' ')}: {', '.join(sorted(map(str, report[kind])))}"
+            f"{kind.replace('_', ' ')}: {_some(sorted(map(str, report[kind])))}"
             for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
             if report[kind]
         ]
         if str(model.dtype) != f"torch.{self.dtype}":
             problems.append(f"its weights are {model.dtype} instead of {self.dtype}")
-        return Loaded(model, transformers.AutoTokenizer.from_pretrained(folder), problems)
+        return Loaded(model, transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False), problems)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

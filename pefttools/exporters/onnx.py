@@ -85,8 +85,9 @@ class Onnx(Exporter):
         from transformers import AutoConfig, AutoTokenizer
 
         self.refuse(recipe)
-        config = AutoConfig.from_pretrained(folder)
-        return Loaded(running(folder / FILE, config), AutoTokenizer.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return Loaded(running(folder / FILE, config), tokenizer)
 
     def tolerance(self, scale: float) -> float:
         return TOLERANCE * scale

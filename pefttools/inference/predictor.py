@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-
 from pefttools import hashes
 from pefttools.data.encoding import Encoded, columns_of, cut_rows
-from pefttools.errors import UserError
+from pefttools.errors import UserError, damage_of
 from pefttools.exporters import exporters
 from pefttools.inference.optimize import Precision, optimize_for_inference, optimized
 from pefttools.recipe.recipe import Recipe
@@ -112,16 +110,16 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
         trained = load(path, reporter)
         return Predictor(name, optimized(trained, precision, merge), trained.base.tokenizer, trained.recipe)
     hashes.refuse_damaged(path)
-    manifest = json.loads((path / MANIFEST).read_text("utf-8"))
-    settings = {**manifest.get("settings", {}), "name": manifest["exporter"]}
+    with damage_of(path / MANIFEST, "export the run again"):
+        manifest = json.loads((path / MANIFEST).read_text("utf-8"))
+        settings = {**manifest.get("settings", {}), "name": manifest["exporter"]}
+        head = [str(name) for name in manifest.get("head", [])]
     exporter, problems = exporters.parse(settings, str(path / MANIFEST))
     if exporter is None:
         raise UserError(*problems)
     recipe = recipe_of(path)
-    try:
+    with damage_of(path, "export the run again"):
         loaded = exporter.load(path.absolute(), recipe)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path}: cannot be loaded: {' '.join(str(error).split())}") from error
     if loaded.problems:
         raise UserError(*(f"{path}: {problem}" for problem in loaded.problems))
     model: Any = loaded.model.eval()
@@ -130,7 +128,7 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
     if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
         model = merge_peft(model).eval()
     if next(iter(model.parameters())).numel():  # an ONNX graph has no torch weights
-        model = optimize_for_inference(model, recipe.task, manifest.get("head", []), precision)
+        model = optimize_for_inference(model, recipe.task, head, precision)
     return Predictor(name, model, loaded.tokenizer, recipe)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.files import format_of
 from pefttools.data.lines import json_object
 from pefttools.data.reading import Raw, stream
+from pefttools.data.rows import refuse_half_characters
 from pefttools.errors import UserError, nearest
 from pefttools.recipe import typed_yaml
 from pefttools.reporter import SILENT, Reporter
@@ -134,6 +135,7 @@ class FieldColumns:
         values = {field: raw.get(column) for field, column in self._of(raw).items()}
         try:
             row = self.task.read_unlabeled({f: v for f, v in values.items() if v is not None or self.task.fields[f]})
+            refuse_half_characters(row)
         except (ValueError, UserError) as error:
             return UserError(f"row {number} {error}")
         return {**row, "id": values["id"]} if values.get("id") is not None else row

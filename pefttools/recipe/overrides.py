@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pefttools.errors import shown
 from pefttools.recipe import typed_yaml
 
 _OF_A_FILE = ("sha256", "parallel_files")
@@ -95,7 +96,7 @@ def overlay(
         try:
             value = typed_yaml.parse(texts[key], typed_yaml.inner(kind, key.split("."), values))
         except yaml.YAMLError as error:
-            problems.append(f"{key}: {texts[key]!r} is not YAML: {str(error).splitlines()[0]}")
+            problems.append(f"{key}: {shown(texts[key])} is not YAML: {str(error).splitlines()[0]}")
             continue
         if isinstance(value, str) and any(name.startswith(f"{key}.") for name in staying):
             key = f"{key}.source"  # the section stays, with another source
@@ -112,7 +113,7 @@ def pairs(overrides: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if equals and key:
             found[key] = value
         else:
-            problems.append(f"{text!r} is not an override; write KEY=VALUE, e.g. train.epochs=3")
+            problems.append(f"{shown(text)} is not an override; write KEY=VALUE, e.g. train.epochs=3")
     return found, problems
 
 
@@ -124,7 +125,7 @@ def parsed(overrides: Sequence[str], kind: Any = Any) -> tuple[dict[str, Any], l
         try:
             values[key] = typed_yaml.parse(text, typed_yaml.inner(kind, key.split("."), {}))
         except yaml.YAMLError as error:
-            problems.append(f"{key}: {text!r} is not YAML: {str(error).splitlines()[0]}")
+            problems.append(f"{key}: {shown(text)} is not YAML: {str(error).splitlines()[0]}")
     return values, problems
 
 
@@ -140,7 +141,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> list[str]:
         if isinstance(inner, str):  # expand a shorthand: `strategy: lora`, `base: ./folder`
             inner = {"name" if section in CHOICES else "source": inner}
         elif inner is not None and not isinstance(inner, dict):
-            return [f"{key}: {section} is {inner!r}, which has no settings of its own"]
+            return [f"{key}: {section} is {shown(inner)}, which has no settings of its own"]
         place[section] = dict(inner or {})
         place = place[section]
     place[last] = value

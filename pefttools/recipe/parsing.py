@@ -7,6 +7,7 @@ from typing import Any
 
 from pefttools.bases.loading import BaseSettings
 from pefttools.data.settings import DataSettings
+from pefttools.errors import shown
 from pefttools.optimizers import optimizers
 from pefttools.recipe import typed_yaml
 from pefttools.recipe.recipe import NAMED, Header, Recipe
@@ -80,11 +81,11 @@ def _named(value: Any, section: str, registry: Registry[Any]) -> tuple[dict[str,
     if isinstance(named, (list, tuple)):
         named = dict.fromkeys(map(str, named))
     if not isinstance(named, Mapping):
-        return {}, [f"{section}: must be names, or names with settings; got {value!r}"]
+        return {}, [f"{section}: must be names, or names with settings; got {shown(value)}"]
     made, problems = {}, []
     for name, settings in named.items():
         if not isinstance(settings or {}, Mapping):
-            problems.append(f"{section}.{name}: must be a mapping of settings; got {settings!r}")
+            problems.append(f"{section}.{name}: must be a mapping of settings; got {shown(settings)}")
             continue
         made[name], found = registry.parse({**(settings or {}), "name": name}, f"{section}.{name}")
         problems += found

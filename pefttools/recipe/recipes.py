@@ -15,14 +15,14 @@ from typing import Any
 
 from pefttools.augmentations.base import unfit_augmentations
 from pefttools.data.settings import FileSettings
-from pefttools.errors import UserError, unknown
+from pefttools.errors import LONGEST, UserError, unknown
 from pefttools.objectives._composition import misfits
 from pefttools.recipe import moved_settings, renamed_settings, replaced_data, shipped, typed_yaml, unused_settings
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.recipe.parsing import TYPES, validated
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.train_settings import TrainSettings
-from pefttools.sources import absolute
+from pefttools.sources import absolute, is_file
 
 RUN_MARK = "# A run of pefttools; running this recipe again gives the same run."
 """The first line of a recipe that a run wrote; such a recipe also contains values that the run found in its rows."""
@@ -48,8 +48,8 @@ def find(name: str) -> Path:
     """The file of a shipped recipe or a path. Raises UserError when there is none."""
     if name.endswith((".yaml", ".yml")) or os.sep in name:
         path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{name}: there is no such recipe file; check the path")
+        if not is_file(path):
+            raise UserError(f"{name[:LONGEST]}: there is no such recipe file; check the path")
         return path
     files = shipped.files("recipes")
     if name not in files:
@@ -66,7 +66,12 @@ def load(name: str, overrides: Sequence[str] = ()) -> Resolved:
     path = find(name)
     values = {"name": path.stem, **typed_yaml.read_file(path, Recipe.model_fields, TYPES)}
     is_run = path.read_text("utf-8").startswith(RUN_MARK)
-    return from_values(values, overrides, is_run, is_shipped=path in shipped.files("recipes").values())
+    try:
+        return from_values(values, overrides, is_run, is_shipped=path in shipped.files("recipes").values())
+    except UserError as error:
+        if overrides or not is_run:
+            raise
+        raise UserError(*(f"{path}: {problem}" for problem in error.problems)) from error  # nobody wrote these keys
 
 
 def from_values(

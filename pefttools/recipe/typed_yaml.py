@@ -65,12 +65,16 @@ def load(text: str, kind: Any) -> Any:
     """The value of a YAML document.
 
     Raises:
-        yaml.YAMLError: the text is not YAML, or a mapping has a key twice.
+        yaml.YAMLError: the text is not YAML, is nested too deeply, or a mapping has a key twice.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
         return None if node is None else _value(loader, node, kind)
+    except RecursionError as error:
+        raise yaml.YAMLError("its lists and mappings are nested too deeply") from error
+    except ValueError as error:  # a date that does not exist, or a number of more digits than Python reads
+        raise yaml.YAMLError(str(error)) from error
     finally:
         loader.dispose()
 

@@ -10,7 +10,10 @@ from pathlib import Path
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.sources import hub, local, pypi
+from pefttools.sources.local import exists, expanded, is_file
 from pefttools.sources.pins import content_sha256
+
+__all__ = ["absolute", "exists", "expanded", "fetch", "fetch_hashed", "is_file", "is_remote", "licence"]
 
 SCHEMES = {"hf": hub.fetch, "pypi": pypi.fetch}
 
@@ -50,7 +53,7 @@ def is_remote(source: str) -> bool:
 
 def absolute(source: str) -> str:
     """The source with an absolute path if it is a local path, so that it does not depend on the current folder."""
-    return source if is_remote(source) else str(Path(source).expanduser().absolute())
+    return source if is_remote(source) else str(expanded(source))
 
 
 def licence(source: str, folder: Path) -> str | None:

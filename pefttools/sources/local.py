@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from pefttools.errors import UserError, nearest
+from pefttools.errors import UserError, nearest, shown
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
 """`NAME` or `OWNER/NAME`, with or without a revision."""
@@ -21,15 +21,42 @@ ADDRESS = re.compile(
 
 def fetch(source: str) -> Path:
     """The absolute path. Raises UserError if it does not exist, with the nearest name in its folder."""
-    path = Path(source).expanduser().absolute()
-    if path.exists():
-        return path
-    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    path = expanded(source)
+    try:
+        if path.exists():
+            return path
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    except OSError as error:  # a name that is too long, a folder without permission
+        raise UserError(f"{shown(source)}: cannot be read: {error.strerror}") from error
     match = nearest(path.name, siblings)
     hints = [f"did you mean {match!r}?"] if match else []
     if name := _on_a_hub(path):
         hints.append(f"a repository of the hub is named hf:{name}")
     raise UserError(f"{source}: there is no such file or folder{''.join(f'; {hint}' for hint in hints)}")
+
+
+def expanded(source: str) -> Path:
+    """The absolute path, with `~` as the user's home; like in a shell, `~nobody` is a plain name."""
+    try:
+        return Path(source).expanduser().absolute()
+    except RuntimeError:
+        return Path(source).absolute()
+
+
+def exists(source: str) -> bool:
+    """Whether there is a file or folder of this name; False for a name that none can have."""
+    try:
+        return expanded(source).exists()
+    except OSError:
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; False for a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _on_a_hub(path: Path) -> str | None:

@@ -138,12 +138,14 @@ def _failure_message(requirement: str, errors: list[str]) -> str:
 def _extract(wheel: Path, path: str, target: Path, rest: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = [n for n in archive.namelist() if not n.endswith("/")]
+        if odd := next((name for name in files if _leaves(name)), None):
+            raise UserError(f"pypi:{rest}: the wheel contains {odd!r}, a path outside of it; do not use this wheel")
         if path in files:
             with atomic.new_file(target) as part:
                 _copy(archive, path, part)
             return
         start = "" if path == "." else f"{path}/"
-        inside = [n for n in files if n.startswith(start) and ".." not in PurePosixPath(n).parts]
+        inside = [name for name in files if name.startswith(start)]
         if not inside:
             match = nearest(path, files + sorted({str(PurePosixPath(n).parent) for n in files}))
             hint = f"; did you mean {match!r}?" if match else ""
@@ -151,6 +153,12 @@ def _extract(wheel: Path, path: str, target: Path, rest: str) -> None:
         with atomic.new_folder(target) as folder:
             for member in inside:
                 _copy(archive, member, folder / member.removeprefix(start))
+
+
+def _leaves(name: str) -> bool:
+    """Whether a path in an archive leads out of the folder into which it is extracted, on any system."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or "" in parts or ":" in parts[0]
 
 
 def _copy(archive: zipfile.ZipFile, member: str, target: Path) -> None:

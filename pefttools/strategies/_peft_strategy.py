@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttools import imports
-from pefttools.errors import UserError
-from pefttools.strategies.base import CONFIG, Strategy, refuse_quantised
+from pefttools.errors import UserError, damage_of
+from pefttools.strategies.base import CONFIG, WEIGHTS, Strategy, refuse_quantised
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -56,16 +56,27 @@ class PeftStrategy(Strategy, ABC):
         save_peft(model, folder)
 
     def load(self, base: Base, folder: Path) -> nn.Module:
-        imports.import_peft()
-        from peft import PeftModel
-
         self.make_room(base)
-        with _without_spurious_warnings(), imports.without_bitsandbytes():
-            warnings.filterwarnings("error", message=".*missing adapter keys.*")
-            try:
-                return with_portable_name(PeftModel.from_pretrained(base.model, str(folder)), base)
-            except (UserWarning, KeyError) as error:
-                raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
+        return with_portable_name(load_peft(base.model, folder), base)
+
+
+def load_peft(model: Any, folder: Path) -> Any:
+    """The model with the adapter in a folder of peft's format.
+
+    Raises:
+        UserError: the folder lacks a file, is damaged, or is incomplete.
+    """
+    if missing := [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]:
+        raise UserError(f"{folder}: is not an adapter, because it lacks {' and '.join(missing)}; export it again")
+    imports.import_peft()
+    from peft import PeftModel
+
+    with _without_spurious_warnings(), imports.without_bitsandbytes(), damage_of(folder):
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        try:
+            return PeftModel.from_pretrained(model, str(folder))
+        except (UserWarning, KeyError) as error:
+            raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
 
 
 def with_portable_name(model: Any, base: Base) -> Any:
@@ -92,13 +103,20 @@ def save_peft(model: Any, folder: Path) -> None:
 
 
 def merge_peft(model: Any) -> PreTrainedModel:
-    """Merge a peft model into a plain one; `model` cannot be used afterwards."""
+    """Merge a peft model into a plain one; `model` cannot be used afterwards.
+
+    Raises:
+        UserError: peft cannot merge this adapter; a damaged configuration may name a method that cannot be merged.
+    """
     from peft.utils import ModulesToSaveWrapper
 
     # peft merges heads of some methods incorrectly: it loses LN tuning's, and IA3's must be a single matrix
     for path in [p for p, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]:
         model.set_submodule(path, model.get_submodule(path).modules_to_save["default"])
-    return model.merge_and_unload()
+    try:
+        return model.merge_and_unload()
+    except NotImplementedError as error:
+        raise UserError(f"the adapter cannot be merged: {error}; restore its {CONFIG} from a copy") from error
 
 
 @contextmanager

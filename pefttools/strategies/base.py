@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pefttools.errors import UserError
+from pefttools.errors import UserError, damage_of
 from pefttools.settings import Choice
 
 if TYPE_CHECKING:
@@ -145,10 +145,11 @@ def write(strategy: Strategy, parameters: Mapping[str, Tensor], folder: Path) ->
 
 
 def read(folder: Path) -> dict[str, Tensor]:
-    """The tensors that `write` wrote."""
+    """The tensors that `write` wrote. Raises UserError when the file is damaged or missing."""
     from safetensors.torch import load_file
 
-    return load_file(folder / WEIGHTS)
+    with damage_of(folder / WEIGHTS):
+        return load_file(folder / WEIGHTS)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

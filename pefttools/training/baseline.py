@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, rep
     file = entry("baseline", depends_on, code)
     alone = accelerator.num_processes == 1
     if alone and file.is_file():
-        return json.loads(file.read_text("utf-8"))
+        with suppress(ValueError):  # a damaged file is written again
+            return json.loads(file.read_text("utf-8"))
     scores = _scored(ready, rows_of, accelerator, reporter)
     if alone:
         atomic.write_json(file, scores)

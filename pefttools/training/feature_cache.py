@@ -159,7 +159,7 @@ def _from_disk(
     """The features in this file. The first process that needs them writes the file, while others wait."""
     tokens, width = sum(extractor.num_tokens(rows)), sample.shape[1]
     with only_one(path):
-        if not path.is_file():
+        if not path.is_file() or path.stat().st_size != tokens * width * sample.itemsize:
             with only_one(path.with_name("room")):
                 _make_room(path.parent, settings.feature_disk_bytes - tokens * width * sample.itemsize)
             try:

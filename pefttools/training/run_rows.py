@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
 from pefttools.data.rows import HASH_BYTES, ID, NAMES, Fields, Row, Splits, content_hash, key_hash
-from pefttools.errors import UserError
+from pefttools.errors import UserError, damage_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PART, OWN = b"row", b"own"
 """Column metadata of predictions.parquet: PART marks a field of the rows and how it is stored, OWN marks an id column
 whose values all come from the rows."""
+ADVICE = "restore it from a copy of the run, or train the run again"
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,28 @@ def write_hashes(file: Path, splits: Splits, task: Fields) -> None:
     types = {"split": pyarrow.string(), "id": pyarrow.string(), "key": binary, "content": binary}
     table = pyarrow.table({name: pyarrow.array(values, types[name]) for name, values in columns.items()})
     with atomic.new_file(file) as part:
-        pyarrow.parquet.write_table(table, part, compression="zstd")
+        pyarrow.parquet.write_table(table, part, compression="zstd", write_page_checksum=True)
 
 
 def read_hashes(file: Path) -> dict[str, RowHashes]:
-    """Split -> its rows' hashes."""
+    """Split -> its rows' hashes. Raises UserError when the file is damaged."""
+    found = {name: RowHashes([], [], []) for name in NAMES}
+    with damage_of(file, ADVICE):
+        for row in _table(file).select(["split", "id", "key", "content"]).to_pylist():
+            one = found[row["split"]]
+            one.ids.append(row["id"])
+            one.keys.append(row["key"])
+            one.contents.append(row["content"])
+    return found
+
+
+def _table(file: Path) -> pyarrow.Table:
+    """The file's table. Raises whatever the library raises for damaged bytes."""
     import pyarrow.parquet
 
-    found = {name: RowHashes([], [], []) for name in NAMES}
-    columns = pyarrow.parquet.read_table(file).to_pydict()
-    for split, row_id, key, content in zip(*columns.values(), strict=True):
-        one = found[split]
-        one.ids.append(row_id)
-        one.keys.append(key)
-        one.contents.append(content)
-    return found
+    table = pyarrow.parquet.read_table(file, page_checksum_verification=True)
+    table.validate(full=True)  # damaged offsets would make the library crash
+    return table
 
 
 def write_predictions(
@@ -105,7 +113,8 @@ def write_predictions(
         raise AssertionError(f"these names are used both by row fields and by predictions: {', '.join(same)}")
     schema = pyarrow.schema([*fields, *table.schema], metadata={b"split": split.encode()})
     with atomic.new_file(file) as part:
-        pyarrow.parquet.write_table(pyarrow.table([*arrays, *table.columns], schema=schema), part)
+        whole = pyarrow.table([*arrays, *table.columns], schema=schema)
+        pyarrow.parquet.write_table(whole, part, write_page_checksum=True)
 
 
 def _references_and_predictions(references: Sequence[Any], predictions: Sequence[dict[str, Any]]) -> pyarrow.Table:
@@ -138,19 +147,33 @@ def _column(values: list[Any], present: list[bool]) -> tuple[bytes, pyarrow.Arra
 
 
 def read_predictions(file: Path) -> tuple[list[str], list[Any], list[dict[str, Any]]]:
-    """The ids, references and predictions, with probabilities as a list."""
-    import pyarrow.parquet
-
-    table = pyarrow.parquet.read_table(file)
-    names = [f.name for f in table.schema if f.name not in (ID, "reference") and PART not in (f.metadata or {})]
-    return table["id"].to_pylist(), table["reference"].to_pylist(), table.select(names).to_pylist()
+    """The ids, references and predictions, with probabilities as a list. Raises UserError when the file is damaged."""
+    with damage_of(file, ADVICE):
+        table = _table(file)
+        names = [f.name for f in table.schema if f.name not in (ID, "reference") and PART not in (f.metadata or {})]
+        return table["id"].to_pylist(), table["reference"].to_pylist(), table.select(names).to_pylist()
 
 
 def read_scored(file: Path, hashes: dict[str, RowHashes]) -> ScoredRows:
-    """The rows of predictions.parquet. Raises UserError when their hashes are not those of the rows scored."""
-    import pyarrow.parquet
+    """The rows of predictions.parquet.
 
-    table = pyarrow.parquet.read_table(file)
+    Raises:
+        UserError: the file is damaged, or the rows' hashes are not those of the rows scored.
+    """
+    with damage_of(file, ADVICE):
+        split, ids, rows = _scored(_table(file))
+        is_unchanged = split in hashes and [content_hash(row) for row in rows] == hashes[split].contents
+    if not is_unchanged:
+        raise UserError(
+            f"{file}: these are not the rows that the run was scored on (their hashes in"
+            f" {file.parent / 'rows.parquet'} differ); one of the two files was changed. Name the rows to score with"
+            " data.test=FILE"
+        )
+    return ScoredRows(split, ids, rows)
+
+
+def _scored(table: pyarrow.Table) -> tuple[str, list[str], list[Row]]:
+    """The split, and the ids and rows of its table."""
     marks = {field.name: field.metadata or {} for field in table.schema}
     ids: list[str] = table[ID].to_pylist()
     rows: list[Row] = [{} for _ in ids]
@@ -161,11 +184,4 @@ def read_scored(file: Path, hashes: dict[str, RowHashes]) -> ScoredRows:
     if OWN in marks[ID]:
         for row, row_id in zip(rows, ids, strict=True):
             row[ID] = row_id
-    split = (table.schema.metadata or {}).get(b"split", b"").decode()
-    if split not in hashes or [content_hash(row) for row in rows] != hashes[split].contents:
-        raise UserError(
-            f"{file}: these are not the rows that the run was scored on (their hashes in"
-            f" {file.parent / 'rows.parquet'} differ); one of the two files was changed. Name the rows to score with"
-            " data.test=FILE"
-        )
-    return ScoredRows(split, ids, rows)
+    return (table.schema.metadata or {}).get(b"split", b"").decode(), ids, rows
