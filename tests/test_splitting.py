@@ -73,10 +73,8 @@ def test_validation_and_test_files_stay_whole(tmp_path: Path, mode: str) -> None
     assert len(splits.train) == train
     assert "data.validation: 2 of 12 rows are in data.test too" in listener.warnings[0]
     if mode == "none":
-        assert (
-            "data.train: 10 of 62 rows are in data.test too, so the evaluation includes rows that were trained on"
-            in listener.warnings
-        )
+        start = "data.train: 10 of 62 rows are in data.test too, so the evaluation includes rows that were trained on"
+        assert any(warning.startswith(start) for warning in listener.warnings)
     else:
         assert splits.left_out["also in test"] == 10
         assert splits.left_out["also in validation"] == 10
@@ -132,13 +130,12 @@ def test_repeated_rows_with_different_labels_warn(tmp_path: Path) -> None:
     rows = [*make_rows(60), {"text": make_rows(60)[0]["text"] + " ", "label": "tool"}]
     listener = Listener()
     splits = splits_of(rows, tmp_path / "a", listener)
-    assert listener.warnings == [
-        "data.train: 1 rows repeat the text of an earlier row with another label, for example row 61 that of row 1;"
-        " all of them are used"
-    ]
+    (warning,) = listener.warnings
+    assert warning.startswith("data.train: 1 rows repeat the text of an earlier row with another label: 1 of 61 rows,")
+    assert "for example row 61 that of row 1; all of them are used" in warning
     assert sum(map(len, splits.named().values())) == 61
     splits_of(rows, tmp_path / "a", listener, deduplicate="all")
-    assert listener.warnings[-1].endswith("training uses only the first of them")
+    assert "training uses only the first of them" in listener.warnings[-1]
 
 
 def test_rows_with_the_same_prompt_are_in_one_split(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pefttools.imports import import_peft, importing  # noqa: E402
 
 NEEDED = (
     "accelerate", "datasets", "evaluate", "sklearn.metrics", "pefttools.training.driver",
-    "pefttools.bench.weight_change", "pefttools.exporters.verify",
+    "pefttools.training.weight_change", "pefttools.exporters.verify",
 )  # fmt: skip
 with importing():
     prepare_libraries()

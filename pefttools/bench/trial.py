@@ -206,8 +206,8 @@ def curve(run: Any, metric: str) -> list[dict[str, float]]:
 
 
 def _moved(order: Order) -> Any:
-    from pefttools.bench.weight_change import moved
     from pefttools.training.run import load
+    from pefttools.training.weight_change import moved
 
     return moved(load(order.folder))
 

@@ -229,6 +229,23 @@ def plan(values: Mapping[str, Any]) -> None:
         _out(f"{name.replace('_', ' ')}: {value:.4g}")
 
 
+def examination(values: Mapping[str, Any]) -> None:
+    """Print what the checks found, each with its evidence and cure, and what was checked."""
+    found = values["findings"]
+    for number, finding in enumerate(found, 1):
+        kind = finding["check"] if finding["is_fault"] else f"{finding['check']}, perhaps intended"
+        _out(f"{number}. {kind}: {finding['what']}")
+        _out(f"   evidence: {finding['evidence']}")
+        _out(f"   to correct it: {finding['cure']}")
+    faults = sum(finding["is_fault"] for finding in found)
+    number = f"{faults} problem{'s' * (faults > 1)}" if faults else "no problem"
+    _out(f"{values['target']}: {number} found")
+    _out(f"checked: {', '.join(values['checked'])}")
+    for name, reason in values["skipped"].items():
+        _out(f"not checked: {name} ({reason})")
+    warnings(values["warnings"])
+
+
 def sample(rows: Iterable[Sampled]) -> None:
     """Print training rows as the model will see them, each followed by its copies."""
     number = 0

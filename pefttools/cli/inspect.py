@@ -1,4 +1,4 @@
-"""Commands to run before training: list, show, plan."""
+"""Commands to run before training: list, show, plan, doctor."""
 
 from __future__ import annotations
 
@@ -123,3 +123,22 @@ def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
 
     values = made(resolved, RichReporter()).as_dict()
     display.as_json(values) if json else display.plan(values)
+
+
+@app.command(group=GROUP)
+def doctor(target: str, /, *overrides: str, json: Json = False) -> None:
+    """Find silent failures of a recipe or a finished run, each with its figures and a command that corrects it.
+
+    For a recipe this loads the rows and the model as `train` does, takes five steps and a range test of the learning
+    rate, and writes nothing. For a run it compares what was saved with the base. The exit code is 0 also if something
+    is found, and 2 if the recipe or the run cannot be read.
+
+    Args:
+        target: a shipped recipe, a path to one, or a run folder.
+        overrides: KEY=VALUE with dotted keys, for a recipe, e.g. data.train=my.csv.
+        json: print one JSON object.
+    """
+    from pefttools.doctor.examination import check_up
+
+    found = check_up(target, overrides, RichReporter())
+    display.as_json(found.as_dict()) if json else display.examination(found.as_dict())

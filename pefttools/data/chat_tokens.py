@@ -14,6 +14,7 @@ from pefttools.data.chat_messages import Message
 from pefttools.data.chat_parts import joined
 from pefttools.data.chat_template import Marked, chosen, marked, rendered
 from pefttools.data.splitting import Row
+from pefttools.reporter import Finding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -79,21 +80,38 @@ def training_warnings(pieces_of_rows: Sequence[Piece], ends: Sequence[int], room
     Args:
         ends: the tokens that end a target.
     """
-    warnings = []
+    warnings: list[str] = []
+    number = len({piece.row for piece in pieces_of_rows})
     if not ends:
         warnings.append(
-            "the model does not learn to end answers: the chat template writes no special token after them, so"
-            " they will run to task.max_new_tokens; set a task.chat_template that ends answers with {{ eos_token }}"
+            Finding(
+                "no supervised end token",
+                "the model does not learn to end answers: the chat template writes no special token after them, so"
+                " they will run to task.max_new_tokens; set a task.chat_template that ends answers with"
+                " {{ eos_token }}",
+                f"0 of {number} rows have an end token",
+                "pefttools train RECIPE task.chat_template=TEMPLATE_FILE",
+            )
         )
     elif not any(i in ends for piece in pieces_of_rows for i, one in zip(piece.ids, piece.learnt, strict=True) if one):
         warnings.append(
-            "the model does not learn to end answers: in every row the end of the answer is beyond"
-            f" {room} tokens; raise task.max_length, or set task.cut"
+            Finding(
+                "no supervised end token",
+                "the model does not learn to end answers: in every row the end of the answer is beyond"
+                f" {room} tokens; raise task.max_length, or set task.cut",
+                f"0 of {number} rows have their end token among the targets",
+                f"pefttools train RECIPE task.max_length={2 * room}",
+            )
         )
     if idle := sum(not any(piece.learnt) for piece in pieces_of_rows):
         warnings.append(
-            f"{idle} of {len({piece.row for piece in pieces_of_rows})} rows are truncated before their answer begins;"
-            " raise task.max_length, or set task.cut=question"
+            Finding(
+                "rows cut before their answer",
+                f"{idle} of {number} rows are truncated before their answer begins; raise task.max_length, or set"
+                " task.cut=question",
+                f"{idle / number:.1%} of the rows have no target within {room} tokens",
+                f"pefttools train RECIPE task.max_length={2 * room}",
+            )
         )
     return warnings
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pefttools import atomic
 from pefttools.data.rows import Fields, Row
 from pefttools.errors import UserError
-from pefttools.reporter import SILENT, Reporter
+from pefttools.reporter import SILENT, Finding, Reporter
 from pefttools.sources.cache import entry, only_one
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK = 1000
 MUCH_UNKNOWN = 0.01
 """Share of unknown tokens from which on to warn."""
+MUCH_CUT = 0.01
+"""Share of truncated rows from which on they matter; a few very long rows may well be cut."""
 COMPARED = 64
 """Number of rows to check for identical tokens."""
 SPELLED = "spells_special_tokens"
@@ -79,7 +81,16 @@ def encode(
         message = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"
         if task.truncation == "refuse":
             raise UserError(f"data.{title}: {message}; raise task.max_length, or set task.truncation=cut")
-        reporter.warn(f"{message}; they were truncated")
+        longer = min(2 * limit, base.tokenizer.model_max_length)
+        reporter.warn(
+            Finding(
+                "truncated rows",
+                f"{message}; they were truncated",
+                f"{cut / len(rows):.1%} of the rows lose text",
+                f"pefttools train RECIPE {f'task.max_length={longer}' if longer > limit else 'base=OTHER_BASE'}",
+                is_fault=cut >= MUCH_CUT * len(rows),
+            )
+        )
     if rows and not sum(encoded["num_targets"]):
         raise UserError(
             f"data.{title}: none of its {len(rows)} rows has a target within the first {limit} tokens;"
@@ -190,8 +201,13 @@ def warn_of_unknown_tokens(encoded: Dataset, base: HasTokenizer, title: str, rep
     share = number / max(1, total)
     if share >= MUCH_UNKNOWN:
         reporter.warn(
-            f"{share:.1%} of the {title} tokens are unknown to the tokenizer of {base.source}:"
-            " it was not trained on this language or script; use another base model"
+            Finding(
+                "unknown tokens",
+                f"{share:.1%} of the {title} tokens are unknown to the tokenizer of {base.source}; it was not trained"
+                " on this language or script",
+                f"{number:,} of {total:,} tokens are {base.tokenizer.unk_token}",
+                "pefttools train RECIPE base=OTHER_BASE",
+            )
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pefttools.data.rows import IdentifiedRow, RowReader, key
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
-from pefttools.reporter import Reporter
+from pefttools.reporter import Finding, Reporter
 
 Key = tuple[str, ...]
 
@@ -36,9 +36,14 @@ def warn_of_contradictions(
             one, other = pairs[0]
             first_only = name == "train" and dedup in ("train", "all")
             reporter.warn(
-                f"data.{name}: {len(pairs)} rows repeat the {task.inputs[0]} of an earlier row with another {target},"
-                f" for example row {other.id} that of row {one.id};"
-                + (" training uses only the first of them" if first_only else " all of them are used")
+                Finding(
+                    "conflicting duplicates",
+                    f"data.{name}: {len(pairs)} rows repeat the {task.inputs[0]} of an earlier row with another"
+                    f" {target}",
+                    f"{len(pairs)} of {len(rows)} rows, for example row {other.id} that of row {one.id};"
+                    + (" training uses only the first of them" if first_only else " all of them are used"),
+                    f"pefttools train RECIPE data.{'deduplicate=train' if name == 'train' else f'{name}=OTHER_ROWS'}",
+                )
             )
 
 
@@ -77,8 +82,13 @@ def without_overlap(
         if settings.deduplicate == "none":
             if shared:
                 reporter.warn(
-                    f"data.train: {shared} of {len(pool)} rows are in data.{name} too,"
-                    " so the evaluation includes rows that were trained on"
+                    Finding(
+                        "overlap of train and test",
+                        f"data.train: {shared} of {len(pool)} rows are in data.{name} too, so the evaluation includes"
+                        " rows that were trained on",
+                        f"{shared / len(pool):.1%} of the rows, with data.deduplicate=none",
+                        "pefttools train RECIPE data.deduplicate=overlap",
+                    )
                 )
             continue
         counts[f"also in {name}"] += shared
@@ -107,8 +117,13 @@ def _warn_of_shared(
     if shared := sum(key(found.row, task) in test for found in rows):
         which = "all" if shared == len(rows) else f"{shared} of {len(rows)}"
         reporter.warn(
-            f"data.validation: {which} rows are in data.test too, which also choose the best model, so the test"
-            " score is too optimistic"
+            Finding(
+                "overlap of train and test",
+                f"data.validation: {which} rows are in data.test too, which also choose the best model, so the test"
+                " score is too optimistic",
+                f"{shared / len(rows):.1%} of the validation rows",
+                "pefttools train RECIPE data.validation=null",
+            )
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
-from pefttools.reporter import SILENT, Reporter
+from pefttools.reporter import SILENT, Finding, Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -84,8 +84,13 @@ def _padding_problem(
         )
     if gap > WARNS and not base.quantised:
         reporter.warn(
-            f"{_name(base)} reads padding a little: logits change by up to {gap:.1%} of the largest one with the length"
-            " of the other texts in the batch"
+            Finding(
+                "padding",
+                f"{_name(base)} reads padding a little, so predictions depend on the length of the other texts in the"
+                " batch",
+                f"{PADDING} padding tokens change logits by up to {gap:.1%} of the largest one",
+                "pefttools train RECIPE base=OTHER_BASE",
+            )
         )
     return None
 

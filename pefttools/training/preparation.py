@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pefttools.augmentations.base import copies
 from pefttools.bases import loading
+from pefttools.checks import cheap
 from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps, token_budget
 from pefttools.data.encoding import encode
@@ -73,7 +74,8 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     set_seed(recipe.seed)
     base = wrapping.load_base(recipe, reporter)
     model = wrapping.wrap(recipe, base)
-    for remark in (*overview.remarks(splits), *task.remarks(splits, base.tokenizer)):
+    remarks = (*overview.remarks(splits), *task.remarks(splits, base.tokenizer))
+    for remark in (*remarks, *cheap.findings(recipe, splits, base.tokenizer)):
         reporter.warn(remark)
     added = copies(recipe.augmentations, splits.train, task, recipe.seed, base.tokenizer, reporter)
     encoded = _encoded(splits, added, task, base, reporter)
