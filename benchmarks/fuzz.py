@@ -152,8 +152,8 @@ def row_of(reader: Reader) -> dict[str, Any]:
     saved = load(reader)
     row: dict[str, Any] = {"reader": reader.name, **dict.fromkeys(COLUMNS, 0), "inputs": saved["inputs"]}
     for kind, number in saved["outcomes"].items():
-        word = kind.partition(": ")[0]
-        name = {"traceback": "tracebacks", "crash": "crashes", "hang": "hangs"}.get(word, word)
+        word: str = kind.partition(": ")[0]
+        name: str = {"traceback": "tracebacks", "crash": "crashes", "hang": "hangs"}.get(word, word)
         row[name] += number
     return row
 

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from pefttools import atomic, hashes
 from pefttools.bases import loading, quantized
-from pefttools.errors import UserError
+from pefttools.errors import UserError, damage_of
 from pefttools.objectives.base import Loaded
 from pefttools.recipe import recipes
 from pefttools.recipe.recipe import Recipe
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 On = Literal["trained", "full", "dequantised"]
 MARK = recipes.RUN_MARK
+RESULT = ("base", "data", "train")
+"""Keys of result.json that every reader needs."""
 DIFFERENCES = 4
 """Number of settings that a message names."""
 
@@ -87,8 +89,9 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether the recipe here is one that a run wrote."""
-        return self.recipe_file.is_file() and self.recipe_file.read_text("utf-8").startswith(MARK)
+        """Whether the recipe here is one that a run wrote. Raises UserError when it cannot be read."""
+        with damage_of(self.recipe_file):
+            return self.recipe_file.is_file() and self.recipe_file.read_text("utf-8").startswith(MARK)
 
     @property
     def resume_command(self) -> str:
@@ -108,7 +111,13 @@ class Run:
         return recipes.load(str(self.recipe_file), overrides).recipe
 
     def result(self) -> dict[str, Any]:
-        return json.loads(self.result_file.read_text("utf-8"))
+        """The content of result.json. Raises UserError when it is damaged."""
+        with damage_of(self.result_file):
+            found = json.loads(self.result_file.read_text("utf-8"))
+            missing = [name for name in RESULT if not isinstance(found.get(name), dict)]
+            if missing:
+                raise ValueError(f"it has no {missing[0]}")
+            return found
 
     def create(self, resolved: Recipe) -> None:
         """Create the folder with its recipe."""
@@ -176,8 +185,9 @@ class Run:
 
     def lines(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without one that a crash cut short."""
-        texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
-        return [json.loads(text) for text in texts if text.endswith("\n")]
+        with damage_of(self.metrics_file):
+            texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
+            return [json.loads(text) for text in texts if text.endswith("\n")]
 
     def save_rows(self, splits: Splits, task: Task) -> None:
         """Write rows.parquet, whose hashes identify the run's rows later."""
@@ -236,7 +246,8 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
     if on == "dequantised":
         base.model, base.quantised = quantized.dequantised(base.model), ()
     facts = run.path / "manifest.json" if is_export else run.result_file
-    expected = json.loads(facts.read_text("utf-8"))["base"]["sha256"] if facts.is_file() else base.sha256
+    with damage_of(facts):
+        expected = json.loads(facts.read_text("utf-8"))["base"]["sha256"] if facts.is_file() else base.sha256
     if base.sha256 != expected:
         raise UserError(
             f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}"
