@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -255,6 +256,10 @@ def power_cut(step: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="power cut"):
         patch.setattr(loop.Loop, "step", dies)
         yield
+
+
+NO_HASHES = shutil.ignore_patterns("hashes.json")
+"""For `shutil.copytree`: a copy of a run whose files may be edited, like a run of an older version."""
 
 
 def losses(run: Path) -> list[float]:

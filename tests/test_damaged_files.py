@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from conftest import NO_HASHES
 
 from pefttools import cli
 from pefttools.bench import archive, records, suite, trial
@@ -145,7 +146,7 @@ def test_damaged_rows_of_a_run_are_refused(finished_run: Path, tmp_path: Path) -
 def test_damaged_adapter_is_refused(
     name: str, content: bytes, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run", ignore=NO_HASHES))
     (folder / "adapter" / name).write_bytes(content)
     assert cli.run(["predict", str(folder), "--text", "word1"]) == 2
     assert str(folder / "adapter") in capsys.readouterr().err

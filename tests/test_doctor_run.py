@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import train_tiny
+from conftest import NO_HASHES, train_tiny
 from examining import examine
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +28,7 @@ def damaged(finished_run: Path, tmp_path: Path) -> Callable[[Callable[[Tensors],
 
     def copy(change: Callable[[Tensors], Mapping[str, torch.Tensor]]) -> Path:
         run = tmp_path / "copy"
-        shutil.copytree(finished_run, run)
+        shutil.copytree(finished_run, run, ignore=NO_HASHES)
         file = run / "adapter" / "adapter_model.safetensors"
         save_file(dict(change(load_file(file))), file)
         return run
@@ -96,7 +96,7 @@ def test_adapter_that_overwhelms_the_base(damaged: Callable[..., Path], capsys: 
 
 
 def test_labels_in_another_order(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = shutil.copytree(finished_run, tmp_path / "copy")
+    run = shutil.copytree(finished_run, tmp_path / "copy", ignore=NO_HASHES)
     lines = (run / "recipe.yaml").read_text().splitlines(keepends=True)
     values = yaml.safe_load("".join(lines))
     assert values["task"]["labels"] == ["colour", "fruit", "tool"]

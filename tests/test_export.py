@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_rows, train_tiny, write_rows
+from conftest import NO_HASHES, make_rows, train_tiny, write_rows
 
 import pefttools
 from pefttools.errors import UserError
@@ -181,7 +181,7 @@ def test_incomplete_adapter_is_refused(finished_run: Path, tmp_path: Path) -> No
 
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "run", ignore=NO_HASHES)
     file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     tensors = load_file(file)
     save_file({name: t for name, t in tensors.items() if "classifier" not in name}, file)
@@ -194,7 +194,7 @@ def test_damaged_adapter_is_refused(finished_run: Path, tmp_path: Path) -> None:
 
     from safetensors.torch import load_file, save_file
 
-    shutil.copytree(finished_run, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "run", ignore=NO_HASHES)
     file = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
     save_file({name: -t if "classifier" in name else t for name, t in load_file(file).items()}, file)
     with pytest.raises(UserError, match="its adapter folder is damaged"):

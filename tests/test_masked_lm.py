@@ -151,7 +151,7 @@ def test_masks_in_long_texts_are_filled_in_order(counter, tokenizer):
 
 
 def test_continuation_token_is_joined_to_the_word_before_it():
-    from pefttools.tasks.masked_lm import _filled
+    from pefttools.tasks._masked_tokens import _filled
 
     fills = [[{"token": "##ing"}], [{"token": "fish"}]]
     assert _filled("I go [MASK] for [MASK].", "[MASK]", fills) == "I going for fish."

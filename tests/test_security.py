@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import NO_HASHES
 
 from pefttools import cli
 from pefttools.sources import fetch
@@ -104,7 +105,7 @@ def test_pickle_next_to_safetensors_is_never_opened(base: Path, rows_file: Path,
 
 @pytest.mark.parametrize("command", ["predict", "export"])
 def test_pickled_adapter_is_refused(command: str, finished_run: Path, tmp_path: Path, run: Run, mark: Path) -> None:
-    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run", ignore=NO_HASHES))
     (folder / "adapter" / "adapter_model.safetensors").unlink()
     (folder / "adapter" / "adapter_model.bin").write_bytes(pickle.dumps({"weight": Evil(mark)}))
     words = ["--text", "word1"] if command == "predict" else ["--to", "merged"]

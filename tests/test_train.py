@@ -47,6 +47,7 @@ def test_every_strategy_learns(strategy: str, recipe_file: Path, tmp_path: Path)
     assert losses(run)[-1] < losses(run)[0]
     assert sorted(p.name for p in run.iterdir()) == [
         "adapter",
+        "hashes.json",
         "metrics.jsonl",
         "predictions.parquet",
         "recipe.yaml",

@@ -212,5 +212,6 @@ def warn_of_unknown_tokens(encoded: Dataset, base: HasTokenizer, title: str, rep
 
 
 def code_files(task: Encoder) -> list[Path]:
-    """The source files that determine the encoding: the task's file and all files of this package."""
-    return [Path(inspect.getfile(type(task))), *sorted(Path(__file__).parent.glob("*.py"))]
+    """The source files that determine the encoding: those of the task's classes, and all files of this package."""
+    own = [Path(inspect.getfile(c)) for c in type(task).__mro__ if c.__module__.startswith("pefttools.tasks.")]
+    return [*dict.fromkeys(own), *sorted(Path(__file__).parent.glob("*.py"))]

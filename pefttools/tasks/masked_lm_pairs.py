@@ -23,8 +23,8 @@ from pefttools.data.sentence_pairs import NOTHING, Pair, PairFrame, pair_frame, 
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.windows import Piece
 from pefttools.errors import UserError
+from pefttools.tasks._masked_tokens import MaskedTokensTask
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task, without_virtual
-from pefttools.tasks.masked_lm import MaskedLM
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -38,7 +38,7 @@ PARTS = "parts"
 TYPES = "token_type_ids"
 
 
-class MaskedLMPairs(MaskedLM, Task):
+class MaskedLMPairs(MaskedTokensTask):
     """Predict masked tokens, and whether two parts of a text belong together.
 
     The loss is the mean cross-entropy of the masked tokens plus that of the pairs, in which a pair counts by its number
