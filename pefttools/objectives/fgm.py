@@ -28,8 +28,9 @@ class Fgm(PerturbingObjective):
 
     sample_settings: ClassVar[Mapping[str, Any]] = {"epsilon": 0.1}
 
-    epsilon: float = Field(default=1.0, gt=0)
-    """ε, the Euclidean norm of the perturbation of a row; 0.5 to 1 is usual for BERT-like models."""
+    epsilon: float = Field(default=0.1, gt=0)
+    """ε, the Euclidean norm of the perturbation of a row. The ε of 1 in many implementations is the norm over a batch,
+    so over a row it is 1/√rows; 1 for every row makes training collapse."""
 
     def bound(self, context: Context) -> Perturbing:
         return _FastGradient(self, context)

@@ -30,9 +30,9 @@ class Pgd(PerturbingObjective):
 
     sample_settings: ClassVar[Mapping[str, Any]] = {"epsilon": 0.1}
 
-    epsilon: float = Field(default=1.0, gt=0)
-    """ε, the largest Euclidean norm of the perturbation of a row."""
-    step_size: float = Field(default=0.3, gt=0)
+    epsilon: float = Field(default=0.1, gt=0)
+    """ε, the largest Euclidean norm of the perturbation of a row; see fgm."""
+    step_size: float = Field(default=0.03, gt=0)
     """α, the Euclidean norm of a step of the ascent."""
     steps: int = Field(default=3, ge=1)
     """K, number of steps of the ascent; with 1, and a step size of ε, this is fgm."""
