@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ def test_a_language_model_translates_by_its_prompt(tmp_path: Path, counted: list
         ("CLASSIFIER", "augmentations.back_translation.there: {there}: is a run of task=text_classification, which"),
         ("UNFINISHED", "augmentations.back_translation.there: {there}: this run is not finished"),
         ("BERT", "augmentations.back_translation.there: {there} is an encoder (bert)"),
+        ("DAMAGED", "augmentations.back_translation.there: {there}: metrics.jsonl has changed since it was written"),
     ],
 )
 def test_models_that_do_not_translate_are_refused(
@@ -136,7 +138,9 @@ def test_models_that_do_not_translate_are_refused(
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()
     (unfinished / "recipe.yaml").write_bytes((finished_run / "recipe.yaml").read_bytes())
-    known = {"CLASSIFIER": finished_run, "UNFINISHED": unfinished, "BERT": bases("bert")}
+    damaged = Path(shutil.copytree(finished_run, tmp_path / "damaged"))
+    (damaged / "metrics.jsonl").write_text("")
+    known = {"CLASSIFIER": finished_run, "UNFINISHED": unfinished, "BERT": bases("bert"), "DAMAGED": damaged}
     source = str(known.get(there, tmp_path / there))
     settings = [f"augmentations.back_translation.{side}={source}" for side in ("there", "back")]
     capsys.readouterr()

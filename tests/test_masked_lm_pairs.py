@@ -174,7 +174,7 @@ def test_a_base_without_a_head_for_pairs_is_refused(bases):
 def test_joined_lines_are_refused():
     _, problems = check(MaskedLMPairs, {"join_lines": True}, "task")
     assert len(problems) == 1
-    assert "join_lines: joined texts have no pairs; set it to false, or use task=masked_lm" in problems[0]
+    assert "task.join_lines: unknown key 'join_lines'" in problems[0]
 
 
 def test_texts_without_pairs_are_refused(tokenizer):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from pefttools import hashes
 from pefttools.bases import loading
 from pefttools.bases.loading import BaseSettings
 from pefttools.device import device_type
@@ -128,6 +129,7 @@ def _of_run(settings: TranslatorSettings, key: str, folder: Path, reporter: Repo
 
     if not (folder / "result.json").is_file():
         raise UserError(f"{folder}: this run is not finished; finish it with `pefttools train --resume`")
+    hashes.refuse_damaged(folder)
     with damage_of(folder / "recipe.yaml"):
         values = yaml.safe_load((folder / "recipe.yaml").read_text("utf-8"))
         values = {name: values[name] for name in ("task", "strategy", "base")}

@@ -54,8 +54,6 @@ class MaskedTokensTask(Task, ABC):
 
     max_length: int = Field(default=128, ge=8)
     """Maximum tokens of a window; longer texts are split into several windows."""
-    join_lines: bool = False
-    """Join training texts into full windows; for files with short lines."""
     mask_share: float = Field(default=0.15, gt=0, lt=1)
     """Share of the tokens that become targets; every window has at least one."""
     replaced_share: float = Field(default=0.8, ge=0, le=1)
@@ -86,19 +84,12 @@ class MaskedTokensTask(Task, ABC):
         return row
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        del splits
         masking.vocabulary(tokenizer)
         if self.whole_word and not tokenizer.is_fast:
             raise UserError(
                 "task.whole_word: the base model's slow tokenizer does not report word boundaries; set it to false"
             )
-        tokens = [len(piece.ids) for piece in windows.pieces([row["text"] for row in splits.train[:200]], tokenizer)]
-        room = self._room(tokenizer)
-        if not self.join_lines and sum(tokens) < len(tokens) * room / 8:
-            mean = sum(tokens) / len(tokens)
-            return [
-                f"texts have {mean:.0f} tokens on average, but a window takes {room};"
-                " task.join_lines=true fills the windows and trains faster"
-            ]
         return []
 
     def _room(self, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -130,14 +121,13 @@ class MaskedTokensTask(Task, ABC):
                 columns[name].append(value)
         return {**columns, "cut": [False] * len(columns["row"])}
 
+    def _training_windows(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[windows.Piece]:
+        """The windows that are trained on, with special tokens."""
+        return [piece for _, piece in self._windows(rows, tokenizer)]
+
     def encode_training(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         """Unmasked windows, and the number of targets that `collate_training` draws in each."""
-        if self.join_lines:
-            frame, texts = windows.frame(tokenizer), windows.pieces([row["text"] for row in rows], tokenizer)
-            between = frame.after[-1:]
-            pieces = [part.framed(frame) for part in windows.join(texts, self._room(tokenizer), between)]
-        else:
-            pieces = [piece for _, piece in self._windows(rows, tokenizer)]
+        pieces = self._training_windows(rows, tokenizer)
         vocabulary = masking.vocabulary(tokenizer)
         columns: dict[str, list[Any]] = {
             "input_ids": [piece.ids for piece in pieces],

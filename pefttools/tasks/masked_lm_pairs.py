@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
-
-from pydantic import model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttools.bases import loading
 from pefttools.data import masking
@@ -53,14 +51,7 @@ class MaskedLMPairs(MaskedTokensTask):
     """What parts that do not belong together are: the second one is from another text (`next`), or they are swapped
     (`order`)."""
 
-    @model_validator(mode="after")
-    def _whole_texts(self) -> Self:
-        if self.join_lines:
-            raise ValueError("join_lines: joined texts have no pairs; set it to false, or use task=masked_lm")
-        return self
-
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        short = self.model_copy(update={"join_lines": True})  # without the advice to join lines
         texts = [row["text"] for row in splits.train[:200]]
         found = pairs(texts, tokenizer, self._room(tokenizer))
         if not any(pair.second.ids for pair in found):
@@ -70,7 +61,7 @@ class MaskedLMPairs(MaskedTokensTask):
                 "task.pairs=next takes wrong second parts from other texts, but data.train has one text only;"
                 " set task.pairs=order"
             )
-        return super(MaskedLMPairs, short).remarks(splits, tokenizer)
+        return super().remarks(splits, tokenizer)
 
     def adapt(self, base: loading.Base) -> None:
         """Refuse a base whose architecture has no head for pairs."""

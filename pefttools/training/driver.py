@@ -65,7 +65,7 @@ def train(
     run.refuse_unless_free(recipe, resume)
     if run.finished:
         reporter.note(f"the run in {out} is already finished; there is nothing to do")
-        return run.result()
+        return Run.open(run.path).result()
     loading.prepare_libraries()
     last, damaged = resumption.newest_intact(run)
     if resume and last is None:
