@@ -10,10 +10,10 @@ from test_train import assert_same_weights
 
 
 def assert_resumes_exactly(
-    recipe_file: Path, died: Path, common: list[str], whole: Path, expected: dict[str, Any]
+    recipe_file: Path, died: Path, common: list[str], whole: Path, expected: dict[str, Any], died_after: int = 7
 ) -> None:
-    """Train into `died` with a power cut, resume it, and compare it with the run `whole` and its result."""
-    with power_cut(7):
+    """Train into `died` with a power cut after some steps, resume it, and compare it with the run `whole`."""
+    with power_cut(died_after):
         train_tiny(recipe_file, died, *common, "train.checkpoint_seconds=0")
     _, resumed = train_tiny(recipe_file, died, *common, resume=True)
     assert losses(died) == losses(whole)
