@@ -79,7 +79,7 @@ def test_note_reports_the_cached_blocks(bert_recipe: Path, tmp_path: Path) -> No
     from pefttools.recipe import recipes
     from pefttools.training import driver
 
-    computed, read = "computed once: 0 MB in memory", "read from an earlier run: "
+    computed, read = "computed once: 0 MB in memory", "read from the cache: "
     notes = {"one": f"output of 2 frozen blocks {computed}", "two": f"output of 2 frozen blocks {read}"}
     for name, note in notes.items():
         listener = Listener()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, PrivateAttr
@@ -20,6 +19,7 @@ from pefttools.augmentations._translator import Translator, TranslatorSettings, 
 from pefttools.augmentations.base import Augmentation, Context
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
+from pefttools.sources import checksums
 from pefttools.sources.cache import entry, only_one
 
 if TYPE_CHECKING:
@@ -72,13 +72,15 @@ def _translations(
     """Text -> its back-translation; those that are not in the file are computed and added to it."""
     with only_one(file):
         known: dict[str, str] = {}
-        if file.is_file():
-            with suppress(ValueError):  # a damaged file is written again
-                known = json.loads(file.read_text("utf-8"))
+        if file.is_file() and (problem := checksums.damage(file)):
+            reporter.note(f"cached translations: {file} {problem}, so they are computed again")
+        elif file.is_file():
+            known = json.loads(file.read_text("utf-8"))
         if missing := sorted({text for text in texts if text.strip()} - {*known}):
             abroad = there.translate(missing, "translating", reporter)
             translated = [i for i, text in enumerate(abroad) if text]
             again = back.translate([abroad[i] for i in translated], "translating back", reporter)
             known |= dict.fromkeys(missing, "") | {missing[i]: t for i, t in zip(translated, again, strict=True)}
             atomic.write_json(file, known)
+            checksums.write(file)
     return {text: known.get(text, text) for text in texts}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pefttools import atomic
 from pefttools.errors import UserError
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import cache_dir, only_one
+from pefttools.sources.cache import cache_dir, stored
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,12 +25,13 @@ def dequantised(path: Path, sha256: str, reporter: Reporter) -> Path:
         UserError: transformers cannot read the file.
     """
     folder = cache_dir("dequantised", sha256)
-    with only_one(folder):
-        if not folder.exists():
-            reporter.note(f"dequantising {path.name}; later runs use the result")
-            with atomic.new_folder(folder) as part:
-                _convert(path, part)
-    return folder
+
+    def create() -> None:
+        reporter.note(f"dequantising {path.name}; later runs use the result")
+        with atomic.new_folder(folder) as part:
+            _convert(path, part)
+
+    return stored(folder, create, "dequantised base", reporter)
 
 
 def _convert(path: Path, folder: Path) -> None:

@@ -14,7 +14,7 @@ from pefttools import atomic
 from pefttools.data.rows import Fields, Row
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Finding, Reporter
-from pefttools.sources.cache import entry, only_one
+from pefttools.sources.cache import entry, stored
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,12 +70,13 @@ def encode(
     tokenizer: Any = base.tokenizer
     tokenizer_state = [len(tokenizer), tokenizer.model_input_names, tokenizer.split_special_tokens]
     folder = entry("tokenised", [rows, task.as_dict(), base.sha256, tokenizer_state, limit, training], code_files(task))
-    with only_one(folder):
-        if not folder.exists():
-            encoded = encode_once(rows, task, base, title, reporter, training)
-            with atomic.new_folder(folder) as part:
-                encoded.save_to_disk(part)
-    encoded = load_from_disk(folder)
+
+    def create() -> None:
+        encoded = encode_once(rows, task, base, title, reporter, training)
+        with atomic.new_folder(folder) as part:
+            encoded.save_to_disk(part)
+
+    encoded = load_from_disk(stored(folder, create, "tokenised rows", reporter))
     assert isinstance(encoded, Dataset)
     if cut := sum(encoded["cut"]):
         message = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pefttools import atomic
 from pefttools.data.batching import batches, eval_budget, pad_multiple
 from pefttools.data.encoding import Encoded, code_files, columns_of
-from pefttools.errors import damage_of
 from pefttools.objectives._teacher import refuse_other_targets
 from pefttools.objectives.base import Context, Loaded
-from pefttools.sources.cache import entry, only_one
+from pefttools.sources.cache import entry, stored
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,13 +62,13 @@ def soft_labels(teacher: Loaded, context: Context, top: int, setting: str) -> So
     refuse_other_targets(teacher, encoded, context, setting)
     depends_on = [teacher.key, list(context.rows), context.task.as_dict(), teacher.task.as_dict(), top]
     file = entry(FOLDER, depends_on, [Path(__file__), *code_files(context.task)], ".safetensors")
-    with only_one(file):
-        if not file.is_file():
-            with atomic.new_file(file) as part:
-                save_file(_computed(teacher, encoded, context, top), part)
-    with damage_of(file, "remove it, and it is computed again"):
-        found = load_file(file)
-        return SoftLabels(found["values"], found["starts"], found.get("indices"))
+
+    def create() -> None:
+        with atomic.new_file(file) as part:
+            save_file(_computed(teacher, encoded, context, top), part)
+
+    found = load_file(stored(file, create, "outputs of the teacher", context.reporter))
+    return SoftLabels(found["values"], found["starts"], found.get("indices"))
 
 
 def _computed(teacher: Loaded, encoded: Encoded, context: Context, top: int) -> dict[str, Tensor]:

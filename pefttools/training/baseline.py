@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic, metrics
 from pefttools.data.encoding import code_files
 from pefttools.reporter import Reporter
-from pefttools.sources.cache import entry
+from pefttools.sources.cache import entry, stored
 from pefttools.training.evaluation import Evaluator
 
 if TYPE_CHECKING:
@@ -32,14 +31,13 @@ def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, rep
     ]
     code = [*code_files(task), *sorted(Path(metrics.__file__).parent.glob("*.py"))]
     file = entry("baseline", depends_on, code)
-    alone = accelerator.num_processes == 1
-    if alone and file.is_file():
-        with suppress(ValueError):  # a damaged file is written again
-            return json.loads(file.read_text("utf-8"))
-    scores = _scored(ready, rows_of, accelerator, reporter)
-    if alone:
-        atomic.write_json(file, scores)
-    return scores
+    if accelerator.num_processes > 1:
+        return _scored(ready, rows_of, accelerator, reporter)
+
+    def create() -> None:
+        atomic.write_json(file, _scored(ready, rows_of, accelerator, reporter))
+
+    return json.loads(stored(file, create, "scores of the base", reporter).read_text("utf-8"))
 
 
 def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:

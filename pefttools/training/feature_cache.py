@@ -20,7 +20,8 @@ from pefttools import atomic
 from pefttools.errors import UserError
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.reporter import SILENT, Reporter
-from pefttools.sources.cache import cache_dir, only_one
+from pefttools.sources import checksums
+from pefttools.sources.cache import cache_dir, only_one, stored
 from pefttools.training.features import FOLDER, FeatureExtractor, Features
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _load_or_compute(
             values = _in_memory(extractor, encoded, name, sample, reporter)
         sets[name] = extractor.of(encoded, values)
     where = "memory" if in_memory else "disk"
-    done = "computed once" if missing or not on_disk else "read from an earlier run"
+    done = "computed once" if missing or not on_disk else "read from the cache"
     reporter.note(f"output of {blocks} {done}: {_human(size)} {'in' if in_memory else 'on'} {where}")
     return CachedFeatures(sets, where)
 
@@ -158,25 +159,27 @@ def _from_disk(
 ) -> Tensor:
     """The features in this file. The first process that needs them writes the file, while others wait."""
     tokens, width = sum(extractor.num_tokens(rows)), sample.shape[1]
-    with only_one(path):
-        if not path.is_file() or path.stat().st_size != tokens * width * sample.itemsize:
-            with only_one(path.with_name("room")):
-                _make_room(path.parent, settings.feature_disk_bytes - tokens * width * sample.itemsize)
-            try:
-                with atomic.new_file(path) as part, part.open("wb") as stream:
-                    for values in extractor.compute(rows, title, reporter):
-                        stream.write(values.view(torch.uint8).numpy().data)
-            except OSError as error:
-                raise UserError(
-                    f"train.feature_cache: {path} cannot be written ({error.strerror}); set train.feature_cache=memory"
-                ) from error
-        os.utime(path)  # `_make_room` removes the least recently used files first
-        if mapped:
-            return torch.from_file(str(path), False, tokens * width, dtype=sample.dtype).view(tokens, width)
-        values = sample.new_empty((tokens, width))
-        with path.open("rb") as stream:
-            stream.readinto(values.view(torch.uint8).numpy().data)
-        return values
+
+    def create() -> None:
+        with only_one(path.with_name("room")):
+            _make_room(path.parent, settings.feature_disk_bytes - tokens * width * sample.itemsize)
+        try:
+            with atomic.new_file(path) as part, part.open("wb") as stream:
+                for values in extractor.compute(rows, title, reporter):
+                    stream.write(values.view(torch.uint8).numpy().data)
+        except OSError as error:
+            raise UserError(
+                f"train.feature_cache: {path} cannot be written ({error.strerror}); set train.feature_cache=memory"
+            ) from error
+
+    stored(path, create, "features", reporter)
+    os.utime(path)  # `_make_room` removes the least recently used files first
+    if mapped:
+        return torch.from_file(str(path), False, tokens * width, dtype=sample.dtype).view(tokens, width)
+    values = sample.new_empty((tokens, width))
+    with path.open("rb") as stream:
+        stream.readinto(values.view(torch.uint8).numpy().data)
+    return values
 
 
 def _make_room(folder: Path, limit: int) -> None:
@@ -186,7 +189,7 @@ def _make_room(folder: Path, limit: int) -> None:
     for _, size, file in files:
         if total <= limit:
             break
-        file.unlink()
+        checksums.remove(file)
         total -= size
 
 
