@@ -223,8 +223,12 @@ def _train(recipe_file: Path, out: Path, *overrides: str) -> None:
     train_tiny(recipe_file, out, *overrides)
 
 
-def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
-    """Train in two processes with the environment of torchrun, but forked after the libraries were imported."""
+def in_two(target: Callable[..., None], *args: Any) -> list[int | None]:
+    """Run a function in two processes with the environment of torchrun, but forked after the libraries were imported.
+
+    Returns:
+        their exit codes.
+    """
     from pefttools import subprocesses
 
     with socket.socket() as free:
@@ -235,10 +239,15 @@ def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}.items():
                 patch.setenv(name, value)
-            processes.append(subprocesses.started(_train, recipe_file, out, *overrides))
+            processes.append(subprocesses.started(target, *args))
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    return [process.exitcode for process in processes]
+
+
+def train_in_two(recipe_file: Path, out: Path, *overrides: str) -> None:
+    """Train in two processes."""
+    assert in_two(_train, recipe_file, out, *overrides) == [0, 0]
 
 
 @contextmanager

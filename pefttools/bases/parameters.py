@@ -15,11 +15,13 @@ def count_parameters(model: nn.Module, head: Iterable[str]) -> dict[str, int]:
 
     Shared weights count once. The frozen copy of a head that peft stores (`original_module`) does not count.
     """
+    from pefttools.nn.sharding import local
+
     parts = [f".{path}." for path in head]
     counts = {"total": 0, "trainable": 0, "adapter": 0, "head": 0}
     seen: set[int] = set()
     for name, parameter in model.named_parameters():
-        storage = parameter.untyped_storage()._cdata
+        storage = local(parameter).untyped_storage()._cdata
         if ".original_module." in name or storage in seen:
             continue
         seen.add(storage)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pefttools.cli import narrow_tables, support_table
+from pefttools.cli.once import is_first
 from pefttools.cli.progress import FIRST
 from pefttools.errors import EnvironmentFault
 from pefttools.inference.prediction_files import json_line
@@ -92,9 +93,10 @@ def _table(table: Table) -> None:
 
 
 def problems(messages: Iterable[str]) -> None:
-    """Print errors, one line each."""
+    """Print errors, one line each; an error of several processes is printed by one of them."""
     for message in messages:
-        _err(f"error: {message}")
+        if is_first(message):
+            print(f"error: {message}", file=sys.stderr)
 
 
 def warnings(messages: Iterable[str]) -> None:
@@ -194,6 +196,7 @@ def result(values: Mapping[str, Any], folder: str) -> None:
 
 PARTS = {
     "weights": "the base's, the adapter's and the head's",
+    "gathered": "whole weights outside of the blocks, and of one block",
     "gradients": "of the trained parameters",
     "optimizer": "the optimizer's state",
     "activations": "of {rows} rows of {length} tokens, beyond the size of the gradients",
@@ -220,7 +223,8 @@ def plan(values: Mapping[str, Any]) -> None:
     table.add_column("MiB", justify="right")
     table.add_column("")
     for name, about in PARTS.items():
-        table.add_row(name, f"{sizes[name] / 2**20:,.1f}", about.format(**values))
+        if name in sizes:
+            table.add_row(name, f"{sizes[name] / 2**20:,.1f}", about.format(**values))
     table.add_section()
     step = f"{values['precision']} on {values['device']}, {values['micro_batches']} micro-batch(es) a step"
     table.add_row("peak", f"{sizes['peak'] / 2**20:,.1f}", step)

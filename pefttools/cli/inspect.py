@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.progress import RichReporter
+from pefttools.errors import UserError
 
 Kind = Literal[
     "recipes", "strategies", "tasks", "regularizers", "objectives", "augmentations", "optimizers", "exporters", "suites"
@@ -108,20 +109,23 @@ def show(
 
 
 @app.command(group=GROUP)
-def plan(recipe: str, /, *overrides: str, json: Json = False) -> None:
+def plan(recipe: str, /, *overrides: str, processes: int | None = None, json: Json = False) -> None:
     """Print a recipe's exact number of parameters and its estimated peak memory by part, without loading weights.
 
     Args:
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. strategy=bitfit train.batch_size=64.
+        processes: number of processes that train together; the memory is that of one of them.
         json: print one JSON object.
     """
     from pefttools.recipe import recipes
 
+    if processes is not None and processes < 1:
+        raise UserError(f"--processes: {processes} is not a number of processes; write 1 or more")
     resolved = recipes.load(recipe, overrides).recipe
     from pefttools.planning.planner import plan as made
 
-    values = made(resolved, RichReporter()).as_dict()
+    values = made(resolved, RichReporter(), processes).as_dict()
     display.as_json(values) if json else display.plan(values)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pefttools.errors import UserError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 IGNORED = -100
 """The label of a token that is not a target."""
+DRAW = "draw"
+"""The column with the seed of what is drawn for a training row, where rows have one."""
 
 
 class Vocabulary(NamedTuple):
@@ -41,6 +43,14 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     if not isinstance(tokenizer.mask_token_id, int):
         raise UserError("base: its tokenizer has no mask token; masked language modelling needs one")
     return Vocabulary(len(tokenizer), tokenizer.mask_token_id, frozenset(tokenizer.all_special_ids))
+
+
+def draws(columns: Mapping[str, Sequence[Any]], number: int) -> Iterator[Generator | None]:
+    """Yield the source of randomness of each row: its own if rows have a seed, else None for torch's global state."""
+    import torch
+
+    for seed in columns.get(DRAW, [None] * number):
+        yield None if seed is None else torch.Generator().manual_seed(seed)
 
 
 def num_targets(ids: Sequence[int], known: Vocabulary, shares: Shares) -> int:

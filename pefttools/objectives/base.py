@@ -128,6 +128,9 @@ class Objective(Choice, ABC):
     """Whether the loss needs `batch[NUMBER]`."""
     reads_hidden_states: ClassVar[bool] = False
     """Whether the loss reads the blocks' outputs at all tokens, so that no block may compute only those of some."""
+    shardable: ClassVar[bool] = False
+    """Whether it works on weights that processes share (`train.shard`): a step has one forward and one backward pass of
+    the model, and the objective reads no weights."""
     sample_settings: ClassVar[Mapping[str, Any]] = {}
     """Settings for contract tests: those without a default, and ones that suit tiny models."""
     adds_gradients: ClassVar[bool] = False

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 class ClassWeights(Objective):
     """Settings of class_weights: the rule for the weights, or the weights themselves."""
 
+    shardable: ClassVar[bool] = True
     only_with: ClassVar[Any] = {
         "beta": ("by=effective_number without weights", lambda it: it.by == "effective_number" and not it.weights),
         "by": ("no weights", lambda it: not it.weights),

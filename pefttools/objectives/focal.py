@@ -10,7 +10,7 @@ the size of micro-batches nor on the number of processes. Validation and test lo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 class Focal(Objective):
     """Settings of focal: the exponent."""
+
+    shardable: ClassVar[bool] = True
 
     gamma: float = Field(default=2.0, ge=0)
     """γ, the paper's best value is 2; 0 leaves the loss exactly unchanged."""

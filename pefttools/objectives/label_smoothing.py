@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class LabelSmoothing(Objective):
     """Settings of label_smoothing: the mass spread over all classes."""
 
+    shardable: ClassVar[bool] = True
+
     smoothing: float = Field(default=0.1, ge=0, lt=1)
     """ε; 0 leaves the loss exactly unchanged."""
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 class Adagrad(Optimizer):
     """Settings of adagrad."""
 
+    shardable: ClassVar[bool] = True
     adamw_lr_ratio: ClassVar[float] = 10.0
 
     eps: float = Field(default=1e-8, gt=0)

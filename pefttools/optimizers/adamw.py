@@ -8,7 +8,7 @@ The implementation is torch.optim's fused kernel. The strategies' default learni
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pefttools.optimizers.base import AdamOptimizer, Group
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 class AdamW(AdamOptimizer):
     """Averages and ε."""
+
+    shardable: ClassVar[bool] = True
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import torch

@@ -28,6 +28,9 @@ class Optimizer(Choice, ABC):
 
     separates_hidden_matrices: ClassVar[bool] = False
     """Whether groups also have `hidden`: True for matrices inside the blocks, False for everything else."""
+    shardable: ClassVar[bool] = False
+    """Whether it can update weights that processes share (`train.shard`): every weight by itself, with torch's own
+    operations."""
     adamw_lr_ratio: ClassVar[float] = 1.0
     """Its usual learning rate divided by that of adamw; the strategies' default learning rates are for adamw."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

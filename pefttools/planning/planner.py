@@ -7,7 +7,6 @@ depend on them (ranks by energy).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +19,10 @@ from pefttools.bases import loading, quantized
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.objectives._composition import reuse_features
+from pefttools.planning import shares
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order
+from pefttools.training.launch import num_processes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,8 @@ class Plan:
     precision: str
     device: str
     bytes: dict[str, int]
-    """`weights`, `gradients`, `optimizer`, `activations`, `features`, `allocator`, `process`, and `peak`, their sum."""
+    """`weights`, `gradients`, `optimizer`, `activations`, `features`, `allocator`, `process`, with
+    `train.shard` also `gathered`, and `peak`, their sum."""
     facts: dict[str, Any]
     """Facts about the strategy's initialization, such as the reconstruction error of a projection."""
 
@@ -61,8 +63,11 @@ class Plan:
         return asdict(self)
 
 
-def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
+def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = None) -> Plan:
     """The plan of a recipe on this machine, for one process of a launch.
+
+    Args:
+        processes: their number; those of this launch if it is None.
 
     Raises:
         UserError: something is wrong with the data, the base or the strategy's settings.
@@ -73,6 +78,8 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
         from pefttools.training import wrapping
     from pefttools.device import computes_in_bf16, device_type
 
+    number = processes or num_processes()
+    shares.refuse_alone(recipe.train, number)
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
@@ -90,11 +97,13 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT) -> Plan:
     from pefttools.planning import memory
     from pefttools.training.trial_step import refusal
 
-    step, evaluation = _batches(recipe, base, max(len(splits.validation), len(splits.test)))
+    step, evaluation = _batches(recipe, base, max(len(splits.validation), len(splits.test)), number)
     cached = _cacheable_rows(recipe, base, model, splits, reporter)
     with refusal(recipe, base, computes_in_bf16(settings.precision)):
         parts = {**memory.peak_by_part(recipe, base, model, row, step, evaluation, cached), "process": process}
     parts["weights"] -= saved
+    if recipe.train.shard:
+        parts = shares.per_process(parts, model, number)
     return Plan(
         recipe=recipe.name,
         base=base.source,
@@ -136,8 +145,9 @@ def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, 
     return base, wrapping.wrap(recipe, base), 0, process
 
 
-def _batches(recipe: Recipe, base: Base, num_evaluated: int) -> tuple[Batch, Batch]:
-    """The largest micro-batch of a step, and the largest batch of an evaluation of `num_evaluated` rows."""
+def _batches(recipe: Recipe, base: Base, num_evaluated: int, processes: int) -> tuple[Batch, Batch]:
+    """The largest micro-batch of a step on one of the processes, and the largest batch of an evaluation of
+    `num_evaluated` rows."""
     from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
     from pefttools.device import device_type
     from pefttools.planning import memory
@@ -145,7 +155,7 @@ def _batches(recipe: Recipe, base: Base, num_evaluated: int) -> tuple[Batch, Bat
 
     settings, device = recipe.train, device_type()
     longest = recipe.task.longest(base.tokenizer.model_max_length)
-    total = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    total = -(-settings.batch_size // processes)
     tokens = settings.micro_batch_tokens or token_budget(device)
     padded = step_multiple(settings.pad_multiple, device)
     step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)

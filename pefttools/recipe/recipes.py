@@ -17,7 +17,15 @@ from pefttools.augmentations.base import unfit_augmentations
 from pefttools.data.settings import FileSettings
 from pefttools.errors import LONGEST, UserError, unknown
 from pefttools.objectives._composition import misfits
-from pefttools.recipe import moved_settings, renamed_settings, replaced_data, shipped, typed_yaml, unused_settings
+from pefttools.recipe import (
+    moved_settings,
+    renamed_settings,
+    replaced_data,
+    sharded,
+    shipped,
+    typed_yaml,
+    unused_settings,
+)
 from pefttools.recipe.overrides import Overlaid, flat, get, overlay, pairs, short
 from pefttools.recipe.parsing import TYPES, validated
 from pefttools.recipe.recipe import Recipe
@@ -134,7 +142,8 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
     )
     final = recipe.as_dict()
     wrong = misfits(recipe.objectives, recipe.task, recipe.strategy)
-    if wrong := [*wrong, *unfit_augmentations(recipe.augmentations, recipe.task, recipe.strategy)]:
+    wrong += [*unfit_augmentations(recipe.augmentations, recipe.task, recipe.strategy), *sharded.misfits(recipe)]
+    if wrong:
         raise UserError(*wrong)
     ignored = unused_settings.in_sections(recipe)
     if problems := [sentence for key, sentence in ignored.items() if key in laid.overridden]:

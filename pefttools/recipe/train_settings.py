@@ -51,6 +51,9 @@ class TrainSettings(Settings):
     gradient_checkpointing: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Store only the inputs of blocks and compute the blocks again in the backward pass. This takes less memory and is
     about a third slower."""
+    shard: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
+    """Let the processes of a launch share all weights, gradients and the optimizer's state, for models that are larger
+    than a device: each stores 1/N of them. This takes more time, because every block's weights are exchanged."""
     compile: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Compile the steps with torch.compile. The first step takes at least half a minute longer, so this pays off in
     long runs of large models."""

@@ -42,6 +42,8 @@ class Regularizer(Choice, ABC):
 
     needs_start: ClassVar[bool] = False
     """Whether it needs the pretrained matrices that a strategy replaces (low_rank)."""
+    shardable: ClassVar[bool] = False
+    """Whether it works on weights that processes share (`train.shard`): it is a sum over single weights."""
     affects: ClassVar[Affected] = "parameters"
     """The parameters that it affects by default. A model without trained parameters of this kind raises an error."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class L1(Regularizer):
     """Strength of the penalty, and the values toward which it pulls the weights."""
+
+    shardable: ClassVar[bool] = True
 
     weight: float = Field(default=1e-5, gt=0)
     """λ, on the sum of absolute values."""

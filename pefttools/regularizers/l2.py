@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 class L2(Regularizer):
     """Strength of the penalty, and the weights that it includes."""
 
+    shardable: ClassVar[bool] = True
     affects: ClassVar[Affected] = "matrices"
 
     weight: float = Field(default=0.01, gt=0)

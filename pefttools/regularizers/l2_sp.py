@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 class L2SP(Regularizer):
     """Strength for pretrained weights, and strength for new weights."""
+
+    shardable: ClassVar[bool] = True
 
     alpha: float = Field(default=0.01, gt=0)
     """α, on half the squared distance of pretrained weights from their start; choose it by validation."""

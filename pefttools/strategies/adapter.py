@@ -36,6 +36,7 @@ class Adapter(Strategy):
 
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 1e-2)
+    shardable: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     why_not_merged: ClassVar[str] = (
         "a bottleneck has an activation between its matrices, so it stays a module; use --to adapter, or train"

@@ -45,6 +45,9 @@ class Strategy(Choice, ABC):
     """Whether it changes frozen weights of the base, so that the start is exact only up to rounding (PiSSA)."""
     trains: ClassVar[bool] = True
     """Whether there is anything to train."""
+    shardable: ClassVar[bool] = False
+    """Whether processes can share its weights (`train.shard`): it reads and changes them only in the model's passes and
+    by the optimizer, element by element."""
     variants: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Name -> settings of the published methods that this strategy offers in addition to its default."""
 
@@ -170,6 +173,8 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """
     import torch
 
+    from pefttools.nn.sharding import share_like
+
     targets = trained(model)
     if targets.keys() != tensors.keys():
         mismatched = sorted(targets.keys() ^ tensors.keys())
@@ -184,7 +189,7 @@ def restore(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
                     f"{where}: {name} has the shape {tuple(tensors[name].shape)}, but the model needs"
                     f" {tuple(target.shape)}"
                 )
-            target.copy_(tensors[name])
+            target.copy_(share_like(tensors[name], target))
 
 
 def is_quantised(module: nn.Module) -> bool:

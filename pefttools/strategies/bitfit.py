@@ -30,6 +30,7 @@ class BitFit(Strategy):
 
     default_lr: ClassVar[float] = 5e-3
     lr_range: ClassVar[tuple[float, float]] = (3e-4, 3e-2)
+    shardable: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     exact_start: ClassVar[bool] = True
     variants: ClassVar[Any] = {"subset": {"biases": "subset"}}

@@ -22,6 +22,7 @@ class Full(Strategy):
 
     default_lr: ClassVar[float] = 5e-5
     lr_range: ClassVar[tuple[float, float]] = (1e-5, 5e-4)
+    shardable: ClassVar[bool] = True
     head_lr_scale: ClassVar[float] = 20.0
     default_warmup: ClassVar[float] = 0.1
     mergeable: ClassVar[bool] = True

@@ -27,6 +27,7 @@ class IA3(PeftStrategy):
 
     default_lr: ClassVar[float] = 1e-2
     lr_range: ClassVar[tuple[float, float]] = (1e-3, 5e-2)
+    shardable: ClassVar[bool] = True
 
     outputs: Targets = Field(default=("key", "value"))
     """Matrices whose outputs are scaled: roles, or patterns on names and paths."""

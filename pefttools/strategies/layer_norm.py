@@ -25,6 +25,7 @@ class LayerNorm(PeftStrategy):
 
     default_lr: ClassVar[float] = 3e-3
     lr_range: ClassVar[tuple[float, float]] = (3e-4, 3e-2)
+    shardable: ClassVar[bool] = True
 
     def config(self, base: Base) -> PeftConfig:
         from peft import LNTuningConfig

@@ -93,6 +93,10 @@ class Lora(PeftStrategy):
         return self.init != "loftq"
 
     @property
+    def shardable(self) -> bool:  # type: ignore[override]
+        return self.init not in ("eva", "loftq")  # they read weights and inputs layer by layer
+
+    @property
     def rewrites_base(self) -> bool:  # type: ignore[override]
         return self.init in ("pissa", "olora", "loftq")
 

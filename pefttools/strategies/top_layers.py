@@ -28,6 +28,7 @@ class TopLayers(Strategy):
 
     default_lr: ClassVar[float] = 1e-3
     lr_range: ClassVar[tuple[float, float]] = (1e-4, 1e-2)
+    shardable: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     exact_start: ClassVar[bool] = True
 

@@ -76,7 +76,7 @@ def generate(
     Raises:
         UserError: `max_new_tokens` leaves no room for a prompt in a decoder's context.
     """
-    import torch
+    from pefttools.nn.sharding import without_gradients
 
     device = next(model.parameters()).device
     model_config: Any = model.config
@@ -97,7 +97,7 @@ def generate(
     try:
         for rows in _batches(model, encoder_decoder, lengths, limits):
             ids, mask = _padded([prompts[row] for row in rows], settings.pad_token_id, left=not encoder_decoder)  # type: ignore[arg-type]
-            with torch.inference_mode(), _seeded_sampling(decoding, rows[0]), warnings.catch_warnings():
+            with without_gradients(model), _seeded_sampling(decoding, rows[0]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Position ids are not supported", category=UserWarning)
                 generated: Any = model.generate(  # type: ignore[operator]
                     input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings

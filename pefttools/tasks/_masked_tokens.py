@@ -139,11 +139,11 @@ class MaskedTokensTask(Task, ABC):
     def collate_training(
         self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int
     ) -> dict[str, Tensor]:
-        rows = zip(columns["input_ids"], columns.get(WORDS, [None] * len(columns["input_ids"])), strict=True)
+        texts = columns["input_ids"]
+        rows = zip(texts, columns.get(WORDS, [None] * len(texts)), masking.draws(columns, len(texts)), strict=True)
         vocabulary = masking.vocabulary(tokenizer)
-        # torch's random state is stored in checkpoints, so a resumed run draws the same masks
         masked, labels = zip(
-            *(masking.masked(ids, vocabulary, self._shares, words) for ids, words in rows), strict=True
+            *(masking.masked(ids, vocabulary, self._shares, words, draw) for ids, words, draw in rows), strict=True
         )
         return self.collate({"input_ids": masked, LABELS: labels}, tokenizer, multiple)
 
@@ -208,7 +208,7 @@ class MaskedTokensTask(Task, ABC):
         Raises:
             UserError: a text has no mask.
         """
-        import torch
+        from pefttools.nn.sharding import without_gradients
 
         mask, token = masking.vocabulary(tokenizer).mask, str(tokenizer.mask_token)
         if empty := [number for number, row in enumerate(rows, 1) if token not in row["text"]]:
@@ -220,7 +220,7 @@ class MaskedTokensTask(Task, ABC):
         for indices in batches(range(len(parts)), lengths, 64, eval_budget(device.type), 1):
             batch = self.collate({"input_ids": [parts[i][1] for i in indices]}, tokenizer, 1)
             batch = {name: value.to(device) for name, value in batch.items()}
-            with torch.inference_mode():
+            with without_gradients(model):
                 logits = self.logits(model(**self.inputs_of(batch)), batch).float()
             for index, ids, line in zip(indices, batch["input_ids"], logits, strict=True):
                 best = line[ids == mask].softmax(-1).topk(min(TOP, line.shape[-1]))

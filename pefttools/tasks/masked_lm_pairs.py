@@ -124,12 +124,12 @@ class MaskedLMPairs(MaskedTokensTask):
     ) -> dict[str, Tensor]:
         vocabulary, frame = masking.vocabulary(tokenizer), pair_frame(tokenizer)
         found: dict[str, list[Any]] = {name: [] for name in ("input_ids", TYPES, LABELS, PAIR)}
-        # torch's random state is stored in checkpoints, so a resumed run draws the same pairs and masks
-        for parts, number in zip(columns[PARTS], columns["num_targets"], strict=True):
+        draws = masking.draws(columns, len(columns[PARTS]))
+        for parts, number, draw in zip(columns[PARTS], columns["num_targets"], draws, strict=True):
             pair = Pair(0, *(Piece(ids, words) for ids, words in parts))
-            piece, types, label = self._drawn(pair, frame, None)
+            piece, types, label = self._drawn(pair, frame, draw)
             words = piece.words if self.whole_word else None
-            ids, labels = masking.masked(piece.ids, vocabulary, self._shares, words, number=number)
+            ids, labels = masking.masked(piece.ids, vocabulary, self._shares, words, draw, number)
             for name, value in zip(found, (ids, types, labels, label), strict=True):
                 found[name].append(value)
         return self.collate(_typed(found, tokenizer), tokenizer, multiple)

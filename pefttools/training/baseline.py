@@ -11,6 +11,7 @@ from pefttools.data.encoding import code_files
 from pefttools.reporter import Reporter
 from pefttools.sources.cache import entry, stored
 from pefttools.training.evaluation import Evaluator
+from pefttools.training.placement import place
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,7 +48,8 @@ def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Repo
     recipe, model = ready.recipe, ready.model
     if not recipe.strategy.exact_start:
         set_seed(recipe.seed)
-        model = recipe.task.load(recipe.base, reporter).model.to(accelerator.device)
+        model = recipe.task.load(recipe.base, reporter).model
+        place(model, recipe.train, accelerator.device)
     evaluator = Evaluator(model, recipe.task, ready.base.tokenizer, accelerator, reporter)
     rows, encoded = ready.splits.named()[name], ready.encoded[name]
     return evaluator.score(encoded, rows, f"{name}, baseline", generate=True).metrics

@@ -12,6 +12,7 @@ import json
 import random
 import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 
 PROGRESS = "progress.json"
+ADVICE = {
+    "processes": "; a run continues exactly only on as many processes, so launch as many as before",
+    "train.shard": "; continue with the value of before",
+}
+"""Condition of a run -> what to do when it has changed."""
 DAMAGED = "damaged-"
 """Prefix of the name of a checkpoint that was set aside."""
 
@@ -76,15 +82,18 @@ def save(
     number: int,
 ) -> None:
     """Write `folder/step-N`, then remove all but the last `number` checkpoints and the best weights that they name."""
+    from pefttools.nn.sharding import gathered
+
     target = folder / f"step-{progress.step:08d}"
     part = folder / f".{target.name}.part"
     try:
+        weights, optimizer_state = gathered((trained(model), optimizer.state_dict()), accelerator.is_main_process)
         if accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            _save_weights(model, part)
+            _save_weights(weights, part)
             state = {
-                "optimizer": optimizer.state_dict(),
+                "optimizer": optimizer_state,
                 "strategy": strategy.state(model),
                 "objectives": objectives.state(),
             }
@@ -106,9 +115,12 @@ def save(
 
 def save_best(folder: Path, step: int, model: nn.Module, accelerator: Accelerator) -> None:
     """Write `folder/best-N`; a resumed run uses it only if a checkpoint names it."""
+    from pefttools.nn.sharding import gathered
+
+    weights = gathered(trained(model), accelerator.is_main_process)
     if accelerator.is_main_process:
         with atomic.new_folder(folder / best_name(step)) as part:
-            _save_weights(model, part)
+            _save_weights(weights, part)
             hashes.write(part, part.iterdir())
     accelerator.wait_for_everyone()
 
@@ -178,15 +190,33 @@ def load(
         raise UserError(
             *(
                 f"--resume: {n} was {progress.conditions[n]!r} when the run began, but is {conditions[n]!r} now"
+                f"{ADVICE.get(n, '')}"
                 for n in changed
             )
         )
     state = state_files.load(checkpoint, "state")
     _load_weights(model, checkpoint)
-    optimizer.load_state_dict(state["optimizer"])
+    optimizer.load_state_dict(_shared(state["optimizer"], optimizer))
     strategy.set_state(model, state["strategy"], num_steps)
     objectives.load_state(state["objectives"])
     return progress
+
+
+def _shared(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """A state of an optimizer, in which this process has its share of tensors whose weights are shared."""
+    from pefttools.nn.sharding import share_like
+
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    shared = {
+        number: {
+            name: share_like(value, weights[number])
+            if getattr(value, "shape", None) == weights[number].shape
+            else value
+            for name, value in values.items()
+        }
+        for number, values in state["state"].items()
+    }
+    return {**state, "state": shared}
 
 
 def load_random_states(checkpoint: Path, process_index: int) -> None:
@@ -219,11 +249,10 @@ def _random_states() -> dict[str, Any]:
     }
 
 
-def _save_weights(model: nn.Module, folder: Path) -> None:
+def _save_weights(weights: Mapping[str, torch.Tensor], folder: Path) -> None:
     from safetensors.torch import save_file
 
-    tensors = {name: p.detach().contiguous() for name, p in trained(model).items()}
-    save_file(tensors, folder / "trained.safetensors")
+    save_file({name: p.detach().contiguous() for name, p in weights.items()}, folder / "trained.safetensors")
 
 
 def _load_weights(model: nn.Module, folder: Path) -> None:

@@ -22,7 +22,7 @@ from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.objectives._composition import need_plain_autograd, reuse_features
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import checkpoint, optimizer_setup, results, resumption, speedups
+from pefttools.training import checkpoint, launch, optimizer_setup, results, resumption, speedups
 from pefttools.training.baseline import baseline_scores
 from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator, Scored
@@ -31,7 +31,7 @@ from pefttools.training.features import FeatureExtractor, Features
 from pefttools.training.loop import Loop
 from pefttools.training.micro_batches import MicroBatches, num_steps
 from pefttools.training.preparation import Prepared, prepare
-from pefttools.training.process import accelerator_for, hardware, stop_signals
+from pefttools.training.process import accelerator_for, finish, for_steps, hardware, stop_signals
 from pefttools.training.run import Run
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def train(
 
     Raises:
         UserError: something is wrong with the recipe, its data or its base; nothing was written.
-        EnvironmentFault: memory ran out, or the folder cannot be written; a run with a checkpoint can be resumed.
+        EnvironmentFault: memory ran out, the folder cannot be written, or another process has ended; a run with a
+            checkpoint can be resumed.
         Interrupted: the user stopped the run; it can be resumed.
         Paused: the run was stopped after `stop_after` steps.
     """
@@ -71,10 +72,11 @@ def train(
     if resume and last is None:
         reporter.note(f"there is no checkpoint in {out}; training starts from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
-    prepared = prepare(recipe, reporter, accelerator.device)
-    with run.only_one() if accelerator.is_main_process else nullcontext():
-        resumption.set_aside(damaged, last, accelerator, reporter)
-        return Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after).in_folder()
+    with launch.ending_with_others(run):
+        prepared = prepare(recipe, reporter, accelerator.device)
+        with run.only_one() if accelerator.is_main_process else nullcontext():
+            resumption.set_aside(damaged, last, accelerator, reporter)
+            return Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after).in_folder()
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ class Training:
         from pefttools.training.trackers import hyperparameters
 
         run, recipe, accelerator = self.run, self.prepared.recipe, self.accelerator
+        if accelerator.num_processes > 1:  # machines may have their files in different folders
+            settings = {k: v for k, v in hyperparameters(recipe).items() if not k.startswith(("data.", "base.source"))}
+            launch.refuse_disagreement({**settings, **self._conditions()})
         if accelerator.is_main_process:
             run.create(recipe)
         accelerator.wait_for_everyone()
@@ -120,10 +125,12 @@ class Training:
                 raise
             raise resumption.disk_fault(run, error, accelerator.is_main_process) from error
         finally:
-            accelerator.end_training()
+            finish(accelerator)
 
     def _train_and_score(self, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        from accelerate.utils import set_seed
+        from accelerate.utils import gather_object, set_seed
+
+        from pefttools.nn import sharding
 
         recipe, measured = self.prepared.recipe, self.measured_on
         params = count_parameters(self.prepared.model, self.prepared.base.head)
@@ -133,8 +140,11 @@ class Training:
         progress = self._fit(last, before, should_stop) if recipe.strategy.trains else Progress(before=before)
         validation = self._score("validation", "validation, best", generate=measured == "validation")
         test = self._score("test", "test", generate=True) if measured == "test" else None
+        weight_bytes = gather_object([sharding.stored_bytes(self.prepared.model)])
+        if recipe.train.shard:
+            sharding.gather_trained(self.prepared.model, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            self._write(progress, params, validation, test)
+            self._write(progress, params, weight_bytes, validation, test)
         self.accelerator.wait_for_everyone()
         return self.run.result()
 
@@ -150,7 +160,8 @@ class Training:
         """Train from the last checkpoint, or from the beginning; at the end the model has its best weights."""
         prepared, run, accelerator = self.prepared, self.run, self.accelerator
         recipe, model, strategy, acting = prepared.recipe, prepared.model, prepared.recipe.strategy, prepared.objectives
-        wrapped, optimizer = accelerator.prepare(model, optimizer_setup.build(model, strategy, recipe.train))
+        optimizer = optimizer_setup.build(model, strategy, recipe.train)
+        wrapped, optimizer = for_steps(accelerator, model, optimizer)
         conditions = self._conditions()
         total = num_steps(recipe.train, len(prepared.encoded["train"]))
         start = Progress(before=before, conditions=conditions)
@@ -195,6 +206,7 @@ class Training:
             "labels": list(prepared.recipe.task.config_values().get("label2id", {})),
             "precision": self.accelerator.mixed_precision,
             "processes": self.accelerator.num_processes,
+            "train.shard": prepared.recipe.train.shard,
         }
 
     def _features(self, progress: Progress) -> Mapping[str, Features]:
@@ -204,7 +216,7 @@ class Training:
         """
         started, used = time.monotonic(), time.process_time()
         prepared, recipe = self.prepared, self.prepared.recipe
-        if not reuse_features(recipe.objectives):
+        if not reuse_features(recipe.objectives) or recipe.train.shard:
             return {}
         wanted = None if progress.features is None else progress.features.get("rows", ())
         precision = self.accelerator.mixed_precision
@@ -217,7 +229,14 @@ class Training:
         progress.cpu_seconds += time.process_time() - used
         return cached.sets
 
-    def _write(self, progress: Progress, params: dict[str, int], validation: Scored, test: Scored | None) -> None:
+    def _write(
+        self,
+        progress: Progress,
+        params: dict[str, int],
+        weight_bytes: list[int],
+        validation: Scored,
+        test: Scored | None,
+    ) -> None:
         """Write the adapter, rows, predictions and finally result.json."""
         prepared, run, accelerator, measured = self.prepared, self.run, self.accelerator, self.measured_on
         recipe, model, splits = prepared.recipe, prepared.model, prepared.splits
@@ -239,6 +258,7 @@ class Training:
                 "peak_bytes": peak_bytes(),
                 "precision": accelerator.mixed_precision.replace("no", "fp32"),
                 "processes": accelerator.num_processes,
+                "weight_bytes": weight_bytes,
                 "feature_cache": progress.features or None,
             },
             "versions": results.versions(),

@@ -98,49 +98,77 @@ class Evaluator:
             indices: the encoded rows to run on.
             features: cached outputs of the frozen blocks for every row, where there are some.
         """
-        import torch
+        from pefttools.nn.sharding import is_sharded, without_gradients
 
         model, task, lengths = self.model, self.task, encoded["length"][:]
         device = next(model.parameters()).device
         was_training = model.training
         multiple = pad_multiple(device.type)
         model.eval()
-        with torch.inference_mode():
+        with without_gradients(model):
             parts = deque(batches(indices, lengths, MAX_ROWS, eval_budget(device.type), multiple))
-            while parts:
-                part = parts.popleft()
+            fillers = self._fillers(lengths, len(parts), multiple)
+            while parts or fillers:
+                part, is_filler = (parts.popleft(), False) if parts else (fillers.pop(), True)
                 columns: Any = encoded[part]
                 batch = {k: v.to(device) for k, v in task.collate(columns, self.tokenizer, multiple).items()}
                 try:
                     with features.substituted(part, batch) if features else nullcontext():
                         outputs = model(**task.inputs_of(batch))
                 except (MemoryError, RuntimeError) as error:
-                    if len(part) == 1 or not is_out_of_memory(error):
+                    if len(part) == 1 or not is_out_of_memory(error) or is_sharded(model):
                         raise
                     parts.extendleft([part[len(part) // 2 :], part[: len(part) // 2]])
                     continue
-                yield part, batch, outputs
+                if not is_filler:
+                    yield part, batch, outputs
         model.train(was_training)
+
+    def _fillers(self, lengths: Sequence[int], number: int, multiple: int) -> list[list[int]]:
+        """Batches without effect, for a process that shares the model's weights and has fewer batches than another.
+
+        Args:
+            number: of batches that this process has.
+        """
+        from pefttools.nn.sharding import is_sharded
+
+        if not is_sharded(self.model):
+            return []
+        assert self.accelerator, "only processes of a launch share weights"
+        budget = eval_budget(self.accelerator.device.type)
+        shares = [self._share(len(lengths), process) for process in range(self.accelerator.num_processes)]
+        most = max(len(list(batches(share, lengths, MAX_ROWS, budget, multiple))) for share in shares)
+        return [[0]] * (most - number)
+
+    def _generates_alone(self) -> bool:
+        """Whether every process generates all rows: where each of them is part of every pass, and where texts are
+        sampled, because the sampled text of a row depends on the rows that are generated with it."""
+        from pefttools.nn.sharding import is_sharded
+
+        decoding = self.task.decoding(self.tokenizer)
+        return is_sharded(self.model) or (decoding is not None and decoding.temperature > 0)
 
     def generated(self, rows: Sequence[Row], title: str) -> list[Prediction]:
         """One generated prediction a row, in the rows' order."""
-        import torch
+        from pefttools.nn.sharding import without_gradients
 
-        model, mine = self.model, self._share(len(rows))
+        alone = self._generates_alone()
+        model, mine = self.model, list(range(len(rows))) if alone else self._share(len(rows))
         found: list[tuple[int, Prediction]] = []
         was_training = model.training
         model.eval()
-        with self.reporter.bar(title, len(mine), "rows") as bar, torch.inference_mode():
+        with self.reporter.bar(title, len(mine), "rows") as bar, without_gradients(model):
             for index, prediction in self.task.generate(model, [rows[i] for i in mine], self.tokenizer):
                 found.append((mine[index], prediction))
                 bar.advance(1)
         model.train(was_training)
-        return [prediction for _, prediction in sorted(self._gathered(found), key=lambda pair: pair[0])]
+        everything = found if alone else self._gathered(found)
+        return [prediction for _, prediction in sorted(everything, key=lambda pair: pair[0])]
 
-    def _share(self, number: int) -> list[int]:
-        """The indices, of so many rows, that this process computes."""
-        rank, world = (self.accelerator.process_index, self.accelerator.num_processes) if self.accelerator else (0, 1)
-        return list(range(number))[rank::world]
+    def _share(self, number: int, process: int | None = None) -> list[int]:
+        """The indices, of so many rows, that a process computes; this process if it is None."""
+        own, world = (self.accelerator.process_index, self.accelerator.num_processes) if self.accelerator else (0, 1)
+        return list(range(number))[own if process is None else process :: world]
 
     def _gathered(self, values: list[Any]) -> list[Any]:
         """The values of all processes."""

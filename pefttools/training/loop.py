@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pefttools.errors import Interrupted, UserError
+from pefttools.nn.sharding import whole
 from pefttools.objectives._composition import Composed
 from pefttools.recipe import schedule
 from pefttools.recipe.recipe import Recipe
@@ -68,7 +69,7 @@ class Loop:
         self.update = Update(
             self.objectives, self.penalties, self.optimizer,
             lambda share: accelerator.backward(share * accelerator.num_processes),  # DDP averages; we sum
-            lambda: accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf),
+            lambda: whole(torch.as_tensor(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))),
             self.watch_gradients, self.updated,
         )  # fmt: skip
         self.without_gradient = set(trained(self.model))
@@ -220,7 +221,7 @@ class Loop:
         self.without_gradient -= {
             name
             for name, p in trained(self.model).items()
-            if name in self.without_gradient and p.grad is not None and p.grad.any()
+            if name in self.without_gradient and p.grad is not None and whole(p.grad).any()
         }
         if self.without_gradient and self.progress.step + 1 == self.watched:
             names = sorted(self.without_gradient)

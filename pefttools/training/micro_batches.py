@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
+from pefttools.data.masking import DRAW
 from pefttools.nn import input_embeddings
+from pefttools.nn.sharding import is_sharded
 from pefttools.objectives.base import NUMBER, Batch, Forward
 from pefttools.recipe.recipe import Recipe
 from pefttools.recipe.train_settings import TrainSettings
@@ -70,6 +73,7 @@ class MicroBatches:
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
         self.epoch: tuple[int, list[list[int]]] = (-1, [])
+        self.is_sharded = is_sharded(self.bare)
         self.divisor = 1
         """By how much micro-batches are smaller than the settings allow, because memory ran out."""
 
@@ -90,27 +94,32 @@ class MicroBatches:
     def micro_batches(self, rows: list[int]) -> Iterator[MicroBatch]:
         """This process's share of a step, micro-batch by micro-batch.
 
-        If a step has fewer rows than there are processes, those without rows compute one with weight 0.
+        If a step has fewer rows than there are processes, those without rows compute one with weight 0. Processes that
+        share the weights compute equally many micro-batches, because every pass gathers weights.
         """
         accelerator, multiple = self.accelerator, self.multiple
-        share = self.share(rows)
-        weight = 1.0 if share else 0.0
-        found = self.split(share or rows[:1])
-        for part in found:
-            batch = collated(self.recipe.task, self.columns[part], self.tokenizer, multiple)
+        found = self.split(self.share(rows))
+        parts = [(part, 1.0) for part in found] + [(rows[:1], 0.0)] * (self._most(rows) - len(found))
+        for number, (part, weight) in enumerate(parts, 1):
+            batch = collated(self.recipe.task, self._columns(part), self.tokenizer, multiple)
             on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
             without_exchange = partial(accelerator.no_sync, self.model)
-            yield MicroBatch(on_device, self.forward(part), weight, without_exchange, is_last=part is found[-1])
+            yield MicroBatch(on_device, self.forward(part), weight, without_exchange, is_last=number == len(parts))
 
     @property
     def multiple(self) -> int:
         """Number of tokens of whose multiple a batch is padded to."""
         return step_multiple(self.recipe.train.pad_multiple, self.accelerator.device.type)
 
-    def share(self, rows: list[int]) -> list[int]:
-        """This process's rows of a step."""
-        accelerator = self.accelerator
-        return sorted(rows, key=lambda i: -self.lengths[i])[accelerator.process_index :: accelerator.num_processes]
+    def _most(self, rows: list[int]) -> int:
+        """How many micro-batches of a step this process computes, with those of weight 0."""
+        processes = range(self.accelerator.num_processes) if self.is_sharded else [self.accelerator.process_index]
+        return max(1, *(len(self.split(self.share(rows, process))) for process in processes))
+
+    def share(self, rows: list[int], process: int | None = None) -> list[int]:
+        """A process's rows of a step; this process's if it is None."""
+        first = self.accelerator.process_index if process is None else process
+        return sorted(rows, key=lambda i: -self.lengths[i])[first :: self.accelerator.num_processes]
 
     def split(self, rows: list[int]) -> list[list[int]]:
         """The rows of every micro-batch."""
@@ -134,6 +143,17 @@ class MicroBatches:
                 return now
         self.divisor = before
         return None
+
+    def _columns(self, rows: list[int]) -> Mapping[str, Any]:
+        """The columns of these rows, with the seeds of what the task draws for them in this epoch (masks).
+
+        So neither micro-batches nor processes nor an objective that repeats a step's passes change what is drawn.
+        """
+        columns = self.columns[rows]
+        if not self.recipe.task.draws_inputs:
+            return columns
+        texts = [f"{self.recipe.seed} {self.epoch[0]} {row}" for row in rows]
+        return {**columns, DRAW: [int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") for text in texts]}
 
     def forward(self, rows: list[int]) -> Forward:
         """A function that runs the model on a batch of these rows."""

@@ -59,6 +59,8 @@ class Penalties:
         """Add the penalties' gradients to those of the loss; returns the sum of the penalties, shape ()."""
         import torch
 
+        from pefttools.nn.sharding import whole
+
         values = [self.strategy.penalty(self.model), *(penalty.value() for penalty in self.bound)]
         terms = [value for value in values if value is not None]
         if not terms:
@@ -70,7 +72,7 @@ class Penalties:
         ):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-        return total.detach()
+        return whole(total.detach())
 
 
 def mark_pretrained(base: Base) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +21,10 @@ from pefttools.objectives.base import NUMBER, Context
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, speedups, wrapping
+from pefttools.training.launch import num_processes
 from pefttools.training.padding import refuse_padding_readers
 from pefttools.training.penalties import Penalties
+from pefttools.training.placement import place
 from pefttools.training.run import loaded_run
 from pefttools.training.trial_step import FirstStep, refusal
 
@@ -80,7 +81,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     added = copies(recipe.augmentations, splits.train, task, recipe.seed, base.tokenizer, reporter)
     encoded = _encoded(splits, added, task, base, reporter)
     speedups.refuse_impossible(model, recipe.train, torch.device(device).type)
-    model.to(device)
+    place(model, recipe.train, torch.device(device))
     lengths = encoded["train"]["length"][:]
     shortest: Any = encoded["train"][[lengths.index(min(lengths))]]
     with refusal(recipe, base, bf16=False):
@@ -176,7 +177,7 @@ def _micro_batch_rows(settings: TrainSettings, device: str, shortest: int) -> in
     Args:
         shortest: number of tokens of the shortest training row.
     """
-    share = -(-settings.batch_size // int(os.environ.get("WORLD_SIZE", "1")))
+    share = -(-settings.batch_size // num_processes())
     budget = settings.micro_batch_tokens or token_budget(device)
     return max(1, min(share, settings.micro_batch_size, budget // max(1, shortest)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,18 +14,25 @@ from pefttools import signals
 from pefttools.device import computes_in_bf16
 from pefttools.errors import UserError
 from pefttools.recipe.recipe import Recipe
+from pefttools.training.launch import is_single_by_mistake, num_processes
+from pefttools.training.placement import refuse_alone
 from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+REPEATED_SECONDS = 2.0
+"""How long a launcher may take to repeat a signal."""
 
 
 def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     """Accelerate with the recipe's precision and trackers; TensorBoard drops its values from `first_step` on.
 
     Raises:
-        UserError: a tracker is unknown, or the launcher started more processes than Accelerate sees.
+        UserError: a tracker is unknown, weights would be shared with no other process, or the launcher started more
+            processes than Accelerate sees.
     """
     import torch
     from accelerate import Accelerator
@@ -33,6 +41,7 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
 
     from pefttools.training.trackers import trackers
 
+    refuse_alone(recipe.train)
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
         mixed_precision="bf16" if computes_in_bf16(recipe.train.precision) else "no",
@@ -40,39 +49,66 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
         log_with=trackers(recipe, run, first_step) or None,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
     )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
+    if accelerator.num_processes != num_processes() or is_single_by_mistake():
+        several = "several" if num_processes() == 1 else num_processes()  # --cpu does not hand the number on
         raise UserError(
-            f"{launched} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPUs launch with"
+            f"{several} processes were launched, but Accelerate runs {accelerator.num_processes}; on CPUs, launch with"
             " `torchrun --nproc-per-node N -m pefttools …` or"
             " `accelerate launch --multi_gpu --num_processes N -m pefttools …`"
         )
     return accelerator
 
 
+def finish(accelerator: Accelerator) -> None:
+    """End the trackers of a run.
+
+    The processes stay connected until they exit, so that the same launch can train more runs.
+    """
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def for_steps(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+    """The model and its optimizer in Accelerate's wrappers; processes that share weights exchange gradients by FSDP2,
+    others by DDP."""
+    from pefttools.nn.sharding import is_sharded
+
+    if not is_sharded(model):
+        return accelerator.prepare(model, optimizer)
+    wrapped = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # only its precision
+    return wrapped, accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+
 def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
     """The outputs that the model gives under Accelerate: with `bf16` computed by autocast and converted to fp32."""
     import torch
-    from accelerate.utils import convert_outputs_to_fp32
+    from accelerate.utils import convert_to_fp32
 
     if not bf16:
         return model(**inputs)
     with torch.autocast(device, torch.bfloat16):
-        return convert_outputs_to_fp32(model.forward)(**inputs)
+        return convert_to_fp32(model(**inputs))
 
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Make Ctrl-C and SIGTERM stop the loop after its step, and a second Ctrl-C at once.
+    """Make Ctrl-C and SIGTERM stop the loop after its step, and a second one at once.
+
+    A launcher repeats the terminal's Ctrl-C for its processes, so signals in the first seconds count as one.
 
     Yields a function that returns whether a signal came. Signals that came earlier count too: Python drops an exception
     that is raised while it collects garbage.
     """
     seen = list(signals.came)
+    first = 0.0
 
     def handle(number: int, frame: Any) -> None:
-        if seen:
+        nonlocal first
+        now = time.monotonic()
+        if seen and (num_processes() == 1 or now - first > REPEATED_SECONDS):
             signal.default_int_handler(number, frame)
+        if not seen:
+            first = now
         seen.append(number)
 
     former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

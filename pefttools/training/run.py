@@ -34,6 +34,7 @@ from pefttools.sources.cache import cache_dir
 from pefttools.sources.pins import content_sha256
 from pefttools.strategies.base import CONFIG
 from pefttools.training import run_rows
+from pefttools.training.launch import launched
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +97,7 @@ class Run:
     @property
     def resume_command(self) -> str:
         """The command that continues this run; overrides are already in its recipe."""
-        return f"pefttools train {self.recipe_file} --out {self.path} --resume"
+        return launched(f"train {self.recipe_file} --out {self.path} --resume")
 
     @property
     def finished(self) -> bool:

@@ -44,9 +44,11 @@ def steps(
     Raises:
         UserError: the model or the machine does not support a setting.
     """
-    from pefttools.nn import attention, bf16_split, dropout, embedding_grad, lora_linear, onednn
+    from pefttools.nn import attention, bf16_split, dropout, embedding_grad, lora_linear, onednn, sharding
 
     refuse_impossible(model, settings, device)
+    if sharding.is_sharded(model):  # its weights are whole only while the module that has them computes
+        bf16, last, plain_autograd = False, None, True
     with ExitStack() as stack:
         if bf16:
             stack.callback(bf16_split.keep_upper(model))

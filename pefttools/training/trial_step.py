@@ -17,6 +17,7 @@ from pefttools.data.batching import pad_multiple, step_multiple
 from pefttools.device import computes_in_bf16
 from pefttools.errors import UserError
 from pefttools.nn.input_embeddings import substituted
+from pefttools.nn.sharding import without_gradients
 from pefttools.objectives._composition import Composed, need_plain_autograd
 from pefttools.objectives.base import Batch
 from pefttools.strategies.base import trained
@@ -106,12 +107,11 @@ class FirstStep:
             model.train(was_training)
 
     def _evaluate(self, bf16: bool) -> None:
-        import torch
 
         task = self.recipe.task
         batch = self._batch(task.collate(_shortest(self.scored), self.base.tokenizer, pad_multiple(self.device)))
         self.model.eval()
-        with torch.inference_mode():
+        with without_gradients(self.model):
             task.predict(forward(self.model, task.inputs_of(batch), self.device, bf16), batch)
 
     def _train(self, bf16: bool) -> None:
