@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import browsed, on_phone, prefer, wait_until
 
 from pefttools.bench import charts, report
 
@@ -105,27 +104,11 @@ def test_page_without_a_pool_or_scores_has_no_charts() -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory, page: str) -> Iterator[Any]:
-    """The page in Debian's Chromium, without a window."""
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("needs Debian's packages chromium and chromium-driver")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
-
+    """The page in a browser."""
     file: Path = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(page, "utf-8")
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    driver.get(file.as_uri())
-    WebDriverWait(driver, 20).until(lambda _: len(driver.find_elements("css selector", "svg.marks")) == 3)
-    yield driver
-    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
-    log = driver.get_log("browser")
-    driver.quit()
-    assert log == []
+    with browsed(file, num_charts=3) as driver:
+        yield driver
 
 
 def points(browser: Any, method: str = "") -> list[Any]:
@@ -137,14 +120,6 @@ def points(browser: Any, method: str = "") -> list[Any]:
 def opacities(browser: Any) -> dict[str, float]:
     found = points(browser)
     return {p.get_attribute("aria-label").split(":")[0]: float(p.get_attribute("opacity") or 1) for p in found}
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    """Charts are drawn a moment after an event."""
-    end = time.monotonic() + 10
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def methods_shown(browser: Any) -> list[str]:
@@ -205,8 +180,7 @@ def test_charts_follow_dark_mode(browser: Any) -> None:
         return browser.find_element("css selector", "#pareto .role-axis-title text").get_attribute("fill")
 
     for scheme, colour in (("dark", "#e6e8eb"), ("light", "#1c1e21")):
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        prefer(browser, scheme)
         wait_until(lambda colour=colour: title_colour() == colour)
 
 
@@ -246,10 +220,8 @@ def test_cost_rows_and_problem_can_be_selected(browser: Any) -> None:
 
 
 def test_page_fits_a_phone(browser: Any) -> None:
-    metrics = {"width": 420, "height": 900, "deviceScaleFactor": 1, "mobile": True}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-    chart = browser.find_element("css selector", "#pareto svg")
-    wait_until(lambda: 300 < chart.size["width"] <= 400)
-    assert browser.execute_script("return document.documentElement.scrollWidth") == 420
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    with on_phone(browser):
+        chart = browser.find_element("css selector", "#pareto svg")
+        wait_until(lambda: 300 < chart.size["width"] <= 400)
+        assert browser.execute_script("return document.documentElement.scrollWidth") == 420
     wait_until(lambda: chart.size["width"] > 1000)

@@ -14,7 +14,7 @@ import torch
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 
 from pefttools.bench.forgetting import forgetting
-from pefttools.bench.trial import pseudo_values
+from pefttools.bench.units import pseudo_values
 from pefttools.tasks.text_classification import TextClassification
 from pefttools.training.run import load
 from pefttools.training.weight_change import effective_rank, moved

@@ -1,50 +1,8 @@
-// the charts and the head of the report: Vega draws the charts from specifications that Python wrote; the page sets their colours and what they emphasise
-const views = {};
-const INK = ["ink", "quiet", "line", "soft", "paper"];
-
-function drawChart(place, spec, signals) {
-  if (views[place]?.spec !== spec) {
-    views[place]?.embedded.then((chart) => chart.finalize());
-    delete views[place];
-    $(place).replaceChildren();
-    if (!spec) return;
-    const made = element("div");
-    $(place).append(made);
-    const embedded = vegaEmbed(made, spec, { mode: "vega", renderer: "svg", actions: false, defaultStyle: false, tooltip: showTip });
-    embedded.then(({ view }) => {
-      view.addEventListener("click", (_, item) => methodOf(item) && choose(methodOf(item)));
-      view.addEventListener("mouseover", (_, item) => view.signal("hovered", methodOf(item)).runAsync());
-      view.addEventListener("mouseout", () => view.signal("hovered", null).runAsync());
-    });
-    views[place] = { spec, embedded };
-  }
-  views[place]?.embedded.then(({ view }) => {
-    for (const [name, value] of Object.entries(signals)) view.signal(name, value);
-    view.runAsync();
-  });
-}
-
-function methodOf(item) {
-  let datum = item?.datum;
-  while (datum?.datum) datum = datum.datum; // a label's datum is its point
-  return datum?.method ?? null;
-}
-
-function showTip(_, event, __, value) {
-  $("tip").hidden = !value;
-  if (!value) return;
-  const { method, ...rest } = value;
-  $("tip").textContent = [method, ...Object.entries(rest).map((pair) => pair.join(" "))].join("\n");
-  $("tip").style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - $("tip").offsetWidth - 8))}px`;
-  $("tip").style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - $("tip").offsetHeight - 8))}px`;
-}
-
+// the head of the report and what its charts show; page.js draws them
 function drawCharts() {
   const { costs, rates } = charts.problems[state.problem];
-  const style = getComputedStyle(document.documentElement);
-  const colours = Object.fromEntries(INK.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
   const shown = $("filter").value.trim() ? filtered().map((row) => row.method) : null;
-  const signals = { ...colours, chosen: state.chosen, shown, intervals: $("intervals").checked };
+  const signals = { ...colours(), chosen: state.chosen, shown, intervals: $("intervals").checked };
   $("rates").closest("section").hidden = !rates;
   drawChart("pool-chart", charts.pools[summary.pools.indexOf(pool())], { ...signals, shown: null, intervals: true });
   drawChart("pareto", costs[$("cost").value], signals);

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import atomic
-from pefttools.bench import archive, charts, plots, tables, vega
+from pefttools.bench import archive, charts, html, plots, tables
+from pefttools.bench.row_texts import input_text, shown
 from pefttools.bench.summary import summarise
 from pefttools.data.splitting import load_splits
 
 if TYPE_CHECKING:
     from pefttools.bench.sweep import Sweep
 
-HERE = Path(__file__).parent
 SCRIPTS = ("report_tables.js", "report.js")
-"""They share one script element."""
-LONGEST = 300
-"""Upper limit of characters of a text that are shown."""
 
 
 def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
@@ -42,27 +37,10 @@ def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
 
 
 def page(summary: Mapping[str, Any], rows: Mapping[str, Any]) -> str:
-    """The HTML page; data is embedded as JSON, escaped so that no text can end the script element."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
+    """The HTML page."""
     content = {"summary": summary, "examples": rows, "charts": charts.specs(summary)}
-    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for sign, code in (
-        ("<", "\\u003c"),
-        (">", "\\u003e"),
-        ("&", "\\u0026"),
-        ("\u2028", "\\u2028"),
-        ("\u2029", "\\u2029"),
-    ):
-        data = data.replace(sign, code)
-    return environment.get_template("report.html.jinja").render(
-        title=summary["suite"], data=data, style=(HERE / "report.css").read_text("utf-8"),
-        script="".join((HERE / name).read_text("utf-8") for name in SCRIPTS), vega=vega.javascript(),
-        legend=tables.LEGEND[0].replace("`", ""),
-    )  # fmt: skip
+    legend = tables.LEGEND[0].replace("`", "")
+    return html.page("report.html.jinja", summary["suite"], content, SCRIPTS, legend=legend)
 
 
 def examples(sweep: Sweep, texts: bool) -> dict[str, Any]:
@@ -77,12 +55,12 @@ def examples(sweep: Sweep, texts: bool) -> dict[str, Any]:
         if cell.problem not in found:
             found[cell.problem] = {
                 "ids": rows["ids"],
-                "references": [_shown(value) for value in rows["references"]],
+                "references": [shown(value) for value in rows["references"]],
                 "texts": _texts(cell, finished[0]["data"]["digest"]) if texts else None,
                 "methods": {},
                 "classes": {},
             }
-        predictions = [[_shown(value) for value in record["rows"]["predictions"]] for record in finished]
+        predictions = [[shown(value) for value in record["rows"]["predictions"]] for record in finished]
         majority = [Counter(votes).most_common(1)[0][0] for votes in zip(*predictions, strict=True)]
         found[cell.problem]["methods"][cell.method] = majority
         found[cell.problem]["classes"][cell.method] = _classes(finished)
@@ -112,11 +90,4 @@ def _texts(cell: Any, digest: str) -> list[str] | None:
     if splits.digest != digest:
         return None
     rows = splits.test
-    return [_shown(" ⏎ ".join(_shown(row[name]) for name in recipe.task.inputs if name in row)) for row in rows]
-
-
-def _shown(value: Any) -> str:
-    text = (
-        value if isinstance(value, str) else " ".join(map(str, value)) if isinstance(value, list) else json.dumps(value)
-    )
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return [input_text(row, recipe.task) for row in rows]

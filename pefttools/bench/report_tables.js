@@ -1,6 +1,5 @@
-// the data and the tables of the report; report.js follows in the same script element
-const { summary, examples, charts } = JSON.parse(document.getElementById("data").textContent);
-const $ = (id) => document.getElementById(id);
+// the tables of the report, after page.js and before report.js in the same script element
+const { summary, examples } = content;
 const state = { problem: 0, chosen: null, shown: 50 };
 const number = (value, digits = 4) => (value === null || value === undefined ? "" : value.toFixed(digits).replace("-", "−"));
 const points = (share) => (share === null || share === undefined ? "" : `${share > 0 ? "+" : ""}${number(100 * share, 2)}`);
@@ -11,17 +10,6 @@ const problem = () => summary.problems[state.problem];
 const done = () => problem().methods.filter((row) => "mean" in row);
 // the comparison over all sets to which the chosen problem belongs
 const pool = () => summary.pools.find((one) => one.sets.includes(problem().name)) ?? summary.pools[0] ?? null;
-const SYMBOLS = { circle: "●", square: "■", "triangle-up": "▲", diamond: "◆" };
-
-function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value);
-  }
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
 
 const forgot = (r) => (r.forgetting ? r.forgetting.after - r.forgetting.before : null);
 // name, what sorts it, how it reads (text or an element), whether it is text
@@ -59,11 +47,6 @@ const sorts = { methods: { by: "tier", rising: true }, pool: { by: "mean", risin
 
 function named(row) {
   return element("span", {}, symbol(row.method), row.method);
-}
-
-function symbol(method) {
-  const { colour, shape } = charts.marks[method] ?? { colour: "currentColor", shape: "circle" };
-  return element("span", { class: "symbol", style: `color:${colour}`, "aria-hidden": "true" }, SYMBOLS[shape]);
 }
 
 // a tier is grey where the margin could not have been seen, except for the method that is recommended nevertheless

@@ -15,12 +15,11 @@ import numpy as np
 
 from pefttools import atomic
 from pefttools.bench import stats
-from pefttools.bench.trial import pseudo_values, row_scores
+from pefttools.bench.units import paired
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
-    from pefttools.inference.perturbation import Perturbed, Scored
-    from pefttools.tasks.base import Task
+    from pefttools.inference.perturbation import Perturbed
 
 FORMATS = (".svg", ".png")
 
@@ -35,7 +34,9 @@ def summary(scored: Perturbed) -> dict[str, Any]:
     metric, sign = task.primary, -1 if task.lower_is_better else 1
     entries = []
     for one in scored.perturbed:
-        tables = {name: np.array([values]) for name, values in _units(task, {"plain": plain, "perturbed": one}).items()}
+        both = {"plain": plain, "perturbed": one}
+        units, _ = paired(task, {n: (s.predictions, s.references, s.metrics[metric]) for n, s in both.items()})
+        tables = {name: np.array([values]) for name, values in units.items()}
         found = stats.differences(tables)["plain", "perturbed"]
         low, high = found.interval()
         half, drop = (high - low) / 2, sign * (plain.metrics[metric] - one.metrics[metric])
@@ -50,15 +51,6 @@ def summary(scored: Perturbed) -> dict[str, Any]:
         "rows": len(plain.references), "scored_on": scored.scored_on, "seed": scored.seed,
         "score": plain.metrics[metric], "perturbations": entries,
     }  # fmt: skip
-
-
-def _units(task: Task, both: Mapping[str, Scored]) -> dict[str, list[float]]:
-    """Scores that average to the metric: by row for all, or else by block of rows for all."""
-    scores = {name: one.metrics[task.primary] for name, one in both.items()}
-    by_row = {name: row_scores(one.predictions, one.references, scores[name]) for name, one in both.items()}
-    if all(by_row.values()):
-        return by_row
-    return {name: pseudo_values(task, one.predictions, one.references, scores[name]) for name, one in both.items()}
 
 
 def check_picture(file: Path) -> None:

@@ -74,12 +74,12 @@ class Difference:
 
     def interval(self) -> tuple[float, float]:
         """The bounds of the 95% interval."""
-        half = _t_quantile((1 + LEVEL) / 2, self.freedom) * self.error
+        half = t_quantile((1 + LEVEL) / 2, self.freedom) * self.error
         return self.value - half, self.value + half
 
     def upper(self, sign: int = 1) -> float:
         """The upper one-sided 95% bound of the difference times `sign`."""
-        return sign * self.value + _t_quantile(LEVEL, self.freedom) * self.error
+        return sign * self.value + t_quantile(LEVEL, self.freedom) * self.error
 
     def p(self) -> float:
         """Two-sided p of no difference."""
@@ -119,16 +119,17 @@ def score_intervals(
         mean = float(by_row.mean())
         of_rows = float(by_row.var(ddof=1)) / number if number > 1 else math.inf
         of_seeds, freedom = seeds[name]
-        quantile = _t_quantile((1 + LEVEL) / 2, total_freedom([(of_rows, number - 1), (of_seeds, freedom)]))
+        quantile = t_quantile((1 + LEVEL) / 2, total_freedom([(of_rows, number - 1), (of_seeds, freedom)]))
         if score_range is None:
             half = quantile * math.sqrt(of_rows + of_seeds)
             found[name] = (mean - half, mean + half)
         else:
-            found[name] = _wilson(mean, of_rows + of_seeds, number, quantile, *score_range)
+            found[name] = wilson(mean, of_rows + of_seeds, number, quantile, *score_range)
     return found
 
 
-def _wilson(mean: float, variance: float, number: int, quantile: float, low: float, high: float) -> tuple[float, float]:
+def wilson(mean: float, variance: float, number: int, quantile: float, low: float, high: float) -> tuple[float, float]:
+    """Wilson's interval of a mean between `low` and `high` with this variance, of at most `number` rows."""
     width = high - low
     share, variance = min(1.0, max(0.0, (mean - low) / width)), variance / width**2
     effective = share * (1 - share) / variance if variance > 0 else number
@@ -148,7 +149,8 @@ def total_freedom(parts: Sequence[tuple[float, float]]) -> float:
     return variance**2 / shares if shares > 0 else math.inf
 
 
-def _t_quantile(level: float, freedom: float) -> float:
+def t_quantile(level: float, freedom: float) -> float:
+    """The quantile of Student's t distribution."""
     from scipy import stats
 
     return float(stats.norm.ppf(level) if math.isinf(freedom) else stats.t.ppf(level, freedom))
@@ -219,10 +221,8 @@ def tiers(means: Mapping[str, float], differ: Set[frozenset[str]], lower_is_bett
     """
     left = sorted(means, key=lambda name: means[name], reverse=not lower_is_better)
     found: dict[str, int] = {}
-    tier = 0
     while left:
-        tier += 1
-        best = left[0]
+        tier, best = 1 + max(found.values(), default=0), left[0]
         alike = [name for name in left if frozenset((best, name)) not in differ]
         found |= dict.fromkeys(alike, tier)
         left = [name for name in left if name not in found]
@@ -283,14 +283,18 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def mcnemar(tables: Mapping[str, Array]) -> dict[tuple[str, str], float]:
     """Pair of methods -> the Holm-corrected p of McNemar's test; empty unless all scores are 0 or 1."""
-    from scipy import stats
-
     if not all(np.isin(table, (0, 1)).all() for table in tables.values()):
         return {}
     right = {name: table.mean(axis=0) >= 0.5 for name, table in tables.items()}
     pairs, values = list(itertools.combinations(tables, 2)), []
     for a, b in pairs:
-        only_a, only_b = int((right[a] & ~right[b]).sum()), int((~right[a] & right[b]).sum())
-        both = only_a + only_b
-        values.append(float(stats.binomtest(min(only_a, only_b), both).pvalue) if both else 1.0)
+        values.append(exact_mcnemar(int((right[a] & ~right[b]).sum()), int((~right[a] & right[b]).sum())))
     return dict(zip(pairs, holm(values), strict=True))
+
+
+def exact_mcnemar(only_first: int, only_second: int) -> float:
+    """p of McNemar's exact test, from the numbers of rows that only one of the two methods predicts correctly."""
+    from scipy import stats
+
+    either = only_first + only_second
+    return float(stats.binomtest(min(only_first, only_second), either).pvalue) if either else 1.0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from pefttools.bench.budget import duration
@@ -21,7 +22,7 @@ def suite(summary: Mapping[str, Any], folder: str) -> Parts:
     """A table and a verdict for each problem, then the path of the report."""
     parts: Parts = []
     for pool in summary["pools"]:
-        table = _table(f"{pool['name'] or summary['suite']}: all sets")
+        table = new_table(f"{pool['name'] or summary['suite']}: all sets")
         for column in ("tier", "method", "mean", "from the best", "trained", "s"):
             table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
         for row in pool["methods"]:
@@ -32,7 +33,7 @@ def suite(summary: Mapping[str, Any], folder: str) -> Parts:
         parts += [table, f"{pool['verdict']}. {pool_facts(pool)}"]
     for problem in summary["problems"]:
         title = f"{problem['name'] or summary['suite']}: {problem['metric'] or 'nothing has finished'}"
-        table = _table(title)
+        table = new_table(title)
         for column in SHOWN:
             side = "left" if column in ("method", "95% interval") else "right"
             table.add_column(column, justify=side, no_wrap=column != "method")  # type: ignore[arg-type]
@@ -60,7 +61,7 @@ def _least(problem: Mapping[str, Any]) -> str:
 
 def advice(values: Mapping[str, Any]) -> Parts:
     """The finalists, the verdict, the candidates that were ruled out, and what to do next."""
-    table = _table(f"finalists, by validation {values['metric']} over seeds")
+    table = new_table(f"finalists, by validation {values['metric']} over seeds")
     for column in ("method", "seeds", "validation", "95% interval", "trained", "s", "peak MB"):
         table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
     for row in values["finalists"]:
@@ -90,7 +91,9 @@ def advice(values: Mapping[str, Any]) -> Parts:
     return parts
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the style of all results."""
     return Table(
-        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-    )
+        title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+        show_edge=False,
+    )  # fmt: skip

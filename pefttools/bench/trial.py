@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +20,11 @@ from typing import Any
 
 from pefttools import atomic, subprocesses
 from pefttools.bench import records
+from pefttools.bench.units import pseudo_values, row_scores
 from pefttools.errors import Interrupted, Paused, UserError
 
 FORMAT = 3
 """Version of the records' format."""
-BLOCKS = 100
-"""Number of blocks of test rows, for metrics that are not means over rows."""
 INTERRUPTED = 130
 COPIED = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
 """Keys that a record shares with `result.json`, in addition to its scores."""
@@ -239,25 +238,3 @@ def _rows(run: Any, metrics: dict[str, Any]) -> dict[str, Any]:
         "unit": "row" if by_row else "block",
         "rows": {"ids": ids, "references": references, "predictions": predicted},
     }
-
-
-def row_scores(predictions: Sequence[Any], references: Sequence[Any], score: float) -> list[float]:
-    """1 for each row whose prediction equals its reference, else 0; empty if their mean is not the score."""
-    right = [float(p.get("prediction") == r) for p, r in zip(predictions, references, strict=True)]
-    return right if right and abs(sum(right) / len(right) - score) < 1e-9 else []
-
-
-def pseudo_values(task: Any, predictions: Sequence[Any], references: Sequence[Any], score: float) -> list[float]:
-    """Jackknife pseudo-values G·θ − (G−1)·θ₍₋g₎ (Tukey 1958) of G blocks of rows, at most `BLOCKS`: (G,).
-
-    For a metric that is not a mean over rows (F1, BLEU, a correlation), their mean is close to the metric, and they
-    vary like the scores of G rows.
-    """
-    number = min(BLOCKS, len(predictions))
-    values = []
-    for block in range(number):
-        others = [i for i in range(len(predictions)) if i % number != block]
-        metrics = task.metrics([predictions[i] for i in others], [references[i] for i in others]) if others else {}
-        rest = metrics.get(task.primary, score)
-        values.append(number * score - (number - 1) * rest)
-    return values

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools.cli import compare, display, inspect, proofs, runs
+from pefttools.cli import compare, display, inspect, proofs, reports, runs
 from pefttools.cli.base import app
 from pefttools.device import is_out_of_memory
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
@@ -16,7 +16,8 @@ from pefttools.registry import plugin_problems
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
-__all__ = ["app", "compare", "inspect", "main", "proofs", "run", "runs"]  # importing a module registers its commands
+# importing a module registers its commands
+__all__ = ["app", "compare", "inspect", "main", "proofs", "reports", "run", "runs"]
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -54,6 +54,8 @@ def evaluate(
     *overrides: str,
     perturb: Annotated[list[str] | None, Parameter(negative="")] = None,
     picture: Path | None = None,
+    errors: int | None = None,
+    by: str | None = None,
     json: Json = False,
 ) -> None:
     """Score a finished run on its test rows (validation where it has none), or on other data.
@@ -65,15 +67,28 @@ def evaluate(
             or word_drop. A strength is the share of words that change: typos=0.1, or several: typos=0.05,0.1,0.2.
             Can be repeated.
         picture: with --perturb, write a chart of the scores to this file (.svg or .png).
+        errors: also list this many of the worst predictions: the most confident mistakes, or the largest errors.
+        by: also score the groups of rows with one value in this column of the data (source, language), and the gap
+            between them. Numbers with many values are put into four groups; `length` is the number of characters,
+            unless the data has a column of this name.
         json: print one JSON object.
     """
     if perturb or picture:
+        if errors is not None or by is not None:
+            raise UserError("--perturb: cannot be combined with --errors or --by; run evaluate twice")
         _evaluate_perturbed(run, overrides, perturb or [], picture, json)
         return
-    from pefttools.inference.scoring import evaluate_run
+    from pefttools.analysis import evaluation, terminal
 
-    values = evaluate_run(run, overrides, RichReporter())
-    display.as_json(values) if json else display.metrics(values)
+    values = evaluation.evaluate(run, overrides, RichReporter(), errors, by)
+    if json:
+        display.as_json(values)
+        return
+    display.metrics({name: value for name, value in values.items() if name not in ("errors", "by")})
+    if by is not None:
+        display.parts(terminal.groups(values["by"]))
+    if errors is not None:
+        display.parts(terminal.mistakes(values["errors"]))
 
 
 def _evaluate_perturbed(

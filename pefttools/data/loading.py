@@ -15,7 +15,7 @@ from typing import Any
 from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
 from pefttools.data.headers import missing_header
-from pefttools.data.reading import read_placed
+from pefttools.data.reading import Placed, Raw, read_placed
 from pefttools.data.rows import ID, IdentifiedRow, LeftOut, Row, RowReader, labels_of, refuse_half_characters
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
 from pefttools.errors import UserError, nearest
@@ -38,6 +38,8 @@ class Loaded:
     """Columns that the task does not read."""
     labels: frozenset[str] = frozenset()
     """The labels in the file, before `data.labels` renames them."""
+    columns: Sequence[str] = ()
+    """All columns of the file."""
 
 
 def load_rows(
@@ -48,12 +50,18 @@ def load_rows(
 
 
 def load_file(
-    name: str, settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter = SILENT
+    name: str,
+    settings: DataSettings,
+    task: RowReader,
+    counts: Counter[str],
+    reporter: Reporter = SILENT,
+    column: str | None = None,
 ) -> Loaded:
     """The rows of one file with their ids, and the problems and unread columns of the file.
 
     Args:
         counts: reason -> number of skipped rows, which this function increases.
+        column: of the file, whose value each row gets besides.
 
     Raises:
         UserError: the file cannot be read, a column is missing, or the task cannot use a row.
@@ -61,17 +69,12 @@ def load_file(
     file, key = getattr(settings, name), f"data.{name}"
     where = f"{key}: {file.name}"
     placed = read_placed(file, key, reporter, errors_in_place=settings.invalid_rows == "skip")
-    readable = [raw for _, raw in placed if not isinstance(raw, UserError)]
-    unreadable = [str(raw) for _, raw in placed if isinstance(raw, UserError)]
-    shown = _first_three(unreadable)
-    if not readable:
-        raise UserError(f"{where}: no line can be read: {shown}")
+    readable, unreadable = _readable(placed, where)
     known = list(dict.fromkeys(chain.from_iterable(readable)))
     columns = _columns(known, key, file, settings, task, missing_header(readable, key, file))
     rows: list[IdentifiedRow] = []
     invalid: dict[str, list[str]] = {}
-    inside: Counter[str] = Counter()
-    written: set[str] = set()
+    inside, written = Counter[str](), set[str]()
     for place, raw in placed:
         if isinstance(raw, UserError):
             invalid.setdefault(UNREADABLE, []).append(place)
@@ -87,30 +90,39 @@ def load_file(
             invalid.setdefault(str(error), []).append(place)
             continue
         inside.update(row.pop(UNREAD, ()))
-        rows.append(IdentifiedRow(row, str(row.get(ID, place))))
+        rows.append(IdentifiedRow(row, str(row.get(ID, place)), raw.get(column) if column else None))
     if invalid:
-        order = {place: number for number, (place, _) in enumerate(placed)}
-        _refuse_or_warn(where, invalid, order, settings, counts, reporter)
+        _refuse_or_warn(where, invalid, [place for place, _ in placed], settings, counts, reporter)
     if unreadable:
-        reporter.warn(f"{key}: the lines that cannot be read: {shown}")
+        reporter.warn(f"{key}: the lines that cannot be read: {_first_three(unreadable)}")
     _warn_unread(where, inside, reporter)
     if not rows:
         raise UserError(f"{where}: no row can be used ({'; '.join(f'{n} rows: {why}' for why, n in counts.items())})")
-    return Loaded(rows, invalid, [column for column in known if column not in columns.values()], frozenset(written))
+    return Loaded(rows, invalid, [one for one in known if one not in columns.values()], frozenset(written), known)
+
+
+def _readable(placed: Sequence[Placed], where: str) -> tuple[list[Raw], list[str]]:
+    """The rows, and the problems of lines without one. Raises UserError when there are only such lines."""
+    readable = [raw for _, raw in placed if not isinstance(raw, UserError)]
+    unreadable = [str(raw) for _, raw in placed if isinstance(raw, UserError)]
+    if not readable:
+        raise UserError(f"{where}: no line can be read: {_first_three(unreadable)}")
+    return readable, unreadable
 
 
 def _refuse_or_warn(
     where: str,
     invalid: Mapping[str, list[str]],
-    order: Mapping[str, int],
+    places: Sequence[str],
     settings: DataSettings,
     counts: Counter[str],
     reporter: Reporter,
 ) -> None:
-    """Raise an error or warn about invalid rows: problem -> places of rows; `order` gives the order of all places."""
+    """Raise an error or warn about invalid rows: problem -> their places; `places` has those of all rows, in order."""
     number = sum(map(len, invalid.values()))
     if settings.invalid_rows == "refuse":
         first = [(i, reason) for reason, numbers in invalid.items() for i in numbers]
+        order = {place: number for number, place in enumerate(places)}
         first.sort(key=lambda one: order[one[0]])
         more = f" (and {number - 3} more rows)" if number > 3 else ""
         raise UserError(

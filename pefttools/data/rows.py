@@ -84,6 +84,8 @@ class IdentifiedRow:
     row: Row
     id: str
     """Its own id, or its number in its file."""
+    value: Any = None
+    """Its value in the column that was asked for."""
 
 
 def labels_of(row: Row) -> list[Any]:

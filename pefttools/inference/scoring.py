@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from pefttools.data.rows import Row
-    from pefttools.tasks.base import Task
+    from pefttools.tasks.base import Prediction, Task
 
 
 def evaluate_run(
@@ -47,12 +47,29 @@ def evaluate_run(
         UserError: an override is not one of data, rows have labels that the model does not know, or the data of the
             wanted split has changed.
     """
-    name, rows = rows_to_score(path, overrides, reporter, split)
+    found = score_rows(path, *rows_to_score(path, overrides, reporter, split), reporter)
+    return {"rows": len(found.rows), "scored_on": found.split, **found.metrics}
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """Rows of a split with a run's predictions on them."""
+
+    task: Task
+    split: str
+    rows: Sequence[Row]
+    predictions: Sequence[Prediction]
+    metrics: Mapping[str, Any]
+    """The task's metrics, and `loss`."""
+
+
+def score_rows(path: Path, name: str, rows: list[Row], reporter: Reporter = SILENT) -> ScoredSplit:
+    """The predictions of a run's model on rows of the split `name`, from `rows_to_score`, and their metrics."""
     trained = load(path, reporter)
     encoded = encode(rows, trained.task, trained.base, name, reporter)
     evaluator = Evaluator(trained.model, trained.task, trained.base.tokenizer, reporter=reporter)
     scored = evaluator.score(encoded, rows, name, generate=True)
-    return {"rows": len(rows), "scored_on": name, **scored.metrics}
+    return ScoredSplit(trained.task, name, rows, scored.predictions, scored.metrics)
 
 
 def rows_to_score(

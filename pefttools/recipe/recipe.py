@@ -75,13 +75,23 @@ class Recipe(Header):
         names = [name for name in {**before, **now} if now.get(name) != before.get(name)]
         return [f"{name}={json.dumps(now.get(name))}, was {json.dumps(before.get(name))}" for name in names]
 
+    def settings(self) -> dict[str, Any]:
+        """Dotted key -> value of every setting that affects the trained model, under its present name."""
+        values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
+        for section in ("task", "strategy", "train"):
+            values[section] = {k: v for k, v in values[section].items() if k not in self._undigested(section)}
+        return dict(_flat(values))
+
+    def _undigested(self, section: str) -> list[str]:
+        """The settings of a section that do not affect the trained model."""
+        fields = type(getattr(self, section)).model_fields
+        return [name for name, field in fields.items() if field.json_schema_extra == NOT_IN_DIGEST]
+
     def _digested(self) -> dict[str, Any]:
         """All values that affect the trained model, as they are hashed."""
         values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
         for section in ("task", "strategy", "train"):
-            fields = type(getattr(self, section)).model_fields
-            marked = [n for n, f in fields.items() if f.json_schema_extra == NOT_IN_DIGEST]
-            values[section] = {k: v for k, v in values[section].items() if k not in marked}
+            values[section] = {k: v for k, v in values[section].items() if k not in self._undigested(section)}
         values["train"] = moved_settings.as_before(values["train"])
         values["task"] = renamed_settings.task_as_before(values["task"])
         for section, settings in (("data", self.data), ("base", self.base)):

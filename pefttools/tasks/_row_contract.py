@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from pefttools.data.rows import Row, Splits
 from pefttools.data.units import Piece, Units
 from pefttools.settings import Choice
+from pefttools.tasks import _row_scores
 
 Prediction = dict[str, Any]
 """A model's prediction on one row; at least `prediction`, comparable to the row's reference."""
@@ -115,6 +116,19 @@ class RowContract(Choice, ABC):
     @abstractmethod
     def reference(self, row: Row) -> Any:
         """The reference to compare a prediction on this row with; None if the row has none."""
+
+    def is_right(self, prediction: Prediction, reference: Any) -> bool | None:
+        """Whether a prediction is correct; None if predictions of this form are not right or wrong (numbers)."""
+        pattern = getattr(self, "answer_pattern", None)  # of tasks that generate answers
+        return _row_scores.is_right(prediction, reference, pattern)
+
+    def row_error(self, prediction: Prediction, reference: Any) -> float | None:
+        """How wrong a prediction is: 0 if it is right, the larger the worse; None if it was not scored.
+
+        The unit is that of the reference's form, so that only rows of one task can be compared by it.
+        """
+        pattern = getattr(self, "answer_pattern", None)
+        return _row_scores.row_error(prediction, reference, pattern)
 
     def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         """Metrics of the best constant prediction (the majority class); empty if the task has none."""
