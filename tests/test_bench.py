@@ -240,6 +240,23 @@ def test_released_claim_can_be_claimed_again(tmp_path: Path) -> None:
     assert ledger.claim("cell", "a", None, 0)
 
 
+def test_a_claim_that_was_taken_over_can_end(tmp_path: Path) -> None:
+    """A worker on a slow machine finishes a trial that another one has taken over."""
+    url = sqlite(tmp_path / "study.db")
+    slow, other = Ledger(url), Ledger(url)
+    claim = slow.claim("cell", "a", None, 0)
+    assert claim
+    other.release(claim)  # as when its heartbeats are missing
+    again = other.claim("cell", "a", None, 0)
+    assert again
+    record = {"status": "done", "metric": "accuracy", "validation": {"accuracy": 1.0}}
+    slow.settle(claim, record)
+    slow.release(claim)
+    assert other.record("cell", "a") is None
+    other.settle(again, record)
+    assert slow.record("cell", "a") == record
+
+
 BenchError = Callable[..., str]
 
 

@@ -10,14 +10,14 @@ from pefttools.errors import UserError
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def seconds(text: str) -> float:
-    """The seconds of a text like `90s`, `30m`, `1.5h` or `1h30m`. Raises UserError for other texts."""
+def seconds(text: str, option: str = "--budget") -> float:
+    """The seconds of a text like `90s`, `30m`, `1.5h` or `1h30m`. Raises UserError, about the option, for others."""
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh])", text)
     if not parts or "".join(number + unit for number, unit in parts) != text.strip():
-        raise UserError(f"--budget: must be a time like 90s, 30m or 1h30m, got {text!r}")
+        raise UserError(f"{option}: must be a time like 90s, 30m or 1h30m, got {text!r}")
     total = sum(float(number) * UNITS[unit] for number, unit in parts)
     if total <= 0:
-        raise UserError(f"--budget: must be more than zero, got {text!r}")
+        raise UserError(f"{option}: must be more than zero, got {text!r}")
     return total
 
 

@@ -17,17 +17,19 @@ import uuid
 import warnings
 import zlib
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools.bench import pruning
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
@@ -77,9 +79,14 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def claim(
-        self, name: str, key: str, learning_rate: float | None, seed: int, lower_is_better: bool = False
-    ) -> Claim | None:
-        """Claim a trial; returns None when another worker has claimed or finished it."""
+        self, name: str, key: str, learning_rate: float | None, seed: int, lower_is_better: bool = False,
+        params: Mapping[str, tuple[Any, BaseDistribution]] = {},
+    ) -> Claim | None:  # fmt: skip
+        """Claim a trial; returns None when another worker has claimed or finished it.
+
+        Args:
+            params: what a search varies, by name, with its distributions.
+        """
         with self._connected(), _quiet() as optuna:
             study = self._study(name, lower_is_better)
             self._free(study)
@@ -90,13 +97,15 @@ class Ledger:
                 "key": key, "token": token, "seed": seed, "learning_rate": learning_rate,
                 "host": self.host, "pid": os.getpid(), "worker": self.me,
             }  # fmt: skip
-            values = {} if learning_rate is None else {"learning_rate": learning_rate}
-            kinds: Mapping[str, Any] = {
-                setting: optuna.distributions.FloatDistribution(1e-12, 1e6, log=True) for setting in values
-            }
+            if learning_rate is not None:
+                rates = optuna.distributions.FloatDistribution(1e-12, 1e6, log=True)
+                params = {"learning_rate": (learning_rate, rates), **params}
             study.add_trial(
                 optuna.trial.create_trial(
-                    state=optuna.trial.TrialState.RUNNING, params=values, distributions=dict(kinds), user_attrs=about
+                    state=optuna.trial.TrialState.RUNNING,
+                    params={setting: value for setting, (value, _) in params.items()},
+                    distributions={setting: kind for setting, (_, kind) in params.items()},
+                    user_attrs=about,
                 )
             )
             mine = next(t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("token") == token)
@@ -112,21 +121,29 @@ class Ledger:
             self.storage.record_heartbeat(claim.trial_id)
 
     def settle(self, claim: Claim, record: Mapping[str, Any]) -> None:
-        """Finish the claim of a trial and store its record for all workers."""
-        with self._connected(), _quiet() as optuna:
+        """Finish the claim of a trial and store its record for all workers.
+
+        If this machine was so slow that another worker has taken the trial over, that worker stores its record.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        with self._connected(), suppress(UpdateFinishedTrialError), _quiet() as optuna:
             study, state = self._study(claim.study), optuna.trial.TrialState
             packed = base64.b85encode(zlib.compress(json.dumps(record).encode())).decode()
             self.storage.set_trial_user_attr(claim.trial_id, "record", packed)
+            for place, value in pruning.values(record.get("curve") or ()).items():
+                self.storage.set_trial_intermediate_value(claim.trial_id, place, value)
             if record["status"] == "done":
                 study.tell(claim.number, record["validation"][record["metric"]])
             else:
-                self.storage.set_trial_user_attr(claim.trial_id, "reason", record["reason"])
+                if record["status"] == "failed":
+                    self.storage.set_trial_user_attr(claim.trial_id, "reason", record["reason"])
                 study.tell(claim.number, state=state.PRUNED)
 
     def release(self, claim: Claim) -> None:
         """Give up the claim of a trial that did not finish, so that it can be claimed again."""
         with self._connected(), _quiet() as optuna:
-            self._study(claim.study).tell(claim.number, state=optuna.trial.TrialState.FAIL)
+            self._study(claim.study).tell(claim.number, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
 
     def record(self, name: str, key: str) -> dict[str, Any] | None:
         """The record of a trial that another worker has finished, or None."""
@@ -135,6 +152,17 @@ class Ledger:
                 if packed := trial.user_attrs.get("record"):
                     return json.loads(zlib.decompress(base64.b85decode(packed)))
         return None
+
+    def close(self, name: str, number: int, lower_is_better: bool = False) -> None:
+        """Let no worker begin trials of a search from this number on; of several numbers, the smallest counts."""
+        with self._connected(), _quiet():
+            self._study(name, lower_is_better).set_user_attr(f"closed {self.me}", number)
+
+    def closed(self, name: str, lower_is_better: bool = False) -> int | None:
+        """The number from which on no trials of a search begin; None if it is not closed."""
+        with self._connected(), _quiet():
+            found = self._study(name, lower_is_better).user_attrs
+        return min((value for key, value in found.items() if key.startswith("closed ")), default=None)
 
     def _study(self, name: str, lower_is_better: bool = False) -> Study:
         import optuna

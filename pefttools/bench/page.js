@@ -16,7 +16,7 @@ function drawChart(place, spec, signals) {
     const made = element("div");
     $(place).append(made);
     const embedded = vegaEmbed(made, spec, { mode: "vega", renderer: "svg", actions: false, defaultStyle: false, tooltip: showTip });
-    embedded.then(({ view }) => {
+    if (spec.signals?.some(({ name }) => name === "hovered")) embedded.then(({ view }) => {
       view.addEventListener("click", (_, item) => methodOf(item) && choose(methodOf(item)));
       view.addEventListener("mouseover", (_, item) => view.signal("hovered", methodOf(item)).runAsync());
       view.addEventListener("mouseout", () => view.signal("hovered", null).runAsync());
@@ -38,8 +38,8 @@ function methodOf(item) {
 function showTip(_, event, __, value) {
   $("tip").hidden = !value;
   if (!value) return;
-  const { method, ...rest } = value;
-  $("tip").textContent = [method, ...Object.entries(rest).map((pair) => pair.join(" "))].join("\n");
+  const { method, trial, ...rest } = value;
+  $("tip").textContent = [method ?? trial, ...Object.entries(rest).map((pair) => pair.join(" "))].join("\n");
   $("tip").style.left = `${Math.max(4, Math.min(event.clientX + 14, innerWidth - $("tip").offsetWidth - 8))}px`;
   $("tip").style.top = `${Math.max(4, Math.min(event.clientY + 14, innerHeight - $("tip").offsetHeight - 8))}px`;
 }

@@ -41,7 +41,7 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
         except UserError as error:
             problems += [p if p.startswith(cell.name) else f"{cell.name}: {p}" for p in error.problems]
             continue
-        problems += _of_other_rows(recipe, splits.digest, records)
+        problems += of_other_rows(recipe, splits.digest, records)
     if problems:
         raise UserError(*dict.fromkeys(problems))
 
@@ -59,7 +59,7 @@ def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
     return params
 
 
-def _of_other_rows(recipe: Recipe, digest: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def of_other_rows(recipe: Recipe, digest: str, records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """A problem if a trial on this cell's data was made with other rows than its file contains now."""
     wanted = recipe.data.digest
     for record in records.values():

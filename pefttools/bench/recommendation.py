@@ -6,6 +6,8 @@ other cases the best mean is recommended, and the verdict says what it would tak
 
 A method is declared non-inferior if it is so against every other one (an intersection-union test, Berger 1982, which
 needs no correction over its comparisons); over the candidates the p values are corrected by Holm (1979).
+
+Where there is an incumbent (a recipe's defaults, in `tune`), it stays unless the other method is shown to be better.
 """
 
 from __future__ import annotations
@@ -72,6 +74,7 @@ def judge(
     lower_is_better: bool = False,
     margin: float = MARGIN,
     score_range: tuple[float, float] | None = (0.0, 1.0),
+    incumbent: str | None = None,
 ) -> Judgement:
     """Compare methods and recommend one.
 
@@ -80,6 +83,7 @@ def judge(
         trainable: method -> trained parameters.
         margin: in the unit of the scores, or, where they have no range, a share of the best mean.
         score_range: the bounds of the metric, or None (perplexity).
+        incumbent: see `recommend`.
 
     Raises:
         ValueError: the margin is not above 0.
@@ -89,7 +93,7 @@ def judge(
         margin *= abs(min(means.values()) if lower_is_better else max(means.values()))
     found = judge_differences(
         means, stats.differences(tables), trainable, lower_is_better, margin, score_range is not None,
-        stats.mcnemar(tables),
+        stats.mcnemar(tables), incumbent,
     )  # fmt: skip
     return replace(found, intervals=stats.score_intervals(tables, score_range))
 
@@ -102,12 +106,13 @@ def judge_differences(
     margin: float = MARGIN,
     in_points: bool = True,
     mcnemar: Mapping[tuple[str, str], float] = {},
+    incumbent: str | None = None,
 ) -> Judgement:
     """Compare methods by the differences of their means, and recommend one; see `recommend` for the arguments."""
     pairs = stats.compare_differences(differences, mcnemar)
     differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.differs}
     tiers = stats.tiers(means, differ, lower_is_better)
-    advice = recommend(means, tiers, trainable, differences, lower_is_better, margin, in_points)
+    advice = recommend(means, tiers, trainable, differences, lower_is_better, margin, in_points, incumbent)
     least, sign = stats.smallest_difference(pairs), -1 if lower_is_better else 1
     bounds = [one.upper(sign) for (_, second), one in differences.items() if second == advice.method]
     return Judgement(means, {}, pairs, tiers, least, margin, advice, max([0.0, *bounds]))
@@ -121,6 +126,7 @@ def recommend(
     lower_is_better: bool = False,
     margin: float = MARGIN,
     in_points: bool = True,
+    incumbent: str | None = None,
 ) -> Recommendation:
     """The smallest method that is shown to be within the margin of all others, else the one with the best mean.
 
@@ -131,6 +137,7 @@ def recommend(
         differences: ordered pair -> the difference of the first's score minus the second's, from `stats.differences`.
         margin: in the unit of the scores.
         in_points: whether the verdict gives the margin in points, hundredths of the unit.
+        incumbent: the method that is kept unless the best of the others is shown to be better; None for no such one.
 
     Raises:
         ValueError: the margin is not above 0.
@@ -139,6 +146,8 @@ def recommend(
         raise ValueError(f"margin: must be above 0, not {margin:g}")
     sign = -1 if lower_is_better else 1
     best = min(means, key=lambda name: (-sign * means[name], trainable[name]))
+    if incumbent is not None:
+        return _unless_better(incumbent, means, differences, best, sign, in_points)
     smaller = sorted((n for n in means if trainable[n] < trainable[best]), key=lambda name: trainable[name])
     p_values = [_inferiority_p(name, list(means), differences, sign, margin) for name in smaller]
     adjusted = dict(zip(smaller, holm(p_values), strict=True))
@@ -151,6 +160,40 @@ def recommend(
     within = f"{100 * margin:g} point{'' if margin == 0.01 else 's'}" if in_points else f"{margin:.3g}"
     alike = [name for name in means if name != best and tiers[name] == tiers[best]]
     return Recommendation(method, best, supported, shown, open_, needed, _verdict(found, alike, len(means), within))
+
+
+def _unless_better(
+    incumbent: str, means: Mapping[str, float], differences: Mapping[tuple[str, str], Difference], best: str, sign: int,
+    in_points: bool,
+) -> Recommendation:  # fmt: skip
+    """The incumbent, unless the best of the others is shown to be better (two-sided, 95%)."""
+    if incumbent not in means:
+        verdict = f"nothing is recommended: {incumbent} have no result to compare {best} with"
+        return Recommendation(best, best, False, (), (), "", verdict)
+    other = max((name for name in means if name != incumbent), key=lambda name: sign * means[name], default=None)
+    if other is None:
+        verdict = f"no detectable gain: keep {incumbent}; nothing else was better on validation rows"
+        return Recommendation(incumbent, best, False, (), (), "", verdict)
+    one = differences[other, incumbent]
+    low, high = one.interval()
+    by = _with_error(abs(one.value), (high - low) / 2, in_points)
+    if one.num_seeds < 2:
+        verdict = f"nothing is recommended on one seed: keep {incumbent}; run at least two seeds"
+        return Recommendation(incumbent, best, False, (), (), "", verdict)
+    differs = one.p() < 1 - LEVEL
+    if differs and sign * one.value > 0:
+        verdict = f"{other} is recommended: it is better than {incumbent} by {by}"
+        return Recommendation(other, best, True, (), (), "", verdict)
+    change = f"{other} is {'better' if sign * one.value > 0 else 'worse'} by {by}"
+    verdict = f"no gain: keep {incumbent}; {change}" if differs else f"no detectable gain: keep {incumbent}; {change}"
+    return Recommendation(incumbent, best, True, (), (), "", verdict)
+
+
+def _with_error(value: float, half: float, in_points: bool) -> str:
+    """A difference with half of its 95% interval."""
+    if in_points:
+        return f"{100 * value:.1f} ± {100 * half:.1f} points"
+    return f"{value:.3g} ± {half:.2g}"
 
 
 def _inferiority_p(

@@ -81,7 +81,9 @@ class _Failed(_Record):
     reason: str
 
 
-class _Paused(_Record):
+class _Stopped(_Record):
+    """A trial that was paused, or pruned."""
+
     metric: str
     lower_is_better: bool
     curve: list[_Evaluation]
@@ -128,7 +130,7 @@ class _Done(_Record):
         return self
 
 
-_KINDS: Mapping[str, type[_Record]] = {"done": _Done, "failed": _Failed, "paused": _Paused}
+_KINDS: Mapping[str, type[_Record]] = {"done": _Done, "failed": _Failed, "paused": _Stopped, "pruned": _Stopped}
 
 
 def check(record: Mapping[str, Any]) -> None:

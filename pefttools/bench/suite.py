@@ -142,6 +142,10 @@ class Cell:
         return " · ".join(self.labels.values())
 
     @property
+    def study(self) -> str:
+        return self.name
+
+    @property
     def problem(self) -> str:
         """The labels that comparable cells have in common."""
         return " · ".join(self.labels[axis] for axis in PROBLEM if axis in self.labels)

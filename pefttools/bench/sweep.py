@@ -8,8 +8,7 @@ checkpoints, and their claims become free. No test score is read here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,14 @@ from typing import Any
 import yaml
 
 from pefttools import atomic
-from pefttools.bench import archive, trial
+from pefttools.bench import record_folder, trial
 from pefttools.bench.job import Job
 from pefttools.bench.ledger import Ledger, sqlite
 from pefttools.bench.preflight import check
 from pefttools.bench.retention import prepared
 from pefttools.bench.suite import Cell, Suite
 from pefttools.bench.worker import Worker
-from pefttools.errors import Interrupted, UserError, damage_of
+from pefttools.errors import UserError, damage_of
 from pefttools.reporter import SILENT, Reporter
 
 RETENTION = "retention"
@@ -52,10 +51,7 @@ class Sweep:
         self.out = self.out.absolute()
         self.cells = self.suite.cells()
         self._refuse_another()
-        trials = map(trial.read, sorted((self.out / "trials").glob("[!.]*.json")))
-        for record in (*archive.read(self.out), *trials):
-            self._refuse_version(record)
-            self.records[record["digest"]] = record
+        self.records = record_folder.read(self.out)
 
     def _refuse_another(self) -> None:
         file = self.out / "suite.yaml"
@@ -69,16 +65,6 @@ class Sweep:
         if present.get("digest") != self.suite.digest:
             raise UserError(f"--out: {file} belongs to another suite ({present.get('name')}); choose another folder")
         self.ran_by = str(present.get("command") or "")
-
-    def _refuse_version(self, record: Mapping[str, Any]) -> None:
-        if record.get("format") != trial.FORMAT:
-            raise UserError(f"--out: {self.out} has records that this version cannot read; choose another folder")
-        now = trial.versions()
-        if other := [f"{n} {v}" for n, v in record["versions"].items() if now.get(n) != v]:
-            raise UserError(
-                f"--out: {self.out} contains results of {', '.join(other)}, which cannot be compared with those of"
-                f" {', '.join(f'{n} {v}' for n, v in now.items())}; choose another folder"
-            )
 
     # The trials of the suite ---------------------------------------------------------------------------------------
 
@@ -201,20 +187,7 @@ class Sweep:
         ledger = Ledger(storage or sqlite(self.out / "study.db"))
         retention = self._retention_runs(each, reporter)
         worker = Worker(self, ledger, each, retention, reporter, keep_runs)
-        with (
-            reporter.bar(self.suite.name, self.total, "trials", self.done) as worker.bar,
-            ThreadPoolExecutor(workers) as pool,
-        ):
-            started = [pool.submit(worker.work) for _ in range(workers)]
-            try:
-                for future in started:
-                    future.result()
-            except (KeyboardInterrupt, Interrupted) as error:
-                worker.stopped.set()
-                raise Interrupted(f"stopped; run the same command again to continue in {self.out}") from error
-            except BaseException:
-                worker.stopped.set()
-                raise
+        worker.run(workers, self.suite.name, self.total, self.out)
 
     def _retention_runs(self, threads: int, reporter: Reporter) -> dict[str, Path]:
         """Base -> the run with which forgetting is measured."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from pefttools import atomic, subprocesses
 from pefttools.bench import records
+from pefttools.bench.pruning import Pruning
 from pefttools.bench.units import pseudo_values, row_scores
 from pefttools.errors import Interrupted, Paused, UserError
 
@@ -51,6 +52,8 @@ class Order:
     """Whether to score the test rows; if not, the record has the predictions on validation rows."""
     stop_after: int | None = None
     """The number of steps after which the trial pauses; its record then has the status `paused`."""
+    pruning: Pruning | None = None
+    """Stops the trial when it is hopeless; its record then has the status `pruned`."""
 
     @property
     def folder(self) -> Path:
@@ -152,14 +155,23 @@ def _trained(order: Order) -> dict[str, Any]:
     resolved = recipes.load(order.recipe, order.words).recipe
     assert resolved.digest == order.digest, f"{order.recipe} has changed since the trial was started"
     started, task = time.monotonic() - _seconds_until_pause(order), resolved.task
+    run, pruning = Run(order.folder), order.pruning
+
+    def is_hopeless() -> bool:
+        return pruning is not None and pruning.is_hopeless(curve(run, task.primary))
+
     try:
-        result = train(resolved, order.folder, resume=True, score_test=order.score_test, stop_after=order.stop_after)
+        if is_hopeless():  # it was killed before its record was written
+            raise Paused("", 0.0)
+        result = train(
+            resolved, order.folder, resume=True, score_test=order.score_test, stop_after=order.stop_after,
+            stop_when=is_hopeless if pruning else None,
+        )  # fmt: skip
     except Paused as paused:
-        run = Run(order.folder)
         return {
-            "format": FORMAT, "digest": order.digest, "status": "paused", "seed": resolved.seed,
-            "metric": task.primary, "lower_is_better": task.lower_is_better, "curve": curve(run, task.primary),
-            "stopped_after": order.stop_after,
+            "format": FORMAT, "digest": order.digest, "status": "pruned" if is_hopeless() else "paused",
+            "seed": resolved.seed, "metric": task.primary, "lower_is_better": task.lower_is_better,
+            "curve": curve(run, task.primary), "stopped_after": order.stop_after,
             "step_seconds": paused.step_seconds, "wall": time.monotonic() - started, "versions": versions(),
         }  # fmt: skip
     run = Run.open(order.folder)

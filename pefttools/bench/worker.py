@@ -6,15 +6,15 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pefttools import atomic
+from pefttools import atomic, subprocesses
 from pefttools.bench import trial
-from pefttools.bench.job import Job, Trials
+from pefttools.bench.job import Job, Trials, Variant
 from pefttools.bench.ledger import BEAT, Claim, Ledger
-from pefttools.bench.suite import Cell
 from pefttools.bench.trial import Order
 from pefttools.errors import Interrupted
 from pefttools.reporter import Reporter
@@ -38,6 +38,32 @@ class Worker:
     stopped: threading.Event = field(default_factory=threading.Event)
     lock: Any = field(default_factory=threading.RLock)
     running: set[str] = field(default_factory=set)
+
+    def run(self, number: int, title: str, total: int, folder: Path) -> None:
+        """Run all missing trials, `number` at once, with a progress bar.
+
+        Args:
+            folder: the one that the same command continues in, for messages.
+
+        Raises:
+            Interrupted: the user stopped it.
+        """
+        # the server of the trials' processes imports its libraries before the first claim, which needs heartbeats
+        subprocesses.started(time.sleep, 0).join()
+        with (
+            self.reporter.bar(title, total, "trials", self.trials.done) as self.bar,
+            ThreadPoolExecutor(number) as pool,
+        ):
+            started = [pool.submit(self.work) for _ in range(number)]
+            try:
+                for future in started:
+                    future.result()
+            except (KeyboardInterrupt, Interrupted) as error:
+                self.stopped.set()
+                raise Interrupted(f"stopped; run the same command again to continue in {folder}") from error
+            except BaseException:
+                self.stopped.set()
+                raise
 
     def work(self) -> None:
         """Run missing trials until all have records; waits for those that other workers are running."""
@@ -65,7 +91,7 @@ class Worker:
         """Claim the first trial that is not claimed; saves the records of trials that other workers have finished."""
         for job in wanted:
             if claim := self.ledger.claim(
-                self._study(job), job.key, job.learning_rate, job.seed, job.cell.lower_is_better
+                self._study(job), job.key, job.learning_rate, job.seed, job.cell.lower_is_better, job.params
             ):
                 self.running.add(job.key)
                 return job, claim
@@ -74,12 +100,13 @@ class Worker:
         return None
 
     def _study(self, job: Job) -> str:
-        return f"{self.trials.title}: {job.cell.name}"
+        return f"{self.trials.title}: {job.cell.study}"
 
     def _run(self, job: Job, claim: Claim) -> None:
         order = Order(
             job.cell.start, tuple(job.cell.words(job.seed, job.learning_rate)), job.digest, self.trials.out / "runs",
-            self.trials.out / "trials", job.final, self.retention.get(job.cell.base), self.threads,
+            self.trials.out / "trials", job.final, self.retention.get(job.cell.base), self.threads, job.score_test,
+            pruning=job.pruning,
         )  # fmt: skip
         record = trial.perform(order, lambda: self._beat(claim), BEAT)
         self.ledger.settle(claim, record)
@@ -87,6 +114,12 @@ class Worker:
         at = f", seed {job.seed}" + (f", lr {job.learning_rate:g}" if job.learning_rate else "")
         if record["status"] == "failed":
             self.reporter.warn(f"{job.cell.name}{at}: failed: {record['reason']}")
+        elif record["status"] == "pruned":
+            last = record["curve"][-1]
+            self.reporter.note(
+                f"{job.cell.name}{at}: pruned after {last['progress']:.0%} of the steps: validation"
+                f" {record['metric']} {last['score']:.4f}"
+            )
         else:
             score = record["validation"][record["metric"]]
             self.reporter.note(
@@ -110,11 +143,11 @@ class Worker:
             if not self.keep_runs:
                 self._forget_runs(job.cell)
 
-    def _forget_runs(self, cell: Cell) -> None:
+    def _forget_runs(self, cell: Variant) -> None:
         """Remove the run folders of a finished cell, because those of full fine-tuning have 90 MB and more.
 
         A failed trial's folder stays, because it contains the traceback.
         """
         for digest, record in self.trials.finished(cell).items():
-            if record["status"] == "done":
+            if record["status"] != "failed":
                 shutil.rmtree(self.trials.out / "runs" / digest[:16], ignore_errors=True)

@@ -56,7 +56,7 @@ def parse(text: str, kind: Any) -> Any:
         try:
             return load(text, kind)
         except yaml.YAMLError:
-            if str not in _members(kind):
+            if str not in members(kind):
                 raise
     return text
 
@@ -104,17 +104,17 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, kind: Any) -> Any:
     return loader.construct_object(node, deep=True)
 
 
-def _members(kind: Any) -> list[Any]:
+def members(kind: Any) -> list[Any]:
     """The types of a union, without annotations."""
     if get_origin(kind) is Annotated:
-        return _members(get_args(kind)[0])
+        return members(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
-        return [member for one in get_args(kind) for member in _members(one)]
+        return [member for one in get_args(kind) for member in members(one)]
     return [kind]
 
 
 def _takes_null(kind: Any) -> bool:
-    return bool({None, type(None)} & {*map(_hashable, _members(kind))}) or isinstance(kind, (Chosen, Named))
+    return bool({None, type(None)} & {*map(_hashable, members(kind))}) or isinstance(kind, (Chosen, Named))
 
 
 def _hashable(kind: Any) -> Any:
@@ -123,8 +123,8 @@ def _hashable(kind: Any) -> Any:
 
 def _takes_text(kind: Any) -> bool:
     """Whether a scalar of this type is always a text or null, which includes shorthands for sections and lists."""
-    members = [member for member in _members(kind) if member not in (None, type(None))]
-    return bool(members) and all(_is_text(member) for member in members)
+    found = [member for member in members(kind) if member not in (None, type(None))]
+    return bool(found) and all(_is_text(member) for member in found)
 
 
 def _is_text(kind: Any) -> bool:
@@ -142,7 +142,7 @@ def _takes_parts(kind: Any) -> bool:
         isinstance(member, (Chosen, Named, Dotted, Mapping))
         or get_origin(member) in (tuple, list, dict, Mapping, Sequence)
         or (isinstance(member, type) and issubclass(member, Settings))
-        for member in _members(kind)
+        for member in members(kind)
     )
 
 
@@ -152,7 +152,7 @@ def _of_key(kind: Any, key: str, name: Any) -> Any:
     Args:
         name: the mapping's value under `name`, which selects a choice.
     """
-    for member in _members(kind):
+    for member in members(kind):
         if isinstance(member, Chosen):
             cls = member.find(name) if isinstance(name, str) else None
             return str if key == "name" else _of_key(cls, key, None)
@@ -171,7 +171,7 @@ def _of_key(kind: Any, key: str, name: Any) -> Any:
 
 def _of_item(kind: Any, index: int) -> Any:
     """The type of an item of a list."""
-    for member in _members(kind):
+    for member in members(kind):
         if get_origin(member) in (tuple, list, Sequence):
             items: Any = get_args(member)
             return items[0] if len(items) < 2 or items[1] is Ellipsis else items[min(index, len(items) - 1)]

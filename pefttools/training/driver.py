@@ -46,6 +46,7 @@ def train(
     reporter: Reporter = SILENT,
     score_test: bool = True,
     stop_after: int | None = None,
+    stop_when: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe; returns the content of `result.json`.
 
@@ -54,13 +55,14 @@ def train(
         resume: continue the run in the folder, or return its result if it is finished.
         score_test: whether to score the test rows at the end; if not, the result reports the validation rows instead.
         stop_after: the number of steps after which the run pauses; a later call resumes it.
+        stop_when: called after every evaluation; the run pauses when it returns True.
 
     Raises:
         UserError: something is wrong with the recipe, its data or its base; nothing was written.
         EnvironmentFault: memory ran out, the folder cannot be written, or another process has ended; a run with a
             checkpoint can be resumed.
         Interrupted: the user stopped the run; it can be resumed.
-        Paused: the run was stopped after `stop_after` steps.
+        Paused: the run was stopped by `stop_after` or `stop_when`.
     """
     run = Run(out.absolute())
     run.refuse_unless_free(recipe, resume)
@@ -76,7 +78,8 @@ def train(
         prepared = prepare(recipe, reporter, accelerator.device)
         with run.only_one() if accelerator.is_main_process else nullcontext():
             resumption.set_aside(damaged, last, accelerator, reporter)
-            return Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after).in_folder()
+            training = Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after, stop_when)
+            return training.in_folder()
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Training:
     reporter: Reporter
     score_test: bool
     stop_after: int | None = None
+    stop_when: Callable[[], bool] | None = None
 
     @property
     def measured_on(self) -> str:
@@ -171,11 +175,14 @@ class Training:
         device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
         with prepared.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, prepared.last, plain):
             features = self._features(progress)
+            evaluated: set[int] = set()
 
             def must_pause() -> bool:
-                return self.stop_after is not None and progress.step >= self.stop_after
+                is_after = self.stop_after is not None and progress.step >= self.stop_after
+                return is_after or (self.stop_when is not None and progress.step in evaluated and self.stop_when())
 
             def validate() -> dict[str, Any]:
+                evaluated.add(progress.step)
                 return self._score("validation", "validation", features=features.get("validation")).metrics
 
             encoded, tokenizer = prepared.encoded["train"], prepared.base.tokenizer
