@@ -86,7 +86,7 @@ def start(base: Base, settings: BaseSettings, auto_class: str, labels: Sequence[
 
     if settings.init == "scratch" or base.model.device.type == "meta":
         return False
-    if (found := _last_layer(base.model, base.head, len(labels) or 1)) is None:
+    if (found := last_layer(base.model, base.head, len(labels) or 1)) is None:
         return False
     path, layer = found
     stored = heads.stored(base.folder, base.model)
@@ -107,7 +107,20 @@ def start(base: Base, settings: BaseSettings, auto_class: str, labels: Sequence[
     return True
 
 
-def _last_layer(model: nn.Module, head: Sequence[str], outputs: int) -> tuple[str, nn.Linear] | None:
+def extend(base: Base, number: int, outputs: int) -> None:
+    """Copy the weights of a checkpoint's head with `number` classes to the first of the head's `outputs`."""
+    import torch
+
+    if (found := last_layer(base.model, base.head, outputs)) is None:
+        return
+    path, layer = found
+    stored = heads.stored(base.folder, base.model)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            parameter[:number] = stored(f"{path}.{name}")
+
+
+def last_layer(model: nn.Module, head: Sequence[str], outputs: int) -> tuple[str, nn.Linear] | None:
     """The head's last linear layer with this number of outputs, and its path."""
     import torch
 

@@ -87,6 +87,8 @@ class Base:
     """The part of the head that is new: all of it except the modules that `base.head` names."""
     quantised: tuple[str, ...] = ()
     """Full paths of the quantised matrices; on the meta device, of those that would be quantised."""
+    source_sha256: str | None = None
+    """The sha256 of the source's content where `sha256` also covers adapters that were merged into the model."""
     keep_start: bool = False
     """Whether a strategy that replaces pretrained matrices must keep them, because a penalty needs them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field
@@ -21,7 +22,7 @@ def _one_is_a_list(value: Any) -> Any:
 
 Targets = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_one_is_a_list)]
 """`all` matrices of the blocks, roles (`query`, `value`, `down` …), or patterns: the last part of a module's path
-(`q_lin`) or a glob for the full path."""
+(`q_lin`), a glob for the full path, or `re:` and a regular expression for it (peft's)."""
 
 MaybeTargets = Annotated[tuple[str, ...], BeforeValidator(_one_is_a_list)]
 """Like `Targets`, but may be empty."""
@@ -50,7 +51,10 @@ def resolve(base: Base, patterns: tuple[str, ...], key: str = "strategy.targets"
     chosen: set[str] = set()
     problems = []
     for pattern in patterns:
-        found = linears if pattern == "all" else module_paths.matching(linears, [pattern])[pattern]
+        if pattern.startswith("re:"):
+            found = [path for path in linears if re.fullmatch(pattern.removeprefix("re:"), path)]
+        else:
+            found = linears if pattern == "all" else module_paths.matching(linears, [pattern])[pattern]
         if not found and pattern in ROLES:
             found = with_roles(base, pattern, key=key)
         if not found:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pefttools import atomic
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import load_splits
+from pefttools.reporter import SILENT
+from pefttools.training import stack
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.run import Run, load
 
@@ -53,7 +55,10 @@ def forgetting(trained: Trained, retention: Path) -> dict[str, Any]:
     if type(body) is not type(getattr(target, prefix)):
         return {"reason": f"a {type(body).__name__} cannot take the place of {type(getattr(target, prefix)).__name__}"}
     before = _once(
-        retention, trained, splits.digest, lambda: loss(getattr(trained.task.load(trained.recipe.base).model, prefix))
+        retention,
+        trained,
+        splits.digest,
+        lambda: loss(getattr(stack.load_base(trained.recipe, trained.path, SILENT).model, prefix)),
     )
     return {"before": before, "after": loss(body), "rows": len(rows)}
 

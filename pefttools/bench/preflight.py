@@ -11,7 +11,7 @@ from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_order, wrapping
+from pefttools.training import class_order, earlier, wrapping
 from pefttools.training.penalties import Penalties
 
 if TYPE_CHECKING:
@@ -33,9 +33,14 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
         try:
             recipe = cell.recipe(cell.suite.tuning.seed)
             key = json.dumps([r.model_dump(mode="json") for r in (recipe.data, recipe.base)] + [recipe.task.as_dict()])
+            start = earlier.opened(recipe)
+            key += json.dumps(start and start.found.sha256)
             if key not in loaded:
                 splits = load_splits(recipe.data, recipe.task, reporter)
-                loaded[key] = (splits, class_order.fitted(recipe.task, recipe.base, splits, reporter))
+                loaded[key] = (
+                    splits,
+                    class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ()),
+                )
             splits, task = loaded[key]
             params_of(recipe, task)
         except UserError as error:
@@ -51,9 +56,9 @@ def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
     recipe = recipe.model_copy(update={"task": task})
     base = wrapping.load_base(recipe, empty=True)
     try:
-        model = wrapping.wrap(recipe, base, empty=True)
+        model = wrapping.wrap(recipe, base, empty=True, earlier=earlier.opened(recipe))
         params = count_parameters(model, base.head)
-        Penalties.bind(recipe, base, model)
+        Penalties.bind(recipe, base, model, earlier=earlier.run_before(recipe))
     except (RuntimeError, NotImplementedError):  # raised for reading values of a tensor without weights
         return None
     return params

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from pefttools.cli import narrow_tables, support_table
+from pefttools.cli import ledger_table, narrow_tables, support_table
 from pefttools.cli.once import is_first
 from pefttools.cli.progress import FIRST
 from pefttools.errors import EnvironmentFault
@@ -184,6 +184,8 @@ def result(values: Mapping[str, Any], folder: str) -> None:
             table.add_row(metric, *(f"{c[metric]:.4f}" if metric in c else "" for c in columns.values()))
     _table(table)
     scores({name: table for name, table in after.items() if name != "per_class"})  # `evaluate` shows that one
+    if values.get("ledger"):
+        parts(ledger_table.shown(values["ledger"]))
     params, train = values["params"], values["train"]
     share = params["trainable"] / params["total"]
     _out(

@@ -24,6 +24,7 @@ def train(
     *overrides: str,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    from_: Annotated[str | None, Parameter(name="--from")] = None,
     json: Json = False,
 ) -> None:
     """Train a recipe: score the baseline, train, keep the best model on validation rows, test once.
@@ -33,10 +34,13 @@ def train(
         overrides: KEY=VALUE with dotted keys, e.g. data.train=my.csv train.epochs=3.
         out: the run folder; by default runs/RECIPE.
         resume: continue the run in the folder.
+        from_: go on from a trained model: a run, a peft adapter or a merged model. Short for start.source=FOLDER.
         json: print result.json.
     """
     from pefttools.recipe import recipes
 
+    if from_ is not None:
+        overrides = (*overrides, f"start.source={from_}")
     resolved, reporter = recipes.load(recipe, overrides), RichReporter()
     for note in resolved.notes:
         reporter.note(note)

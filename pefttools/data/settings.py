@@ -157,6 +157,17 @@ class BinSettings(Settings):
         return self
 
 
+class ReplaySettings(Settings):
+    """Rows of an earlier run that are trained on again."""
+
+    share: float = Field(gt=0, le=1)
+    """Share of the training rows of that run, and of each run before it, to add to the training rows."""
+    run: str | None = None
+    """The earlier run; null means the one that training goes on from (`--from`)."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """The sha256 of the run's rows, which is filled in; other rows are refused."""
+
+
 class DataSettings(Settings):
     """Sources of the rows, and how to split them."""
 
@@ -199,6 +210,8 @@ class DataSettings(Settings):
     """Leave out classes with fewer training rows than this."""
     train_rows: int | None = Field(default=None, ge=1)
     """Train on only this many rows; a smaller number selects a subset of the rows of a larger one."""
+    replay: ReplaySettings | None = Field(default=None, json_schema_extra=DEFAULT_NOT_IN_DIGEST)
+    """Also train on a share of an earlier run's training rows, so that the model forgets less."""
 
     @field_validator("deduplicate", mode="before")
     @classmethod
@@ -209,7 +222,8 @@ class DataSettings(Settings):
     @property
     def digest(self) -> str:
         """sha256 of all values."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        exclude = None if self.replay else {"replay"}  # added later, and must not change earlier digests
+        return hashlib.sha256(self.model_dump_json(exclude=exclude).encode()).hexdigest()
 
     @model_validator(mode="after")
     def _something_left_to_train_on(self) -> DataSettings:

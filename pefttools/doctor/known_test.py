@@ -14,6 +14,7 @@ from pefttools.data.encoding import Encoded
 from pefttools.reporter import SILENT, Finding, Reporter
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.preparation import Prepared
+from pefttools.training.wrapping import load_base
 
 ROWS = 64
 """Number of rows of each split."""
@@ -37,8 +38,8 @@ def why_not(prepared: Prepared) -> str | None:
 def known_test(prepared: Prepared, reporter: Reporter) -> Iterator[Finding]:
     """A finding if the base's perplexity on test rows is suspiciously low before training."""
     model: Any = prepared.model
-    if not prepared.recipe.strategy.exact_start:
-        model = prepared.recipe.task.load(prepared.recipe.base, SILENT).model
+    if not prepared.recipe.strategy.exact_start and not (prepared.earlier and prepared.earlier.continues):
+        model = load_base(prepared.recipe, SILENT, earlier=prepared.earlier).model
         model.to(next(prepared.model.parameters()).device)
     evaluator = Evaluator(model, prepared.recipe.task, prepared.base.tokenizer, reporter=reporter)
     test, train = (_loss(prepared, evaluator, name) for name in ("test", "train"))

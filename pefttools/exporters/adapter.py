@@ -67,6 +67,12 @@ class Adapter(Exporter):
 
     def prepare(self, trained: Trained, proof: Proof) -> tuple[nn.Module, dict[str, Any]]:
         if self.as_lora is None:
+            if trained.base.source_sha256:
+                raise UserError(
+                    "adapter: the run's adapter stands on earlier ones that are merged into its base (`previous` in its"
+                    " folder), and does nothing useful on the base alone; use --to merged, or as_lora=RANK, which holds"
+                    " the changes of all of them"
+                )
             return super().prepare(trained, proof)
         from pefttools.exporters.as_lora import as_lora
 

@@ -132,7 +132,11 @@ def _manifest(
     return {
         "exporter": exporter.name,
         "settings": exporter.model_dump(mode="json"),
-        "base": {"id": trained.base.source, "sha256": trained.base.sha256, "quantize": trained.recipe.base.quantize},
+        "base": {
+            "id": trained.base.source,
+            "sha256": trained.base.source_sha256 or trained.base.sha256,
+            "quantize": trained.recipe.base.quantize,
+        },
         "recipe": trained.recipe.name,
         "digest": trained.recipe.digest,
         "dtype": exporter.rounds_to,

@@ -16,7 +16,7 @@ from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_order
+from pefttools.training import class_order, earlier
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.own_rows import own_rows, unchanged_rows, warn_of_known
 from pefttools.training.run import Run, load
@@ -118,7 +118,8 @@ def sample(recipe: Recipe, number: int, reporter: Reporter = SILENT) -> Iterator
     """
     prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
+    start = earlier.opened(recipe)
+    task = class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ())
     tokenizer = task.load(recipe.base, reporter, empty=True).tokenizer
     for remark in task.remarks(splits, tokenizer):
         reporter.warn(remark)

@@ -31,6 +31,7 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS
 from pefttools.training import optimizer_setup, speedups
+from pefttools.training.earlier import run_before
 from pefttools.training.penalties import Penalties
 from pefttools.training.process import forward
 from pefttools.training.step import MicroBatch, Update
@@ -143,7 +144,7 @@ def _trace(
         with StorageTracker() as tracker:
             for tensor in tensors:
                 tracker.track(tensor)
-            penalties = Penalties.bind(recipe, base, model)
+            penalties = Penalties.bind(recipe, base, model, earlier=run_before(recipe))
             shapes: Any = _ShapesOnly(recipe.task)
             context, loss = Context(shapes, recipe.strategy, base, model, bf16=bf16), _loss_of(recipe.task)
             acting = composed(recipe.objectives, context, loss)

@@ -21,7 +21,7 @@ from pefttools.data.splitting import Splits, load_splits
 from pefttools.objectives._composition import reuse_features
 from pefttools.planning import shares
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_order
+from pefttools.training import class_order, earlier
 from pefttools.training.launch import num_processes
 
 if TYPE_CHECKING:
@@ -82,11 +82,12 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
     shares.refuse_alone(recipe.train, number)
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
+    start = earlier.opened(recipe)
+    task = class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ())
     recipe = recipe.model_copy(update={"task": task})
     strategy, settings = recipe.strategy, recipe.train
 
-    base, model, saved, process = _wrapped(recipe, reporter)
+    base, model, saved, process = _wrapped(recipe, start, reporter)
     facts = strategy.facts(model)
     if any(value != value for value in facts.values()):  # NaN: the facts depend on the weights
         facts = strategy.facts(strategy.wrap(wrapping.load_base(recipe, reporter)))
@@ -120,7 +121,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
     )
 
 
-def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, int]:
+def _wrapped(recipe: Recipe, start: earlier.Earlier | None, reporter: Reporter) -> tuple[Base, nn.Module, int, int]:
     """The base and the wrapped model, without weights if the strategy allows that.
 
     Returns:
@@ -134,7 +135,7 @@ def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, 
     packed = recipe.base.quantize  # models on the meta device are not quantised
     saved = quantized.saved_bytes(packed, base.model) if packed else 0
     try:
-        model = wrapping.wrap(recipe, base, empty=True)
+        model = wrapping.wrap(recipe, base, empty=True, earlier=start)
     except (RuntimeError, NotImplementedError):  # torch raises these where an empty tensor's values are needed
         model = None
     process = resident_bytes() if device_type() == "cpu" else 0
@@ -142,7 +143,7 @@ def _wrapped(recipe: Recipe, reporter: Reporter) -> tuple[Base, nn.Module, int, 
         return base, model, saved, process
     reporter.note(f"loading the weights of {base.source}, because the shapes of {recipe.strategy.name} depend on them")
     base = wrapping.load_base(recipe, reporter)
-    return base, wrapping.wrap(recipe, base), 0, process
+    return base, wrapping.wrap(recipe, base, earlier=start), 0, process
 
 
 def _batches(recipe: Recipe, base: Base, num_evaluated: int, processes: int) -> tuple[Batch, Batch]:

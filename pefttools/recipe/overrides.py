@@ -19,6 +19,8 @@ RESETS: Mapping[str, tuple[str, ...]] = {
         f"data.{name}.source": tuple(f"data.{name}.{key}" for key in _OF_A_FILE)
         for name in ("train", "validation", "test")
     },
+    "start.source": ("start.sha256",),
+    "data.replay.run": ("data.replay.sha256",),
     "strategy": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
     "strategy.name": ("train.learning_rate", "train.warmup", "train.head_lr_scale"),
 }

@@ -11,6 +11,7 @@ from pefttools.errors import shown
 from pefttools.optimizers import optimizers
 from pefttools.recipe import typed_yaml
 from pefttools.recipe.recipe import NAMED, Header, Recipe
+from pefttools.recipe.start import StartSettings
 from pefttools.recipe.train_settings import TrainSettings, parse_optimizer
 from pefttools.registry import Registry
 from pefttools.settings import check
@@ -58,6 +59,9 @@ def validated(values: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
             problems.append(f"{name}: is required")
             continue
         sections[name], found = check(cls, train if name == "train" else values[name] or {}, name)
+        problems += found
+    if values.get("start") is not None:
+        sections["start"], found = check(StartSettings, values["start"], "start")
         problems += found
     top = {k: v for k, v in values.items() if k in Header.model_fields}
     if problems:

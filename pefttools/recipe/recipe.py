@@ -16,6 +16,7 @@ from pefttools.data.settings import DataSettings, FileSettings
 from pefttools.objectives import objectives
 from pefttools.objectives.base import Objective
 from pefttools.recipe import moved_settings, renamed_settings
+from pefttools.recipe.start import StartSettings
 from pefttools.recipe.train_settings import TrainSettings
 from pefttools.registry import Registry
 from pefttools.regularizers import regularizers
@@ -45,6 +46,8 @@ class Recipe(Header):
     """Everything a run depends on."""
 
     base: BaseSettings
+    start: StartSettings | None = None
+    """The trained model that training goes on from: a run, an adapter or a merged model. Null trains the base."""
     data: DataSettings
     task: Task
     strategy: Strategy
@@ -92,6 +95,8 @@ class Recipe(Header):
         values = {k: v for k, v in self.as_dict().items() if k not in ("name", "description")}
         for section in ("task", "strategy", "train"):
             values[section] = {k: v for k, v in values[section].items() if k not in self._undigested(section)}
+        if values["start"] is None:  # added later
+            del values["start"]
         values["train"] = moved_settings.as_before(values["train"])
         values["task"] = renamed_settings.task_as_before(values["task"])
         for section, settings in (("data", self.data), ("base", self.base)):

@@ -8,7 +8,7 @@ each value, and `Resolved.notes` lists dropped values.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from pefttools.recipe import (
     replaced_data,
     sharded,
     shipped,
+    start,
     typed_yaml,
     unused_settings,
 )
@@ -102,6 +103,8 @@ def from_values(
     known = _with_rows(replaced_data.source(values)) if replaced_data.names_other_rows(values, texts) else []
     what = replaced_data.replaced(values, texts, known, is_run)
     laid = overlay(values, texts, TYPES, what.drops, what.still_valid)
+    completed, implied, of_start = start.completed(laid.values, laid.overridden)
+    laid = replace(laid, values=completed)
     if "name" in laid.dropped and "name" not in texts:
         rows, method = replaced_data.name_of(replaced_data.source(laid.values)), get(laid.values, "strategy")
         laid.values["name"] = f"{rows}-{method.get('name') if isinstance(method, Mapping) else method}"
@@ -110,8 +113,8 @@ def from_values(
     recipe, problems = validated(laid.values)
     if recipe is None or laid.problems or wrong:
         raise UserError(*wrong, *laid.problems, *problems)
-    resolved = _filled(recipe, laid)
-    return replace(resolved, notes=(*old_keys, *resolved.notes))
+    resolved = _filled(recipe, laid, of_start)
+    return replace(resolved, notes=(*old_keys, *implied, *resolved.notes))
 
 
 def _with_rows(source: Any) -> list[dict[str, Any]]:
@@ -121,8 +124,12 @@ def _with_rows(source: Any) -> list[dict[str, Any]]:
     return [values for values in found if replaced_data.source(values) == source]
 
 
-def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
-    """The recipe with the strategy's defaults and absolute paths filled in, and every value's origin."""
+def _filled(recipe: Recipe, laid: Overlaid, of_start: Set[str]) -> Resolved:
+    """The recipe with the strategy's defaults and absolute paths filled in, and every value's origin.
+
+    Args:
+        of_start: dotted keys whose values come from the trained model that training goes on from.
+    """
     by_strategy = {"learning_rate": recipe.strategy.start_lr(), "warmup": recipe.strategy.default_warmup}
     by_strategy["head_lr_scale"] = recipe.strategy.head_lr_scale
     filled = {k: v for k, v in by_strategy.items() if getattr(recipe.train, k) is None}
@@ -136,6 +143,7 @@ def _filled(recipe: Recipe, laid: Overlaid) -> Resolved:
         }
     )
     layers = (
+        (of_start, "start.source"),
         (laid.overridden, "override"),
         ({f"train.{k}" for k in filled}, f"default of {recipe.strategy.name}"),
         (laid.from_file, "recipe"),
@@ -173,7 +181,7 @@ def _of_another_optimizer(train: TrainSettings) -> Iterator[str]:
         )
 
 
-def _origin(key: str, layers: Sequence[tuple[set[str], str]]) -> str:
+def _origin(key: str, layers: Sequence[tuple[Set[str], str]]) -> str:
     """The name of the first layer that contains the key, or its section if that is a plain text."""
     section, _, last = key.rpartition(".")
     return next(

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from pefttools.data.settings import FileSettings
     from pefttools.nn.low_rank import LowRankLinear
 
-RowLosses: TypeAlias = "Callable[[FileSettings, int], Iterator[Tensor]]"
-"""(data file, maximum number of rows) -> each row's loss, shape (), with its graph, from the model in eval mode."""
+RowLosses: TypeAlias = "Callable[[FileSettings | None, int], Iterator[Tensor]]"
+"""(data file, maximum number of rows) -> each row's loss, shape (), with its graph, from the model in eval mode.
+Without a file, the rows are those of the run that training goes on from."""
 
 Affected: TypeAlias = Literal[
     "parameters", "matrices", "pretrained", "pretrained matrices", "changed matrices", "factors"
@@ -112,14 +113,24 @@ def is_pretrained(model: nn.Module, name: str) -> bool:
 
 
 def pretrained_and_new(
-    model: nn.Module, head: Sequence[str]
+    model: nn.Module, head: Sequence[str], continued: bool = False
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """The trained parameters by name: the pretrained ones, and the new ones of the head and the strategy."""
+    """The trained parameters by name: the pretrained ones, and the new ones of the head and the strategy.
+
+    Args:
+        continued: whether parameters of a trained model that training goes on from are pretrained, too, also its head.
+    """
     pretrained, new = {}, {}
     for name, parameter in trained(model).items():
         in_head = any(f".{path}." in f".{name}" for path in head)
-        (pretrained if not in_head and is_pretrained(model, name) else new)[name] = parameter
+        before = continued and getattr(parameter, "trained_before", False)
+        (pretrained if before or (not in_head and is_pretrained(model, name)) else new)[name] = parameter
     return pretrained, new
+
+
+def known_rows(parameter: Tensor) -> int:
+    """The number of first rows that were trained before; the others are those of classes that appeared later."""
+    return getattr(parameter, "known_rows", len(parameter) if parameter.ndim else 1)
 
 
 def low_rank_modules(model: nn.Module) -> dict[str, LowRankLinear]:

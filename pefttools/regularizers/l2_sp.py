@@ -3,7 +3,7 @@
 Li, Grandvalet and Davoine (2018), eq. 3, including biases and norms as in the paper. New weights are the head and the
 strategy's additions: LoRA's factors, adapters, prompts. U and V of a low-rank projection are each pulled to their own
 start (`frobenius` pulls their product). If no pretrained weights are trained, as with LoRA, only the term with β
-remains.
+remains. Where training goes on from a run, its adapter and the rows of its head are pretrained weights, too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pefttools.regularizers.base import (
     Penalty,
     Regularizer,
     RowLosses,
+    known_rows,
     pretrained_and_new,
     square,
     square_from,
@@ -39,7 +40,7 @@ class L2SP(Regularizer):
     """β, on half the squared size of new weights."""
 
     def bind(self, model: nn.Module, head: Sequence[str], row_losses: RowLosses) -> Penalty:  # noqa: ARG002
-        pretrained, new = pretrained_and_new(model, head)
+        pretrained, new = pretrained_and_new(model, head, continued=True)
         if not pretrained and (not new or not self.beta):
             raise self.refusal("pretrained parameter" if new else "parameter", model)
         anchored = [(p, start_of(p)) for p in pretrained.values()]
@@ -52,10 +53,15 @@ class _Anchored(Penalty):
     beta: float
     anchored: list[tuple[nn.Parameter, Tensor]]
     """Pretrained parameters with their start."""
-    new: list[nn.Parameter]
+    new: list[Tensor]
 
     def value(self) -> Tensor:
         import torch
 
-        old = [self.alpha / 2 * square_from(p, start) for p, start in self.anchored]
-        return torch.stack([*old, *(self.beta / 2 * square(p) for p in self.new)]).sum()
+        new, old = [*self.new], []
+        for parameter, start in self.anchored:
+            if start.ndim and (known := known_rows(parameter)) < len(start):
+                new.append(parameter[known:])
+                parameter, start = parameter[:known], start[:known]
+            old.append(self.alpha / 2 * square_from(parameter, start))
+        return torch.stack([*old, *(self.beta / 2 * square(p) for p in new)]).sum()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pefttools import imports
 from pefttools.errors import UserError, damage_of
-from pefttools.strategies.base import CONFIG, WEIGHTS, Strategy, refuse_quantised
+from pefttools.strategies.base import CONFIG, WEIGHTS, Strategy, read, refuse_quantised
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -59,9 +59,34 @@ class PeftStrategy(Strategy, ABC):
         self.make_room(base)
         return with_portable_name(load_peft(base.model, folder), base)
 
+    def continued(self, base: Base, folder: Path) -> nn.Module:
+        self.make_room(base)
+        with damage_of(folder / CONFIG):
+            is_prompt = "num_virtual_tokens" in json.loads((folder / CONFIG).read_text("utf-8"))
+        model = with_portable_name(load_peft(base.model, folder, trainable=not is_prompt), base)
+        if is_prompt:  # peft loads virtual tokens for inference only, as plain embeddings
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("prompt_encoder." in name or ".modules_to_save." in name)
+        refuse_unused(model, folder)
+        return model
 
-def load_peft(model: Any, folder: Path) -> Any:
+
+def refuse_unused(model: Any, folder: Path) -> None:
+    """Raises UserError when the folder has tensors for which the model has no place; peft ignores them."""
+    from peft import get_peft_model_state_dict
+
+    if lost := sorted(read(folder).keys() - get_peft_model_state_dict(model).keys()):
+        raise UserError(
+            f"start.source: the adapter has {len(lost)} tensors for which this base has no place ({lost[0]} …); name"
+            " the base that it was trained on in base.source"
+        )
+
+
+def load_peft(model: Any, folder: Path, trainable: bool = False) -> Any:
     """The model with the adapter in a folder of peft's format.
+
+    Args:
+        trainable: whether its weights will be trained further.
 
     Raises:
         UserError: the folder lacks a file, is damaged, or is incomplete.
@@ -74,7 +99,7 @@ def load_peft(model: Any, folder: Path) -> Any:
     with _without_spurious_warnings(), imports.without_bitsandbytes(), damage_of(folder):
         warnings.filterwarnings("error", message=".*missing adapter keys.*")
         try:
-            return PeftModel.from_pretrained(model, str(folder))
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         except (UserWarning, KeyError) as error:
             raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from pefttools.bases import targets
 from pefttools.bases.limits import refuse_rank_beyond
 from pefttools.bases.targets import Targets
+from pefttools.errors import UserError
 from pefttools.nn.orthogonal import orthogonality
 from pefttools.nn.shape import Shape
 from pefttools.strategies._peft_strategy import PeftStrategy
@@ -143,6 +144,11 @@ class AdaLora(PeftStrategy):
         # pruned directions are zeros in Λ; the last step's pattern may not match the best checkpoint, which is older
         model.peft_config["default"].rank_pattern = None
         super().save(model, folder)
+
+    def continued(self, base: Base, folder: Path) -> nn.Module:  # noqa: ARG002
+        raise UserError(
+            "start.adapter: continue: AdaLoRA has pruned its ranks, and cannot begin again; use start.adapter=stack"
+        )
 
     def num_trainable(self, config: PretrainedConfig) -> int | None:
         if (shape := Shape.of(config)) is None or (sides := targets.sides(shape, self.targets)) is None:

@@ -137,6 +137,10 @@ class Strategy(Choice, ABC):
         restore(model, read(folder), str(folder))
         return model
 
+    def continued(self, base: Base, folder: Path) -> nn.Module:
+        """The wrapped base with the weights that `save` wrote, to be trained further. Raises UserError like `load`."""
+        return self.load(base, folder)
+
 
 def write(strategy: Strategy, parameters: Mapping[str, Tensor], folder: Path) -> None:
     """Write an adapter folder in pefttools' format: tensors by name, and the strategy's settings."""

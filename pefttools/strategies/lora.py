@@ -158,6 +158,9 @@ class Lora(PeftStrategy):
         set_peft_model_state_dict(model, tensors)
         return model
 
+    def continued(self, base: Base, folder: Any) -> nn.Module:
+        return super().continued(base, folder) if self.loads_by_peft else self.load(base, folder)
+
     def start(self, model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
         if self.init != "eva":
             return

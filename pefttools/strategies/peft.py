@@ -8,6 +8,8 @@ rate: three times LoRA's, only as the start of a search, since no single value s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -35,6 +37,8 @@ MANAGED = {
     "inference_mode": "the command decides it",
 }
 """Settings of peft that this strategy sets itself -> what to use instead."""
+OF_A_FOLDER = ("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "exclude_modules")
+"""Entries of an adapter's configuration that describe its folder, or that peft has already applied to the targets."""
 UNSUPPORTED = {
     "POLY": "needs the id of a task with every row (task_ids)",
     "MULTITASK_PROMPT_TUNING": "needs the id of a task with every row (task_ids)",
@@ -118,9 +122,16 @@ class Peft(PeftStrategy):
         except (TypeError, ValueError) as error:
             raise UserError(f"strategy.settings: peft's {cls.__name__} reports: {error}") from error
 
-    def wrap(self, base: Base) -> nn.Module:
+    def continued(self, base: Base, folder: Path) -> nn.Module:
+        self._refuse_unsupported("; use start.adapter=stack" if self.mergeable else "")
+        return super().continued(base, folder)
+
+    def _refuse_unsupported(self, advice: str) -> None:
         if self.type in UNSUPPORTED:
-            raise UserError(f"strategy.type: peft's {self.type} {UNSUPPORTED[self.type]}; use another strategy.type")
+            raise UserError(f"strategy.type: peft's {self.type} {UNSUPPORTED[self.type]}{advice}")
+
+    def wrap(self, base: Base) -> nn.Module:
+        self._refuse_unsupported("; use another strategy.type")
         if (start := self.settings.get("init_lora_weights")) in ("eva", "loftq"):
             raise UserError(
                 f"strategy.settings.init_lora_weights: {start} is not available here;"
@@ -150,13 +161,28 @@ class Peft(PeftStrategy):
         return model
 
     def make_room(self, base: Base) -> None:
-        config: Any = self.config(base)
-        if not hasattr(config, "num_virtual_tokens"):
+        if all(field.name != "num_virtual_tokens" for field in dataclasses.fields(_config_class(self.type))):
             return
+        config: Any = self.config(base)
         if (tokens := config.num_virtual_tokens) is None:
             raise UserError(f"strategy.settings.num_virtual_tokens: peft's {self.type} needs a number")
         (refuse_without_past if self.type in ("PREFIX_TUNING", "CARTRIDGE") else refuse_last_token)(base)
         take_positions(base, tokens, "strategy.settings.num_virtual_tokens")
+
+
+def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The strategy of a peft adapter, as in a recipe, from the content of its adapter_config.json."""
+    prepare_libraries()
+    imports.import_peft()
+    fields = dataclasses.fields(_config_class(config["peft_type"]))
+    usual = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields}
+    own = [f.name for f in fields if f.name not in MANAGED and f.name not in OF_A_FOLDER]
+    settings = {name: config[name] for name in own if config.get(name) not in (None, usual[name])}
+    found: dict[str, Any] = {"name": "peft", "type": config["peft_type"], "settings": settings}
+    if targets_of := config.get("target_modules"):
+        whole = isinstance(targets_of, str)
+        found["targets"] = [f"re:{targets_of}"] if whole else [f"*{t}" if "." in t else t for t in sorted(targets_of)]
+    return found
 
 
 def _table(base: Base) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from pefttools.data.rows import Row, Splits
@@ -46,6 +46,10 @@ class RowContract(Choice, ABC):
     of_data: ClassVar[tuple[str, ...]] = ("max_length",)
     """Settings that depend on a recipe's rows, such as lengths and label formats; they are replaced together with the
     data."""
+
+    of_weights: ClassVar[tuple[str, ...]] = ()
+    """Settings that trained weights depend on, so that a run that goes on from another one has the same; those that are
+    None are taken over."""
 
     @classmethod
     def about(cls) -> dict[str, Any]:
@@ -108,6 +112,11 @@ class RowContract(Choice, ABC):
     def class_names(self) -> tuple[str, ...]:
         """The classes of a fitted task's labels; empty for tasks without classes."""
         return ()
+
+    def among(self, predictions: Sequence[Prediction], classes: Collection[str]) -> list[Prediction] | None:
+        """The predictions if the model chooses among these classes alone; None if the task has no classes of rows."""
+        del predictions, classes
+        return None
 
     @abstractmethod
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Regression(Task):
         {"text": "a saw and a hammer", "text_pair": "a drill and a hammer", "label": "2.5"},
         {"text": "the drill", "text_pair": "a drill", "label": 5},
     )
+    of_weights: ClassVar[tuple[str, ...]] = ("label_mean", "label_scale")
     primary: ClassVar[str] = "pearson"
     score_range: ClassVar[tuple[float, float] | None] = (-1.0, 1.0)
     pipeline_tag: ClassVar[str | None] = "text-classification"

@@ -9,7 +9,7 @@ labels is exactly right), macro-F1 (with `multi_label` micro-F1, too), and preci
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
@@ -40,6 +40,7 @@ class TextClassification(Task):
         {"text": "the drill", "label": "tool"},
     )
     of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_separator", "threshold")
+    of_weights: ClassVar[tuple[str, ...]] = ("multi_label",)
     only_with: ClassVar[Any] = dict.fromkeys(
         ("label_separator", "threshold"), ("task.multi_label=true", lambda task: task.multi_label)
     )
@@ -233,6 +234,11 @@ class TextClassification(Task):
             {"prediction": [name for name, p in row.items() if p >= self.threshold], "probabilities": row}
             for row in rows
         ]
+
+    def among(self, predictions: Sequence[Prediction], classes: Collection[str]) -> list[Prediction]:
+        if self.multi_label:
+            return [{**p, "prediction": [name for name in p["prediction"] if name in classes]} for p in predictions]
+        return [{**p, "prediction": max(sorted(classes), key=p["probabilities"].__getitem__)} for p in predictions]
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         predicted = [p["prediction"] for p in predictions]

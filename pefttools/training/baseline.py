@@ -12,6 +12,7 @@ from pefttools.reporter import Reporter
 from pefttools.sources.cache import entry, stored
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.placement import place
+from pefttools.training.wrapping import load_base
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -22,9 +23,12 @@ if TYPE_CHECKING:
 def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
     """The base's metrics on the split `rows_of`, from the cache where an earlier run computed them.
 
+    Where training goes on from a trained model, the metrics are those of that model, and are not cached.
     Runs with several processes do not use the cache: their processes might disagree on whether the file exists.
     """
     recipe, task = ready.recipe, ready.recipe.task
+    if ready.earlier:
+        return _scored(ready, rows_of, accelerator, reporter)
     depends_on = [
         recipe.base.model_dump(mode="json"),
         [ready.base.sha256, task.as_dict(), ready.splits.digest, recipe.seed],
@@ -46,9 +50,9 @@ def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Repo
     from accelerate.utils import set_seed
 
     recipe, model = ready.recipe, ready.model
-    if not recipe.strategy.exact_start:
+    if not recipe.strategy.exact_start and not (ready.earlier and ready.earlier.continues):
         set_seed(recipe.seed)
-        model = recipe.task.load(recipe.base, reporter).model
+        model = load_base(recipe, reporter, earlier=ready.earlier).model
         place(model, recipe.train, accelerator.device)
     evaluator = Evaluator(model, recipe.task, ready.base.tokenizer, accelerator, reporter)
     rows, encoded = ready.splits.named()[name], ready.encoded[name]

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
     from pefttools.tasks.base import Task
 
 
-def fitted(task: Task, settings: BaseSettings, splits: Splits, reporter: Reporter = SILENT) -> Task:
+def fitted(
+    task: Task, settings: BaseSettings, splits: Splits, reporter: Reporter = SILENT, known: Sequence[str] = ()
+) -> Task:
     """The task fitted to its rows, with its classes in the order of the base's head where that has them.
+
+    Args:
+        known: the classes of the model that training goes on from; they stay, and new ones come after them.
 
     Raises:
         UserError: the rows do not fit the task, or `base.trained_head=keep` is impossible.
     """
+    if known:
+        return _grown(task, known, splits, reporter)
     existing = names(settings, task.auto_class, reporter)
     if not task.has_class_head:
         if len(existing) > 1 and task.config_values().get("num_labels") == 1:
@@ -52,6 +59,28 @@ def fitted(task: Task, settings: BaseSettings, splits: Splits, reporter: Reporte
     chosen = found.with_classes(everything)
     _report_kept(settings, labels, chosen.labels, reporter)  # type: ignore[attr-defined]
     return chosen
+
+
+def _grown(task: Task, known: Sequence[str], splits: Splits, reporter: Reporter) -> Task:
+    """The fitted task with these classes, followed by those that only the rows have."""
+    given: tuple[str, ...] = task.labels  # type: ignore[attr-defined]
+    free: Any = task.with_values(labels=()).fit(splits)
+    found = free.with_classes([*known, *(name for name in free.labels if name not in known)])
+    labels: tuple[str, ...] = found.labels
+    if given and list(given) != list(labels):
+        raise UserError(
+            f"task.labels: are {listed(given)}, but the model that training goes on from has {listed(known)}, and new"
+            " classes come after them; remove task.labels"
+        )
+    for new in labels[len(known) :]:
+        if near := [name for name in known if folded(name) == folded(new)]:
+            reporter.warn(
+                f"the class {new!r} is new, although the model that training goes on from has {near[0]!r}, which"
+                f" differs only in case, spaces or hyphens; if they are one class, set data.labels.{new}={near[0]}"
+            )
+    if more := labels[len(known) :]:
+        reporter.note(f"the head grows from {len(known)} to {len(labels)} classes; new: {listed(more)}")
+    return found
 
 
 def _with_given(task: Task, wanted: Sequence[str], existing: Sequence[str], splits: Splits) -> Task:

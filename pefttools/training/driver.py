@@ -22,7 +22,9 @@ from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.objectives._composition import need_plain_autograd, reuse_features
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import checkpoint, launch, optimizer_setup, results, resumption, speedups
+from pefttools.training import checkpoint, launch, optimizer_setup, results, resumption, speedups, stack
+from pefttools.training.backward_transfer import KEY as TESTS
+from pefttools.training.backward_transfer import EarlierTests, own_score
 from pefttools.training.baseline import baseline_scores
 from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator, Scored
@@ -140,15 +142,23 @@ class Training:
         params = count_parameters(self.prepared.model, self.prepared.base.head)
         last = checkpoint.latest(self.run.checkpoints)
         before = {} if last else baseline_scores(self.prepared, measured, self.accelerator, self.reporter)
+        tests = EarlierTests.of(self.prepared, self.reporter)
+        if tests.runs and not last:
+            before[TESTS] = tests.scores(self.prepared, self.accelerator, self.reporter, "before")
         set_seed(recipe.seed, device_specific=True)  # each process draws its own dropout
         progress = self._fit(last, before, should_stop) if recipe.strategy.trains else Progress(before=before)
         validation = self._score("validation", "validation, best", generate=measured == "validation")
         test = self._score("test", "test", generate=True) if measured == "test" else None
+        after = tests.scores(self.prepared, self.accelerator, self.reporter, "after") if tests.runs else {}
         weight_bytes = gather_object([sharding.stored_bytes(self.prepared.model)])
         if recipe.train.shard:
             sharding.gather_trained(self.prepared.model, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            self._write(progress, params, weight_bytes, validation, test)
+            rows, scored = self.prepared.splits.named()[measured], test or validation
+            own = own_score(self.prepared.recipe.task, scored.metrics, scored.predictions, rows)
+            earlier = progress.before.pop(TESTS, {})
+            ledger = tests.ledger(self.prepared, earlier, after, own, self.reporter) if tests.runs else None
+            self._write(progress, params, weight_bytes, validation, test, ledger)
         self.accelerator.wait_for_everyone()
         return self.run.result()
 
@@ -208,6 +218,7 @@ class Training:
         return {
             "data": prepared.splits.digest,
             "augmented rows": added_digest(prepared.added),
+            **({"replayed rows": added_digest(prepared.replayed)} if prepared.replayed else {}),
             "base": prepared.base.sha256,
             "penalty rows": prepared.penalties.digest,
             "labels": list(prepared.recipe.task.config_values().get("label2id", {})),
@@ -243,21 +254,25 @@ class Training:
         weight_bytes: list[int],
         validation: Scored,
         test: Scored | None,
+        ledger: dict[str, Any] | None,
     ) -> None:
         """Write the adapter, rows, predictions and finally result.json."""
         prepared, run, accelerator, measured = self.prepared, self.run, self.accelerator, self.measured_on
         recipe, model, splits = prepared.recipe, prepared.model, prepared.splits
         with atomic.new_folder(run.adapter) as part:
             recipe.strategy.save(model, part)
+        stack.save(prepared.earlier.frozen if prepared.earlier else (), run.path)
         run.save_rows(splits, recipe.task)
         run.save_predictions(splits, measured, recipe.task, (test or validation).predictions)
         majority = recipe.task.majority_baseline(splits.train, splits.named()[measured])
         epochs = progress.step * recipe.train.batch_size / len(prepared.encoded["train"])
+        replayed = {"replayed": {path: len(rows) for path, rows in prepared.replayed.items()}}
+        replayed = replayed if prepared.replayed else {}
         result = {
             **results.of_outcome(run, recipe, self.digest, params, validation.metrics, test.metrics if test else None),
             **results.of_recipe(recipe),
             "base": {"id": prepared.base.source, "sha256": prepared.base.sha256},
-            "data": {**results.of_rows(splits), "augmented": sum(map(len, prepared.added.values()))},
+            "data": {**results.of_rows(splits), "augmented": sum(map(len, prepared.added.values())), **replayed},
             "facts": recipe.strategy.facts(model),
             "before": {**progress.before, "majority": majority, "measured_on": measured},
             "train": {
@@ -268,6 +283,7 @@ class Training:
                 "weight_bytes": weight_bytes,
                 "feature_cache": progress.features or None,
             },
+            **({"ledger": ledger} if ledger else {}),
             "versions": results.versions(),
             "hardware": hardware(accelerator),
         }

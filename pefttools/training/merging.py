@@ -24,7 +24,7 @@ from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import WEIGHTS, read
 from pefttools.strategies.lora import Lora
-from pefttools.training import results
+from pefttools.training import results, stack
 from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.own_rows import own_rows, validation_rows
@@ -109,7 +109,8 @@ def _write_run(
     with atomic.new_folder(out.absolute()) as part:
         merged = Run(part)
         write_recipe(merged.recipe_file, recipe, f"{MARK}\n# Except that this one is a weighted sum: {summands}.")
-        params = _write_adapter(recipe, summed, merged.adapter, reporter)
+        stack.save(stack.of_run(runs[0].path), part)
+        params = _write_adapter(recipe, summed, merged, reporter)
         result = _scored(merged, recipe, params, runs[0], reporter) | {"merged_from": about, "merged_by": how}
         return results.write(merged, result)
 
@@ -209,11 +210,11 @@ def _wider(recipes: Sequence[Recipe]) -> Recipe:
     return recipes[0].model_copy(update={"strategy": wider})
 
 
-def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], folder: Path, reporter: Reporter) -> dict[str, int]:
-    """Write an adapter folder with these tensors; returns its numbers of parameters."""
+def _write_adapter(recipe: Recipe, tensors: dict[str, Tensor], merged: Run, reporter: Reporter) -> dict[str, int]:
+    """Write a run's adapter folder with these tensors; returns its numbers of parameters."""
     from safetensors.torch import save_file
 
-    base = recipe.task.load(recipe.base, reporter)
+    base, folder = stack.load_base(recipe, merged.path, reporter), merged.adapter
     model = recipe.strategy.wrap(base)
     folder.mkdir()
     recipe.strategy.save(model, folder)
@@ -227,7 +228,7 @@ def _scored(merged: Run, recipe: Recipe, params: Mapping[str, int], first: Run, 
     (ids, validation), own = validation_rows(first, task, reporter), own_rows(first, task)
     test = own.rows if own.split == "test" else []
     splits = Splits([], validation, test, ids={"validation": ids, "test": own.ids})
-    base = task.load(recipe.base, reporter)
+    base = stack.load_base(recipe, merged.path, reporter)
     model = recipe.strategy.load(base, merged.adapter).eval()
     evaluator = Evaluator(model, task, base.tokenizer, reporter=reporter)
     scores: dict[str, Any] = {"validation": None, "test": None}
@@ -240,6 +241,7 @@ def _scored(merged: Run, recipe: Recipe, params: Mapping[str, int], first: Run, 
                 merged.save_predictions(splits, name, task, found.predictions)
     if first.rows_file.is_file():
         shutil.copyfile(first.rows_file, merged.rows_file)
+    like.pop("ledger", None)  # the merged run has forgotten other things
     return {
         **like,
         **results.of_outcome(merged, recipe, recipe.digest, params, scores["validation"], scores["test"]),

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pefttools.data.encoding import encode_once
 from pefttools.data.settings import FileSettings
-from pefttools.data.splitting import load_rows
+from pefttools.data.splitting import Row, load_rows
+from pefttools.errors import UserError
 from pefttools.recipe.recipe import Recipe
 from pefttools.regularizers.base import Penalty
 from pefttools.reporter import SILENT, Reporter
 from pefttools.strategies.base import Strategy, trained
+from pefttools.training.replay import some_rows
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
     from pefttools.bases.loading import Base
+    from pefttools.training.run import Run
 
 
 class Penalties:
@@ -37,12 +40,24 @@ class Penalties:
         """Digest of the rows that penalties were computed from (EWC)."""
 
     @classmethod
-    def bind(cls, recipe: Recipe, base: Base, model: nn.Module, reporter: Reporter = SILENT) -> Self:
-        """The penalties of a recipe. Raises UserError where one would affect no parameter."""
+    def bind(
+        cls,
+        recipe: Recipe,
+        base: Base,
+        model: nn.Module,
+        reporter: Reporter = SILENT,
+        earlier: Run | None = None,
+    ) -> Self:
+        """The penalties of a recipe. Raises UserError where one would affect no parameter.
+
+        Args:
+            earlier: the run that training goes on from, whose rows are the old data where a penalty names none.
+        """
         seen = hashlib.sha256()
 
-        def row_losses(file: FileSettings, number: int) -> Iterator[Tensor]:
-            return _row_losses(recipe, base, model, file, number, seen, reporter)
+        def row_losses(file: FileSettings | None, number: int) -> Iterator[Tensor]:
+            rows = _old_rows(recipe, file, number, earlier, reporter)
+            return _row_losses(recipe, base, model, rows, seen, reporter)
 
         bound = [r.bind(model, base.new, row_losses) for r in recipe.regularizers.values()]
         return cls(recipe.strategy, model, bound, seen.hexdigest())
@@ -82,13 +97,25 @@ def mark_pretrained(base: Base) -> None:
         parameter.pretrained = not name.startswith(new)  # type: ignore[attr-defined]
 
 
+def _old_rows(
+    recipe: Recipe, file: FileSettings | None, number: int, earlier: Run | None, reporter: Reporter
+) -> list[Row]:
+    """The first rows of a file, or rows of the earlier run and the runs before it. Raises UserError without either."""
+    if file is not None:
+        settings = recipe.data.model_copy(update={"test": file})
+        return load_rows("test", settings, recipe.task, Counter(), reporter)[:number]
+    if earlier is None:
+        raise UserError(
+            "regularizers.ewc.data: is required, because training goes on from no run (--from) whose rows could be used"
+        )
+    return some_rows(earlier, number, "regularizers.ewc")
+
+
 def _row_losses(
-    recipe: Recipe, base: Base, model: nn.Module, file: FileSettings, number: int, seen: Any, reporter: Reporter
+    recipe: Recipe, base: Base, model: nn.Module, rows: list[Row], seen: Any, reporter: Reporter
 ) -> Iterator[Tensor]:
-    """The loss of each of a file's first `number` rows, with its graph, computed in evaluation mode."""
+    """The loss of each row, with its graph, computed in evaluation mode."""
     task = recipe.task
-    settings = recipe.data.model_copy(update={"test": file})
-    rows = load_rows("test", settings, task, Counter(), reporter)[:number]
     task.check_scorable("regularizers.ewc.data", rows)
     seen.update(json.dumps(rows, sort_keys=True).encode())
     encoded = encode_once(rows, task, base, "penalty", reporter, training=True)

@@ -20,7 +20,8 @@ from pefttools.objectives._composition import Composed, composed, read_hidden_st
 from pefttools.objectives.base import NUMBER, Context
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
-from pefttools.training import class_order, speedups, wrapping
+from pefttools.training import class_order, earlier, replay, speedups, wrapping
+from pefttools.training.earlier import Earlier
 from pefttools.training.launch import num_processes
 from pefttools.training.padding import refuse_padding_readers
 from pefttools.training.penalties import Penalties
@@ -49,6 +50,10 @@ class Prepared:
     """The user's own rows."""
     added: dict[str, list[Row]]
     """Augmentation -> the training rows that it adds."""
+    replayed: dict[str, list[Row]]
+    """Earlier run -> the rows of it that are trained on again."""
+    earlier: Earlier | None
+    """The trained model that training goes on from."""
     encoded: dict[str, Dataset]
     base: loading.Base
     model: nn.Module
@@ -68,18 +73,21 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     import torch
     from accelerate.utils import set_seed
 
-    strategy = recipe.strategy
+    strategy, start = recipe.strategy, earlier.opened(recipe, reporter)
+    recipe = earlier.taken_over(recipe, start)
     splits = load_splits(recipe.data, recipe.task, reporter)
-    task = class_order.fitted(recipe.task, recipe.base, splits, reporter)
+    task = class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ())
     recipe = recipe.model_copy(update={"task": task})
+    replayed = replay.replayed(recipe, task, splits, reporter)
     set_seed(recipe.seed)
-    base = wrapping.load_base(recipe, reporter)
-    model = wrapping.wrap(recipe, base)
+    base = wrapping.load_base(recipe, reporter, earlier=start)
+    model = wrapping.wrap(recipe, base, earlier=start)
     remarks = (*overview.remarks(splits), *task.remarks(splits, base.tokenizer))
     for remark in (*remarks, *cheap.findings(recipe, splits, base.tokenizer)):
         reporter.warn(remark)
     added = copies(recipe.augmentations, splits.train, task, recipe.seed, base.tokenizer, reporter)
-    encoded = _encoded(splits, added, task, base, reporter)
+    more = [row for rows in (*added.values(), *replayed.values()) for row in rows]
+    encoded = _encoded(splits, more, task, base, reporter)
     speedups.refuse_impossible(model, recipe.train, torch.device(device).type)
     place(model, recipe.train, torch.device(device))
     lengths = encoded["train"]["length"][:]
@@ -88,11 +96,12 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         refuse_padding_readers(
             base, task, strategy.name, model, shortest, lambda: task.load(recipe.base, SILENT), reporter
         )
-    strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
-    penalties = Penalties.bind(recipe, base, model, reporter)
+    if not (start and start.continues):
+        strategy.start(model, _first_batches(recipe, base, encoded["train"], device))
+    penalties = Penalties.bind(recipe, base, model, reporter, start.run if start else None)
     if read_numbers(recipe.objectives):
         encoded["train"] = encoded["train"].add_column(NUMBER, list(range(len(encoded["train"]))))
-    acting = _bound(recipe, base, model, splits, added, encoded["train"], torch.device(device).type, reporter)
+    acting = _bound(recipe, base, model, [*splits.train, *more], encoded["train"], torch.device(device).type, reporter)
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
@@ -100,21 +109,20 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         reporter.note(note)
     _report_added(added, splits, reporter)
     frozen, last = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
-    return Prepared(recipe, splits, added, encoded, base, model, penalties, acting, frozen, last)
+    return Prepared(recipe, splits, added, replayed, start, encoded, base, model, penalties, acting, frozen, last)
 
 
 def _bound(
     recipe: Recipe,
     base: loading.Base,
     model: nn.Module,
-    splits: Splits,
-    added: Mapping[str, Sequence[Row]],
+    rows: Sequence[Row],
     encoded: Dataset,
     device: str,
     reporter: Reporter,
 ) -> Composed:
-    """The objectives of the run. Raises UserError when one does not work with this model."""
-    rows = [*splits.train, *(row for copied in added.values() for row in copied)]
+    """The objectives of the run, whose training rows are `rows`. Raises UserError when one does not work with this
+    model."""
     together = _micro_batch_rows(recipe.train, device, min(encoded["length"]))
     bf16 = computes_in_bf16(recipe.train.precision)
     context = Context(
@@ -124,11 +132,11 @@ def _bound(
 
 
 def _encoded(
-    splits: Splits, added: Mapping[str, Sequence[Row]], task: Task, base: loading.Base, reporter: Reporter
+    splits: Splits, added: Sequence[Row], task: Task, base: loading.Base, reporter: Reporter
 ) -> dict[str, Dataset]:
-    """The encoded rows of every split that has some; added rows follow the training rows."""
+    """The encoded rows of every split that has some; `added` rows follow the training rows."""
     parts = splits.named()
-    parts["train"] = [*parts["train"], *(row for rows in added.values() for row in rows)]
+    parts["train"] = [*parts["train"], *added]
     return {
         name: encode(rows, task, base, name, reporter, training=name == "train") for name, rows in parts.items() if rows
     }

@@ -19,7 +19,8 @@ LIBRARIES = ("pefttools", "torch", "transformers", "peft", "accelerate", "datase
 """Packages whose versions are recorded."""
 ORDER = (
     "recipe", "digest", "base", "data", "task", "strategy", "regularizers", "objectives", "augmentations",
-    "seed", "params", "facts", "before", "validation", "test", "train", "files", "versions", "hardware",
+    "seed", "start", "params", "facts", "before", "validation", "test", "ledger", "train", "files",
+    "versions", "hardware",
 )  # fmt: skip
 """Order of the file's keys; any other key comes after them."""
 
@@ -52,6 +53,7 @@ def of_recipe(recipe: Recipe) -> dict[str, Any]:
         "objectives": list(recipe.objectives),
         "augmentations": list(recipe.augmentations),
         "seed": recipe.seed,
+        **({"start": recipe.start.model_dump(mode="json")} if recipe.start else {}),
     }
 
 

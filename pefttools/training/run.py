@@ -33,7 +33,7 @@ from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir
 from pefttools.sources.pins import content_sha256
 from pefttools.strategies.base import CONFIG
-from pefttools.training import run_rows
+from pefttools.training import run_rows, stack
 from pefttools.training.launch import launched
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ class Run:
 
     def written_files(self) -> list[Path]:
         """The files of the run that exist, without checkpoints, tracker logs, and result.json."""
-        own = (self.recipe_file, self.metrics_file, self.rows_file, self.predictions_file, *self.adapter.rglob("*"))
+        folders = [*self.adapter.rglob("*"), *(self.path / stack.FOLDER).rglob("*")]
+        own = (self.recipe_file, self.metrics_file, self.rows_file, self.predictions_file, *folders)
         return [file for file in own if file.is_file()]
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
@@ -167,7 +168,7 @@ class Run:
         own = (self.recipe_file, self.metrics_file, self.rows_file, self.predictions_file, self.path / hashes.FILE)
         for file in (self.result_file, *own):
             file.unlink(missing_ok=True)
-        for folder in (self.checkpoints, self.adapter, self.path / "tensorboard"):
+        for folder in (self.checkpoints, self.adapter, self.path / stack.FOLDER, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
@@ -244,6 +245,7 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
         hashes.refuse_damaged(run.path)
     settings = run.recipe()
     base = settings.task.load(settings.base.with_values(quantize=None) if on == "full" else settings.base, reporter)
+    stack.merged_into(base, stack.of_run(run.path))
     if on == "dequantised":
         base.model, base.quantised = quantized.dequantised(base.model), ()
     facts = run.path / "manifest.json" if is_export else run.result_file

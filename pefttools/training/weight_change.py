@@ -12,6 +12,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pefttools.nn import module_paths
+from pefttools.reporter import SILENT
+from pefttools.training import stack
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +32,7 @@ def moved(trained: Trained) -> dict[str, Any]:
         the changed matrices of the blocks; None where none changed) and `merged`.
     """
     recipe = trained.recipe
-    start = trained.task.load(recipe.base)
+    start = stack.load_base(recipe, trained.path, SILENT)
     model: Any = trained.model
     merged = recipe.strategy.mergeable
     if merged:
