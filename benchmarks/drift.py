@@ -61,9 +61,10 @@ def compared(sweep: Sweep, jobs: list[Job], out: Path) -> list[dict[str, Any]]:
         if file.is_file():
             record, again = sweep.records[job.digest], json.loads(file.read_text())
             metric = record["metric"]
+            cell: Any = job.cell  # a suite's, which has a problem and a method
             found.append(
                 {
-                    "set": job.cell.problem, "method": job.cell.method, "seed": job.seed, "metric": metric,
+                    "set": cell.problem, "method": cell.method, "seed": job.seed, "metric": metric,
                     "score": record["test"][metric], "again": again["test"][metric],
                     "versions": record["versions"], "again_versions": again["versions"],
                     "device": record["hardware"]["device"], "again_device": again["hardware"]["device"],

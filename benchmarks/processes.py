@@ -13,7 +13,6 @@ in an evaluation, the run is resumed, and compared with a run that nobody distur
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import re
@@ -26,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import golden
-from faults import outcome
+from fault_injection.undisturbed import outcome
 from processes_table import RESULTS, table
 
 from pefttools import atomic, cli, signals
-from pefttools.nn import sharding
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
 LAUNCHERS: Mapping[str, list[str]] = {
@@ -140,33 +138,10 @@ def launched(command: list[str], check: bool = False) -> subprocess.CompletedPro
 
 
 def inside(orders: Path) -> None:
-    """Train in a process of a launch, run by run; measures every tensor that a process has at the end of each."""
-    plain = sharding.stored_bytes
-    measured: list[int] = []
-
-    def stored_bytes(model: Any) -> int:
-        gc.collect()
-        measured.append(live_bytes())
-        return plain(model)
-
-    sharding.stored_bytes = stored_bytes
+    """Train in a process of a launch, run by run."""
     for words in json.loads(orders.read_text("utf-8")):
-        measured.clear()
         if code := cli.run(["train", *words]):
             sys.exit(code)
-        file = Path(words[-1]) / f"live-{os.environ.get('RANK', '0')}.json"
-        file.write_text(json.dumps(measured[-1]), "utf-8")
-
-
-def live_bytes() -> int:
-    """Bytes of the memory of all tensors in this process."""
-    import torch
-
-    storages = {}
-    for one in gc.get_objects():
-        if type(one) in (torch.Tensor, torch.nn.Parameter) and one.device.type == "cpu":
-            storages[one.untyped_storage()._cdata] = one.untyped_storage().nbytes()
-    return sum(storages.values())
 
 
 def kills(out: Path, recipe: str) -> Iterator[dict[str, Any]]:
@@ -238,7 +213,6 @@ def collected(out: Path) -> dict[str, Any]:
                 "losses": [line["loss"] for line in lines if "loss" in line],
                 "validation": numbers(result["validation"]), "test": numbers(result["test"] or {}),
                 "weight_bytes": result["train"]["weight_bytes"],
-                "live_bytes": [json.loads(file.read_text("utf-8")) for file in sorted(run.glob("live-*.json"))],
             }  # fmt: skip
     if (out / "kills.json").exists():
         found["kills"] = json.loads((out / "kills.json").read_text("utf-8"))

@@ -25,10 +25,9 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
     for name, runs in found["runs"].items():
         yield f"| {name} | {len(runs['one']['losses'])} | {compared(runs)} |"
     yield "\n## Weights of each process\n"
-    yield "On a BERT of six blocks of width 256: the bytes in which a process's parameters are stored. `all tensors`"
-    yield "are the bytes of all tensors alive in a process at the end of its run, with the optimizer's state.\n"
-    yield "| run | one process | two by DDP | two that share | share of one | all tensors: one | two that share |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "On a BERT of six blocks of width 256: the bytes in which a process's parameters are stored.\n"
+    yield "| run | one process | two by DDP | two that share | share of one |"
+    yield "|---|---|---|---|---|"
     for name, runs in found["runs"].items():
         if "sharded" in runs and name.startswith("wide"):
             yield f"| {name} | {of_memory(runs)} |"
@@ -61,7 +60,6 @@ def of_memory(runs: Mapping[str, Any]) -> str:
     cells = [
         f"{whole:,}", *(", ".join(f"{n:,}" for n in some["weight_bytes"]) for some in (ddp, shared)),
         ", ".join(f"{n / whole:.3f}" for n in shared["weight_bytes"]),
-        *(", ".join(f"{n:,}" for n in some["live_bytes"]) for some in (one, shared)),
     ]  # fmt: skip
     return " | ".join(cells)
 

@@ -233,7 +233,8 @@ def in_two(target: Callable[..., None], *args: Any) -> list[int | None]:
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **address}
     processes = []
     for rank in ("0", "1"):
         with pytest.MonkeyPatch.context() as patch:

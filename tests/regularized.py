@@ -101,7 +101,7 @@ class Wrapped:
         self.original = {n: p.detach().clone().double() for n, p in self.base.model.named_parameters()}
         self.model = WRAPPINGS[how](self.base).double().eval()
 
-    def row_losses(self, data: FileSettings, rows: int) -> Iterator[Tensor]:
+    def row_losses(self, data: FileSettings | None, rows: int) -> Iterator[Tensor]:
         for row in make_rows(min(rows, 4), seed=5):
             batch = TASK.collate(TASK.encode([row], self.base.tokenizer), self.base.tokenizer, 8)
             yield TASK.loss(self.model(**{k: v for k, v in batch.items() if k != "labels"}), batch)
@@ -121,7 +121,7 @@ class Tiny(nn.Module):
         self.double()
 
 
-def no_rows(data: FileSettings, rows: int) -> Iterator[Tensor]:
+def no_rows(data: FileSettings | None, rows: int) -> Iterator[Tensor]:
     yield from ()
 
 

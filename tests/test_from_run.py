@@ -220,7 +220,8 @@ def test_a_share_of_every_class_is_replayed(
 def test_the_plan_counts_the_grown_head(
     adapter: str, chain: Continued, second: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = (f"start.source={chain.first}", f"start.adapter={adapter}", "regularizers=[l2_sp,ewc]")
+    penalties = ("regularizers.l2_sp.alpha=0.1", "regularizers.ewc.rows=2")
+    words = (f"start.source={chain.first}", f"start.adapter={adapter}", *penalties)
     assert cli.run(["plan", str(chain.recipe), *words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["params"] == result(second)["params"]
 

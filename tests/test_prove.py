@@ -115,9 +115,10 @@ def _scaled(factor: float) -> Callable[[Path, Path, Path], Any]:
     def merge(base: Path, adapter: Path, folder: Path) -> Path:
         del folder
         model = peft.PeftModel.from_pretrained(reloaded(base, "llama"), str(adapter))
-        for module in model.modules():
-            if isinstance(getattr(module, "scaling", None), dict):
-                module.scaling = {name: value * factor for name, value in module.scaling.items()}
+        layers: Any = model.modules()
+        for layer in layers:
+            if isinstance(getattr(layer, "scaling", None), dict):
+                layer.scaling = {name: value * factor for name, value in layer.scaling.items()}
         return model.merge_and_unload()
 
     return merge

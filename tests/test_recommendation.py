@@ -80,6 +80,36 @@ def test_a_worse_method_is_rarely_declared_as_good() -> None:
     assert wrong / number <= 0.05
 
 
+def against_defaults(rows: int, seeds: int = 3, /, **accuracies: float) -> Judgement:
+    tables = {"defaults": scored(rows, seeds, **accuracies)["lora"], "tuned": scored(rows, seeds, **accuracies)["full"]}
+    return judge(tables, {"defaults": 100, "tuned": 100}, incumbent="defaults")
+
+
+def test_an_incumbent_stays_unless_another_method_is_shown_to_be_better() -> None:
+    better, alike = against_defaults(4000, lora=0.87, full=0.9), against_defaults(100, lora=0.89, full=0.9)
+    assert better.recommendation.method == "tuned"
+    assert better.recommendation.verdict == "tuned is recommended: it is better than defaults by 3.0 ± 0.5 points"
+    assert alike.recommendation.method == "defaults"
+    assert alike.recommendation.verdict.startswith("no detectable gain: keep defaults; tuned is better by 1.0 ± ")
+    worse = against_defaults(4000, lora=0.9, full=0.87).recommendation
+    assert worse.verdict == "no gain: keep defaults; tuned is worse by 3.0 ± 0.5 points"
+    single = against_defaults(4000, 1, lora=0.87, full=0.9).recommendation
+    assert (single.method, single.is_supported) == ("defaults", False)
+
+
+def test_on_planted_ties_a_gain_is_seldom_seen() -> None:
+    """Two methods of equal true accuracy, with rows and seeds that they do not share."""
+    draw, wrong, number = np.random.default_rng(2), 0, 200
+    for _ in range(number):
+        shared = draw.normal(size=400)
+        tables = {
+            name: (shared + draw.normal(size=(3, 400)) + draw.normal(0, 0.03, (3, 1)) < 1.2).astype(np.float64)
+            for name in ("defaults", "tuned")
+        }
+        wrong += judge(tables, {"defaults": 1, "tuned": 1}, incumbent="defaults").recommendation.method != "defaults"
+    assert wrong / number <= 0.05
+
+
 @pytest.mark.parametrize("margin", ["0", "-0.01"])
 def test_a_margin_of_nothing_is_refused(margin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ from pefttools.bench.pruning import Earlier, Pruning
 from pefttools.bench.search import Search
 from pefttools.bench.space import Space
 from pefttools.bench.space_checks import build
+from pefttools.bench.tune_summary import kind_of
 from pefttools.errors import UserError
 
 RATE = "train.learning_rate=1e-4..1e-2"
+NONE = Path("none")
 
 
 @pytest.fixture
@@ -85,6 +87,8 @@ def test_wrong_ranges_are_refused(refusal: Callable[..., str], word: str, messag
         (("strategy=frozen",), "trains nothing, so there is no learning rate to search"),
         (("--search", "strategy=bitfit,adapter", "strategy.rank=4,8"), "unknown key 'rank'"),
         (("--storage", "nothing://here"), "--storage: nothing://here cannot be reached"),
+        (("--storage", "postgresql://127.0.0.1:1/none"), "--storage: postgresql://127.0.0.1:1/none cannot be reached"),
+        (("--storage", "mysql://me:secret@here/db"), "--storage: mysql://me:***@here/db cannot be reached"),
     ],
 )
 def test_wrong_options_are_refused(refusal: Callable[..., str], words: tuple[str, ...], message: str) -> None:
@@ -103,7 +107,7 @@ def test_scales_and_whole_numbers(recipe_file: Path) -> None:
         "train.learning_rate": "0.0001 to 0.0005, linear", "strategy.rank": "2 to 20, logarithmic",
         "strategy.dropout": "0 to 0.5, linear", "train.epochs": "1 to 9, linear",
     }  # fmt: skip
-    ranks = {point["strategy.rank"] for point in sampled(build(str(recipe_file), [], ["strategy.rank=2..20"]), 30)}
+    ranks = {point["strategy.rank"] for point in sampled(build(str(recipe_file), [], ["strategy.rank=2..20"]), 12)}
     assert all(rank.isdigit() and 2 <= int(rank) <= 20 for rank in ranks)
 
 
@@ -115,6 +119,16 @@ def test_keys_apply_to_the_choices_that_have_them(recipe_file: Path) -> None:
     assert {("strategy.rank" in point) for point in points if point["strategy"] == "bitfit"} == {False}
     digests = {space.recipe(point).digest for point in points}
     assert len(digests) == 6
+
+
+def test_the_first_point_has_the_recipes_own_values(recipe_file: Path) -> None:
+    words = ["strategy=bitfit,lora", "train.learning_rate=auto", "strategy.rank=4,8"]
+    own = {"strategy": "lora", "train.learning_rate": "0.003", "strategy.rank": "8"}
+    space = build(str(recipe_file), [], words)
+    assert space.default_point == own
+    assert space.recipe(own).digest == space.defaults.digest
+    assert build(str(recipe_file), [], ["strategy=bitfit,lora"]).default_point is None  # a choice resets the rate
+    assert build(str(recipe_file), [], ["strategy.rank=2,4"]).default_point is None
 
 
 def test_values_in_brackets_are_one_choice(recipe_file: Path) -> None:
@@ -137,9 +151,33 @@ def record_of(space: Space, texts: dict[str, str]) -> dict[str, Any]:
     return {**about, "status": "done", "metric": "accuracy", "validation": scores, "curve": curve}
 
 
-def sampled(space: Space, number: int, order: int = 0, sampler: str = "tpe", out: Path = Path("none")) -> list[Any]:
+def planted(texts: Mapping[str, str]) -> float:
+    """A score that is best, 0.9, at a rate of 0.001 and a rank of 8."""
+    rate, rank = math.log10(float(texts["train.learning_rate"])), math.log2(int(texts["strategy.rank"]))
+    return 0.9 - 0.1 * (rate + 3) ** 2 - 0.02 * (rank - 3) ** 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_twenty_trials_end_near_the_best_of_a_full_grid(recipe_file: Path, seed: int) -> None:
+    grid = build(str(recipe_file), [], ["train.learning_rate=1e-4,1e-3,3e-3,1e-2", "strategy.rank=2,8,32"]).points()
+    assert grid is not None
+    assert len(grid) == 12
+    search = Search(
+        build(str(recipe_file), [f"seed={seed}"], [RATE, "strategy.rank=2,8,32"]), NONE, "", "tpe", "none", 20
+    )
+    while jobs := list(search.missing()):
+        texts = dict(jobs[0].cell.texts)  # type: ignore[attr-defined]
+        scores = {"accuracy": planted(texts), "loss": 1 - planted(texts)}
+        search.add(jobs[0], {"status": "done", "metric": "accuracy", "validation": scores, "curve": []})
+    best = search.best()
+    assert best is not None
+    assert planted(best.texts) > max(map(planted, grid)) - 0.005
+
+
+def sampled(space: Space, number: int, order: int = 0, sampler: str = "tpe") -> list[Any]:
     """The points of a search whose trials end in a random order, at most `LAG` of them running at once."""
-    search, draw = Search(space, out, "title", sampler, "median", number), random.Random(order)
+    search, draw = Search(space, NONE, "title", sampler, "median", number), random.Random(order)
     while jobs := list(search.missing()):
         job = draw.choice(jobs[:LAG])
         texts = {"train.learning_rate": "0.001", "strategy.rank": "8", **dict(job.cell.texts)}  # type: ignore[attr-defined]
@@ -147,6 +185,7 @@ def sampled(space: Space, number: int, order: int = 0, sampler: str = "tpe", out
     return [dict(one.texts) for one in search.proposals]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_points_do_not_depend_on_which_trial_ends_first(recipe_file: Path, sampler: str) -> None:
     space = build(str(recipe_file), [], [RATE, "strategy.rank=4..16"])
@@ -157,6 +196,7 @@ def test_points_do_not_depend_on_which_trial_ends_first(recipe_file: Path, sampl
     assert sampled(space, 20, 3, sampler)[:16] == first  # a longer search continues
 
 
+@pytest.mark.slow
 def test_tpe_goes_where_scores_are_high(recipe_file: Path) -> None:
     space = build(str(recipe_file), ["train.learning_rate=0.001"], ["strategy.rank=1..1024"])
     ranks = [int(point["strategy.rank"]) for point in sampled(space, 40)]
@@ -164,6 +204,7 @@ def test_tpe_goes_where_scores_are_high(recipe_file: Path) -> None:
     assert late < early
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
 def test_a_finite_space_is_tried_once(recipe_file: Path, sampler: str) -> None:
     space = build(str(recipe_file), [], ["strategy.rank=2,4,8,16", "train.learning_rate=0.001,0.002,0.003"])
@@ -208,9 +249,10 @@ def test_hyperband_prunes_some_brackets() -> None:
     assert not any(Pruning("hyperband", n, earlier, False).is_hopeless(curve(0.99)) for n in range(12, 24))
 
 
+@pytest.mark.slow
 def test_points_that_the_recipe_refuses_are_drawn_again_and_told(recipe_file: Path) -> None:
     space = build(str(recipe_file), ["strategy.rank=4"], ["strategy.init=default,loftq", "strategy.alpha=4,16"])
-    search = Search(space, Path("none"), "title", "random", "none", 9)
+    search = Search(space, NONE, "title", "random", "none", 9)
     for _ in range(9):
         for job in list(search.missing()):
             search.add(
@@ -219,6 +261,21 @@ def test_points_that_the_recipe_refuses_are_drawn_again_and_told(recipe_file: Pa
     assert len(search.proposals) == 3
     assert search.is_exhausted
     assert "alpha must equal rank" in next(iter(search.refused.values()))
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("the loss of step 3 is nan; its rows are 1, 2 of the training rows", "diverged"),
+        ("the gradient norm of step 3 is inf; its rows are 1", "diverged"),
+        ("the loss has exploded: it was 1 in the first steps and is 900 at step 40", "diverged"),
+        ("the process was killed by SIGKILL; perhaps there was not enough memory", "out of memory"),
+        ("EnvironmentFault: step 1 ran out of memory even with one row at a time", "out of memory"),
+        ("RuntimeError: it was made to", "error"),
+    ],
+)
+def test_failures_have_a_kind(reason: str, kind: str) -> None:
+    assert kind_of(reason) == kind
 
 
 def test_an_invalid_recipe_is_refused_as_by_train() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 import time
 import uuid
@@ -19,6 +20,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +70,8 @@ class Ledger:
         from optuna.storages import RDBStorage
         from sqlalchemy.exc import IntegrityError, OperationalError
 
+        if url.startswith("postgresql://") and find_spec("psycopg2") is None:  # SQLAlchemy's default, an older driver
+            url = url.replace("://", "+psycopg://", 1)
         arguments = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
         for last in (False, False, True):
             try:
@@ -200,8 +204,15 @@ class Ledger:
         try:
             yield
         except (SQLAlchemyError, ArgumentError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"--storage: {self.url} cannot be reached: {reason}") from error
+            reason = str(error).strip().splitlines()[0].rstrip(".")
+            if isinstance(error, ImportError) and self.url.startswith("postgresql"):
+                reason += '; run `pip install "pefttools[postgresql]"`'
+            raise UserError(f"--storage: {without_password(self.url)} cannot be reached: {reason}") from error
+
+
+def without_password(url: str) -> str:
+    """A database's URL with stars instead of the password."""
+    return re.sub(r"(://[^/@]*?):[^/]*@", r"\1:***@", url)
 
 
 def sqlite(file: Path) -> str:

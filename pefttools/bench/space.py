@@ -66,7 +66,14 @@ class Space:
 
     def recipe(self, texts: Texts, seed: int | None = None) -> Recipe:
         """The recipe of a point. Raises UserError when it is invalid."""
-        return recipes.load(self.start, self.words(texts, self.seed if seed is None else seed)).recipe
+        return self._loaded(texts, seed).recipe
+
+    def notes(self, texts: Texts) -> tuple[str, ...]:
+        """What `pefttools train` would say about the recipe of a point."""
+        return self._loaded(texts).notes
+
+    def _loaded(self, texts: Texts, seed: int | None = None) -> recipes.Resolved:
+        return recipes.load(self.start, self.words(texts, self.seed if seed is None else seed))
 
     @cached_property
     def defaults(self) -> Recipe:
@@ -88,21 +95,21 @@ class Space:
                 if text is None:
                     return None
                 texts[one.key] = text
-        return texts
+        return texts if self.recipe(texts).digest == self.defaults.digest else None
 
     def _default_text(self, one: Dimension, texts: Texts) -> str | None:
-        if isinstance(one.range, Choices):
-            same = (text for text in one.range.texts if self._is_default({**texts, one.key: text}))
-            return next(same, None)
+        """The text of the recipe's own value in a range; None if it lies outside."""
         value = value_of(self.defaults, one.key)
-        text = repr(value)
-        return text if one.range.contains(value) and self._is_default({**texts, one.key: text}) else None
+        if isinstance(one.range, Choices):
+            same = (text for text in one.range.texts if _is_same(self._value(one.key, {**texts, one.key: text}), value))
+            return next(same, None)
+        return repr(value) if one.range.contains(value) else None
 
-    def _is_default(self, texts: Texts) -> bool:
+    def _value(self, key: str, texts: Texts) -> Any:
         try:
-            return self.recipe(texts).digest == self.defaults.digest
+            return value_of(self.recipe(texts), key)
         except UserError:
-            return False
+            return None
 
     def draw(self, trial: Trial) -> dict[str, str]:
         """A point, drawn by Optuna."""
@@ -174,6 +181,14 @@ class Point:
     def command(self, seed: int, learning_rate: float | None = None) -> str:
         words = [word for word in self.words(seed, learning_rate) if not word.startswith("train.trackers=")]
         return shlex.join(["pefttools", "train", self.start, *words])
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are the same; two sections are if they have the same choice."""
+    for name in ("name", "source"):
+        if isinstance(one, Mapping) and isinstance(other, Mapping) and name in one:
+            return one[name] == other.get(name)
+    return one == other
 
 
 def value_of(recipe: Recipe, key: str) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.bases import loading
 from pefttools.bench.preflight import params_of
 from pefttools.bench.ranges import AUTO, LEARNING_RATE, Choices, Numbers, parse, split
-from pefttools.bench.space import Dimension, Space, contexts, has, value_of
+from pefttools.bench.space import Dimension, Space, Texts, contexts, has, value_of
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
 from pefttools.recipe import typed_yaml
@@ -159,6 +159,14 @@ def _first_that_loads(space: Space, one: Dimension, text: str) -> Recipe:
                 first = first or error
     assert first is not None
     raise UserError(*(f"--search: {problem}" for problem in first.problems)) from first
+
+
+def notes(space: Space, texts: Texts) -> tuple[str, ...]:
+    """What `pefttools train` would say about a choice alone; nothing where it needs another one."""
+    try:
+        return space.notes(texts)
+    except UserError:
+        return ()
 
 
 def variants(space: Space) -> Iterator[tuple[str, Recipe]]:

@@ -27,6 +27,9 @@ from pefttools.errors import Interrupted, Paused, UserError
 FORMAT = 3
 """Version of the records' format."""
 INTERRUPTED = 130
+SERVER_ENDED = 255
+"""What multiprocessing reports if the server of the trials' processes was ended, as by a signal to the whole group; the
+trial did not fail then."""
 COPIED = ("recipe", "base", "data", "task", "strategy", "regularizers", "seed", "params")
 """Keys that a record shares with `result.json`, in addition to its scores."""
 
@@ -83,7 +86,7 @@ def perform(order: Order, beat: Callable[[], None], every: float) -> dict[str, A
         process.join()
         raise
     code = process.exitcode
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, SERVER_ENDED):
         raise Interrupted(f"stopped in the trial {order.digest[:16]}")
     if code or not order.record.is_file():
         _fail(order, _how_it_ended(code))

@@ -24,6 +24,7 @@ from pefttools.bench.ledger import Ledger, sqlite
 from pefttools.bench.preflight import of_other_rows
 from pefttools.bench.proposals import LAG, SAMPLERS
 from pefttools.bench.pruning import PRUNERS
+from pefttools.bench.ranges import Choices
 from pefttools.bench.search import Search, Seeds
 from pefttools.bench.space import Point, Space
 from pefttools.bench.tune_summary import DEFAULTS, TUNED, failures, summarise
@@ -182,6 +183,9 @@ def _announce(space: Space, options: Options, reporter: Reporter) -> None:
     """Notes on what is searched, and on what will not happen."""
     for name, text in space.as_dict().items():
         reporter.note(f"search {name}: {text}")
+    alone = [{one.key: text} for one in space.dimensions if isinstance(one.range, Choices) for text in one.range.texts]
+    for note in dict.fromkeys(note for texts in ({}, *alone) for note in space_checks.notes(space, texts)):
+        reporter.note(note)
     if space.default_point is None:
         reporter.note("the recipe's own values lie outside these ranges, so no trial of the search has them")
     if options.workers > LAG:

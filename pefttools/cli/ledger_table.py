@@ -23,11 +23,13 @@ def shown(ledger: Mapping[str, Any]) -> Iterator[str | Table]:
         cells = [*_cells(scores, alone), *[""] * (len(names) - len(scores))]
         table.add_row(names[i], *cells)
     yield table
-    values = ledger["all"]
-    more = ""
+    yield _forgotten(ledger["all"])
     if own:
-        more = f"; {OWN}: forgetting {own['forgetting']:.4f}, backward transfer {own['backward_transfer']:+.4f}"
-    yield f"forgetting {values['forgetting']:.4f}, backward transfer {values['backward_transfer']:+.4f}{more}"
+        yield f"{OWN}: {_forgotten(own)}"
+
+
+def _forgotten(values: Mapping[str, Any]) -> str:
+    return f"forgetting {values['forgetting']:.4f}, backward transfer {values['backward_transfer']:+.4f}"
 
 
 def _cells(scores: Sequence[float], own: Sequence[float]) -> list[str]:

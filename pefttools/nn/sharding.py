@@ -31,7 +31,7 @@ def shard(model: nn.Module, device: torch.device) -> None:
 
     attributes = {name: dict(vars(parameter)) for name, parameter in model.named_parameters()}
     mesh = init_device_mesh(device.type, (get_world_size(),))
-    for path in _blocks(model):
+    for path in unit_paths(model):
         fully_shard(model.get_submodule(path), mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     for name, parameter in model.named_parameters():
@@ -43,7 +43,8 @@ def shard(model: nn.Module, device: torch.device) -> None:
             module._is_fsdp_managed_module = True  # type: ignore[assignment]
 
 
-def _blocks(model: nn.Module) -> list[str]:
+def unit_paths(model: nn.Module) -> list[str]:
+    """Paths of the modules whose weights are gathered together; everything else is gathered for a whole pass."""
     try:
         return module_paths.blocks(model)
     except ValueError:  # then the whole model is one unit

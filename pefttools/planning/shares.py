@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pefttools.errors import UserError
-from pefttools.nn import module_paths
+from pefttools.nn.sharding import unit_paths
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,13 +46,15 @@ def per_process(parts: Mapping[str, int], model: nn.Module, processes: int) -> d
 
 def _bytes(parameter: nn.Parameter, processes: int) -> int:
     """Bytes of the largest share of a parameter, whose rows are divided."""
-    rows = -(-parameter.shape[0] // processes)
+    rows = -(-parameter.shape[0] // processes) if parameter.shape else 1
     return rows * parameter.shape[1:].numel() * parameter.element_size()
 
 
 def _largest_unit(model: nn.Module) -> int:
     """Bytes of the weights outside of the blocks and of the largest block."""
-    blocks = [model.get_submodule(path) for path in module_paths.blocks(model)]
+    blocks = [model.get_submodule(path) for path in unit_paths(model)]
     inside = {id(p) for block in blocks for p in block.parameters()}
     rest = {id(p): p for p in model.parameters() if id(p) not in inside}.values()
-    return sum(_bytes(p, 1) for p in rest) + max(sum(_bytes(p, 1) for p in block.parameters()) for block in blocks)
+    return sum(_bytes(p, 1) for p in rest) + max(
+        (sum(_bytes(p, 1) for p in block.parameters()) for block in blocks), default=0
+    )

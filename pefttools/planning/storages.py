@@ -49,6 +49,10 @@ class StorageTracker(TorchDispatchMode):
         return outputs
 
 
+MARKS = ("pretrained", "trained_before", "known_rows")
+"""Marks of parameters that penalties read."""
+
+
 def without_data(model: nn.Module, device: str) -> nn.Module:
     """The model, with every tensor replaced by one of the same shape without data; tied tensors stay tied."""
     made: dict[int, Any] = {}
@@ -58,7 +62,7 @@ def without_data(model: nn.Module, device: str) -> nn.Module:
             empty: Any = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
             if isinstance(tensor, nn.Parameter):
                 empty = nn.Parameter(empty, tensor.requires_grad)
-            vars(empty).update({k: v for k, v in vars(tensor).items() if k == "pretrained"})
+            vars(empty).update({k: v for k, v in vars(tensor).items() if k in MARKS})
             made[id(tensor)] = (empty, tensor)  # keeping the old one keeps its id
         return made[id(tensor)][0]
 

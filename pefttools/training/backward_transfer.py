@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.encoding import encode
 from pefttools.data.rows import Row, key, labels_of
 from pefttools.reporter import Reporter
-from pefttools.training import replay
 from pefttools.training.evaluation import Evaluator
 from pefttools.training.own_rows import own_rows
+from pefttools.training.replay import lineage
 from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from pefttools.tasks.base import Prediction, Task
+    from pefttools.training.earlier import Earlier
     from pefttools.training.preparation import Prepared
 
 KEY = "earlier runs"
@@ -47,32 +48,32 @@ class EarlierTests:
     """Each run's own task, with the classes of the present head."""
 
     @classmethod
-    def of(cls, prepared: Prepared, reporter: Reporter) -> EarlierTests:
-        """The test rows of the runs before this one; none where training goes on from no run.
+    def of(cls, earlier: Earlier | None, now: Task, training: Sequence[Row], reporter: Reporter) -> EarlierTests:
+        """The test rows of the runs before this one; none where training goes on from no run, or with a new head.
+
+        Args:
+            now: the fitted task of this run.
+            training: its training rows.
 
         Raises:
             UserError: a run is gone, damaged, or was changed.
         """
-        earlier = prepared.earlier
-        runs = replay.lineage(Run.open(earlier.run.path)) if earlier and earlier.run else []
-        now = prepared.recipe.task
+        has_new_head = earlier is not None and earlier.new_head and now.has_class_head
+        runs = lineage(Run.open(earlier.run.path)) if earlier and earlier.run and not has_new_head else []
+        if runs:  # those before a new head or a merge are not in the ledger
+            runs = runs[-len((runs[-1].result().get("ledger") or {"runs": [None]})["runs"]) :]
         tasks = [run.recipe().task for run in runs]
-        if now.has_class_head and not (earlier and earlier.new_head):
+        if now.has_class_head:
             tasks = [task.with_values(labels=now.labels) for task in tasks]  # type: ignore[attr-defined]
         rows = [own_rows(run, task).rows for run, task in zip(runs, tasks, strict=True)]
-        found = cls(runs, rows, tasks) if not (earlier and earlier.new_head) else cls([], [], [])
-        found._warn_of_known(prepared, reporter)
-        return found
-
-    def _warn_of_known(self, prepared: Prepared, reporter: Reporter) -> None:
-        task = prepared.recipe.task
-        training = {key(row, task) for row in prepared.splits.train}
-        for run, rows in zip(self.runs, self.rows, strict=True):
-            if number := sum(key(row, task) in training for row in rows):
+        known = {key(row, now) for row in training} if runs else set()
+        for run, tested in zip(runs, rows, strict=True):
+            if number := sum(key(row, now) in known for row in tested):
                 reporter.warn(
-                    f"{number} of the {len(rows)} rows that {run.path.name} was scored on are now training rows; its"
+                    f"{number} of the {len(tested)} rows that {run.path.name} was scored on are now training rows; its"
                     " score after training is too optimistic"
                 )
+        return cls(runs, rows, tasks)
 
     def scores(self, prepared: Prepared, accelerator: Accelerator, reporter: Reporter, when: str) -> dict[str, Any]:
         """The scores of the model with its present weights: `all`, and `own` where the task has classes."""
@@ -86,16 +87,16 @@ class EarlierTests:
         return found
 
     def ledger(
-        self, prepared: Prepared, before: dict[str, Any], after: dict[str, Any], own: dict[str, Any], reporter: Reporter
+        self, task: Task, before: dict[str, Any], after: dict[str, Any], own: dict[str, Any], reporter: Reporter
     ) -> dict[str, Any]:
         """The entry `ledger` of result.json.
 
         Args:
+            task: the new run's task.
             before: the scores before training.
             after: the scores after training.
             own: the new run's score on its own test rows, in the same form.
         """
-        task = prepared.recipe.task
         previous = self.runs[-1].result()
         former = previous.get("ledger") or _of_first(self.runs[-1], self.rows[0], self.tasks[0])
         sign = -1 if task.lower_is_better else 1

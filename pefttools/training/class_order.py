@@ -50,11 +50,11 @@ def fitted(
         if existing and matched(wanted, existing, settings) is None:
             _report_new(settings, wanted, existing, reporter)
         return found
-    known = matched(labels, existing, settings)
-    if known is None:
+    places = matched(labels, existing, settings)
+    if places is None:
         _report_new(settings, labels, existing, reporter)
         return found
-    spelled = dict(zip(known, labels, strict=True))
+    spelled = dict(zip(places, labels, strict=True))
     everything = [spelled.get(place, name) for place, name in enumerate(existing)]
     chosen = found.with_classes(everything)
     _report_kept(settings, labels, chosen.labels, reporter)  # type: ignore[attr-defined]

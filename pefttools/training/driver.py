@@ -24,7 +24,7 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, launch, optimizer_setup, results, resumption, speedups, stack
 from pefttools.training.backward_transfer import KEY as TESTS
-from pefttools.training.backward_transfer import EarlierTests, own_score
+from pefttools.training.backward_transfer import own_score
 from pefttools.training.baseline import baseline_scores
 from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator, Scored
@@ -142,7 +142,7 @@ class Training:
         params = count_parameters(self.prepared.model, self.prepared.base.head)
         last = checkpoint.latest(self.run.checkpoints)
         before = {} if last else baseline_scores(self.prepared, measured, self.accelerator, self.reporter)
-        tests = EarlierTests.of(self.prepared, self.reporter)
+        tests = self.prepared.tests
         if tests.runs and not last:
             before[TESTS] = tests.scores(self.prepared, self.accelerator, self.reporter, "before")
         set_seed(recipe.seed, device_specific=True)  # each process draws its own dropout
@@ -154,13 +154,17 @@ class Training:
         if recipe.train.shard:
             sharding.gather_trained(self.prepared.model, keep=self.accelerator.is_main_process)
         if self.accelerator.is_main_process:
-            rows, scored = self.prepared.splits.named()[measured], test or validation
-            own = own_score(self.prepared.recipe.task, scored.metrics, scored.predictions, rows)
-            earlier = progress.before.pop(TESTS, {})
-            ledger = tests.ledger(self.prepared, earlier, after, own, self.reporter) if tests.runs else None
+            ledger = self._ledger(progress.before.pop(TESTS, {}), after, test or validation) if tests.runs else None
             self._write(progress, params, weight_bytes, validation, test, ledger)
         self.accelerator.wait_for_everyone()
         return self.run.result()
+
+    def _ledger(self, before: dict[str, Any], after: dict[str, Any], scored: Scored) -> dict[str, Any]:
+        """The scores of the earlier runs' test rows before and after training, and this run's own."""
+        prepared = self.prepared
+        rows = prepared.splits.named()[self.measured_on]
+        own = own_score(prepared.recipe.task, scored.metrics, scored.predictions, rows)
+        return prepared.tests.ledger(prepared.recipe.task, before, after, own, self.reporter)
 
     def _score(self, name: str, title: str, generate: bool = False, features: Features | None = None) -> Scored:
         """Evaluate the model with its present weights on a split."""
@@ -266,13 +270,13 @@ class Training:
         run.save_predictions(splits, measured, recipe.task, (test or validation).predictions)
         majority = recipe.task.majority_baseline(splits.train, splits.named()[measured])
         epochs = progress.step * recipe.train.batch_size / len(prepared.encoded["train"])
-        replayed = {"replayed": {path: len(rows) for path, rows in prepared.replayed.items()}}
-        replayed = replayed if prepared.replayed else {}
+        replayed = {path: len(rows) for path, rows in prepared.replayed.items()}
+        added = {"augmented": sum(map(len, prepared.added.values())), **({"replayed": replayed} if replayed else {})}
         result = {
             **results.of_outcome(run, recipe, self.digest, params, validation.metrics, test.metrics if test else None),
             **results.of_recipe(recipe),
             "base": {"id": prepared.base.source, "sha256": prepared.base.sha256},
-            "data": {**results.of_rows(splits), "augmented": sum(map(len, prepared.added.values())), **replayed},
+            "data": {**results.of_rows(splits), **added},
             "facts": recipe.strategy.facts(model),
             "before": {**progress.before, "majority": majority, "measured_on": measured},
             "train": {

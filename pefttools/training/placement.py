@@ -18,12 +18,17 @@ def place(model: nn.Module, settings: TrainSettings, device: torch.device) -> No
     """Move a model to a device, or with `train.shard` each process's share of it to that process's device.
 
     Raises:
-        UserError: there is only one process, or the processes have loaded different weights.
+        UserError: there is only one process, the processes have other weights, or a weight is a single number.
     """
     if not settings.shard:
         model.to(device)
         return
     refuse_alone(settings)
+    if scalars := [name for name, parameter in model.named_parameters() if not parameter.shape]:
+        raise UserError(
+            f"train.shard: the weights of this model cannot be divided, because {scalars[0]} is a single number; train"
+            " without train.shard"
+        )
     _refuse_different(model)
     from pefttools.nn.sharding import shard
 

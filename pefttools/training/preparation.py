@@ -21,6 +21,7 @@ from pefttools.objectives.base import NUMBER, Context
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, earlier, replay, speedups, wrapping
+from pefttools.training.backward_transfer import EarlierTests
 from pefttools.training.earlier import Earlier
 from pefttools.training.launch import num_processes
 from pefttools.training.padding import refuse_padding_readers
@@ -54,6 +55,8 @@ class Prepared:
     """Earlier run -> the rows of it that are trained on again."""
     earlier: Earlier | None
     """The trained model that training goes on from."""
+    tests: EarlierTests
+    """The test rows of the runs before."""
     encoded: dict[str, Dataset]
     base: loading.Base
     model: nn.Module
@@ -78,6 +81,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     splits = load_splits(recipe.data, recipe.task, reporter)
     task = class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ())
     recipe = recipe.model_copy(update={"task": task})
+    tests = EarlierTests.of(start, task, splits.train, reporter)
     replayed = replay.replayed(recipe, task, splits, reporter)
     set_seed(recipe.seed)
     base = wrapping.load_base(recipe, reporter, earlier=start)
@@ -109,7 +113,9 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
         reporter.note(note)
     _report_added(added, splits, reporter)
     frozen, last = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
-    return Prepared(recipe, splits, added, replayed, start, encoded, base, model, penalties, acting, frozen, last)
+    return Prepared(
+        recipe, splits, added, replayed, start, tests, encoded, base, model, penalties, acting, frozen, last
+    )
 
 
 def _bound(

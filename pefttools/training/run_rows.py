@@ -125,7 +125,8 @@ def _references_and_predictions(references: Sequence[Any], predictions: Sequence
     for line in lines:
         if "probabilities" in line:
             line["probabilities"] = list(line["probabilities"].values())
-    return pyarrow.Table.from_pylist(lines)
+    names = dict.fromkeys(name for line in lines for name in line)  # `from_pylist` reads those of the first line only
+    return pyarrow.table({name: [line.get(name) for line in lines] for name in names})
 
 
 def _column(values: list[Any], present: list[bool]) -> tuple[bytes, pyarrow.Array]:

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,9 @@ class Layer:
     folder: Path
     """Its folder, in the format that the strategy saves."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
+        """The sha256 of its two files when they were first read."""
         return content_sha256(self.folder, (CONFIG, WEIGHTS))
 
 
@@ -64,7 +66,7 @@ def of_run(run: Path) -> tuple[Layer, ...]:
 
 
 def save(layers: Sequence[Layer], run: Path) -> None:
-    """Copy the adapters into a run's folder."""
+    """Copy the adapters into a run's folder. Raises UserError when one has changed since it was merged."""
     if not layers:
         return
     with atomic.new_folder(run / FOLDER) as part:
@@ -72,6 +74,11 @@ def save(layers: Sequence[Layer], run: Path) -> None:
             (part / str(i)).mkdir()
             for name in (CONFIG, WEIGHTS):
                 shutil.copyfile(layer.folder / name, part / str(i) / name)
+            if content_sha256(part / str(i), (CONFIG, WEIGHTS)) != layer.sha256:
+                raise UserError(
+                    f"start.source: {layer.folder} has changed while this run was training on top of it; restore it"
+                    " from a copy, and continue with --resume"
+                )
         atomic.write_json(part / LIST, [layer.strategy.as_dict() for layer in layers])
 
 
