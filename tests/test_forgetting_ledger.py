@@ -106,7 +106,7 @@ def test_a_score_that_was_not_recorded_is_warned_of(
     one = tmp_path / "one"
     shutil.copytree(chain.first, one, ignore=NO_HASHES)
     values = result(one)
-    values["ledger"] = {kind: {"scores": [[0.1]]} for kind in ("all", "own")}
+    values["ledger"] = {"runs": [str(one)], **{kind: {"scores": [[0.1]]} for kind in ("all", "own")}}
     (one / "result.json").write_text(json.dumps(values))
     assert train(chain.recipe, "--from", one, "train.epochs=1", "--out", tmp_path / "two") == 0
     assert "but 0.1000 was recorded in one" in " ".join(capsys.readouterr().err.split())

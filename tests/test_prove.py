@@ -246,7 +246,10 @@ WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
         (lambda f: (f / "adapter" / WEIGHTS).unlink(), "ADAPTER: {f}/adapter has no adapter_model"),
         (lambda f: (f / "adapter" / SETTINGS).write_text("{"), "ADAPTER: {f}/adapter/adapter_config.json is damaged"),
         (lambda f: (f / "merged" / "model.safetensors").write_bytes(b"x"), "MERGED: {f}/merged cannot be loaded as"),
-        (lambda f: (f / "base" / "config.json").unlink(), "BASE: {f}/base cannot be loaded as LlamaForCausalLM"),
+        (
+            lambda f: (f / "base" / "config.json").unlink(),
+            "BASE: {f}/base contains weights (model.safetensors) without",
+        ),
     ],
 )
 def test_bad_folders_are_refused(

@@ -104,9 +104,10 @@ def test_the_report_needs_no_network_and_has_its_charts(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "https://cdn" not in page
     data = json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
-    assert set(data) == {"history", "importances", "parallel"}
-    assert data["history"]
-    assert data["parallel"]
+    charts = data["charts"]
+    assert set(charts) == {"history", "importances", "parallel"}
+    assert charts["history"]
+    assert charts["parallel"]
     assert tuned(finished)["verdict"] in page
 
 

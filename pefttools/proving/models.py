@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools import imports
-from pefttools.bases import gguf
+from pefttools.bases import folders, gguf
 from pefttools.errors import UserError
 from pefttools.sources import fetch
 
@@ -153,9 +153,10 @@ def load_right(base: str, adapter: Path, cls: Any, artifact: Path | None) -> Rig
     try:
         merged = wrapped.merge_and_unload()
     except Exception as error:  # peft raises AttributeError, NotImplementedError and others
+        kind = getattr(config.peft_type, "value", config.peft_type)
+        reason = "" if isinstance(error, AttributeError) else f" ({_line(error)})"
         raise UserError(
-            f"ADAPTER: {config.peft_type} adapters cannot be merged into weights ({_line(error)}), so no merged model"
-            " can be one"
+            f"ADAPTER: {kind} adapters cannot be merged into weights{reason}, so no merged model can be one"
         ) from error
     lost = sorted(name for name in missing if name not in heads and name in _named(merged))
     scaling = float(next(iter(scalings))) if len(scalings) == 1 else None
@@ -173,9 +174,16 @@ def _named(model: Any) -> dict[str, Tensor]:
 
 
 def _loaded(cls: Any, source: Path, what: str, **values: Any) -> tuple[PreTrainedModel, set[str]]:
-    """A model in fp32 on the CPU, and the names of the tensors that its checkpoint lacks."""
+    """A model in fp32 on the CPU, and the names of the tensors that its checkpoint lacks.
+
+    Raises:
+        UserError: there is no model, or it cannot be loaded as this class.
+    """
     import torch
 
+    # without a config.json, a class of transformers makes a model of its default size, of seven billion parameters
+    if source.suffix != ".gguf" and (reason := folders.why_no_base(source, str(source))):
+        raise UserError(f"{what}: {reason}")
     try:
         if source.suffix == ".gguf":
             return gguf.read(source), set()
@@ -191,7 +199,7 @@ def _label_settings(adapter: Path, artifact: Path | None) -> dict[str, Any]:
 
     with safe_open(adapter / WEIGHTS[0], "pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118  # it is no mapping
-            if name.rsplit(".", 2)[-2] in ("classifier", "score", "out_proj") and name.endswith(".weight"):
+            if name.endswith((".classifier.weight", ".score.weight", ".out_proj.weight")):
                 return {"num_labels": tensors.get_slice(name).get_shape()[0]}
     if artifact is not None and (artifact / MODEL).is_file():
         labels = json.loads((artifact / MODEL).read_text("utf-8")).get("id2label")
