@@ -252,20 +252,6 @@ def examination(values: Mapping[str, Any]) -> None:
     warnings(values["warnings"])
 
 
-def verdict(values: Mapping[str, Any]) -> None:
-    """Print the proof of an artifact: equal, or what differs and why."""
-    gap = values["max_logit_difference"]
-    outputs = "logits have other shapes" if gap is None else f"the largest difference of logits is {gap:.3g}"
-    if values["is_equal"]:
-        _out(f"equal up to the rounding of {values['dtype']}: {values['tensors']} tensors are right")
-    else:
-        _out(f"not equal: {values['wrong_tensors']} of {values['tensors']} tensors are wrong")
-    for number, cause in enumerate(values["causes"], 1):
-        _out(f"{number}. {cause}")
-    _out(f"{outputs} (the largest logit is {values['largest_logit']:.3g})")
-    warnings(values["warnings"])
-
-
 def sample(rows: Iterable[Sampled]) -> None:
     """Print training rows as the model will see them, each followed by its copies."""
     number = 0

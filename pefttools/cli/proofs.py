@@ -52,6 +52,7 @@ def prove(
 
     prepare_libraries()
     verdict = proven(base, adapter, artifacts[0], text or (), RichReporter())
-    display.as_json(verdict.as_dict()) if json else display.verdict(verdict.as_dict())
+    display.as_json(verdict.as_dict()) if json else display.parts(verdict.lines())
+    display.warnings(verdict.warnings)
     if not verdict.is_equal:
         raise UserError(f"{artifacts[0]} is not {base} with the adapter {adapter}")

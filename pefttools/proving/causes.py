@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pefttools.proving.tensors import SHARE, Comparison
 
@@ -29,7 +29,6 @@ class Facts:
     rslora: bool = False
     pairs_tied: tuple[bool | None, bool | None] = (None, None)
     """Whether output layer and input embeddings are one tensor, in the artifact and in the right model."""
-    notes: Sequence[str] = field(default_factory=tuple)
 
 
 def causes(found: Sequence[Comparison], facts: Facts) -> list[str]:

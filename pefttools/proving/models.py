@@ -13,13 +13,13 @@ from pefttools import imports
 from pefttools.bases import folders, gguf
 from pefttools.errors import UserError
 from pefttools.sources import fetch
+from pefttools.strategies.base import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-MODEL, ADAPTER = "config.json", "adapter_config.json"
-WEIGHTS = ("adapter_model.safetensors",)
+MODEL = "config.json"
 PLAIN = {"trust_remote_code": False, "use_safetensors": True}
 TASK_CLASSES = {
     "SEQ_CLS": "AutoModelForSequenceClassification",
@@ -43,8 +43,10 @@ class Right:
     without_source: list[str]
     """Tensors that neither the base nor the adapter has."""
     heads: list[str]
+    """Paths of the modules that the adapter saves whole."""
     ranks: list[int]
     scaling: float | None
+    """The adapter's factor, if all its matrices have the same."""
     rslora: bool
 
 
@@ -54,16 +56,16 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder has no adapter of peft.
     """
-    file = folder / ADAPTER
+    file = folder / CONFIG
     if not file.is_file():
-        raise UserError(f"ADAPTER: {folder} has no {ADAPTER}; name a folder that peft's save_pretrained has written")
+        raise UserError(f"ADAPTER: {folder} has no {CONFIG}; name a folder that peft's save_pretrained has written")
     try:
         settings = json.loads(file.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"ADAPTER: {file} is damaged ({error})") from error
-    if not (folder / WEIGHTS[0]).is_file():
+    if not (folder / WEIGHTS).is_file():
         raise UserError(
-            f"ADAPTER: {folder} has no {WEIGHTS[0]}; if its weights are a pickle (adapter_model.bin), load it with peft"
+            f"ADAPTER: {folder} has no {WEIGHTS}; if its weights are a pickle (adapter_model.bin), load it with peft"
             " where you trust it and save it again"
         )
     return settings
@@ -89,7 +91,7 @@ def model_class(artifact: Path | None, settings: Mapping[str, Any]) -> Any:
             return found
     raise UserError(
         f"the kind of model is unknown: {MODEL} names no architecture that transformers has, and the adapter's"
-        f" task_type is {settings.get('task_type')!r}; set task_type in {ADAPTER} to one of {', '.join(TASK_CLASSES)}"
+        f" task_type is {settings.get('task_type')!r}; set task_type in {CONFIG} to one of {', '.join(TASK_CLASSES)}"
     )
 
 
@@ -141,15 +143,13 @@ def load_right(base: str, adapter: Path, cls: Any, artifact: Path | None) -> Rig
     model, missing = _loaded(cls, fetch(base), "BASE", **values)
     if rows := _embedding_rows(adapter, model):
         model.resize_token_embeddings(rows, mean_resizing=False)
-    own = {name: t.detach().clone() for name, t in _named(model).items() if name not in missing}
+    own = {name: t.detach().clone() for name, t in named_tensors(model).items() if name not in missing}
     try:
         wrapped: Any = PeftModel.from_pretrained(model, str(adapter), low_cpu_mem_usage=False)
     except Exception as error:  # a foreign adapter raises errors of any class
         raise UserError(f"ADAPTER: peft cannot put {adapter} on this base: {_line(error)}") from error
     config = wrapped.active_peft_config
-    heads = sorted({name for name in missing if _saved(wrapped, name)})
-    scalings, ranks = _values(wrapped, "scaling"), _values(wrapped, "r")
-    saved = _saved_modules(wrapped)
+    scalings, ranks, heads = _values(wrapped, "scaling"), _values(wrapped, "r"), _saved_modules(wrapped)
     try:
         merged = wrapped.merge_and_unload()
     except Exception as error:  # peft raises AttributeError, NotImplementedError and others
@@ -158,18 +158,15 @@ def load_right(base: str, adapter: Path, cls: Any, artifact: Path | None) -> Rig
         raise UserError(
             f"ADAPTER: {kind} adapters cannot be merged into weights{reason}, so no merged model can be one"
         ) from error
-    lost = sorted(name for name in missing if name not in heads and name in _named(merged))
+    saved = tuple(f"{path}." for path in heads)
+    lost = sorted(name for name in named_tensors(merged) if name in missing and not name.startswith(saved))
     scaling = float(next(iter(scalings))) if len(scalings) == 1 else None
     rslora = bool(getattr(config, "use_rslora", False))
-    return Right(merged.eval(), own, lost, saved, sorted({int(rank) for rank in ranks}), scaling, rslora)
+    return Right(merged.eval(), own, lost, heads, sorted({int(rank) for rank in ranks}), scaling, rslora)
 
 
 def named_tensors(model: Any) -> dict[str, Tensor]:
     """Name -> tensor of every parameter of a plain model; tied ones once."""
-    return _named(model)
-
-
-def _named(model: Any) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
@@ -197,7 +194,7 @@ def _label_settings(adapter: Path, artifact: Path | None) -> dict[str, Any]:
     """`num_labels` as the adapter's head has it, else as the artifact's configuration has it."""
     from safetensors import safe_open
 
-    with safe_open(adapter / WEIGHTS[0], "pt") as tensors:
+    with safe_open(adapter / WEIGHTS, "pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118  # it is no mapping
             if name.endswith((".classifier.weight", ".score.weight", ".out_proj.weight")):
                 return {"num_labels": tensors.get_slice(name).get_shape()[0]}
@@ -212,7 +209,7 @@ def _embedding_rows(adapter: Path, model: Any) -> int | None:
     from safetensors import safe_open
 
     own = model.get_input_embeddings().weight.shape
-    with safe_open(adapter / WEIGHTS[0], "pt") as tensors:
+    with safe_open(adapter / WEIGHTS, "pt") as tensors:
         for name in tensors.keys():  # noqa: SIM118  # it is no mapping
             shape = tensors.get_slice(name).get_shape()
             if any(word in name for word in ("embed_tokens", "wte", "word_embeddings", "lm_head", "shared")) and (
@@ -226,10 +223,6 @@ def _saved_modules(wrapped: Any) -> list[str]:
     """Paths of the modules that the adapter replaces, as the plain model names them."""
     inner = wrapped.get_base_model()
     return [path for path, module in inner.named_modules() if hasattr(module, "modules_to_save")]
-
-
-def _saved(wrapped: Any, name: str) -> bool:
-    return any(name.startswith(f"{path}.") for path in _saved_modules(wrapped))
 
 
 def _values(wrapped: Any, name: str) -> set[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,20 @@ class Verdict:
         """The values as JSON has them: a difference that is infinite, because shapes differ, is None."""
         gap = self.max_logit_difference
         return {**asdict(self), "max_logit_difference": None if math.isinf(gap) else gap}
+
+    def lines(self) -> Iterator[str]:
+        """Yield the proof as text."""
+        if not self.tensors:
+            yield f"{'equal' if self.is_equal else 'not equal'}; only the outputs were compared"
+        elif self.is_equal:
+            yield f"equal up to the rounding of {self.dtype}: {self.tensors} tensors are right"
+        else:
+            yield f"not equal: {self.wrong_tensors} of {self.tensors} tensors are wrong"
+        for number, cause in enumerate(self.causes, 1):
+            yield f"{number}. {cause}"
+        gap = self.max_logit_difference
+        differ = "the logits have other shapes" if math.isinf(gap) else f"the largest difference of logits is {gap:.3g}"
+        yield f"{differ} (the largest logit is {self.largest_logit:.3g})"
 
 
 def prove(base: str, adapter: Path, artifact: Path, texts: Sequence[str] = (), reporter: Reporter = SILENT) -> Verdict:
