@@ -47,7 +47,7 @@ FREQUENT, SCARCE, ROWS, SHARE = "HUM", "NUM", 800, 0.05
 
 
 def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
-    """The trials of all experiments; teachers come before their students."""
+    """The trials of all experiments; teachers come well before the students that need them."""
     for data in arguments.data:
         if data in STUDENTS:
             found = STUDENTS[data]
@@ -55,11 +55,13 @@ def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
             words = (recipe, *(common[0] if isinstance(found, tuple) else common), "train.trackers=[]")
             teacher = arguments.out / data / "teacher-0"
             yield Trial(data, "teacher", 0, (*words, "strategy=full", "seed=0"), teacher)
-            for seed in arguments.seeds:
-                student = (*words, *STUDENT, f"seed={seed}")
-                yield Trial(data, "plain", seed, student, arguments.out / data / f"plain-{seed}")
-                soft = (*student, f"objectives.distillation.teacher={teacher.absolute()}")
-                yield Trial(data, "distillation", seed, soft, arguments.out / data / f"distillation-{seed}")
+            for row, more in (
+                ("plain", ()),
+                ("distillation", (f"objectives.distillation.teacher={teacher.absolute()}",)),
+            ):
+                for seed in arguments.seeds:
+                    student = (*words, *STUDENT, *more, f"seed={seed}")
+                    yield Trial(data, row, seed, student, arguments.out / data / f"{row}-{seed}")
             continue
         recipe, common = RARE[data]
         shown = [word.replace("@", f"{arguments.out.absolute()}/") for word in common]
