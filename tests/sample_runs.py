@@ -10,6 +10,8 @@ from conftest import train_tiny, write_recipe, write_rows
 
 from pefttools.tasks import tasks
 
+FAMILIES = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}
+
 
 class SampleRuns:
     """A task's name and overrides -> a finished run on the task's sample rows, trained once."""
@@ -24,7 +26,7 @@ class SampleRuns:
             rows = write_rows(folder / "rows.jsonl", [dict(row) for row in cls.samples] * 4)
             data = {"validation": str(rows), "test": str(rows), "deduplicate": False}
             task = {"name": name, "max_length": 32, **cls.sample_settings}
-            family = "llama" if cls.auto_class == "AutoModelForCausalLM" else "bert"
+            family = FAMILIES.get(cls.auto_class, "bert")
             train = {"epochs": 2, "batch_size": 8}
             file = write_recipe(folder / "recipe.yaml", self.bases(family), rows, data=data, task=task, train=train)
             self.finished[name, *overrides] = train_tiny(file, folder / "run", *overrides)[0]

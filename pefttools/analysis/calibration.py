@@ -1,12 +1,12 @@
 """Calibration: whether predictions with a probability of 0.8 are right in 80% of the cases.
 
-The expected calibration error is Σ n/N · |accuracy − confidence| over ten bins of equal width (Naeini et al. 2015, Guo
-et al. 2017). With several labels a row, each class of each row counts; otherwise the predicted class of each row.
+The expected calibration error is that of `inference.calibration`, over bins with equally many predictions; the bins of
+the picture have equal widths. With several labels a row, each class of each row counts; otherwise the predicted class
+of each row.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from pefttools.analysis.intervals import of_values
 from pefttools.analysis.scored_run import ScoredRows
+from pefttools.inference.calibration import calibration_error
 
 BINS = 10
 
@@ -60,11 +61,10 @@ def reliability(scored: ScoredRows) -> dict[str, Any] | None:
                 "confidence": float(stated[chosen].mean()), "accuracy": accuracy, "low": low, "high": high,
             }
         )  # fmt: skip
-    gaps = [abs(one["accuracy"] - one["confidence"]) * one["number"] for one in bins]
     return {
         "of": "each class of each row" if _has_several(scored) else "the predicted class of each row",
         "number": len(pairs),
-        "ece": math.fsum(gaps) / len(pairs),
+        "ece": calibration_error(stated, right),
         "confidence": float(stated.mean()),
         "accuracy": float(right.mean()),
         "brier": float(((stated - right) ** 2).mean()),

@@ -59,6 +59,7 @@ def report_page(values: Mapping[str, Any]) -> str:
         **{f"curve-{k.replace(' ', '-')}": charts.curves([values], k, values["metric"], look) for k in charts.CURVES},
         "confusions": confusion_chart(confusions) if confusions else None,
         "reliability": charts.reliability(calibration, look, name) if calibration else None,
+        "calibrated": charts.reliability(values["calibrated"], look, name) if values["calibrated"] else None,
         "lengths": charts.by_length(lengths, look, name) if lengths else None,
     }
     left = len(confusions["classes"]) - len(shown_classes(confusions)) if confusions else 0

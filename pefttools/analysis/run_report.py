@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from pefttools.analysis import bins, calibration, intervals, mistakes
 from pefttools.analysis.comparison import class_tables
 from pefttools.analysis.curves import curve
 from pefttools.analysis.scored_run import ScoredRows, ScoredRun, open_run
+from pefttools.inference import conformal
 from pefttools.inference.columns import lengths
 from pefttools.reporter import SILENT, Reporter
+from pefttools.training import calibrated
 
 COPIED = (
     "recipe", "task", "strategy", "regularizers", "objectives", "augmentations", "seed", "base", "data", "params",
@@ -47,10 +50,25 @@ def report(path: Path, reporter: Reporter = SILENT, texts: bool = True) -> dict[
         "classes": class_tables([run]),
         "confusions": mistakes.confusions(scored),
         "calibration": calibration.reliability(scored),
+        "calibrated": _calibrated(run),
         "mistakes": mistakes.worst(scored, WORST, texts),
         "lengths": by_length(scored),
         "settings": run.run.recipe().settings(),
     }
+
+
+def _calibrated(run: ScoredRun) -> dict[str, Any] | None:
+    """The calibration of the predictions at the temperature that `calibrate` found, with the `temperature`."""
+    found = calibrated.read(run.run.path, run.run.adapter)
+    if found is None or found.temperature == 1.0:
+        return None
+    stored = [
+        {**one, "probabilities": dict(enumerate(calibration.probabilities(one, run.task.class_names) or []))}
+        for one in run.scored.predictions
+    ]
+    predictions = conformal.with_temperature(run.task, stored, found.temperature)
+    after = calibration.reliability(replace(run.scored, predictions=predictions))
+    return after and {**after, "temperature": found.temperature}
 
 
 def _scores(run: ScoredRun) -> dict[str, dict[str, Any]]:

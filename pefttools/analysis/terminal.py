@@ -205,4 +205,8 @@ def report(values: Mapping[str, Any], file: str) -> Parts:
             f"expected calibration error {sentences.score(found['ece'])}: the mean stated probability is"
             f" {sentences.score(found['confidence'])}, and {sentences.score(found['accuracy'])} are right"
         )
+    if found := values["calibrated"]:
+        parts.append(
+            f"with the temperature {found['temperature']:.3f} of `calibrate` it is {sentences.score(found['ece'])}"
+        )
     return [*parts, f"{sentences.of_mistakes(values['mistakes'])} are on the page", f"page: {file}"]

@@ -124,6 +124,9 @@ def predict(
     out: Path | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     precision: Literal["auto", "bf16", "fp32"] = "auto",
+    top_k: int | None = None,
+    threshold: float | None = None,
+    error_rate: float | None = None,
 ) -> None:
     """Predict with a finished run or an exported folder; one JSON object a line, in the rows' order.
 
@@ -141,6 +144,11 @@ def predict(
         precision: auto computes in bf16 if the processor supports it, which is several times faster and changes
             probabilities in the third digit; fp32 computes as evaluate does. With auto, likelihoods of language models
             are computed in fp32.
+        top_k: show this many of the likeliest classes (`top`) instead of the probabilities of all.
+        threshold: mark a row as `unsure` if its class is less probable than this. With several labels a row, predict
+            the labels that are at least as probable.
+        error_rate: mark rows as `unsure` so that at most this share of all rows has a wrong class that is not marked;
+            `set` has the classes that may be right, `interval` the numbers. `pefttools calibrate RUN` comes first.
     """
     folders, file, overrides = _runs_and_file(words, run)
     from pefttools.inference import prediction_files
@@ -152,16 +160,18 @@ def predict(
         )
     if out:
         prediction_files.check(out, overwrite, None if file in STDIN else file)
+    from pefttools.inference.confidence import Confidence
     from pefttools.inference.prediction import predict_rows, predict_together
     from pefttools.inference.predictor import recipe_of
     from pefttools.inference.unlabeled import rows_to_predict
 
     reporter = RichReporter()
     rows = rows_to_predict(recipe_of(folders[0], overrides), file, text or [], sys.stdin.buffer, reporter)
+    wanted = None if (top_k, threshold, error_rate) == (None, None, None) else Confidence(top_k, threshold, error_rate)
     if len(folders) > 1:
-        outputs = predict_together(folders, rows, reporter, precision, keep, overrides)
+        outputs = predict_together(folders, rows, reporter, precision, keep, overrides, wanted)
     else:
-        outputs = predict_rows(folders[0], rows, reporter, precision, keep, overrides)
+        outputs = predict_rows(folders[0], rows, reporter, precision, keep, overrides, wanted)
     if out:
         reporter.note(f"wrote {prediction_files.write(out, outputs, reporter):,} rows to {out}")
     else:

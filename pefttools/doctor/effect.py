@@ -87,7 +87,8 @@ def _weight_change(subject: RunToCheck) -> float:
     recipe = subject.recipe
     if not recipe.strategy.mergeable or recipe.base.init == "scratch" or recipe.base.quantize:
         return 0.0
-    return moved(load(subject.run.path, subject.reporter))["relative"]  # another copy, as merging changes it
+    trained = load(subject.run.path, subject.reporter, is_calibrated=False)  # another copy, as merging changes it
+    return moved(trained)["relative"]
 
 
 def _logits(subject: RunToCheck, model: nn.Module) -> Tensor:

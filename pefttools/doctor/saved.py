@@ -72,7 +72,7 @@ class RunToCheck:
     @cached_property
     def trained(self) -> Trained:
         """The trained model. Raises UserError when it cannot be loaded."""
-        return load(self.run.path, self.reporter)
+        return load(self.run.path, self.reporter, is_calibrated=False)
 
     @cached_property
     def rows(self) -> list[Row]:

@@ -23,12 +23,14 @@ from pefttools.exporters.base import EXACT, METRIC, ROUNDED_METRIC, Exporter, ap
 from pefttools.exporters.proof import Proof
 from pefttools.recipe.overrides import parsed
 from pefttools.reporter import SILENT, Reporter
+from pefttools.training import calibrated
 from pefttools.training.own_rows import own_rows
 from pefttools.training.run import Run, load, write_recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pefttools.tasks.base import Task
     from pefttools.training.own_rows import ScoredRows
     from pefttools.training.run import Trained
 
@@ -90,7 +92,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
     scored = own_rows(run, trained.task, reporter)
     reporter.note(f"the trained model predicts {len(scored.rows)} rows")
     proof = Proof.of(trained, scored.rows)
-    _refuse_unless_loaded(proof, result[scored.split])
+    _refuse_unless_loaded(trained, proof, result[scored.split], run.recipe().task)
     loaded_facts = verify.loaded_facts(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
     model, facts = exporter.prepare(trained, proof)
     expected, errors = _rounded(exporter, model, proof)
@@ -115,6 +117,9 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
         "tolerance": tolerance,
         **facts,
     }
+    if calibration := calibrated.read(run.path, run.adapter):
+        calibration.of_artifact.write(part, None)
+        manifest |= {"temperature": calibration.temperature}
     atomic.write_json(part / "manifest.json", manifest)
     hashes.write(part, [file for file in part.rglob("*") if file.is_file()])
     card.write(part, trained, exporter, result, manifest)
@@ -214,9 +219,11 @@ def _verified(case: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse_unless_loaded(proof: Proof, recorded: Mapping[str, Any]) -> None:
-    """Raises UserError when the loaded model does not have the score that the run recorded."""
+def _refuse_unless_loaded(trained: Trained, proof: Proof, recorded: Mapping[str, Any], uncalibrated: Task) -> None:
+    """Raises UserError when the loaded model does not have the score that the run recorded, without thresholds."""
     name, scored = proof.metric, proof.metrics[proof.metric]
+    if trained.task != uncalibrated:
+        scored = verify.scores(trained.model, uncalibrated, proof.scored, trained.base.tokenizer)[name]
     if not apart(proof.trained.task, scored, recorded[name]) <= METRIC:
         raise UserError(
             f"export: {name} of the run's model is {scored:.4f}, but the run recorded {recorded[name]:.4f}; its adapter"

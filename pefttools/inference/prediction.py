@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data.reading import Raw
 from pefttools.errors import UserError
+from pefttools.inference.confidence import Change, Confidence
 from pefttools.inference.optimize import Precision
 from pefttools.inference.predictor import Predictor, load_predictor, load_predictors, recipe_of
 from pefttools.inference.unlabeled import CarriedColumns, FieldColumns
@@ -21,6 +22,7 @@ from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from pefttools.data.splitting import Row
+    from pefttools.recipe.recipe import Recipe
     from pefttools.tasks.base import Prediction
 
 Raws = Iterable[Raw | UserError]
@@ -37,6 +39,7 @@ def predict_rows(
     precision: Precision = "auto",
     keep: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
+    confidence: Confidence | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One output a row, in order: the row's fields and the prediction's, or the row's number and an `error`.
 
@@ -47,12 +50,19 @@ def predict_rows(
         precision: precision of computation; `auto` is bf16 where that is native. `evaluate` computes in fp32.
         keep: further columns to copy to the output; empty for all that the task does not read.
         overrides: KEY=VALUE for the recipe's `data.columns` and for how its training file is read.
+        confidence: what else the predictions say about how sure they are.
 
     Raises:
-        UserError: the rows have no column for a field that the run needs, or no row could be predicted.
+        UserError: the rows have no column for a field that the run needs, no row could be predicted, or the run cannot
+            say what `confidence` wants.
     """
+    recipes = [recipe_of(path, overrides)]
     pipeline = _Pipeline(
-        [recipe_of(path, overrides)], lambda: [load_predictor(path, precision, reporter)], keep, reporter
+        recipes,
+        lambda: [load_predictor(path, precision, reporter)],
+        keep,
+        reporter,
+        _changes([path], recipes, confidence),
     )
     for one in pipeline.outputs(raws):
         (row,), (prediction,) = one.read, one.predictions
@@ -70,6 +80,7 @@ def predict_together(
     precision: Precision = "auto",
     keep: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
+    confidence: Confidence | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Several runs' predictions for every row, under `answers` by the runs' names, in one pass over the rows.
 
@@ -81,7 +92,8 @@ def predict_together(
     """
     names = [path.absolute().name for path in paths]
     recipes = [recipe_of(path, overrides) for path in paths]
-    pipeline = _Pipeline(recipes, lambda: load_predictors(paths, precision, reporter), keep, reporter)
+    changes = _changes(paths, recipes, confidence)
+    pipeline = _Pipeline(recipes, lambda: load_predictors(paths, precision, reporter), keep, reporter, changes)
     for one in pipeline.outputs(raws):
         read = next((row for row in one.read if not isinstance(row, UserError)), None)
         if read is None:
@@ -92,6 +104,13 @@ def predict_together(
             for name, prediction in zip(names, one.predictions, strict=True)
         }
         yield {**read, **one.carried, "answers": answers}
+
+
+def _changes(paths: Sequence[Path], recipes: Sequence[Recipe], confidence: Confidence | None) -> list[Change]:
+    """What `confidence` changes in each model's predictions. Raises UserError when it cannot."""
+    if confidence is None:
+        return []
+    return [confidence.change(path, recipe.task) for path, recipe in zip(paths, recipes, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -114,6 +133,8 @@ class _Pipeline:
     """Loads the models; called at the first row that can be read."""
     keep: Sequence[str] | None
     reporter: Reporter
+    changes: Sequence[Change] = ()
+    """Of each model's predictions; empty for none."""
     number: int = 0
     failed: int = 0
     unanswered: int = 0
@@ -137,6 +158,11 @@ class _Pipeline:
             if not models and any(not isinstance(row, UserError) for part in read for row in part):
                 models = self.load()
             found = [self._predict(model, part) for model, part in zip(models, read, strict=True)] if models else read
+            if self.changes:
+                found = [
+                    [one if isinstance(one, UserError) else change(one) for one in part]
+                    for change, part in zip(self.changes, found, strict=True)
+                ]
             carried.taken |= {name for part in found for one in part if not isinstance(one, UserError) for name in one}
             for i, raw in enumerate(chunk):
                 self.number += 1

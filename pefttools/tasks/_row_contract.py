@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pefttools.data.rows import Row, Splits
 from pefttools.data.units import Piece, Units
@@ -112,6 +112,11 @@ class RowContract(Choice, ABC):
     def class_names(self) -> tuple[str, ...]:
         """The classes of a fitted task's labels; empty for tasks without classes."""
         return ()
+
+    @property
+    def answer_kind(self) -> Literal["class", "number"] | None:
+        """What a prediction on a row is: one `class` of which it has all `probabilities`, or a `number`; else None."""
+        return None
 
     def among(self, predictions: Sequence[Prediction], classes: Collection[str]) -> list[Prediction] | None:
         """The predictions if the model chooses among these classes alone; None if the task has no classes of rows."""

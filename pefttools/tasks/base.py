@@ -236,6 +236,16 @@ class Task(RowContract, ABC):
         labels = batch[LABELS]
         return labels if labels.ndim == 1 else labels[labels != IGNORED]
 
+    @property
+    def num_calibrated(self) -> int | None:
+        """Number of outputs of the head's last layer, if their softmax or sigmoid are the predicted probabilities; None
+        where the head does not make them."""
+        return self.config_values()["num_labels"] if self.has_class_head else None
+
+    def calibration_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The logits whose softmax are the predicted probabilities, shape (targets, classes), and the right classes."""
+        return self.target_logits(outputs, batch), self.target_classes(batch)
+
     def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """KL(p‖q) + KL(q‖p), summed over the batch's targets, of the distributions that two outputs predict; shape ().
 

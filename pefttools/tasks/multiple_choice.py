@@ -178,6 +178,10 @@ class MultipleChoice(Task):
     def logits_of_rows(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Tensor]:
         return [row[mask] for row, mask in zip(self.logits(outputs, batch), batch[MASK], strict=True)]
 
+    @property
+    def num_calibrated(self) -> int:
+        return 1
+
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
         return _masked(outputs, batch)
 
@@ -197,6 +201,10 @@ class MultipleChoice(Task):
     def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:
         prediction = super().aggregate(row, encoded, parts)
         return {**prediction, "choice": row["choices"][prediction["prediction"]]}
+
+    @property
+    def answer_kind(self) -> Literal["class"]:
+        return "class"
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined

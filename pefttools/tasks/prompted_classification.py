@@ -80,6 +80,9 @@ class PromptedClassification(Task):
     """Divide each label's probability by its probability for an empty text; adds one short forward pass per class."""
     chat: bool = False
     """Use the base model's chat template: the prompt is the user's turn, the verbaliser starts the answer."""
+    temperature: float = Field(default=1.0, gt=0, json_schema_extra=NOT_IN_DIGEST)
+    """By what the labels' log-probabilities are divided before they become probabilities; the prediction stays the
+    same. `pefttools calibrate` finds it."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
@@ -288,13 +291,17 @@ class PromptedClassification(Task):
         for one, part in zip(encoded, parts, strict=True):
             score = part["log_likelihood"] / (max(1, part["num_tokens"]) if self.normalize == "mean" else 1)
             scores[one["candidate"]] += -score if one["prior"] else score
-        shares = [math.exp(score - max(scores)) for score in scores]
+        shares = [math.exp((score - max(scores)) / self.temperature) for score in scores]
         probabilities = [share / sum(shares) for share in shares]
         best = max(range(len(scores)), key=scores.__getitem__)
         return {
             "prediction": self.labels[best],
             "probabilities": dict(zip(self.labels, probabilities, strict=True)),
         }
+
+    @property
+    def answer_kind(self) -> Literal["class"]:
+        return "class"
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         return classes.scores([p["prediction"] for p in predictions], references, self.labels)

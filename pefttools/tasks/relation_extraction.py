@@ -11,7 +11,7 @@ per class.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator
 
@@ -159,6 +159,10 @@ class RelationExtraction(Task):
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
         del batch
         return classes.predictions(outputs.logits.float(), self.labels)
+
+    @property
+    def answer_kind(self) -> Literal["class"]:
+        return "class"
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics.relation_f1 import RelationF1

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -18,8 +18,8 @@ from pefttools.data import classes, written_lists
 from pefttools.data.fields import natural
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
-from pefttools.errors import UserError
-from pefttools.settings import NOT_IN_DIGEST
+from pefttools.errors import UserError, unknown
+from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class TextClassification(Task):
         {"text": "a saw and a hammer", "label": "tool"},
         {"text": "the drill", "label": "tool"},
     )
-    of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_separator", "threshold")
+    of_data: ClassVar[tuple[str, ...]] = ("max_length", "label_separator", "threshold", "thresholds")
     of_weights: ClassVar[tuple[str, ...]] = ("multi_label",)
     only_with: ClassVar[Any] = dict.fromkeys(
         ("label_separator", "threshold"), ("task.multi_label=true", lambda task: task.multi_label)
@@ -56,6 +56,9 @@ class TextClassification(Task):
     """With `multi_label`: the separator of labels that are written as one text."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """With `multi_label`: the probability from which on a label is predicted."""
+    thresholds: Mapping[str, float] = Field(default={}, json_schema_extra=DEFAULT_NOT_IN_DIGEST)
+    """Class -> the probability from which on it is predicted, instead of `threshold`; without `multi_label` for one of
+    two classes. `pefttools calibrate` finds them."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The classes in the order of the model's outputs; from the training rows when empty."""
     pair: bool | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
@@ -142,9 +145,27 @@ class TextClassification(Task):
             problems.append(
                 f"data.train: {len(splits.train)} rows for {len(labels)} classes; each class needs at least one"
             )
+        problems += self._wrong_thresholds(labels)
         if problems:
             raise UserError(*problems)
         return self.with_values(labels=labels, pair=is_pair(splits))
+
+    def _wrong_thresholds(self, labels: Sequence[str]) -> list[str]:
+        """Problems of `thresholds` for these classes."""
+        problems = [
+            f"task.thresholds: {unknown('class', name, labels)}" for name in self.thresholds if name not in labels
+        ]
+        problems += [
+            f"task.thresholds.{name}: {value:g} is not a probability between 0 and 1"
+            for name, value in self.thresholds.items()
+            if not 0 <= value <= 1
+        ]
+        if self.thresholds and not self.multi_label and (len(labels) != 2 or len(self.thresholds) != 1):
+            problems.append(
+                f"task.thresholds: without task.multi_label, one class of two can have a threshold; there are"
+                f" {len(labels)} classes and {len(self.thresholds)} thresholds"
+            )
+        return problems
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         del tokenizer
@@ -217,6 +238,14 @@ class TextClassification(Task):
             return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum")
         return functional.cross_entropy(logits, labels, reduction="sum")
 
+    def calibration_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        if not self.multi_label:
+            return super().calibration_logits(outputs, batch)
+        import torch
+
+        yes = outputs.logits.float().flatten()  # every class of every row is one of two classes, no and yes
+        return torch.stack((torch.zeros_like(yes), yes), -1), batch[LABELS].flatten().long()
+
     def divergence(self, outputs: Any, others: Any, batch: Mapping[str, Tensor]) -> Tensor:
         from pefttools.nn import divergence
 
@@ -228,17 +257,32 @@ class TextClassification(Task):
         del batch
         logits = outputs.logits.float()
         if not self.multi_label:
-            return classes.predictions(logits, self.labels)
+            found = classes.predictions(logits, self.labels)
+            return [self.by_thresholds(one) for one in found] if self.thresholds else found
         rows = [dict(zip(self.labels, row, strict=True)) for row in logits.sigmoid().tolist()]
-        return [
-            {"prediction": [name for name, p in row.items() if p >= self.threshold], "probabilities": row}
-            for row in rows
-        ]
+        return [self.by_thresholds({"probabilities": row}) for row in rows]
+
+    def by_thresholds(self, prediction: Prediction) -> Prediction:
+        """The prediction that the thresholds give for the `probabilities` of a prediction."""
+        probabilities = prediction["probabilities"]
+        if self.multi_label:
+            lowest = {name: self.thresholds.get(name, self.threshold) for name in self.labels}
+            return {
+                "prediction": [name for name, p in probabilities.items() if p >= lowest[name]],
+                "probabilities": probabilities,
+            }
+        ((name, least),) = self.thresholds.items()
+        (other,) = (label for label in self.labels if label != name)
+        return {**prediction, "prediction": name if probabilities[name] >= least else other}
 
     def among(self, predictions: Sequence[Prediction], classes: Collection[str]) -> list[Prediction]:
         if self.multi_label:
             return [{**p, "prediction": [name for name in p["prediction"] if name in classes]} for p in predictions]
         return [{**p, "prediction": max(sorted(classes), key=p["probabilities"].__getitem__)} for p in predictions]
+
+    @property
+    def answer_kind(self) -> Literal["class"] | None:
+        return None if self.multi_label else "class"
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         predicted = [p["prediction"] for p in predictions]

@@ -33,7 +33,7 @@ from pefttools.reporter import SILENT, Reporter
 from pefttools.sources.cache import cache_dir
 from pefttools.sources.pins import content_sha256
 from pefttools.strategies.base import CONFIG
-from pefttools.training import run_rows, stack
+from pefttools.training import calibrated, run_rows, stack
 from pefttools.training.launch import launched
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ class Run:
     def forget(self) -> None:
         """Remove a run's files, and the folder if nothing else is in it."""
         own = (self.recipe_file, self.metrics_file, self.rows_file, self.predictions_file, self.path / hashes.FILE)
+        own += (self.path / calibrated.FILE,)
         for file in (self.result_file, *own):
             file.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.adapter, self.path / stack.FOLDER, self.path / "tensorboard"):
@@ -227,12 +228,14 @@ def write_recipe(file: Path, resolved: Recipe, title: str) -> None:
     atomic.write_text(file, f"{title}\n# pefttools train {file.name}\n{text}")
 
 
-def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> Trained:
+def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained", is_calibrated: bool = True) -> Trained:
     """The trained model of a finished run, or of an exported adapter folder that is not in peft's format.
 
     Args:
         on: the base to load for a run on a quantised base: the `trained` one, the `full`-precision one, or the
             `dequantised` one, whose weights are those that the quantised weights represent.
+        is_calibrated: whether to divide the logits by the temperature that `pefttools calibrate` found for the run, and
+            to predict by its thresholds. An exported adapter has them anyway.
 
     Raises:
         UserError: there is no such model, or its base has changed since the training.
@@ -256,11 +259,13 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained") -> T
             f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}"
         )
     model = settings.strategy.load(base, run.path if is_export else run.adapter)
+    if is_calibrated and not is_export and (calibration := calibrated.read(run.path, run.adapter)):
+        settings = settings.with_values(task=calibration.apply(model, base.head, settings.task))
     return Trained(model.eval(), base, settings.task, settings, run.path)
 
 
 def loaded_run(path: str) -> Loaded:
     """The trained model of a finished run as an objective's teacher. Raises UserError when there is none."""
-    trained = load(path)
+    trained = load(path, is_calibrated=False)
     key = content_sha256(trained.path if (trained.path / CONFIG).is_file() else Run(trained.path).adapter)
     return Loaded(trained.model, trained.base.tokenizer, trained.task, trained.base, f"{trained.base.sha256} {key}")
