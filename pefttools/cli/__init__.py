@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools.cli import calibration, compare, display, inspect, proofs, reports, runs, tuning
+from pefttools.cli import calibration, compare, display, explaining, inspect, proofs, reports, runs, tuning
 from pefttools.cli.base import app
 from pefttools.device import is_out_of_memory
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
@@ -17,7 +17,19 @@ from pefttools.registry import plugin_problems
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 # importing a module registers its commands
-__all__ = ["app", "calibration", "compare", "inspect", "main", "proofs", "reports", "run", "runs", "tuning"]
+__all__ = [
+    "app",
+    "calibration",
+    "compare",
+    "explaining",
+    "inspect",
+    "main",
+    "proofs",
+    "reports",
+    "run",
+    "runs",
+    "tuning",
+]
 
 
 def run(arguments: Sequence[str]) -> int:

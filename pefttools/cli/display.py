@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pefttools.cli import ledger_table, narrow_tables, support_table
 from pefttools.cli.once import is_first
@@ -134,10 +135,13 @@ def as_json_lines(values: Iterable[Any]) -> None:
             _out("\n".join(lines))
 
 
-def parts(shown: Iterable[str | Table]) -> None:
-    """Print lines and tables."""
+def parts(shown: Iterable[str | Table | Text]) -> None:
+    """Print lines, coloured lines and tables."""
     for part in shown:
-        _out(part) if isinstance(part, str) else _table(part)
+        if isinstance(part, Text):
+            Console(quiet=not FIRST).print(part)
+        else:
+            _out(part) if isinstance(part, str) else _table(part)
 
 
 def names(listing: Mapping[str, Mapping[str, str]]) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from pefttools.tasks._explained import Explained
     from pefttools.tasks._generation import Decoding
 
 Columns = Mapping[str, Sequence[Any]]
@@ -235,6 +236,22 @@ class Task(RowContract, ABC):
         cross-entropy with these."""
         labels = batch[LABELS]
         return labels if labels.ndim == 1 else labels[labels != IGNORED]
+
+    @property
+    def can_explain(self) -> bool:
+        """Whether `explained` is defined."""
+        return type(self).explained is not Task.explained
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        """The answers on a row that can be explained: the predicted ones, or the one that `of` names.
+
+        Raises:
+            UserError: the task has no answer `of`.
+        """
+        del row, encoded, outputs, batch, of
+        raise NotImplementedError(f"{self.name} has no answers that can be explained")
 
     @property
     def num_calibrated(self) -> int | None:

@@ -31,6 +31,7 @@ from pefttools.errors import UserError
 from pefttools.metrics import text_metrics
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks._explained import Explained, log_odds
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -253,6 +254,16 @@ class CausalLM(Task):
     def truncated(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase) -> list[bool]:
         room = tokenizer.model_max_length - self.max_new_tokens
         return [len(ids) > room for ids in self.prompts(rows, tokenizer)]
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        """The next token, by its id."""
+        del row, encoded
+        token = int(self.logits(outputs, batch)[0, -1].argmax()) if of is None else int(of)
+        return [
+            Explained(str(token), 0, lambda outputs, batch: log_odds(self.logits(outputs, batch)[:, -1].float(), token))
+        ]
 
     def decoding(self, tokenizer: PreTrainedTokenizerBase) -> Decoding:
         from pefttools.tasks._generation import Decoding

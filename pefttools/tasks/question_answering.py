@@ -15,7 +15,7 @@ in SQuAD's script.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field
@@ -27,6 +27,7 @@ from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.data.units import Piece, SplitText, Units
 from pefttools.errors import UserError
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks._explained import Explained
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task, without_virtual
 
 if TYPE_CHECKING:
@@ -260,6 +261,31 @@ class QuestionAnswering(Task):
         if ranked and (margin is None or margin <= self.null_threshold):
             return {"prediction": nbest[0]["text"], **{k: nbest[0][k] for k in PLACE}, **null_margin, "nbest": nbest}
         return {"prediction": "", "start": None, "end": None, "probability": share[-1], **null_margin, "nbest": nbest}
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        """The log-probability of the best span."""
+        if of is not None:
+            raise UserError("--of: the answer is a part of the text; leave --of out to explain the predicted one")
+        parts = self.predict(outputs, batch)
+        spans = [
+            (score, window, first, last) for window, one in enumerate(parts) for first, last, score in one["spans"]
+        ]
+        if not spans or not self.aggregate(row, encoded, parts)["prediction"]:
+            return []
+        _, window, first, last = max(spans)
+        text = row["context"][encoded[window]["starts"][first] : encoded[window]["ends"][last]]
+        return [Explained(f"answer {text.strip()}", window, self._score(first, last))]
+
+    def _score(self, first: int, last: int) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+        """The log-probability of a span."""
+
+        def score(outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+            found = self._log_probabilities(outputs, batch)
+            return found[:, first, 0] + found[:, last, 1]
+
+        return score
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined

@@ -21,6 +21,7 @@ from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_text
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks._explained import Explained
 from pefttools.tasks.base import LABELS, Prediction, Task
 
 if TYPE_CHECKING:
@@ -166,6 +167,14 @@ class Regression(Task):
         )
         assert values is not None
         return values
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        del row, encoded, outputs, batch
+        if of is not None:
+            raise UserError(f"--of: {self.name} predicts one number, so there is nothing else to explain")
+        return [Explained("the number", 0, lambda outputs, _: outputs.logits[:, 0].float())]
 
     def majority_baseline(self, train: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
         mean = statistics.fmean(row["label"] for row in train)

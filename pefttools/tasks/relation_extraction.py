@@ -19,8 +19,9 @@ from pefttools.data import classes, marked
 from pefttools.data import fields as of_fields
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.units import Piece, Units
-from pefttools.errors import UserError
+from pefttools.errors import UserError, unknown
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks._explained import Explained, log_odds
 from pefttools.tasks.base import LABELS, Prediction, Task
 
 if TYPE_CHECKING:
@@ -163,6 +164,16 @@ class RelationExtraction(Task):
     @property
     def answer_kind(self) -> Literal["class"]:
         return "class"
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        del row, encoded
+        if of is not None and of not in self.labels:
+            raise UserError(f"--of: {unknown('class', of, self.labels)}")
+        name = of if of is not None else self.predict(outputs, batch)[0]["prediction"]
+        index = self.labels.index(name)
+        return [Explained(f"class {name}", 0, lambda outputs, _: log_odds(outputs.logits.float(), index))]
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics.relation_f1 import RelationF1

@@ -9,7 +9,7 @@ labels is exactly right), macro-F1 (with `multi_label` micro-F1, too), and preci
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -20,6 +20,7 @@ from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
 from pefttools.errors import UserError, unknown
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST
+from pefttools.tasks._explained import Explained, log_odds
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -274,6 +275,22 @@ class TextClassification(Task):
         ((name, least),) = self.thresholds.items()
         (other,) = (label for label in self.labels if label != name)
         return {**prediction, "prediction": name if probabilities[name] >= least else other}
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        del row, encoded
+        if of is not None and of not in self.labels:
+            raise UserError(f"--of: {unknown('class', of, self.labels)}")
+        predicted = self.predict(outputs, batch)[0]["prediction"]
+        names = [of] if of is not None else predicted if self.multi_label else [predicted]
+        return [Explained(f"class {name}", 0, self._score(self.labels.index(name))) for name in names]
+
+    def _score(self, index: int) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+        """The log-odds of a class."""
+        if self.multi_label:
+            return lambda outputs, _: outputs.logits.float()[:, index]
+        return lambda outputs, _: log_odds(outputs.logits.float(), index)
 
     def among(self, predictions: Sequence[Prediction], classes: Collection[str]) -> list[Prediction]:
         if self.multi_label:

@@ -14,7 +14,7 @@ spaces).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
@@ -26,6 +26,7 @@ from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.data.units import Piece, Units
 from pefttools.errors import UserError, unknown
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks._explained import Explained, log_odds
 from pefttools.tasks.base import IGNORED, Prediction, Task
 
 if TYPE_CHECKING:
@@ -265,6 +266,31 @@ class TokenClassification(Task):
         labels = encoded.get("labels") or [IGNORED] * len(pieces)
         pairs = zip(pieces, labels, strict=True)
         return " ".join(piece if label == IGNORED else f"{piece}/{self.labels[label]}" for piece, label in pairs)
+
+    def explained(
+        self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
+    ) -> list[Explained]:
+        """The tag of the first word of each entity, or of each word in `of`."""
+        if of is not None and of not in row["tokens"]:
+            raise UserError(f"--of: {unknown('word', of, row['tokens'])}")
+        parts = self.predict(outputs, batch)
+        spans = tags.spans(self.aggregate(row, encoded, parts)["prediction"]) if self.read_as != "none" else []
+        chosen = [(first, kind) for kind, first, _ in spans]
+        if of is not None:
+            chosen = [(i, "") for i, word in enumerate(row["tokens"]) if word == of]
+        elif self.read_as == "none":
+            chosen = [(i, "") for i in range(len(row["tokens"]))]
+        found = []
+        for word, kind in chosen:
+            if (place := encoded[0]["places"][word]) == NOWHERE:
+                continue
+            tag = parts[0]["labels"][place]
+            found.append(Explained(f"{kind or self.labels[tag]}: {row['tokens'][word]}", 0, self._score(place, tag)))
+        return found
+
+    def _score(self, place: int, tag: int) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
+        """The log-odds of the tag of the token at a place."""
+        return lambda outputs, batch: log_odds(self.logits(outputs, batch)[:, place].float(), tag)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
