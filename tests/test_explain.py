@@ -62,8 +62,10 @@ def test_every_task_is_explained_or_refused(name: str, method: str, sample_run: 
 
 @pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_the_word_that_decides_is_found(method: str, finished_run: Path, tmp_path: Path, call: Any) -> None:
-    """In 100 of 100 texts of a model that reads one word, this word contributes most; if it is hidden, the model guesses,
-    so that another word may seem to be for the class in a few texts."""
+    """In 100 of 100 texts of a model that reads one word, this word contributes most.
+
+    If it is hidden, the model guesses, so that by occlusion another word may seem to be for the class in a few texts.
+    """
     rows = make_rows(100, seed=99)
     file = write_rows(tmp_path / "rows.jsonl", rows)
     code, found, err = call(finished_run, file, "--method", method)
