@@ -51,11 +51,12 @@ def table(found: list[dict[str, Any]]) -> str:
         "# Objectives and augmentations on perturbed rows",
         "",
         "`python benchmarks/perturbed.py runs/bench/robust typos=0.1`, after `pefttools bench robust --keep-runs`."
-        " Means over seeds. `loss` is how much of the score is lost on the perturbed rows; differences of the loss from"
-        " `none` are in points over paired seeds, with 95% intervals; below 0 the method loses less.",
+        " Means over seeds. `loss` is how much of the score is lost on the perturbed rows. Differences from `none`, of"
+        " the score on the rows as they are and of the loss, are in points over paired seeds, with 95% intervals; a"
+        " method whose difference of the loss is below 0 loses less.",
         "",
-        "| set | perturbation | method | seeds | as they are | perturbed | loss | loss from none |",
-        "|---|---|---|---:|---:|---:|---:|---|",
+        "| set | perturbation | method | seeds | as they are | from none | perturbed | loss | loss from none |",
+        "|---|---|---|---:|---:|---|---:|---:|---|",
     ]
     groups: dict[tuple[str, str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for one in found:
@@ -66,8 +67,10 @@ def table(found: list[dict[str, Any]]) -> str:
         against = {seed: one["plain"] - one["perturbed"] for seed, one in reference.items()}
         plain, noisy = (statistics.fmean(one[key] for one in runs.values()) for key in ("plain", "perturbed"))
         moved = "" if row == PLAIN else difference(lost, against)
+        scores, of_none = ({seed: one["plain"] for seed, one in some.items()} for some in (runs, reference))
+        better = "" if row == PLAIN else difference(scores, of_none)
         lines.append(
-            f"| {recipe} | {perturb} | {row} | {len(runs)} | {plain:.4f} | {noisy:.4f}"
+            f"| {recipe} | {perturb} | {row} | {len(runs)} | {plain:.4f} | {better} | {noisy:.4f}"
             f" | {100 * (plain - noisy):.1f} | {moved} |"
         )
     return "\n".join([*lines, ""])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools.cli import calibration, compare, display, explaining, inspect, proofs, reports, runs, tuning
+from pefttools.cli import calibration, compare, display, explaining, inspect, proofs, reports, runs, serving, tuning
 from pefttools.cli.base import app
 from pefttools.device import is_out_of_memory
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
@@ -28,6 +28,7 @@ __all__ = [
     "reports",
     "run",
     "runs",
+    "serving",
     "tuning",
 ]
 

@@ -135,6 +135,14 @@ def as_json_lines(values: Iterable[Any]) -> None:
             _out("\n".join(lines))
 
 
+def shown_now(text: str) -> None:
+    """Print a part of a line at once, in characters that the terminal has."""
+    if not FIRST:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
+
+
 def parts(shown: Iterable[str | Table | Text]) -> None:
     """Print lines, coloured lines and tables."""
     for part in shown:

@@ -23,31 +23,35 @@ TOKENS = 8
 """Length of the example rows."""
 
 
-def optimized(trained: Trained, precision: Precision, merge: bool = True) -> nn.Module:
+def optimized(trained: Trained, precision: Precision, merge: bool = True, whole_outputs: bool = False) -> nn.Module:
     """The optimized model; consumes `trained`.
 
     Quantised weights are neither merged, which would round them again, nor converted.
 
     Args:
         merge: whether to merge the trained change into the weights, where the strategy can.
+        whole_outputs: see `optimize_for_inference`.
     """
     model, strategy = trained.model, trained.recipe.strategy
     if merge and strategy.mergeable and not is_quantised(model):
         model = strategy.merge(model).eval()
-    return optimize_for_inference(model, trained.task, trained.base.new, precision)
+    return optimize_for_inference(model, trained.task, trained.base.new, precision, whole_outputs)
 
 
-def optimize_for_inference(model: nn.Module, task: Task, new: Sequence[str], precision: Precision) -> nn.Module:
+def optimize_for_inference(
+    model: nn.Module, task: Task, new: Sequence[str], precision: Precision, whole_outputs: bool = False
+) -> nn.Module:
     """The model, changed in place: in bf16 where that is native, and with a last block for the one token that is read.
 
     Args:
         new: paths of the head, which stays in fp32.
+        whole_outputs: whether the last block computes all tokens, although the head reads one.
     """
     from pefttools.nn import attention, first_token
 
     if is_quantised(model):
         return model
-    if task.own_head and (last := first_token.last_block(model, _any_rows(model))):
+    if not whole_outputs and task.own_head and (last := first_token.last_block(model, _any_rows(model))):
         last.use()
     if precision == "auto" and not task.takes_rounding:
         return model

@@ -99,8 +99,13 @@ def recipe_of(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return load_recipe(str(path / RECIPE), overrides).recipe if is_artifact(path) else Run.open(path).recipe(overrides)
 
 
-def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True) -> Predictor:
+def load_predictor(
+    path: Path, precision: Precision, reporter: Reporter = SILENT, merge: bool = True, whole_outputs: bool = False
+) -> Predictor:
     """The model of a run, merged where possible, or of an artifact, as its exporter loads it.
+
+    Args:
+        whole_outputs: whether the last block's outputs are wanted for all tokens, not only for those the head reads.
 
     Raises:
         UserError: the path is neither a finished run nor an artifact, or the artifact is damaged.
@@ -108,7 +113,9 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
     name = path.absolute().name
     if not is_artifact(path):
         trained = load(path, reporter)
-        return Predictor(name, optimized(trained, precision, merge), trained.base.tokenizer, trained.recipe)
+        return Predictor(
+            name, optimized(trained, precision, merge, whole_outputs), trained.base.tokenizer, trained.recipe
+        )
     hashes.refuse_damaged(path)
     with damage_of(path / MANIFEST, "export the run again"):
         manifest = json.loads((path / MANIFEST).read_text("utf-8"))
@@ -128,11 +135,13 @@ def load_predictor(path: Path, precision: Precision, reporter: Reporter = SILENT
     if hasattr(model, "peft_config") and merge and recipe.strategy.mergeable and not recipe.base.quantize:
         model = merge_peft(model).eval()
     if next(iter(model.parameters())).numel():  # an ONNX graph has no torch weights
-        model = optimize_for_inference(model, recipe.task, head, precision)
+        model = optimize_for_inference(model, recipe.task, head, precision, whole_outputs)
     return Predictor(name, model, loaded.tokenizer, recipe)
 
 
-def load_predictors(paths: Sequence[Path], precision: Precision, reporter: Reporter = SILENT) -> list[Predictor]:
+def load_predictors(
+    paths: Sequence[Path], precision: Precision, reporter: Reporter = SILENT, whole_outputs: bool = False
+) -> list[Predictor]:
     """Several runs on one base, whose weights are in memory once.
 
     Raises:
@@ -149,7 +158,7 @@ def load_predictors(paths: Sequence[Path], precision: Precision, reporter: Repor
         )
     found: list[Predictor] = []
     for path in paths:
-        found.append(load_predictor(path, precision, reporter, merge=False))
+        found.append(load_predictor(path, precision, reporter, merge=False, whole_outputs=whole_outputs))
         share([one.model for one in found])
     return found
 

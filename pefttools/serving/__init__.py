@@ -1,0 +1,1 @@
+"""An HTTP server for runs and artifacts: requests of many clients are computed together."""

@@ -1,0 +1,175 @@
+"""The application: the paths of the server, on FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+
+from pefttools import settings
+from pefttools.errors import UserError
+from pefttools.inference.confidence import Confidence
+from pefttools.serving import chats
+from pefttools.serving.batching import Batcher
+from pefttools.serving.bodies import ChatBody, EmbeddingBody, PredictBody
+from pefttools.serving.guard import Guard
+from pefttools.serving.limits import Limits, Overloaded
+from pefttools.serving.measures import Measures
+from pefttools.serving.models import Models, Text
+
+BODIES = {"/predict": PredictBody, "/v1/chat/completions": ChatBody, "/v1/embeddings": EmbeddingBody}
+
+
+def application(models: Models, limits: Limits | None = None, key: str | None = None) -> Guard:
+    """The ASGI application that serves these models.
+
+    Args:
+        key: what clients must send as `Authorization: Bearer KEY`; None lets everybody in.
+    """
+    chosen = limits or Limits()
+    measures = Measures()
+    batcher = Batcher(models.compute, chosen, measures.computed)
+    measures.waiting(lambda: batcher.waiting)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        batcher.start()
+        yield
+        await batcher.stop()
+
+    # its pages at /docs and /redoc need no network
+    app = FastAPIOffline(title="pefttools", lifespan=lifespan, summary="Fine-tuned models, served by pefttools")
+    _add_errors(app)
+    _add_predictions(app, models, batcher, chosen)
+    _add_openai(app, models, batcher, chosen)
+    _add_state(app, models, measures)
+    return Guard(app, chosen, measures, key)
+
+
+def _add_predictions(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) -> None:
+    @app.post("/predict")
+    async def predict(body: PredictBody) -> Any:
+        """One prediction a row, in order; a row that cannot be read has an `error`."""
+        if (body.rows is None) == (body.texts is None):
+            raise UserError("give either rows or texts")
+        values: list[Any] = body.rows if body.rows is not None else body.texts or []
+        if not values:
+            raise UserError("rows: there are none" if body.texts is None else "texts: there are none")
+        if len(values) > limits.rows:
+            raise HTTPException(413, f"the request has {len(values):,} rows; at most {limits.rows:,} are allowed")
+        served = models.get(body.model)
+        options = (body.top_k, body.threshold, body.error_rate)
+        wanted = None if options == (None, None, None) else Confidence(*options)
+        change = models.change(served.predictor.name, wanted)
+        if body.texts is not None and "text" not in served.predictor.task.fields:
+            raise UserError(f"texts: {served.predictor.task.name} reads no single text; send rows")
+        rows = served.read(values)
+        good = [i for i, row in enumerate(rows) if not isinstance(row, UserError)]
+        found: list[Any] = list(rows)
+        answers = await batcher.submit(served.predictor.name, [rows[i] for i in good]) if good else []
+        for i, one in zip(good, answers, strict=True):
+            found[i] = one if isinstance(one, UserError) or change is None else change(one)
+        return JSONResponse({
+            "model": served.predictor.name,
+            "predictions": [_prediction(number, one) for number, one in enumerate(found, 1)],
+        })  # fmt: skip
+
+
+def _prediction(number: int, found: Any) -> Any:
+    """A prediction, or an error with the number of its row."""
+    if not isinstance(found, UserError):
+        return found
+    message = str(found)
+    return {"error": message if message.startswith("row ") else f"row {number} {message}"}
+
+
+def _add_openai(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) -> None:
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatBody) -> Any:
+        """The reply to the last message, whole or as server-sent events."""
+        served = models.get(body.model)
+        found = await asyncio.to_thread(chats.started, served, body)
+        if body.stream:
+            events = chats.pieces(served.predictor.name, found, batcher)
+            return StreamingResponse(events, media_type="text/event-stream")
+        return await chats.whole(served.predictor.name, found, batcher, limits.timeout)
+
+    @app.post("/v1/embeddings")
+    async def embed(body: EmbeddingBody) -> Any:
+        """A vector of length 1 for each text: the mean of the last block's outputs over tokens."""
+        if not models.embeds:
+            raise HTTPException(404, "start the server with --embeddings")
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        if not texts:
+            raise UserError("input: there is no text")
+        if len(texts) > limits.rows:
+            raise HTTPException(413, f"the request has {len(texts):,} texts; at most {limits.rows:,} are allowed")
+        name = models.get(body.model).predictor.name
+        vectors = await batcher.submit(name, [Text(text) for text in texts])
+        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        return JSONResponse({"object": "list", "model": name, "data": data})
+
+    @app.get("/v1/models")
+    async def list_models() -> Any:
+        """The models by name, with their tasks."""
+        data = [
+            {"id": name, "object": "model", "owned_by": "pefttools", "task": one.predictor.task.name}
+            for name, one in models.served.items()
+        ]
+        return {"object": "list", "data": data}
+
+
+def _add_state(app: FastAPI, models: Models, measures: Measures) -> None:
+    @app.get("/health")
+    async def health() -> Any:
+        """Whether the server is ready, which it is as soon as it answers."""
+        return {"status": "ok", "models": [*models.served]}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Counters in Prometheus' format."""
+        return Response(measures.text(), media_type="text/plain; version=0.0.4")
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(UserError)
+    async def mistake(request: Request, error: UserError) -> Response:
+        del request
+        return _error(400, "; ".join(error.problems))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        cls = BODIES.get(request.url.path)
+        if cls is None or any(one["type"] == "json_invalid" for one in error.errors()):
+            return _error(400, "the body is not JSON")
+        if isinstance(error.body, bytes):
+            return _error(415, "the header Content-Type must be application/json")
+        _, problems = settings.check(cls, error.body, "")
+        return _error(400, "; ".join(problem.removeprefix(": ") for problem in problems))
+
+    @app.exception_handler(Overloaded)
+    async def overloaded(request: Request, error: Overloaded) -> Response:
+        del request
+        return _error(503, "the server is overloaded; try again later", {"Retry-After": str(error.args[0])})
+
+    @app.exception_handler(TimeoutError)
+    async def late(request: Request, error: TimeoutError) -> Response:
+        del request, error
+        return _error(504, "the answer took too long; send fewer rows, or try again later")
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        del request
+        return _error(error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": {"message": message}}, status, headers)

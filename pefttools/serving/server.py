@@ -1,0 +1,54 @@
+"""Starting the server and stopping it gracefully, on uvicorn."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pefttools.errors import UserError
+from pefttools.serving.app import application
+from pefttools.serving.limits import Limits
+from pefttools.serving.models import Models
+
+BACKLOG = 2048
+CONNECTIONS = 4096
+"""Connections beyond which new requests get the status 503."""
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises UserError when the port is taken, or the host is not this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        raise UserError(f"--port: {host}:{port} cannot be used: {error}; name another --port or --host") from error
+    return found
+
+
+@contextmanager
+def _stopped_by_uvicorn() -> Iterator[None]:
+    """Inside, SIGTERM and SIGINT do nothing more once uvicorn, which raises them again, has stopped."""
+    names = (signal.SIGTERM, signal.SIGINT)
+    before = {name: signal.signal(name, lambda *_: None) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def run(models: Models, listener: socket.socket, limits: Limits, key: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        application(models, limits, key), log_level="warning", access_log=False, backlog=BACKLOG, lifespan="on",
+        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=int(limits.timeout) + 1, timeout_keep_alive=30,
+    )  # fmt: skip
+    with _stopped_by_uvicorn():
+        uvicorn.Server(config).run(sockets=[listener])
