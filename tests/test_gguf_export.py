@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_rows, train_tiny, write_recipe, write_rows
+from conftest import make_rows, make_tokenizer, train_tiny, write_recipe, write_rows
+from transformers import AutoTokenizer
 
+from pefttools import cli
 from pefttools.cli import display
 from pefttools.errors import UserError
-from pefttools.exporters import gguf, llama_cpp
+from pefttools.exporters import gguf, gguf_chats, llama_cpp, modelfile
+from pefttools.exporters.base import Chat
 from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 from pefttools.inference.predictor import recipe_of
@@ -95,6 +98,16 @@ def test_gguf_gives_the_same_predictions_in_transformers_and_llama_cpp(
     assert f"of {facts['rows']} rows; log-probabilities differ" in card
     (prediction,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], precision="fp32")
     assert isinstance(prediction["prediction"], str)
+    replies = facts["replies"]
+    assert replies["rows"] == manifest["answers_in_text"] > 0
+    assert replies["stopped"] == replies["ending"]
+    (own,) = predict_rows(tmp_path / "out", [{"prompt": "word1 apple"}], engine="llama.cpp")
+    if dtype == "float32":
+        assert replies["equal_tokens"] == replies["tokens"]
+        assert own == prediction
+    written = (tmp_path / "out" / "Modelfile").read_text()
+    assert "FROM ./model.gguf" in written
+    assert "PARAMETER num_predict 4" in written
 
 
 def test_missing_llama_cpp_is_reported_and_different_probabilities_are_a_problem(
@@ -161,3 +174,67 @@ def test_gguf_has_the_end_of_turn_token_and_the_chat_template(
     field = reader.get_field("tokenizer.chat_template")
     assert field is not None
     assert template in field.contents()
+
+
+def test_another_template_in_the_file_is_a_problem(
+    base: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: chats whose prompt has other tokens in training, and an answer that ends earlier."""
+    monkeypatch.setattr(gguf, "fetch", lambda *source: converter)
+    rows = [
+        {"messages": [{"role": "user", "content": row["text"]}, {"role": "assistant", "content": row["label"]}]}
+        for row in make_rows(60)
+    ]
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"  # fmt: skip  # noqa: E501
+    (tmp_path / "template.jinja").write_text(template)
+    file = write_recipe(
+        tmp_path / "recipe.yaml", base, write_rows(tmp_path / "rows.jsonl", rows),
+        task={
+            "name": "causal_lm", "max_length": 64, "max_new_tokens": 8,
+            "chat_template": str(tmp_path / "template.jinja"),
+        },
+        train={"epochs": 6, "batch_size": 8, "learning_rate": 0.01},
+    )  # fmt: skip
+    run = train_tiny(file, tmp_path / "run")[0]
+    manifest = export(run, "gguf", tmp_path / "out", settings=["dtype=float32"])
+    replies = manifest["llama_cpp"]["replies"]
+    assert replies["equal_tokens"] == replies["tokens"]
+    source = {"messages": rows[0]["messages"][:1]}
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    prompt = tokenizer.apply_chat_template(source["messages"], add_generation_prompt=True, return_dict=True).input_ids
+    server = llama_cpp.open_server(tmp_path / "out" / gguf.FILE, 256)
+    found = llama_cpp.reply(server, source, 8)
+    answer = {"text": found["text"], "finish": found["finish"], "num_tokens": found["num_tokens"]}
+    assert gguf_chats.compared(tmp_path / "out", gguf.FILE, [Chat(source, prompt, answer)])[1] == []
+    _, (problem,) = gguf_chats.compared(tmp_path / "out", gguf.FILE, [Chat(source, prompt[1:], answer)])
+    assert f"makes {len(prompt)} tokens of a prompt that has {len(prompt) - 1} in training" in problem
+    earlier = {"text": "", "finish": "stop", "num_tokens": 1}
+    if found["num_tokens"] > 2:
+        _, (problem,) = gguf_chats.compared(tmp_path / "out", gguf.FILE, [Chat(source, prompt, earlier)])
+        assert "does not stop after ''" in problem
+    written = (tmp_path / "out" / "Modelfile").read_text()
+    assert 'eq .Role "user" }}user: {{ .Content }}<|end|>' in written
+    assert 'PARAMETER stop "<|end|>"' in written
+
+
+def test_what_the_engine_refuses(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["predict", str(run), "--engine", "llama.cpp", "--text", "word1"]) == 2
+    assert "is no GGUF artifact" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("template", "has_parts"),
+    [
+        ("{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}", True),  # noqa: E501
+        ("{% for m in messages %}{% if loop.first %}[1]{% endif %}{{ m.role }}={{ m.content }};{% endfor %}", False),
+        ("{{ raise_exception('no') }}", False),
+    ],
+)  # fmt: skip
+def test_ollamas_template_is_read_off_the_chat_template(template: str, has_parts: bool) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = template
+    found = modelfile.parts(tokenizer)
+    assert (found is not None) == has_parts
+    if found:
+        assert found.around["user"] == ("<|user|>\n", "</s>\n")
+        assert found.go.endswith("{{ end }}{{ end }}<|assistant|>\n")

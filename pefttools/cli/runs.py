@@ -127,6 +127,7 @@ def predict(
     top_k: int | None = None,
     threshold: float | None = None,
     error_rate: float | None = None,
+    engine: Literal["transformers", "llama.cpp"] = "transformers",
 ) -> None:
     """Predict with a finished run or an exported folder; one JSON object a line, in the rows' order.
 
@@ -149,6 +150,7 @@ def predict(
             the labels that are at least as probable.
         error_rate: mark rows as `unsure` so that at most this share of all rows has a wrong class that is not marked;
             `set` has the classes that may be right, `interval` the numbers. `pefttools calibrate RUN` comes first.
+        engine: llama.cpp computes the answers of a GGUF artifact with llama.cpp itself.
     """
     folders, file, overrides = _runs_and_file(words, run)
     from pefttools.inference import prediction_files
@@ -165,13 +167,15 @@ def predict(
     from pefttools.inference.predictor import recipe_of
     from pefttools.inference.unlabeled import rows_to_predict
 
+    if engine != "transformers" and len(folders) > 1:
+        raise UserError("--engine llama.cpp: predicts with one artifact at a time")
     reporter = RichReporter()
     rows = rows_to_predict(recipe_of(folders[0], overrides), file, text or [], sys.stdin.buffer, reporter)
     wanted = None if (top_k, threshold, error_rate) == (None, None, None) else Confidence(top_k, threshold, error_rate)
     if len(folders) > 1:
         outputs = predict_together(folders, rows, reporter, precision, keep, overrides, wanted)
     else:
-        outputs = predict_rows(folders[0], rows, reporter, precision, keep, overrides, wanted)
+        outputs = predict_rows(folders[0], rows, reporter, precision, keep, overrides, wanted, engine)
     if out:
         reporter.note(f"wrote {prediction_files.write(out, outputs, reporter):,} rows to {out}")
     else:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pefttools.recipe.recipe import Recipe
 from pefttools.settings import Choice
@@ -48,6 +48,17 @@ class Loaded:
     tokenizer: PreTrainedTokenizerBase
     problems: list[str] = field(default_factory=list)
     """Errors found while loading, such as missing weights."""
+
+
+class Chat(NamedTuple):
+    """A prompt, and what the loaded model generates for it."""
+
+    source: Mapping[str, Any]
+    """`messages` (and `tools`) for the chat template, or a `text`."""
+    prompt: Sequence[int]
+    """Its token ids."""
+    answer: Mapping[str, Any]
+    """The generated `text`, `finish` and `num_tokens`."""
 
 
 class Exporter(Choice, ABC):
@@ -105,18 +116,19 @@ class Exporter(Choice, ABC):
         """Load the artifact as its users will, with the library it is made for."""
 
     def served(
-        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor]
+        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor], chats: Sequence[Chat] = ()
     ) -> tuple[dict[str, Any], list[str]]:
         """Compare the program that serves such artifacts, where it is not the library that `load` uses.
 
         Args:
             inputs: token ids of the compared rows.
             logits: the loaded model's logits of these rows.
+            chats: prompts, and what the loaded model generates for them.
 
         Returns:
             Facts for the manifest, and problems.
         """
-        del folder, inputs, logits
+        del folder, inputs, logits, chats
         return {}, []
 
     def metric_tolerance(self, rows: int) -> float:

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pefttools.bases import gguf as base_files
 from pefttools.errors import UserError
-from pefttools.exporters import llama_cpp
-from pefttools.exporters.base import Loaded
+from pefttools.exporters import gguf_chats, llama_cpp, modelfile
+from pefttools.exporters.base import Chat, Loaded
 from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe.recipe import Recipe
 from pefttools.sources import fetch
@@ -92,6 +92,7 @@ class Gguf(MergingExporter):
         _end_turns(folder / FILE, proof)
         proof.tokenizer.save_pretrained(folder)
         model.config.save_pretrained(folder)
+        (folder / modelfile.FILE).write_text(modelfile.text(proof.trained.task, proof.tokenizer, FILE), "utf-8")
 
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         from gguf import GGUFReader
@@ -114,7 +115,7 @@ class Gguf(MergingExporter):
         return Loaded(base_files.read(folder / FILE), tokenizer, problems)
 
     def served(
-        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor]
+        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor], chats: Sequence[Chat] = ()
     ) -> tuple[dict[str, Any], list[str]]:
         if not llama_cpp.installed():
             return {"llama_cpp": None}, []
@@ -130,7 +131,8 @@ class Gguf(MergingExporter):
             "max_logprob_error": error, "tolerance": allowed,
         }  # fmt: skip
         if error <= allowed:
-            return {"llama_cpp": facts}, []
+            replies, problems = gguf_chats.compared(folder, FILE, chats) if chats else ({}, [])
+            return {"llama_cpp": {**facts, **replies}}, problems
         return {}, [
             f"llama.cpp's log-probabilities differ from transformers' by up to {error:.3g}; at most {allowed:.3g} is"
             " allowed"
@@ -149,6 +151,8 @@ class Gguf(MergingExporter):
             f" {found['rows']} rows; its log-probabilities differ by up to {found['max_logprob_error']:.2g} (allowed"
             f" {found['tolerance']:.2g})"
         )
+        if "replies" in found:
+            yield gguf_chats.sentence(found["replies"])
 
     @classmethod
     def card_rows(cls, manifest: Mapping[str, Any]) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.encoding import Encoded, columns_of
 from pefttools.data.splitting import Row
 from pefttools.exporters import exactness, exporters, writing
+from pefttools.exporters.base import Chat
 from pefttools.recipe import recipes
 from pefttools.strategies.base import is_quantised
 from pefttools.training.evaluation import Evaluator, aggregated
@@ -147,15 +148,18 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
     written = folder / "generation_config.json"
     generation = GenerationConfig.from_pretrained(folder) if written.is_file() else None
     problems += _lost(case["text_settings"], json.loads(json.dumps(writing.text_settings(tokenizer, generation))))
+    chats: list[Chat] = []
     if generation is not None:
-        problems += writing.differences(
-            case["texts"], writing.plain_answers(model, task, case["text_rows"], tokenizer, generation)
-        )
+        answers = writing.plain_answers(model, task, case["text_rows"], tokenizer, generation)
+        problems += writing.differences(case["texts"], answers)
+        prompts = task.prompts(case["text_rows"], tokenizer)
+        sources = map(task.generation_input, case["text_rows"])
+        chats = [Chat(*one) for one in zip(sources, prompts, answers, strict=True)]
     logits = exact_logits(model, task, case["rows"], tokenizer)
     # int8 rounds activations by the largest one in the batch, so batches of other rows give other logits
     alone = logits if is_quantised(model) else exact_logits(model, task, case["rows"], tokenizer, padding=False)
     inputs = columns_of(case["rows"], task, tokenizer)["input_ids"]
-    facts, serving_problems = exporter.served(folder, inputs, logits)
+    facts, serving_problems = exporter.served(folder, inputs, logits, chats)
     return {
         "max_logit_error": max(gap(each, expected["trained"]) for each in (logits, alone)),
         "loaded_error": max(gap(each, expected["written"]) for each in (logits, alone)),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROWS = 4
 """Upper limit of rows for which text is generated: those with the shortest prompts."""
-NEW_TOKENS = 32
+NEW_TOKENS = 64
 """Upper limit of new tokens a row."""
 
 Answer = dict[str, Any]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data.reading import Raw
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pefttools.recipe.recipe import Recipe
     from pefttools.tasks.base import Prediction
 
+Engine = Literal["transformers", "llama.cpp"]
 Raws = Iterable[Raw | UserError]
 CHUNK = 4096
 """Number of rows that are read, sorted by length and predicted together."""
@@ -40,6 +41,7 @@ def predict_rows(
     keep: Sequence[str] | None = None,
     overrides: Sequence[str] = (),
     confidence: Confidence | None = None,
+    engine: Engine = "transformers",
 ) -> Iterator[dict[str, Any]]:
     """One output a row, in order: the row's fields and the prediction's, or the row's number and an `error`.
 
@@ -51,6 +53,7 @@ def predict_rows(
         keep: further columns to copy to the output; empty for all that the task does not read.
         overrides: KEY=VALUE for the recipe's `data.columns` and for how its training file is read.
         confidence: what else the predictions say about how sure they are.
+        engine: the library that computes; llama.cpp only for GGUF artifacts.
 
     Raises:
         UserError: the rows have no column for a field that the run needs, no row could be predicted, or the run cannot
@@ -59,7 +62,7 @@ def predict_rows(
     recipes = [recipe_of(path, overrides)]
     pipeline = _Pipeline(
         recipes,
-        lambda: [load_predictor(path, precision, reporter)],
+        lambda: [_loaded(path, precision, reporter, engine)],
         keep,
         reporter,
         _changes([path], recipes, confidence),
@@ -71,6 +74,14 @@ def predict_rows(
         else:
             assert not isinstance(row, UserError)
             yield {**row, **one.carried, **prediction}
+
+
+def _loaded(path: Path, precision: Precision, reporter: Reporter, engine: Engine) -> Predictor:
+    if engine == "transformers":
+        return load_predictor(path, precision, reporter)
+    from pefttools.inference.llama_cpp_predictor import load_with_llama_cpp
+
+    return load_with_llama_cpp(path)
 
 
 def predict_together(

@@ -1,0 +1,70 @@
+"""Whether llama.cpp answers like transformers: the same prompts through the chat template in the file, and its stop.
+
+Greedy replies are compared token by token. They may part where two tokens are almost equally likely, because llama.cpp
+rounds activations; so only a prompt of other tokens, or a reply that does not end where it should, is a problem.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pefttools.exporters import llama_cpp
+from pefttools.exporters.base import Chat
+
+INCOMPLETE = "\ufffd"
+
+
+def compared(folder: Path, file: str, chats: Sequence[Chat]) -> tuple[dict[str, Any], list[str]]:
+    """Facts on llama.cpp's replies for the manifest, under `replies`, and problems.
+
+    Args:
+        folder: with the tokenizer.
+        file: the name of the GGUF file in it.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    limits = [max(1, one.answer["num_tokens"]) for one in chats]
+    longest = max(len(one.prompt) + 2 * limit for one, limit in zip(chats, limits, strict=True))
+    server = llama_cpp.open_server(folder / file, max(256, longest + 64))
+    problems, equal, tokens, stopped = [], 0, 0, 0
+    for one, limit in zip(chats, limits, strict=True):
+        ends = one.answer["finish"] == "stop"
+        found = llama_cpp.reply(server, one.source, 2 * limit if ends else limit)
+        if found["prompt_tokens"] != len(one.prompt):
+            problems.append(
+                f"llama.cpp's chat template makes {found['prompt_tokens']} tokens of a prompt that has"
+                f" {len(one.prompt)} in training"
+            )
+        # the two show characters that the limit of tokens cuts in different ways
+        texts = (text.rstrip(INCOMPLETE) for text in (one.answer["text"], found["text"]))
+        expected, written = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        equal += common(expected, written)
+        tokens += max(len(expected), 1)
+        stopped += ends and found["finish"] == "stop"
+        if ends and found["finish"] != "stop" and found["text"].startswith(one.answer["text"]):
+            problems.append(f"llama.cpp does not stop after {one.answer['text'][-40:]!r}, where the trained model does")
+    replies = {
+        "rows": len(chats), "equal_tokens": equal, "tokens": tokens, "stopped": stopped,
+        "ending": sum(one.answer["finish"] == "stop" for one in chats),
+    }  # fmt: skip
+    return {"replies": replies}, problems
+
+
+def common(expected: Sequence[int], written: Sequence[int]) -> int:
+    """The number of tokens up to the first difference; 1 for two empty texts."""
+    if not expected:
+        return int(not written)
+    pairs = zip(expected, written, strict=False)
+    return next((i for i, (one, other) in enumerate(pairs) if one != other), min(len(expected), len(written)))
+
+
+def sentence(replies: Mapping[str, Any]) -> str:
+    """The facts as a sentence."""
+    return (
+        f"llama.cpp's greedy replies to {replies['rows']} prompts have {replies['equal_tokens']} of transformers'"
+        f" {replies['tokens']} tokens up to the first difference; it stops by itself in {replies['stopped']} of the"
+        f" {replies['ending']} where transformers does"
+    )

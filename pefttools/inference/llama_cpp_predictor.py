@@ -1,0 +1,74 @@
+"""Predictions with a GGUF artifact by llama.cpp instead of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pefttools import hashes
+from pefttools.errors import UserError, damage_of
+from pefttools.exporters import llama_cpp
+from pefttools.exporters.gguf import FILE
+from pefttools.inference.predictor import Predictor, is_artifact, recipe_of
+
+if TYPE_CHECKING:
+    from pefttools.data.encoding import Encoded
+    from pefttools.data.splitting import Row
+    from pefttools.reporter import Reporter
+    from pefttools.tasks.base import Prediction
+
+MOST = 8192
+"""Upper limit of tokens of a prompt and its answer together."""
+
+
+@dataclass(frozen=True)
+class LlamaCppPredictor(Predictor):
+    """A GGUF file that llama.cpp has in memory; it answers one row at a time, greedily."""
+
+    server: Any = field(default=None)
+
+    def _predict(self, rows: Sequence[Row], encoded: Encoded | None, reporter: Reporter) -> list[Prediction]:
+        del encoded
+        decoding = self.task.decoding(self.tokenizer)
+        assert decoding is not None
+        found = []
+        with reporter.bar("predicting", len(rows), "rows") as bar:
+            for row in rows:
+                answer = llama_cpp.reply(self.server, self.task.generation_input(row), decoding.max_new_tokens)
+                found.append({"prediction": answer["text"], "finish": answer["finish"]})
+                bar.advance(1)
+        return found
+
+
+def load_with_llama_cpp(path: Path) -> Predictor:
+    """The model of a GGUF artifact in llama.cpp.
+
+    Raises:
+        UserError: the path is no GGUF artifact, it is damaged, or llama.cpp is not installed.
+    """
+    from transformers import AutoTokenizer
+
+    if not is_artifact(path) or not (path / FILE).is_file():
+        raise UserError(
+            f"--engine llama.cpp: {path} is no GGUF artifact; write one with `pefttools export RUN --to gguf`"
+        )
+    if not llama_cpp.installed():
+        raise UserError("--engine llama.cpp: it is not installed; run `pip install pefttools[gguf]`")
+    hashes.refuse_damaged(path)
+    recipe = recipe_of(path)
+    with damage_of(path, "export the run again"):
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    decoding = recipe.task.decoding(tokenizer)
+    assert decoding is not None, "GGUF artifacts are of tasks that generate"
+    if decoding.temperature > 0 or decoding.num_beams > 1:
+        raise UserError(
+            "--engine llama.cpp: answers are greedy, but the recipe samples or uses beams; leave the option out"
+        )
+    room = min(tokenizer.model_max_length, MOST)
+    try:
+        server = llama_cpp.open_server(path / FILE, room)
+    except RuntimeError as error:
+        raise UserError(f"--engine llama.cpp: {error}") from error
+    return LlamaCppPredictor(path.absolute().name, None, tokenizer, recipe, server)  # type: ignore[arg-type]
