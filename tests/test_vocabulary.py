@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import tiny_bases
 import torch
@@ -88,10 +91,54 @@ def test_new_words_are_trained_saved_and_exported(kind: str, exporter: str, tmp_
     if exporter == "merged":
         table = transformers.AutoModel.from_pretrained(manifest["folder"]).get_input_embeddings()
         assert len(table.weight) == len(tiny_bases.tokenizer(kind)) + len(NEW)
-    else:  # peft's format cannot store the rows, so the card does not name peft
-        with pytest.raises(UserError, match="embeddings of new tokens, and this export contains matrices only"):
-            driver.export(run, exporter, tmp_path / "lora", settings=["as_lora=8"])
-        assert "library_name: pefttools" in Path(manifest["folder"], "README.md").read_text("utf-8")
+    else:
+        rounded = driver.export(run, exporter, tmp_path / "lora", settings=["as_lora=8"])
+        for folder in (manifest["folder"], rounded["folder"]):
+            assert_plain_peft_predicts(Path(folder), base, unlabeled, expected)
+            text = Path(folder, "README.md").read_text("utf-8")
+            assert "library_name: peft\n" in text
+            assert "model.resize_token_embeddings(max(" in text
+
+
+def assert_plain_peft_predicts(folder: Path, base: Path, rows: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Plain peft loads the adapter into the base with more embeddings, and gives these probabilities."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (ids,) = config["trainable_token_indices"].values()
+    labels = json.loads((folder / "manifest.json").read_text())["config"]["id2label"]
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
+    loaded = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+    for row, wanted in zip(rows, expected, strict=True):
+        with torch.no_grad():
+            shares = loaded(**tokenizer(row["text"], return_tensors="pt")).logits[0].softmax(-1)
+        assert dict(zip(labels.values(), shares.tolist(), strict=True)) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["lora", "ia3", "bitfit", "adapter"])
+def test_added_markers_are_exported_with_every_strategy(
+    strategy: str, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Relations mark their entities with added tokens; a LoRA is in peft's format, other adapters in pefttools'."""
+    cls = tasks.get("relation_extraction")
+    rows = write_rows(tmp_path / "rows.jsonl", [dict(row) for row in cls.samples] * 6)
+    data = {"validation": str(rows), "test": str(rows), "deduplicate": False}
+    settings = {"epochs": 2, "batch_size": 8, "learning_rate": 0.003}
+    task = {"name": "relation_extraction", "max_length": 32, **cls.sample_settings}
+    file = write_recipe(
+        tmp_path / "r.yaml", bases("bert"), rows, data=data, task=task, train=settings, strategy=strategy
+    )
+    run, _ = train_tiny(file, tmp_path / "run")
+    unlabeled = [{name: value for name, value in row.items() if name not in cls.targets} for row in cls.samples]
+    expected = [row["probabilities"] for row in predict_rows(run, unlabeled, precision="fp32")]
+    manifest = driver.export(run, "adapter")
+    folder = Path(manifest["folder"])
+    for before, after in zip(expected, predict_rows(folder, unlabeled, precision="fp32"), strict=True):
+        assert after["probabilities"] == pytest.approx(before, abs=1e-5)
+    card = (folder / "README.md").read_text("utf-8")
+    added = manifest.get("in_peft_format", False)
+    assert ("library_name: peft\n" in card) == added == (strategy == "lora")
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])

@@ -1,9 +1,9 @@
 """adapter: the trained parameters and the head, without the base.
 
-Where the strategy `loads_by_peft` and the task adds no tokens, the folder is in peft's format and
-`PeftModel.from_pretrained` loads it. Otherwise it contains the trained tensors and `pefttools.load` loads it. With
-`as_lora`, the weight change of any mergeable method becomes a LoRA in peft's format, truncated to a rank or to a share
-of the squared change.
+Where the strategy `loads_by_peft`, the folder is in peft's format and `PeftModel.from_pretrained` loads it, into a base
+with as many embeddings as there are tokens. Otherwise it contains the trained tensors and `pefttools.load` loads it.
+With `as_lora`, the weight change of any mergeable method becomes a LoRA in peft's format, truncated to a rank or to a
+share of the squared change.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pefttools.exporters.base import Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies._peft_strategy import load_peft, save_peft
+from pefttools.strategies.base import CONFIG
 from pefttools.training.run import Trained, load
 
 if TYPE_CHECKING:
@@ -56,10 +57,6 @@ class Adapter(Exporter):
             raise UserError(
                 "as_lora: the run's base is quantised, so what it trained is an adapter already; leave as_lora out"
             )
-        if recipe.task.new_tokens:
-            raise UserError(
-                f"as_lora: peft's format cannot contain the tokens that {recipe.task.name} adds; use --to merged"
-            )
 
     @property
     def approximates(self) -> bool:
@@ -73,19 +70,26 @@ class Adapter(Exporter):
                     " folder), and does nothing useful on the base alone; use --to merged, or as_lora=RANK, which holds"
                     " the changes of all of them"
                 )
-            return super().prepare(trained, proof)
+            return self._with_tokens(trained) or super().prepare(trained, proof)
         from pefttools.exporters.as_lora import as_lora
 
-        if any(path.endswith(".extra") for path in trained.base.head):
-            raise UserError(
-                "as_lora: this run also trained embeddings of new tokens, and this export contains matrices only;"
-                " export the whole model with --to merged"
-            )
         return as_lora(trained, self.as_lora)
 
+    def _with_tokens(self, trained: Trained) -> tuple[nn.Module, dict[str, Any]] | None:
+        """The run's LoRA with the embeddings of added tokens in peft's format (`trainable_token_indices`); None for a
+        run without added tokens, or one that also changed what a LoRA does not hold."""
+        from pefttools.exporters.as_lora import EXTRA, as_lora
+
+        recipe, strategy = trained.recipe, trained.recipe.strategy
+        adds = any(path.endswith(EXTRA) for path in trained.base.head)
+        if not (adds and strategy.loads_by_peft and strategy.mergeable) or recipe.base.quantize:
+            return None
+        model, facts = as_lora(load(trained.path), 1.0)
+        return None if facts["as_lora"]["left_out"] else (model, {"in_peft_format": True})
+
     def library(self, folder: Path, trained: Trained) -> str:
-        by_peft = trained.recipe.strategy.loads_by_peft and not (trained.task.new_tokens or adds_tokens(folder))
-        return "peft" if by_peft or self.as_lora is not None else "pefttools"
+        by_peft = (folder / CONFIG).is_file() and (trained.recipe.strategy.loads_by_peft or self.as_lora is not None)
+        return "peft" if by_peft and not adds_tokens(folder) else "pefttools"
 
     @classmethod
     def sentences(cls, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -97,7 +101,7 @@ class Adapter(Exporter):
             )
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
-        if self.as_lora is None:
+        if self.as_lora is None and model is proof.trained.model:
             proof.trained.recipe.strategy.save(model, folder)
         else:
             save_peft(model, folder)
@@ -127,4 +131,11 @@ class Adapter(Exporter):
         model = auto.from_pretrained(place, config=config, dtype=torch.float32, **loading.PLAIN_WEIGHTS, **packed)
         quantized.mend(model)
         vocabulary.agree(model, tokenizer, recipe.base.source, recipe.task.own_head)
+        if (number := self.num_embeddings(folder)) > vocabulary.num_rows(model):
+            model.resize_token_embeddings(number, mean_resizing=False)
         return Loaded(load_peft(model, folder), tokenizer)
+
+    def num_embeddings(self, folder: Path) -> int:
+        file = folder / CONFIG
+        added = json.loads(file.read_text("utf-8")).get("trainable_token_indices") if file.is_file() else None
+        return max((number + 1 for ids in (added or {}).values() for number in ids), default=0)

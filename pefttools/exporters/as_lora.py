@@ -15,6 +15,10 @@ from pefttools.training.run import Trained
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from pefttools.bases.loading import Base
+
+EXTRA = ".extra"
+"""End of the path of the embeddings of added tokens (`nn.new_tokens`)."""
 ZERO = 1e-7
 """Singular values below this share of the largest one are rounding errors."""
 
@@ -43,8 +47,10 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
         raise UserError(f"as_lora: {recipe.strategy.name} changed no matrix of the blocks; use --to merged")
     ranks = {path: len(right) for path, (_, right) in factors.items()}
     smallest, largest = min(ranks.values()), max(ranks.values())
+    plain, tokens = _with_plain_table(base)
+    head = [path for path in base.head if not path.endswith(EXTRA)]
     model: Any = get_peft_model(
-        base.model,
+        plain,
         LoraConfig(
             task_type=base.task_type,
             r=largest,
@@ -52,15 +58,38 @@ def as_lora(trained: Trained, size: int | float) -> tuple[nn.Module, dict[str, A
             rank_pattern=ranks,
             alpha_pattern=ranks,
             target_modules=list(factors),
-            modules_to_save=list(base.head),
+            modules_to_save=[*head],  # peft adds to the list
+            trainable_token_indices=tokens or None,
             fan_in_fan_out=targets.are_transposed(base, list(factors)),
         ),
     )
     with_portable_name(model, base)
     inner = model.get_base_model()
-    _set_weights(inner, factors, base.head, whole)
-    facts = {"ranks": [smallest, largest], "energy": energy, "left_out": _others(whole, inner, factors, base.head)}
+    _set_weights(inner, factors, head, whole)
+    _set_tokens(inner, tokens, whole)
+    apart = (*head, *tokens)
+    facts = {"ranks": [smallest, largest], "energy": energy, "left_out": _others(whole, inner, factors, apart)}
     return model.eval(), {"as_lora": facts}
+
+
+def _with_plain_table(base: Base) -> tuple[Any, dict[str, list[int]]]:
+    """The base with all tokens in one table, and the table's path with the ids of the tokens that were added."""
+    from pefttools.nn import new_tokens
+
+    added = [path.removesuffix(EXTRA) for path in base.head if path.endswith(EXTRA)]
+    tokens = {path: base.model.get_submodule(path).ids.tolist() for path in added}  # type: ignore[union-attr]
+    return new_tokens.fold(base.model), tokens
+
+
+def _set_tokens(inner: nn.Module, tokens: Mapping[str, list[int]], whole: Any) -> None:
+    """Copy the trained embeddings of added tokens from the merged model."""
+    import torch
+
+    with torch.no_grad():
+        for path, ids in tokens.items():
+            table: Any = inner.get_submodule(path)
+            rows = whole.get_input_embeddings().weight[ids]
+            table.token_adapter.trainable_tokens_delta["default"].copy_(rows)
 
 
 def _set_weights(
@@ -116,7 +145,7 @@ def _matrix(model: nn.Module, path: str) -> Tensor:
     return module.weight.detach() if isinstance(module, torch.nn.Linear) else module.weight.detach().T
 
 
-def _others(whole: nn.Module, inner: nn.Module, factors: dict[str, Any], head: tuple[str, ...]) -> int:
+def _others(whole: nn.Module, inner: nn.Module, factors: dict[str, Any], head: Sequence[str]) -> int:
     """Number of changed parameters that are neither in the LoRA nor in the head: biases, norms, embeddings."""
     included = {f"{path}.weight" for path in factors}
     outside = tuple(f"{path}." for path in head)

@@ -150,6 +150,11 @@ class Exporter(Choice, ABC):
         del manifest
         yield from ()
 
+    def num_embeddings(self, folder: Path) -> int:
+        """Number of embeddings that the base must have before an adapter with added tokens is loaded; 0 for any."""
+        del folder
+        return 0
+
     @classmethod
     def card_rows(cls, manifest: Mapping[str, Any]) -> Mapping[str, str]:
         """Rows that this exporter adds to the table of a model card: measurement -> result."""

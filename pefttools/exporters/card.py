@@ -83,6 +83,7 @@ def write(
         library=about.library_name,
         needs_base=exporter.needs_base,
         more_rows=exporter.card_rows(manifest),
+        embeddings=exporter.num_embeddings(folder),
         classes=list(dict(manifest["config"]).get("id2label", {}).values()),
         chat=task.generation_settings(trained.base.tokenizer).chat_template is not None,
         writes=decoding is not None,
