@@ -50,7 +50,8 @@ class Onnx(Exporter):
         if recipe.task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             raise UserError(
                 f"--to onnx: works with encoders only, and {recipe.task.name} generates text; use --to merged, or"
-                " --to gguf for a decoder"
+                " --to gguf for a decoder. (Optimum's exporter of language models, optimum-onnx 0.1.0, needs"
+                " transformers below 4.58.)"
             )
         if not recipe.strategy.mergeable and hasattr(recipe.strategy, "config"):
             raise UserError(f"--to onnx: {recipe.strategy.name} {recipe.strategy.why_not_merged}")
