@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from conftest import losses, train_tiny, without_clock
+from conftest import losses, power_cut, train_tiny, without_clock
 from safetensors.torch import load_file
 
 from pefttools.errors import UserError
@@ -160,6 +160,35 @@ def test_a_tensor_without_gradient_stops_the_run(
             UserError, match="1 trained tensors got no gradient in 5 steps, so they would never be trained: idle"
         ):
             train_tiny(recipe_file, tmp_path / "run", *overrides)
+
+
+@pytest.mark.slow
+def test_gradients_are_watched_in_the_first_steps_of_a_run_not_of_a_process(
+    recipe_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdaLoRA may give a tensor no gradient any more; a run that is resumed then goes on."""
+    from pefttools.strategies.lora import Lora
+    from pefttools.training import loop
+
+    plain, steps = Lora.wrap, loop.WATCHED_STEPS
+
+    def with_an_idle_tensor(self: Any, base: Any) -> Any:
+        model = plain(self, base)
+        model.register_parameter("idle", torch.nn.Parameter(torch.ones(3)))
+        return model
+
+    monkeypatch.setattr(Lora, "wrap", with_an_idle_tensor)
+    common = ("train.checkpoint_steps=1", "train.epochs=1")
+    with power_cut(3):
+        train_tiny(recipe_file, tmp_path / "early", *common)
+    with pytest.raises(UserError, match="1 trained tensors got no gradient in 5 steps"):
+        train_tiny(recipe_file, tmp_path / "early", *common, resume=True)
+    monkeypatch.setattr(loop, "WATCHED_STEPS", 1000)
+    with power_cut(9):
+        train_tiny(recipe_file, tmp_path / "late", *common)
+    monkeypatch.setattr(loop, "WATCHED_STEPS", steps)
+    _, result = train_tiny(recipe_file, tmp_path / "late", *common, resume=True)
+    assert result["train"]["steps"] > 9 + steps
 
 
 @pytest.mark.slow

@@ -18,9 +18,12 @@ from fault_injection.undisturbed import COMMON, SETUPS, alone, command, outcome
 
 from pefttools import atomic, hashes
 
+UNMERGEABLE = ("adapter", "prefix")
+"""Setups that can be exported as adapters only."""
+
 
 def kills(out: Path, number: int) -> None:
-    """Kill runs in turn until there are `number` kills of training; a tenth of them are kills of an export."""
+    """Kill runs in turn until there are `number` kills; each setup's export is killed, too, now and then."""
     file = out / "kills.json"
     done: list[dict[str, Any]] = json.loads(file.read_text("utf-8")) if file.exists() else []
     draw = random.Random(len(done))
@@ -28,7 +31,8 @@ def kills(out: Path, number: int) -> None:
     while (count := sum(case["kills"] for case in done)) < number:
         name = names[len(done) % len(names)]
         whole = alone(out, name)
-        case = killed_export(out, whole, draw) if len(done) % 5 == 4 else killed_training(out, name, whole, draw)
+        exports = len(done) % 11 == 10  # another setup in every round of setups
+        case = killed_export(out, name, whole, draw) if exports else killed_training(out, name, whole, draw)
         done.append({"setup": name, **case})
         atomic.write_json(file, done)
         print(f"{count + case['kills']} of {number} kills: {done[-1]}", flush=True)
@@ -64,11 +68,12 @@ def moment(run: Path) -> str:
     return "in a step or an evaluation" if list(run.glob("checkpoints/step-*")) else "before the first checkpoint"
 
 
-def killed_export(out: Path, whole: Path, draw: random.Random) -> dict[str, Any]:
+def killed_export(out: Path, name: str, whole: Path, draw: random.Random) -> dict[str, Any]:
     """Kill an export once; the folder must be absent or complete, and the next export must succeed."""
     folder = out / "exported"
     shutil.rmtree(folder, ignore_errors=True)
-    words = command("export", str(whole), "--to", "merged", "--out", str(folder))
+    to = "adapter" if name in UNMERGEABLE else "merged"
+    words = command("export", str(whole), "--to", to, "--out", str(folder))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(draw.uniform(4, 14))

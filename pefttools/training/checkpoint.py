@@ -67,6 +67,8 @@ class Progress:
     """Scores of the base before training."""
     conditions: dict[str, Any] = field(default_factory=dict)
     """Facts that a resumed run must not find changed: data, base, labels, precision, processes."""
+    without_gradient: list[str] | None = None
+    """Trained tensors that have had no gradient so far; None before the first step."""
     features: dict[str, Any] | None = None
     """`feature_cache.CachedFeatures.facts`; None before features were loaded or computed."""
 

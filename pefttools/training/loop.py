@@ -72,8 +72,9 @@ class Loop:
             lambda: whole(torch.as_tensor(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))),
             self.watch_gradients, self.updated,
         )  # fmt: skip
-        self.without_gradient = set(trained(self.model))
-        self.watched = max(self.progress.step, self.objectives.partial_steps) + WATCHED_STEPS
+        if self.progress.without_gradient is None:
+            self.progress.without_gradient = [] if self.progress.step else [*trained(self.model)]
+        self.watched = self.objectives.partial_steps + WATCHED_STEPS
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.grad_norm = 0.0
         self.memory = MemoryGuard(
@@ -216,15 +217,15 @@ class Loop:
     def watch_gradients(self) -> None:
         """Check in the first steps that every trained tensor gets a gradient. Raises UserError otherwise."""
         self.memory.in_passes = False
-        if not self.without_gradient:
+        if not self.progress.without_gradient:
             return
-        self.without_gradient -= {
+        parameters = trained(self.model)
+        names = self.progress.without_gradient = [
             name
-            for name, p in trained(self.model).items()
-            if name in self.without_gradient and p.grad is not None and whole(p.grad).any()
-        }
-        if self.without_gradient and self.progress.step + 1 == self.watched:
-            names = sorted(self.without_gradient)
+            for name in self.progress.without_gradient
+            if (gradient := parameters[name].grad) is None or not whole(gradient).any()
+        ]
+        if names and self.progress.step + 1 == self.watched:
             raise UserError(
                 f"strategy: {len(names)} trained tensors got no gradient in {WATCHED_STEPS} steps, so they would never"
                 f" be trained: {', '.join(names[:5])}"
