@@ -395,6 +395,19 @@ def test_a_failing_pass_fails_its_requests_only() -> None:
     assert waiting == 0
 
 
+def test_replies_beyond_the_limit_are_refused() -> None:
+    async def use(batcher: Batcher) -> Any:
+        first = asyncio.ensure_future(batcher.exclusively(lambda: time.sleep(0.1)))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded):
+            await batcher.exclusively(lambda: None)
+        await first
+        return await batcher.exclusively(lambda: "later"), batcher.others
+
+    (later, others), _ = run_batcher(Limits(replies=1), use)
+    assert (later, others) == ("later", 0)
+
+
 def test_what_nobody_waits_for_is_dropped() -> None:
     async def use(batcher: Batcher) -> Any:
         first = asyncio.ensure_future(batcher.submit("a", [*range(10)]))

@@ -98,6 +98,7 @@ def _add_openai(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) 
         served = models.get(body.model)
         found = await asyncio.to_thread(chats.started, served, body)
         if body.stream:
+            batcher.refuse_beyond()
             events = chats.pieces(served.predictor.name, found, batcher)
             return StreamingResponse(events, media_type="text/event-stream")
         return await chats.whole(served.predictor.name, found, batcher, limits.timeout)

@@ -53,6 +53,8 @@ class Batcher:
         """Rows that were not computed yet."""
         self.rate = 100.0
         """Rows a second, estimated."""
+        self.others = 0
+        """Number of calls of `exclusively` that wait or run."""
         self.thread = ThreadPoolExecutor(1, "model")
         self.arrived = asyncio.Event()
         self.loop: asyncio.Task[None] | None = None
@@ -89,8 +91,22 @@ class Batcher:
             raise
 
     async def exclusively(self, work: Callable[[], Any]) -> Any:
-        """Do other work with the models, in their thread, when it is its turn."""
-        return await asyncio.get_running_loop().run_in_executor(self.thread, work)
+        """Do other work with the models, in their thread, when it is its turn.
+
+        Raises:
+            Overloaded: too much other work waits.
+        """
+        self.refuse_beyond()
+        self.others += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.thread, work)
+        finally:
+            self.others -= 1
+
+    def refuse_beyond(self) -> None:
+        """Raises Overloaded when `exclusively` would."""
+        if self.others >= self.limits.replies:
+            raise Overloaded(self.others)
 
     def _forget(self, request: _Request) -> None:
         """Drop the rows of a request that nobody waits for."""

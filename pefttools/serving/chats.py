@@ -55,8 +55,8 @@ async def pieces(name: str, found: Reply, batcher: Batcher) -> AsyncIterator[str
             loop.call_soon_threadsafe(queue.put_nowait, None)
 
     head = _head(name, "chat.completion.chunk")
-    running = asyncio.ensure_future(batcher.exclusively(generate))
     try:
+        running = asyncio.ensure_future(batcher.exclusively(generate))
         yield _event(head, {"role": "assistant", "content": ""}, None)
         while (piece := await queue.get()) is not None:
             yield _event(head, {"content": piece}, None)

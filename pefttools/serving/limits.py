@@ -19,6 +19,8 @@ class Limits:
     """Rows of a request; with more, it gets the status 413."""
     waiting: int = 16384
     """Rows that wait; beyond that, requests get the status 503 with Retry-After."""
+    replies: int = 64
+    """Replies of language models that wait, one of which is generated; beyond that, the status is 503, too."""
     pass_rows: int = 512
     """Rows that are computed together."""
     pass_tokens: int = 16384
