@@ -132,7 +132,7 @@ def test_unsure_rows_have_sets(run_copy: Path, call: Any, predict: Predict, tmp_
         for row, whole in zip(rows, plain, strict=True):
             q = conformal.quantile(known, 0.2)
             assert row["set"] == [n for n, p in conformal.by_probability(whole["probabilities"]) if 1 - p <= q]
-            assert row["unsure"] == (len(row["set"]) != 1)
+            assert row["unsure"] == (row["set"] != [row["prediction"]])
             assert "probabilities" not in row
             best = sorted(whole["probabilities"].items(), key=lambda item: -item[1])[:2]
             assert [(one["class"], one["probability"]) for one in row["top"]] == best
@@ -296,6 +296,16 @@ def test_threshold_by_hand() -> None:
     assert best_threshold(probability, is_class, Wanted(precision=1.0)) == pytest.approx(0.6)
     assert best_threshold(probability, is_class, Wanted(recall=0.6)) == pytest.approx(0.6)
     assert best_threshold(np.array([0.2, 0.9]), np.array([True, False]), Wanted(precision=0.9)) is None
+
+
+def test_a_class_by_threshold_is_unsure_unless_its_set_has_it_alone() -> None:
+    task = tasks.get("text_classification")(labels=("ham", "spam"), pair=False, thresholds={"spam": 0.1})  # type: ignore[call-arg]
+    prediction = task.by_thresholds({"probabilities": {"ham": 0.8, "spam": 0.2}})  # type: ignore[attr-defined]
+    assert prediction["prediction"] == "spam"
+    assert conformal.answer(task, prediction, 0.3) == {"set": ["ham"], "unsure": True}
+    assert conformal.answer(task, prediction, 0.9) == {"set": ["ham", "spam"], "unsure": True}
+    found = conformal.coverage(task, [0.1] * 18 + [0.3], 0.05, [prediction] * 2, ["ham", "spam"])
+    assert (found["unsure"], found["wrong"]) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.1, 0.05])

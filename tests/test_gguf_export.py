@@ -211,7 +211,10 @@ def test_another_template_in_the_file_is_a_problem(
     earlier = {"text": "", "finish": "stop", "num_tokens": 1}
     if found["num_tokens"] > 2:
         _, (problem,) = gguf_chats.compared(tmp_path / "out", gguf.FILE, [Chat(source, prompt, earlier)])
-        assert "does not stop after ''" in problem
+        assert "replies do not stop, while the trained model's do in 1 of 1" in problem
+    monkeypatch.setattr(llama_cpp, "reply", lambda *_: (_ for _ in ()).throw(RuntimeError("no")))
+    _, (problem,) = gguf_chats.compared(tmp_path / "out", gguf.FILE, [Chat(source, prompt, answer)])
+    assert problem == "llama.cpp answers no prompt: no"
     written = (tmp_path / "out" / "Modelfile").read_text()
     assert 'eq .Role "user" }}user: {{ .Content }}<|end|>' in written
     assert 'PARAMETER stop "<|end|>"' in written
@@ -225,6 +228,7 @@ def test_what_the_engine_refuses(run: Path, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("template", "has_parts"),
     [
+        ("{% if messages[0].role != 'system' %}<|system|>\nBe kind.</s>\n{% endif %}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}", True),  # noqa: E501
         ("{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}</s>\n{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}", True),  # noqa: E501
         ("{% for m in messages %}{% if loop.first %}[1]{% endif %}{{ m.role }}={{ m.content }};{% endfor %}", False),
         ("{{ raise_exception('no') }}", False),
@@ -236,5 +240,6 @@ def test_ollamas_template_is_read_off_the_chat_template(template: str, has_parts
     found = modelfile.parts(tokenizer)
     assert (found is not None) == has_parts
     if found:
+        assert found.default_system == ("Be kind." if "kind" in template else None)
         assert found.around["user"] == ("<|user|>\n", "</s>\n")
         assert found.go.endswith("{{ end }}{{ end }}<|assistant|>\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -226,6 +228,9 @@ def test_embeddings_are_the_mean_of_plain_transformers(
         assert one["embedding"] == pytest.approx((mean / mean.norm()).tolist(), abs=1e-5)
     alone = server.post("/v1/embeddings", {"input": "apple"})[1]["data"][0]
     assert is_close(alone, found["data"][0])
+    packed = server.post("/v1/embeddings", {"input": "apple", "encoding_format": "base64"})[1]["data"][0]["embedding"]
+    numbers = base64.b64decode(packed)
+    assert struct.unpack(f"<{len(numbers) // 4}f", numbers) == pytest.approx(alone["embedding"], abs=1e-6)
     with serving(Models.load([finished_run], "fp32")) as own:
         assert own.post("/v1/embeddings", {"input": "a"})[0] == 404
     capsys.readouterr()
@@ -393,6 +398,17 @@ def test_a_failing_pass_fails_its_requests_only() -> None:
     assert isinstance(bad[0], ValueError)
     assert good == ["a good"]
     assert waiting == 0
+
+
+def test_requests_computed_together_fail_apart() -> None:
+    async def use(batcher: Batcher) -> Any:
+        asked = [batcher.submit("a", [row]) for row in ("good", "bad", "better")]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    (good, bad, better), passes = run_batcher(Limits(), use)
+    assert (good, better) == (["a good"], ["a better"])
+    assert isinstance(bad, ValueError)
+    assert [*map(len, (rows for _, rows in passes))] == [3, 1, 1, 1]
 
 
 def test_replies_beyond_the_limit_are_refused() -> None:

@@ -10,7 +10,8 @@ import pytest
 from sample_runs import SampleRuns
 
 from pefttools import cli
-from pefttools.inference.conversation import Reply, Sampling, _before_stop, reply
+from pefttools.errors import UserError
+from pefttools.inference.conversation import Reply, Sampling, _before_stop, _without, reply
 from pefttools.inference.predictor import load_predictor
 
 
@@ -82,6 +83,35 @@ def test_sampling_is_repeatable_and_greedy_is_likeliest(run: Path) -> None:
     list(found)
     assert found.tokens <= 3
     assert (found.finish == "length") == (found.tokens == 3) or found.finish == "stop"
+
+
+@pytest.mark.slow
+def test_messages_that_cannot_be_answered(run: Path) -> None:
+    predictor = load_predictor(run, "fp32")
+    said = [{"role": "user", "content": "red apple"}, {"role": "assistant", "content": "apple"}]
+    with pytest.raises(UserError, match="the last one must be the user's"):
+        reply(predictor, said)
+    with pytest.raises(UserError, match="leave no room for a reply"):
+        reply(predictor, [{"role": "user", "content": "apple " * 100}])
+    with pytest.raises(UserError, match="has no content"):
+        reply(predictor, [{"role": "user", "content": ""}])
+
+
+@pytest.mark.parametrize(
+    ("pieces", "before", "after", "text"),
+    [
+        (["<th", "ink></think>", "\n\nyes", "<end>"], "<think></think>\n\n", "<end>", "yes"),
+        (["<thi", "nking about it"], "<think></think>\n\n", "", "<thinking about it"),
+        ([" ", "yes"], " ", "", "yes"),
+        (["yes"], "", "", "yes"),
+        (["<th"], "<think>", "", "<th"),
+        ([], "<think>", "", ""),
+    ],
+)
+def test_what_templates_write_around_answers_is_not_shown(
+    pieces: list[str], before: str, after: str, text: str
+) -> None:
+    assert "".join(_without(iter(pieces), before, after)) == text
 
 
 @pytest.mark.parametrize(

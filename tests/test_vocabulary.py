@@ -15,6 +15,7 @@ import transformers
 from conftest import make_rows, train_tiny, write_recipe, write_rows
 from tokenizers import Regex, normalizers
 
+import pefttools
 from pefttools import cli
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
@@ -136,6 +137,9 @@ def test_added_markers_are_exported_with_every_strategy(
     folder = Path(manifest["folder"])
     for before, after in zip(expected, predict_rows(folder, unlabeled, precision="fp32"), strict=True):
         assert after["probabilities"] == pytest.approx(before, abs=1e-5)
+    if (folder / "adapter_config.json").is_file():
+        tokenizer = pefttools.load(folder).base.tokenizer  # as a teacher is loaded
+        assert tokenizer(cls.samples[0]["text"])["input_ids"]
     card = (folder / "README.md").read_text("utf-8")
     added = manifest.get("in_peft_format", False)
     assert ("library_name: peft\n" in card) == added == (strategy == "lora")

@@ -62,6 +62,8 @@ def _metrics(splits: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _conformal(one: Mapping[str, Any], judged: str) -> str:
     rate = f"with --error-rate {one['error_rate']:g}"
+    if "interval" in one and one["interval"] is None:
+        return f"{rate}, there are too few validation rows for an interval"
     if "interval" in one:
         return (
             f"{rate}, intervals are {one['interval']:.4g} wide and contain {one['coverage']:.1%} of the {judged} labels"

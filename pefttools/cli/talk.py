@@ -65,10 +65,15 @@ class Talk:
             if len(self.models) > 1:
                 display.shown_now(f"[{name}] ")
             try:
-                history.append({"role": "assistant", "content": self._reply(name)})
+                text = self._reply(name)
             except UserError as error:
                 history.pop()
                 display.problems(error.problems)
+                continue
+            if text.strip():
+                history.append({"role": "assistant", "content": text})
+            else:  # templates refuse an empty message
+                history.pop()
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)
 
     def _reply(self, name: str) -> str:

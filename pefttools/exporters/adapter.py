@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from pefttools.exporters.proof import Proof
 
+WHOLE = 1 - 1e-6
+"""Share of the squared change from which on a LoRA holds all of it; variants such as DoRA change more than BA."""
+
 
 class Adapter(Exporter):
     """Format: as trained, or as a LoRA."""
@@ -80,12 +83,13 @@ class Adapter(Exporter):
         run without added tokens, or one that also changed what a LoRA does not hold."""
         from pefttools.exporters.as_lora import EXTRA, as_lora
 
-        recipe, strategy = trained.recipe, trained.recipe.strategy
+        recipe, rank = trained.recipe, getattr(trained.recipe.strategy, "rank", None)
         adds = any(path.endswith(EXTRA) for path in trained.base.head)
-        if not (adds and strategy.loads_by_peft and strategy.mergeable) or recipe.base.quantize:
+        if not adds or recipe.strategy.name != "lora" or not isinstance(rank, int) or recipe.base.quantize:
             return None
-        model, facts = as_lora(load(trained.path), 1.0)
-        return None if facts["as_lora"]["left_out"] else (model, {"in_peft_format": True})
+        model, facts = as_lora(load(trained.path), rank)
+        is_whole = not facts["as_lora"]["left_out"] and facts["as_lora"]["energy"] >= WHOLE
+        return (model, {"in_peft_format": True}) if is_whole else None
 
     def library(self, folder: Path, trained: Trained) -> str:
         by_peft = (folder / CONFIG).is_file() and (trained.recipe.strategy.loads_by_peft or self.as_lora is not None)

@@ -30,7 +30,6 @@ from pefttools.training.run import Run, load, write_recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pefttools.tasks.base import Task
     from pefttools.training.own_rows import ScoredRows
     from pefttools.training.run import Trained
 
@@ -92,7 +91,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
     scored = own_rows(run, trained.task, reporter)
     reporter.note(f"the trained model predicts {len(scored.rows)} rows")
     proof = Proof.of(trained, scored.rows)
-    _refuse_unless_loaded(trained, proof, result[scored.split], run.recipe().task)
+    _refuse_unless_loaded(run, proof, result[scored.split])
     loaded_facts = verify.loaded_facts(trained.model, trained.base.tokenizer, list(trained.task.config_values()))
     model, facts = exporter.prepare(trained, proof)
     expected, errors = _rounded(exporter, model, proof)
@@ -219,11 +218,12 @@ def _verified(case: Path, folder: Path) -> dict[str, Any]:
     return found
 
 
-def _refuse_unless_loaded(trained: Trained, proof: Proof, recorded: Mapping[str, Any], uncalibrated: Task) -> None:
-    """Raises UserError when the loaded model does not have the score that the run recorded, without thresholds."""
+def _refuse_unless_loaded(run: Run, proof: Proof, recorded: Mapping[str, Any]) -> None:
+    """Raises UserError when the run's model, without its calibration, does not have the score that the run recorded."""
     name, scored = proof.metric, proof.metrics[proof.metric]
-    if trained.task != uncalibrated:
-        scored = verify.scores(trained.model, uncalibrated, proof.scored, trained.base.tokenizer)[name]
+    if (calibration := calibrated.read(run.path, run.adapter)) and calibration.changes_predictions:
+        plain = load(run.path, is_calibrated=False)
+        scored = verify.scores(plain.model, plain.task, proof.scored, plain.base.tokenizer)[name]
     if not apart(proof.trained.task, scored, recorded[name]) <= METRIC:
         raise UserError(
             f"export: {name} of the run's model is {scored:.4f}, but the run recorded {recorded[name]:.4f}; its adapter"

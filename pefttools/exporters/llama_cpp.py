@@ -49,7 +49,11 @@ def open_server(file: Path, num_tokens: int) -> Any:
     settings.cache_type_k = settings.cache_type_v = library.ggml_type.GGML_TYPE_F32
     settings.flash_attn_type = library.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     settings.warmup, settings.verbosity, settings.use_jinja = False, -1, True
-    return library.Server(settings)
+    settings.reasoning_format = library.common_reasoning_format.COMMON_REASONING_FORMAT_NONE  # all text is the answer
+    server = library.Server(settings)
+    # a server that is freed before its first request may wait for its own thread for ever
+    server.handle_completions({"prompt": "a", "max_tokens": 1, "cache_prompt": False})
+    return server
 
 
 def reply(server: Any, source: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
@@ -70,6 +74,8 @@ def reply(server: Any, source: Mapping[str, Any], max_tokens: int) -> dict[str, 
     if "choices" not in answer:
         raise RuntimeError(f"llama.cpp: {answer.get('error', answer)}")
     choice = answer["choices"][0]
+    if choice.get("message", {}).get("tool_calls"):
+        raise RuntimeError("llama.cpp: the answer calls a tool, and its text is not returned")
     text = choice["message"].get("content") if "message" in choice else choice["text"]
     return {
         "text": text or "",

@@ -7,8 +7,7 @@ Ollama looks for one that it knows in the file.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 FILE = "Modelfile"
 SYSTEM, USER, ASSISTANT = "\x01system\x01", "\x01user\x01", "\x01assistant\x01"
+QUOTES = '"""'
+CONTEXT = 8192
+"""Upper limit of tokens that Ollama has room for by default; `PARAMETER num_ctx` in the file changes it."""
 ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
 
 
@@ -29,6 +31,10 @@ class Parts:
     """Before the first message."""
     around: dict[str, tuple[str, str]]
     """Role -> text before and after a message."""
+    adds_begin: bool
+    """Whether the tokenizer adds `begin` to every text, as llama.cpp then does."""
+    default_system: str | None = None
+    """The instruction that is written where a chat has none."""
 
     def render(self, roles: list[str], prompts: bool) -> str:
         """A chat of these roles; with the beginning of an answer at its end if it `prompts`."""
@@ -42,8 +48,8 @@ class Parts:
             f'{{{{ {"else if" if number else "if"} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
             for number, (role, (before, after)) in enumerate(self.around.items())
         )
-        # without `begin`: llama.cpp adds the token that begins a text itself
-        return f"{{{{ range .Messages }}}}{blocks}{{{{ end }}}}{{{{ end }}}}{self.around['assistant'][0]}"
+        begin = "" if self.adds_begin else self.begin
+        return f"{begin}{{{{ range .Messages }}}}{blocks}{{{{ end }}}}{{{{ end }}}}{self.around['assistant'][0]}"
 
 
 def text(task: Task, tokenizer: PreTrainedTokenizerBase, file: str) -> str:
@@ -56,15 +62,16 @@ def text(task: Task, tokenizer: PreTrainedTokenizerBase, file: str) -> str:
         lines.append(
             f'TEMPLATE """{found.go}"""' if found else "# The chat template is in the file; it has no form for Ollama."
         )
-        if system := getattr(task, "system", None):
-            lines.append(f"SYSTEM {json.dumps(system, ensure_ascii=False)}")
+        system = getattr(task, "system", None) or (found.default_system if found else None)
+        if system:
+            lines.append(f'SYSTEM """{system}"""' if QUOTES not in system else "# The instruction has quotes.")
     else:
         lines.append('TEMPLATE """{{ .Prompt }}"""')
-    lines += [f"PARAMETER stop {json.dumps(tokenizer.convert_ids_to_tokens(one), ensure_ascii=False)}" for one in stops]
+    lines += [f'PARAMETER stop "{tokenizer.convert_ids_to_tokens(one)}"' for one in stops]
     if decoding is not None:
         lines.append(f"PARAMETER num_predict {decoding.max_new_tokens}")
         lines.append(f"PARAMETER temperature {decoding.temperature:g}")
-    lines.append(f"PARAMETER num_ctx {min(tokenizer.model_max_length, 1 << 20)}")
+    lines.append(f"PARAMETER num_ctx {min(tokenizer.model_max_length, CONTEXT)}")
     return "\n".join([*lines, ""])
 
 
@@ -76,9 +83,21 @@ def parts(tokenizer: Any) -> Parts | None:
             prompts = roles[-1] == "user"
             if found.render(roles, prompts) != _rendered(tokenizer, roles, prompts):
                 return None
+        found = _with_default(found, _rendered(tokenizer, ["user"], True))
     except Exception:  # templates raise errors of their own for roles that they do not know
         return None
-    return found if '"""' not in found.go else None
+    return found if QUOTES not in found.go else None
+
+
+def _with_default(parts: Parts, asked: str) -> Parts:
+    """The parts with the instruction that a chat without one gets. Raises ValueError when it cannot be read off."""
+    if asked == parts.render(["user"], True):
+        return parts
+    (before, after), own = parts.around["system"], parts.render(["user"], True).removeprefix(parts.begin)
+    head = parts.begin + before
+    if not (asked.startswith(head) and asked.endswith(after + own)):
+        raise ValueError("a chat without instruction is written in another way")
+    return replace(parts, default_system=asked[len(head) : len(asked) - len(after + own)])
 
 
 def _read(tokenizer: Any) -> Parts:
@@ -101,6 +120,7 @@ def _read(tokenizer: Any) -> Parts:
             "user": (before_user, after_user),
             "assistant": (before_assistant, after_assistant),
         },
+        tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id],
     )
 
 

@@ -92,6 +92,7 @@ def calibrate_run(path: Path, wanted: Wanted | None = None, reporter: Reporter =
     lowest, missed = thresholds(trained.task, scaled, validation.references, wanted)
     for name, reason in missed.items():
         reporter.warn(f"{name!r} has no threshold of its own: {reason}")
+    lowest = {**_moved(trained.task, temperature), **lowest}
     errors = conformal.errors(trained.task, scaled, validation.references)
     found = Calibration(temperature, lowest, errors, len(rows))
     found.write(run.path, run.adapter)
@@ -99,6 +100,15 @@ def calibrate_run(path: Path, wanted: Wanted | None = None, reporter: Reporter =
     if held_out:
         values["test"] = _values(trained, found, held_out)
     return {"folder": str(run.path), "temperature": temperature, "thresholds": lowest, "rows": len(rows), **values}
+
+
+def _moved(task: Any, temperature: float) -> dict[str, float]:
+    """The recipe's thresholds for probabilities at a temperature, σ(logit(t)/T); those of 0.5 stay and are left out."""
+    own: dict[str, Any] = dict(getattr(task, "thresholds", {}))
+    if getattr(task, "multi_label", False):
+        own = {name: own.get(name, task.threshold) for name in task.class_names}
+    inner = {name: t for name, t in own.items() if 0 < t < 1 and t != 0.5}
+    return own and {name: 1 / (1 + (1 / t - 1) ** (1 / temperature)) for name, t in inner.items()}
 
 
 def remove(path: Path) -> bool:
@@ -230,6 +240,7 @@ def _refuse_unless_divided(trained: Trained, found: Calibration, rows: Sequence[
     assert plain is not None
     assert after is not None
     exist = np.isfinite(plain)
+    plain, after = (one - one.max(1, keepdims=True) for one in (plain, after))  # a constant does not change the softmax
     largest = max(1.0, float(np.abs(plain[exist]).max()))
     if not np.abs(after[exist] * found.temperature - plain[exist]).max() <= EXACT * largest:
         raise UserError(
@@ -246,6 +257,7 @@ def _values(trained: Trained, found: Calibration, outputs: Outputs) -> dict[str,
         values["before"] = scores(outputs.logits, outputs.right)
         values["after"] = scores(outputs.logits / found.temperature, outputs.right)
     scaled = conformal.with_temperature(task, outputs.predictions, found.temperature)
+    chosen = scaled
     if found.thresholds:
         with_thresholds: Any = task.with_values(thresholds=found.thresholds)
         chosen = [with_thresholds.by_thresholds(one) for one in scaled]
@@ -255,7 +267,7 @@ def _values(trained: Trained, found: Calibration, outputs: Outputs) -> dict[str,
         values["classes"] = {name: metrics["per_class"][name] for name in found.thresholds}
     if found.errors:
         values["conformal"] = [
-            {"error_rate": rate, **conformal.coverage(task, found.errors, rate, scaled, outputs.references)}
+            {"error_rate": rate, **conformal.coverage(task, found.errors, rate, chosen, outputs.references)}
             for rate in RATES
         ]
     return values

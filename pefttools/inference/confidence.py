@@ -16,6 +16,7 @@ from pefttools.training.run import Run
 
 if TYPE_CHECKING:
     from pefttools.tasks.base import Prediction, Task
+    from pefttools.training.calibrated import Calibration
 
 Change = Callable[["Prediction"], "Prediction"]
 
@@ -43,8 +44,11 @@ class Confidence:
         if problems:
             raise UserError(*problems)
 
-    def change(self, path: Path, task: Task) -> Change:
+    def change(self, path: Path, task: Task, calibration: Calibration | None = None) -> Change:
         """What these options change in the predictions of a run or an artifact.
+
+        Args:
+            calibration: that of the model; read from its folder where it is None.
 
         Raises:
             UserError: the task has no probabilities of classes, the run is not calibrated, or it has too few validation
@@ -54,7 +58,7 @@ class Confidence:
         if (self.top_k is not None or self.threshold is not None) and not has_classes:
             option = "--top-k" if self.top_k is not None else "--threshold"
             raise UserError(f"{option}: {task.name} does not predict classes of rows with probabilities")
-        q = math.nan if self.error_rate is None else _quantile(path, task, self.error_rate)
+        q = math.nan if self.error_rate is None else _quantile(path, task, self.error_rate, calibration)
         return lambda prediction: self._changed(task, prediction, q)
 
     def _changed(self, task: Task, prediction: Prediction, q: float) -> Prediction:
@@ -64,7 +68,7 @@ class Confidence:
         if self.threshold is not None:
             probabilities = prediction["probabilities"]
             if task.answer_kind == "class":
-                found["unsure"] = max(probabilities.values()) < self.threshold
+                found["unsure"] = probabilities[conformal.predicted(prediction)] < self.threshold
             else:
                 found["prediction"] = [name for name, p in probabilities.items() if p >= self.threshold]
         if self.top_k is not None:
@@ -73,15 +77,20 @@ class Confidence:
         return found
 
 
-def _quantile(path: Path, task: Task, error_rate: float) -> float:
+def calibration_of(path: Path) -> Calibration | None:
+    """The calibration of a run or an artifact; None if there is none. Raises UserError when it is damaged."""
+    run = Run(path.absolute())
+    return calibrated.read(run.path, None if is_artifact(path) else run.adapter)
+
+
+def _quantile(path: Path, task: Task, error_rate: float, known: Calibration | None) -> float:
     """The quantile of the errors of a run's or an artifact's validation rows. Raises UserError when there is none."""
     if task.answer_kind is None:
         raise UserError(
             f"--error-rate: {task.name} predicts neither one of several classes nor a number for a row, so no error"
             " rate can be kept"
         )
-    run = Run(path.absolute())
-    found = calibrated.read(run.path, None if is_artifact(path) else run.adapter)
+    found = known or calibration_of(path)
     if found is None or not found.errors:
         again = "; then export it again" if is_artifact(path) else ""
         name = "RUN" if is_artifact(path) else str(path)

@@ -3,7 +3,7 @@
 With n validation rows and their errors e (1 minus the probability of the right class, or the absolute error of a
 number), q is the ⌈(n + 1)(1 − α)⌉-th smallest error. The set of a new row has every class with a probability of at
 least 1 − q, or it is the interval prediction ± q. It contains the right answer with a probability of at least 1 − α, if
-the row is drawn like those for validation. A row is `unsure` if its set does not have exactly one class; so at most a
+the row is drawn like those for validation. A row is `unsure` unless its set has the predicted class alone; so at most a
 share α of all rows has a wrong answer that is not marked.
 """
 
@@ -67,7 +67,13 @@ def answer(task: Task, prediction: Prediction, q: float) -> dict[str, Any]:
         value = prediction["prediction"]
         return {"interval": [value - q, value + q] if math.isfinite(q) else None}
     inside = [name for name, p in by_probability(prediction["probabilities"]) if 1 - p <= q]
-    return {"set": inside, "unsure": len(inside) != 1}
+    return {"set": inside, "unsure": inside != [predicted(prediction)]}
+
+
+def predicted(prediction: Prediction) -> str:
+    """The name of the predicted class, which with choices is numbered and with thresholds need not be the likeliest."""
+    found = prediction["prediction"]
+    return [*prediction["probabilities"]][found] if isinstance(found, int) else found
 
 
 def by_probability(probabilities: Mapping[str, float]) -> list[tuple[str, float]]:
@@ -77,7 +83,7 @@ def by_probability(probabilities: Mapping[str, float]) -> list[tuple[str, float]
 
 def coverage(
     task: Task, known: Sequence[float], error_rate: float, predictions: Sequence[Prediction], references: Sequence[Any]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """How many sets contain the right answer (`coverage`), and, for classes, the shares of rows that are not `sure`
     and that have a wrong answer without being marked (`wrong`); for numbers the width of the `interval`."""
     q = quantile(known, error_rate)
@@ -85,7 +91,7 @@ def coverage(
     inside = [_error(task, prediction, reference) <= q for prediction, reference in pairs]
     covered = sum(inside) / len(pairs)
     if task.answer_kind == "number":
-        return {"coverage": covered, "interval": 2 * q}
+        return {"coverage": covered, "interval": 2 * q if math.isfinite(q) else None}
     unsure = [answer(task, prediction, q)["unsure"] for prediction, _ in pairs]
     wrong = [not sure and not found for sure, found in zip(unsure, inside, strict=True)]
     return {"coverage": covered, "unsure": sum(unsure) / len(pairs), "wrong": sum(wrong) / len(pairs)}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from queue import Queue
 from typing import TYPE_CHECKING, Any
 
+from pefttools.data import chat_tokens
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,9 +87,11 @@ def reply(predictor: Predictor, messages: Sequence[Message], sampling: Sampling 
     problems = chosen.problems()
     task, tokenizer = predictor.task, predictor.tokenizer
     ids, row = [], {}
+    if messages and messages[-1].get("role") == "assistant":
+        problems.append("messages: the last one must be the user's, because it is answered")
     try:
         row = task.read_unlabeled({"messages": [dict(message) for message in messages]})
-        (ids,) = task.prompts([row], tokenizer)
+        (ids,) = task.with_values(cut="end").prompts([row], tokenizer)  # a question that is too long is an error here
     except ValueError as error:
         problems.append(f"messages: {error}")
     room = tokenizer.model_max_length - len(ids)
@@ -109,8 +112,29 @@ def reply(predictor: Predictor, messages: Sequence[Message], sampling: Sampling 
         ),
     )  # fmt: skip
     found = Reply(iter(()), len(ids))
-    found.pieces = _before_stop(_generated(predictor, ids, settings, chosen.seed, found), chosen.stop, found)
+    generated = _generated(predictor, ids, settings, chosen.seed, found)
+    if getattr(task, "chat", False):
+        generated = _without(generated, *chat_tokens.around(tokenizer, getattr(task, "chat_template", None)))
+    found.pieces = _before_stop(generated, chosen.stop, found)
     return found
+
+
+def _without(pieces: Iterator[str], before: str, after: str) -> Iterator[str]:
+    """The text without what the chat template writes around every answer (an empty thought, a space)."""
+    held, begun = "", False
+    for piece in pieces:
+        held += piece
+        if not begun and before.startswith(held) and held != before:
+            continue  # it may still become what comes before an answer
+        if not begun:
+            held, begun = held.removeprefix(before), True
+        ready = len(held) - len(after)
+        if ready > 0:
+            yield held[:ready]
+            held = held[ready:]
+    held = held if begun else held.removeprefix(before)
+    if rest := held.removesuffix(after):
+        yield rest
 
 
 def _generated(predictor: Predictor, ids: list[int], settings: Any, seed: int, about: Reply) -> Iterator[str]:

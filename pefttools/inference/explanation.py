@@ -103,6 +103,11 @@ def explain(
     chosen = wanted or Wanted()
     chosen.check(Run.open(path).recipe().task)
     trained = load(path, reporter)
+    if getattr(trained.model.config, "is_encoder_decoder", False):
+        raise UserError(
+            "explain: this base is an encoder-decoder, whose decoder reads the words a second time, so that they cannot"
+            " be taken away one by one; encoders and decoders can be explained"
+        )
     trained.model.requires_grad_(False)
     started, done, inexact = time.monotonic(), 0, 0
     total = len(rows) * chosen.tokens

@@ -39,7 +39,7 @@ def divide(layers: Iterable[nn.Linear], temperature: float) -> None:
             layer.scale, layer.mean = layer.scale / temperature, layer.mean / temperature
             continue
         layer.weight.div_(temperature)
-        if layer.bias is not None:
+        if isinstance(layer.bias, nn.Parameter):  # else only differences of outputs matter, and it is not saved
             layer.bias.div_(temperature)
 
 

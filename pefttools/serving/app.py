@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import base64
+import struct
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -63,8 +65,7 @@ def _add_predictions(app: FastAPI, models: Models, batcher: Batcher, limits: Lim
         values: list[Any] = body.rows if body.rows is not None else body.texts or []
         if not values:
             raise UserError("rows: there are none" if body.texts is None else "texts: there are none")
-        if len(values) > limits.rows:
-            raise HTTPException(413, f"the request has {len(values):,} rows; at most {limits.rows:,} are allowed")
+        _refuse_beyond(len(values), limits, "rows")
         served = models.get(body.model)
         options = (body.top_k, body.threshold, body.error_rate)
         wanted = None if options == (None, None, None) else Confidence(*options)
@@ -83,6 +84,18 @@ def _add_predictions(app: FastAPI, models: Models, batcher: Batcher, limits: Lim
         })  # fmt: skip
 
 
+def _refuse_beyond(number: int, limits: Limits, what: str) -> None:
+    """Raises HTTPException when a request has too many rows."""
+    most = min(limits.rows, limits.waiting)
+    if number > most:
+        raise HTTPException(413, f"the request has {number:,} {what}; at most {most:,} are allowed")
+
+
+def _base64(vector: Sequence[float]) -> str:
+    """Little-endian numbers of 32 bits, as OpenAI's client wants them."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
 def _prediction(number: int, found: Any) -> Any:
     """A prediction, or an error with the number of its row."""
     if not isinstance(found, UserError):
@@ -99,7 +112,7 @@ def _add_openai(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) 
         found = await asyncio.to_thread(chats.started, served, body)
         if body.stream:
             batcher.refuse_beyond()
-            events = chats.pieces(served.predictor.name, found, batcher)
+            events = chats.pieces(served.predictor.name, found, batcher, limits.timeout)
             return StreamingResponse(events, media_type="text/event-stream")
         return await chats.whole(served.predictor.name, found, batcher, limits.timeout)
 
@@ -111,11 +124,11 @@ def _add_openai(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) 
         texts = [body.input] if isinstance(body.input, str) else body.input
         if not texts:
             raise UserError("input: there is no text")
-        if len(texts) > limits.rows:
-            raise HTTPException(413, f"the request has {len(texts):,} texts; at most {limits.rows:,} are allowed")
+        _refuse_beyond(len(texts), limits, "texts")
         name = models.get(body.model).predictor.name
         vectors = await batcher.submit(name, [Text(text) for text in texts])
-        data = [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)]
+        written = _base64 if body.encoding_format == "base64" else list
+        data = [{"object": "embedding", "index": i, "embedding": written(one)} for i, one in enumerate(vectors)]
         return JSONResponse({"object": "list", "model": name, "data": data})
 
     @app.get("/v1/models")

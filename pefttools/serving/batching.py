@@ -129,12 +129,26 @@ class Batcher:
             try:
                 results = await loop.run_in_executor(self.thread, self.compute, parts[0][0].model, rows)
             except Exception as error:
-                self._fail(parts, error)
+                if len(parts) == 1:
+                    self._fail(parts, error)
+                else:  # only one of the requests may be to blame
+                    await self._one_by_one(parts)
                 continue
             seconds = time.perf_counter() - begun
             self.rate += SMOOTHING * (len(rows) / max(seconds, 1e-6) - self.rate)
             self.observe(len(rows), seconds)
             self._hand_out(parts, results)
+
+    async def _one_by_one(self, parts: Sequence[tuple[_Request, int, int]]) -> None:
+        """Compute each request's rows apart, so that only those that fail get an error."""
+        loop = asyncio.get_running_loop()
+        for part in parts:
+            request, first, end = part
+            try:
+                rows = list(request.rows[first:end])
+                self._hand_out([part], await loop.run_in_executor(self.thread, self.compute, request.model, rows))
+            except Exception as error:
+                self._fail([part], error)
 
     def _take(self) -> list[tuple[_Request, int, int]]:
         """Requests of the oldest one's model, with the places of the rows to compute next."""

@@ -73,7 +73,7 @@ class EmbeddingBody(Body):
     """The model's name; may be left out if there is one model."""
     input: str | list[str]
     """A text, or several."""
-    encoding_format: Literal["float"] = "float"
-    """Only lists of numbers are possible."""
+    encoding_format: Literal["float", "base64"] = "float"
+    """Lists of numbers, or their bytes."""
     user: str | None = None
     """Not used."""

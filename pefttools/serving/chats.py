@@ -32,7 +32,7 @@ def started(served: Served, body: ChatBody) -> Reply:
 async def whole(name: str, found: Reply, batcher: Batcher, timeout: float) -> dict[str, Any]:
     """The complete reply. Raises TimeoutError when it takes longer."""
     try:
-        text = await asyncio.wait_for(batcher.exclusively(lambda: "".join(found)), timeout)
+        text = await asyncio.wait_for(batcher.exclusively(lambda: _text(found)), timeout)
     except (TimeoutError, asyncio.CancelledError):
         found.halted.set()
         raise
@@ -43,14 +43,17 @@ async def whole(name: str, found: Reply, batcher: Batcher, timeout: float) -> di
     return {**_head(name, "chat.completion"), "choices": [choice], "usage": usage}
 
 
-async def pieces(name: str, found: Reply, batcher: Batcher) -> AsyncIterator[str]:
-    """The reply as server-sent events; the generation ends if the client goes away."""
+async def pieces(name: str, found: Reply, batcher: Batcher, timeout: float) -> AsyncIterator[str]:
+    """The reply as server-sent events; the generation ends if the client goes away, or after the timeout."""
+    end = time.monotonic() + timeout
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[str | None]()
 
     def generate() -> None:
         try:
-            for piece in found:
+            for piece in () if found.halted.is_set() else found:
                 loop.call_soon_threadsafe(queue.put_nowait, piece)
+                if time.monotonic() > end:
+                    found.halted.set()
         finally:
             loop.call_soon_threadsafe(queue.put_nowait, None)
 
@@ -65,6 +68,11 @@ async def pieces(name: str, found: Reply, batcher: Batcher) -> AsyncIterator[str
         yield END
     finally:
         found.halted.set()
+
+
+def _text(found: Reply) -> str:
+    """The complete reply; empty if nobody waits for it any more."""
+    return "" if found.halted.is_set() else "".join(found)
 
 
 def _head(name: str, kind: str) -> dict[str, Any]:

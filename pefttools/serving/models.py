@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError, unknown
-from pefttools.inference.confidence import Confidence
+from pefttools.inference.confidence import Confidence, calibration_of
 from pefttools.inference.optimize import Precision
 from pefttools.inference.predictor import Predictor, is_artifact, load_predictor, load_predictors
 from pefttools.inference.unlabeled import FieldColumns, TextRow
 from pefttools.reporter import SILENT, Reporter
+from pefttools.training.calibrated import Calibration
 from pefttools.training.run import Run
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Served:
 
     path: Path
     predictor: Predictor
+    calibration: Calibration | None = None
+    """That of the weights in memory, whatever happens to its file later."""
 
     def read(self, values: Sequence[dict[str, Any] | str]) -> list[Row | UserError]:
         """The rows of a request, each of them or an error.
@@ -66,7 +69,10 @@ class Models:
         predictors = _loaded(paths, precision, reporter, embeds)
         for one in predictors if embeds else ():
             _refuse_unless_embedding(one)
-        found = {name: Served(path, one) for name, path, one in zip(names, paths, predictors, strict=True)}
+        found = {
+            name: Served(path, one, calibration_of(path))
+            for name, path, one in zip(names, paths, predictors, strict=True)
+        }
         return cls(found, embeds)
 
     def get(self, name: str | None) -> Served:
@@ -97,7 +103,7 @@ class Models:
     def change(self, name: str, confidence: Confidence | None) -> Any:
         """What the options on confidence change in a model's predictions; None for nothing. Raises UserError."""
         served = self.served[name]
-        return confidence.change(served.path, served.predictor.task) if confidence else None
+        return confidence.change(served.path, served.predictor.task, served.calibration) if confidence else None
 
 
 class Text(str):
@@ -122,8 +128,11 @@ def embeddings(predictor: Predictor, texts: Sequence[str]) -> list[list[float]]:
 
     tokenizer, model = predictor.tokenizer, predictor.model
     limit = min(predictor.task.max_length, tokenizer.model_max_length)
-    ids = [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in texts]
-    width, pad = max(map(len, ids)), tokenizer.pad_token_id
+    pad: Any = tokenizer.pad_token_id
+    # cut here, because a limit is a state of the tokenizer, which other threads use; the last token ends the text
+    whole: Any = [tokenizer(text, verbose=False)["input_ids"] or [pad] for text in texts]
+    ids = [one if len(one) <= limit else [*one[: limit - 1], one[-1]] for one in whole]
+    width = max(map(len, ids))
     device = next(model.parameters()).device
     padded: Any = torch.tensor([one + [pad] * (width - len(one)) for one in ids], device=device)
     mask = torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in ids], device=device)
@@ -142,6 +151,11 @@ def _backbone(model: Any) -> Any:
 
 def _refuse_unless_embedding(predictor: Predictor) -> None:
     """Raises UserError when the model returns no vectors of tokens."""
+    method = getattr(predictor.model, "active_peft_config", None)
+    if method is not None and method.is_prompt_learning:
+        raise UserError(
+            f"--embeddings: {predictor.name} is trained in virtual tokens, which the outputs of its blocks do not show"
+        )
     config: Any = getattr(predictor.model, "config", None)
     if config is None or not next(iter(predictor.model.parameters())).numel():
         raise UserError(

@@ -54,8 +54,14 @@ class Calibration:
         if self.temperature != 1.0 and task.num_calibrated is not None:
             scaling.divide(layers(model, head, task), self.temperature)
         elif self.temperature != 1.0:
-            task = task.with_values(temperature=self.temperature)
+            before: Any = getattr(task, "temperature", 1.0)
+            task = task.with_values(temperature=before * self.temperature)
         return task.with_values(thresholds=self.thresholds) if self.thresholds else task
+
+    @property
+    def changes_predictions(self) -> bool:
+        """Whether other classes may be predicted."""
+        return bool(self.thresholds)
 
     @property
     def of_artifact(self) -> Calibration:

@@ -258,6 +258,10 @@ def load(path: Path | str, reporter: Reporter = SILENT, on: On = "trained", is_c
         raise UserError(
             f"{path}: the base {base.source} has changed: its sha256 is {base.sha256}, the run's was {expected}"
         )
+    from pefttools.nn import new_tokens
+
+    if is_export and json.loads((run.path / CONFIG).read_text("utf-8")).get("trainable_token_indices"):
+        base.model = new_tokens.fold(base.model)  # peft adds the trained rows to a plain table
     model = settings.strategy.load(base, run.path if is_export else run.adapter)
     if is_calibrated and not is_export and (calibration := calibrated.read(run.path, run.adapter)):
         settings = settings.with_values(task=calibration.apply(model, base.head, settings.task))
