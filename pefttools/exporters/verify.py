@@ -152,7 +152,7 @@ def _compared(case_file: Path, folder: Path) -> dict[str, Any]:
     if generation is not None:
         answers = writing.plain_answers(model, task, case["text_rows"], tokenizer, generation)
         problems += writing.differences(case["texts"], answers)
-        prompts = task.prompts(case["text_rows"], tokenizer)
+        prompts = task.prompts(case["text_rows"], tokenizer) if answers else []
         sources = map(task.generation_input, case["text_rows"])
         chats = [Chat(*one) for one in zip(sources, prompts, answers, strict=True)]
     logits = exact_logits(model, task, case["rows"], tokenizer)
