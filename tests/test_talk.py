@@ -51,9 +51,12 @@ def test_replies_follow_the_history(run: Path, say: Callable[..., tuple[int, str
 
 @pytest.mark.slow
 def test_the_base_replies_first(say: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, err = say("red apple\n", "--against", "base", "--max-tokens", "4")
+    """Both models are sent the user's messages, and the trained one replies as it does alone."""
+    code, out, err = say("red apple\nsaw\n", "--against", "base", "--max-tokens", "4")
     assert code == 0, err
-    assert [line.partition("]")[0] for line in out.splitlines()] == ["[base", "[run"]
+    assert [line.partition("]")[0] for line in out.splitlines()] == ["[base", "[run"] * 2
+    alone = say("red apple\nsaw\n", "--max-tokens", "4")[1].splitlines()
+    assert [line.removeprefix("[run] ") for line in out.splitlines()[1::2]] == alone
 
 
 @pytest.mark.slow

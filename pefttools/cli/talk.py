@@ -65,13 +65,13 @@ class Talk:
             if len(self.models) > 1:
                 display.shown_now(f"[{name}] ")
             try:
-                text = self._reply(name)
+                answer = self._reply(name)
             except UserError as error:
                 history.pop()
                 display.problems(error.problems)
                 continue
-            if text.strip():
-                history.append({"role": "assistant", "content": text})
+            if answer.strip():
+                history.append({"role": "assistant", "content": answer})
             else:  # templates refuse an empty message
                 history.pop()
         self.sampling = replace(self.sampling, seed=self.sampling.seed + 1)

@@ -1,4 +1,4 @@
-"""Whether llama.cpp answers like transformers: the same prompts through the chat template in the file, and its stop.
+"""Compare llama.cpp's replies with those of transformers: prompts through the chat template in the file, and the end.
 
 Greedy replies are compared token by token. They may part where two tokens are almost equally likely, because llama.cpp
 rounds activations; so only prompts of other tokens, and replies none of which ends, are a problem.

@@ -44,11 +44,11 @@ class Confidence:
         if problems:
             raise UserError(*problems)
 
-    def change(self, path: Path, task: Task, calibration: Calibration | None = None) -> Change:
+    def change(self, path: Path, task: Task, calibration: Calibration | None) -> Change:
         """What these options change in the predictions of a run or an artifact.
 
         Args:
-            calibration: that of the model; read from its folder where it is None.
+            calibration: that of the model in memory, from `calibration_of`; only an error rate needs it.
 
         Raises:
             UserError: the task has no probabilities of classes, the run is not calibrated, or it has too few validation
@@ -90,15 +90,14 @@ def _quantile(path: Path, task: Task, error_rate: float, known: Calibration | No
             f"--error-rate: {task.name} predicts neither one of several classes nor a number for a row, so no error"
             " rate can be kept"
         )
-    found = known or calibration_of(path)
-    if found is None or not found.errors:
+    if known is None or not known.errors:
         again = "; then export it again" if is_artifact(path) else ""
         name = "RUN" if is_artifact(path) else str(path)
         raise UserError(f"--error-rate: {path} is not calibrated; run `pefttools calibrate {name}` first{again}")
-    q = conformal.quantile(found.errors, error_rate)
+    q = conformal.quantile(known.errors, error_rate)
     if math.isinf(q):
         raise UserError(
             f"--error-rate: {error_rate:g} needs at least {conformal.num_needed(error_rate)} validation rows, but the"
-            f" run has {found.rows}; give a higher rate, or train with more validation rows"
+            f" run has {known.rows}; give a higher rate, or train with more validation rows"
         )
     return q

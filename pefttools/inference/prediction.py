@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pefttools.bases.loading import prepare_libraries
 from pefttools.data.reading import Raw
 from pefttools.errors import UserError
-from pefttools.inference.confidence import Change, Confidence
+from pefttools.inference.confidence import Change, Confidence, calibration_of
 from pefttools.inference.optimize import Precision
 from pefttools.inference.predictor import Predictor, load_predictor, load_predictors, recipe_of
 from pefttools.inference.unlabeled import CarriedColumns, FieldColumns
@@ -121,7 +121,10 @@ def _changes(paths: Sequence[Path], recipes: Sequence[Recipe], confidence: Confi
     """What `confidence` changes in each model's predictions. Raises UserError when it cannot."""
     if confidence is None:
         return []
-    return [confidence.change(path, recipe.task) for path, recipe in zip(paths, recipes, strict=True)]
+    return [
+        confidence.change(path, recipe.task, None if confidence.error_rate is None else calibration_of(path))
+        for path, recipe in zip(paths, recipes, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

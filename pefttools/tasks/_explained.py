@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pefttools.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +20,17 @@ class Explained(NamedTuple):
     """The encoded row that it comes from, for rows that become several."""
     score: Callable[[Any, Mapping[str, Tensor]], Tensor]
     """(outputs, batch) -> the score of the answer on every encoded row of a batch; shape (rows,)."""
+
+
+def chosen(of: str | None, kind: str, names: Sequence[str], predicted: str) -> str:
+    """The answer to explain: the one that `of` names, else the predicted one.
+
+    Raises:
+        UserError: `of` is none of the names.
+    """
+    if of is not None and of not in names:
+        raise UserError(f"--of: {unknown(kind, of, names)}")
+    return predicted if of is None else of
 
 
 def log_odds(logits: Tensor, index: int) -> Tensor:

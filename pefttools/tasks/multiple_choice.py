@@ -21,9 +21,8 @@ from pefttools.data import classes
 from pefttools.data.fields import listed, text
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import encode_pairs
-from pefttools.errors import UserError, unknown
 from pefttools.settings import NOT_IN_DIGEST
-from pefttools.tasks._explained import Explained, log_odds
+from pefttools.tasks._explained import Explained, chosen, log_odds
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -213,9 +212,7 @@ class MultipleChoice(Task):
     ) -> list[Explained]:
         del encoded
         names = [*LETTERS[: len(row["choices"])]]
-        if of is not None and of not in names:
-            raise UserError(f"--of: {unknown('choice', of, names)}")
-        index = names.index(of) if of is not None else self.predict(outputs, batch)[0]["prediction"]
+        index = names.index(chosen(of, "choice", names, names[self.predict(outputs, batch)[0]["prediction"]]))
         about = f"choice {names[index]}: {row['choices'][index]}"
         return [Explained(about, 0, lambda outputs, batch: log_odds(_masked(outputs, batch), index))]
 

@@ -19,9 +19,9 @@ from pefttools.data import classes, marked
 from pefttools.data import fields as of_fields
 from pefttools.data.splitting import Row, Splits
 from pefttools.data.units import Piece, Units
-from pefttools.errors import UserError, unknown
+from pefttools.errors import UserError
 from pefttools.settings import NOT_IN_DIGEST
-from pefttools.tasks._explained import Explained, log_odds
+from pefttools.tasks._explained import Explained, chosen, log_odds
 from pefttools.tasks.base import LABELS, Prediction, Task
 
 if TYPE_CHECKING:
@@ -169,9 +169,7 @@ class RelationExtraction(Task):
         self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
     ) -> list[Explained]:
         del row, encoded
-        if of is not None and of not in self.labels:
-            raise UserError(f"--of: {unknown('class', of, self.labels)}")
-        name = of if of is not None else self.predict(outputs, batch)[0]["prediction"]
+        name = chosen(of, "class", self.labels, self.predict(outputs, batch)[0]["prediction"])
         index = self.labels.index(name)
         return [Explained(f"class {name}", 0, lambda outputs, _: log_odds(outputs.logits.float(), index))]
 

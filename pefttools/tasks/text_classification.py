@@ -20,7 +20,7 @@ from pefttools.data.splitting import Row, Splits
 from pefttools.data.texts import FIELDS, encode_texts, is_pair, mixed, read_texts
 from pefttools.errors import UserError, unknown
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST
-from pefttools.tasks._explained import Explained, log_odds
+from pefttools.tasks._explained import Explained, chosen, log_odds
 from pefttools.tasks.base import LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -280,10 +280,9 @@ class TextClassification(Task):
         self, row: Row, encoded: Sequence[Mapping[str, Any]], outputs: Any, batch: Mapping[str, Tensor], of: str | None
     ) -> list[Explained]:
         del row, encoded
-        if of is not None and of not in self.labels:
-            raise UserError(f"--of: {unknown('class', of, self.labels)}")
         predicted = self.predict(outputs, batch)[0]["prediction"]
-        names = [of] if of is not None else predicted if self.multi_label else [predicted]
+        several = predicted if self.multi_label and of is None else None
+        names = several if several is not None else [chosen(of, "class", self.labels, predicted)]
         return [Explained(f"class {name}", 0, self._score(self.labels.index(name))) for name in names]
 
     def _score(self, index: int) -> Callable[[Any, Mapping[str, Tensor]], Tensor]:
