@@ -52,7 +52,8 @@ class Server:
 @contextmanager
 def serving(models: Any, limits: Limits | None = None, key: str | None = None) -> Iterator[Server]:
     """Inside, a server of these models runs."""
-    config = uvicorn.Config(application(models, limits, key), port=0, log_level="warning", lifespan="on", ws="none")
+    app = application(models, limits, key)
+    config = uvicorn.Config(app, port=0, log_config=None, log_level="warning", lifespan="on", ws="none")
     server = uvicorn.Server(config)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
