@@ -49,7 +49,8 @@ def run(models: Models, listener: socket.socket, limits: Limits, key: str | None
     config = uvicorn.Config(
         # a logging configuration of uvicorn's would close the streams of other libraries' handlers
         application(models, limits, key), log_config=None, log_level="warning", access_log=False,
-        backlog=BACKLOG, lifespan="on", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=int(limits.timeout) + 1, timeout_keep_alive=30,
+        backlog=BACKLOG, lifespan="on", limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=int(limits.timeout) + 1, timeout_keep_alive=30,
     )  # fmt: skip
     with _stopped_by_uvicorn():
         uvicorn.Server(config).run(sockets=[listener])
