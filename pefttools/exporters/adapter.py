@@ -142,4 +142,5 @@ class Adapter(Exporter):
     def num_embeddings(self, folder: Path) -> int:
         file = folder / CONFIG
         added = json.loads(file.read_text("utf-8")).get("trainable_token_indices") if file.is_file() else None
-        return max((number + 1 for ids in (added or {}).values() for number in ids), default=0)
+        tables = added.values() if isinstance(added, dict) else [added or []]  # peft takes a table by name, or one list
+        return max((number + 1 for ids in tables for number in ids), default=0)
