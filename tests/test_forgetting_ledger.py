@@ -77,6 +77,18 @@ def test_every_earlier_test_set_is_scored(chain: Continued, tmp_path: Path, caps
     capsys.readouterr()
     assert cli.run(["evaluate", str(three), f"data.test={tmp_path / 'first-test.jsonl'}", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == ledger["all"]["scores"][2][0]
+    assert cli.run(["report", str(three), "--out", str(tmp_path / "three.html")]) == 0
+    page = (tmp_path / "three.html").read_text("utf-8")
+    table = page.partition('<table id="ledger">')[2].partition("</table>")[0]
+    cells = [cell.partition("</td>")[0] for cell in table.split("<td>")[1:]]
+    shown_scores = [
+        f"{score:.4f} ({own:.4f})"
+        for scores, alone in zip(ledger["all"]["scores"], ledger["own"]["scores"], strict=True)
+        for score, own in zip(scores, alone, strict=True)
+    ]
+    assert [cell for cell in cells if cell] == shown_scores
+    assert len(cells) == 9
+    assert "backward transfer <strong>" in page
 
 
 @pytest.mark.slow

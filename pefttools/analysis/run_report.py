@@ -17,7 +17,7 @@ from pefttools.training import calibrated
 
 COPIED = (
     "recipe", "task", "strategy", "regularizers", "objectives", "augmentations", "seed", "base", "data", "params",
-    "facts", "train", "files", "versions", "hardware",
+    "facts", "ledger", "train", "files", "versions", "hardware",
 )  # fmt: skip
 """Keys of result.json that the report repeats."""
 WORST = 50
