@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ def token_budget(device_type: str) -> int:
 def eval_budget(device_type: str) -> int:
     """Padded tokens of a batch without training, where smaller batches pay off."""
     return 1024 if device_type == "cpu" else 16384
+
+
+def pass_cost(device_type: str) -> int:
+    """The padded tokens that take about as long as the fixed part of one more batch without training.
+
+    On a GPU a pass is bound by its fixed part, so batches are never split to save padding.
+    """
+    return 128 if device_type == "cpu" else 1 << 30
 
 
 def pad_multiple(device_type: str) -> int:
@@ -76,6 +84,31 @@ def batches(
         batch.append(row)
     if batch:
         yield batch
+
+
+def narrowed(batch: Sequence[int], lengths: Sequence[int], multiple: int, cost: int) -> Iterator[list[int]]:
+    """Split a batch where that saves time: where the padding that is saved is more than another batch costs.
+
+    Args:
+        batch: rows, longest first, as `batches` yields them.
+        cost: the padded tokens that take as long as the fixed part of a batch.
+    """
+    widths = [-(-lengths[row] // multiple) * multiple for row in batch]
+    if sum(widths[0] - width for width in widths) <= cost:
+        yield list(batch)
+        return
+    starts = [i for i, width in enumerate(widths) if i == 0 or width != widths[i - 1]] + [len(batch)]
+    # cheapest[j]: what rows before starts[j] cost at least, and where their last batch begins
+    cheapest = [(0, 0)]
+    for j in range(1, len(starts)):
+        cheapest.append(min(
+            (cheapest[i][0] + cost + widths[starts[i]] * (starts[j] - starts[i]), i) for i in range(j)
+        ))  # fmt: skip
+    cuts = [len(starts) - 1]
+    while cuts[-1]:
+        cuts.append(cheapest[cuts[-1]][1])
+    for begin, end in pairwise(reversed(cuts)):
+        yield list(batch[starts[begin] : starts[end]])
 
 
 def padded(rows: Sequence[Sequence[int]], width: int, value: int, left: bool = False) -> Tensor:

@@ -53,6 +53,8 @@ def unit_paths(model: nn.Module) -> list[str]:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether processes share the model's weights."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return False  # without a walk through all parameters, which takes half a millisecond a pass
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pefttools.data.batching import batches, eval_budget, pad_multiple
+from pefttools.data.batching import batches, eval_budget, narrowed, pad_multiple, pass_cost
 from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
 from pefttools.device import is_out_of_memory
@@ -106,8 +106,8 @@ class Evaluator:
         multiple = pad_multiple(device.type)
         model.eval()
         with without_gradients(model):
-            parts = deque(batches(indices, lengths, MAX_ROWS, eval_budget(device.type), multiple))
-            fillers = self._fillers(lengths, len(parts), multiple)
+            parts = deque(_parts(indices, lengths, device.type))
+            fillers = self._fillers(lengths, len(parts))
             while parts or fillers:
                 part, is_filler = (parts.popleft(), False) if parts else (fillers.pop(), True)
                 columns: Any = encoded[part]
@@ -122,9 +122,10 @@ class Evaluator:
                     continue
                 if not is_filler:
                     yield part, batch, outputs
-        model.train(was_training)
+        if was_training:
+            model.train()
 
-    def _fillers(self, lengths: Sequence[int], number: int, multiple: int) -> list[list[int]]:
+    def _fillers(self, lengths: Sequence[int], number: int) -> list[list[int]]:
         """Batches without effect, for a process that shares the model's weights and has fewer batches than another.
 
         Args:
@@ -135,9 +136,9 @@ class Evaluator:
         if not is_sharded(self.model):
             return []
         assert self.accelerator, "only processes of a launch share weights"
-        budget = eval_budget(self.accelerator.device.type)
+        device = self.accelerator.device.type
         shares = [self._share(len(lengths), process) for process in range(self.accelerator.num_processes)]
-        most = max(len(list(batches(share, lengths, MAX_ROWS, budget, multiple))) for share in shares)
+        most = max(len(list(_parts(share, lengths, device))) for share in shares)
         return [[0]] * (most - number)
 
     def _generates_alone(self) -> bool:
@@ -161,7 +162,8 @@ class Evaluator:
             for index, prediction in self.task.generate(model, [rows[i] for i in mine], self.tokenizer):
                 found.append((mine[index], prediction))
                 bar.advance(1)
-        model.train(was_training)
+        if was_training:
+            model.train()
         everything = found if alone else self._gathered(found)
         return [prediction for _, prediction in sorted(everything, key=lambda pair: pair[0])]
 
@@ -177,6 +179,13 @@ class Evaluator:
         from accelerate.utils import gather_object
 
         return gather_object(values)
+
+
+def _parts(indices: Sequence[int], lengths: Sequence[int], device_type: str) -> Iterator[list[int]]:
+    """The batches of these rows."""
+    multiple, cost = pad_multiple(device_type), pass_cost(device_type)
+    for batch in batches(indices, lengths, MAX_ROWS, eval_budget(device_type), multiple):
+        yield from narrowed(batch, lengths, multiple, cost)
 
 
 def aggregated(
