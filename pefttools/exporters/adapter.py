@@ -9,7 +9,7 @@ share of the squared change.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,7 +17,8 @@ from pydantic import field_validator
 
 from pefttools.bases import loading, quantized, vocabulary
 from pefttools.errors import UserError
-from pefttools.exporters.base import Exporter, Loaded, adds_tokens
+from pefttools.exporters import vllm_layout
+from pefttools.exporters.base import Chat, Exporter, Loaded, adds_tokens
 from pefttools.exporters.merging import refuse_unmergeable
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies._peft_strategy import load_peft, save_peft
@@ -25,7 +26,7 @@ from pefttools.strategies.base import CONFIG
 from pefttools.training.run import Trained, load
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pefttools.exporters.proof import Proof
 
@@ -103,6 +104,16 @@ class Adapter(Exporter):
                 f"written as a LoRA of rank {ranks} with {about['energy']:.4f} of the matrices' squared change;"
                 f" {about['left_out']:,} other changed parameters are not in it"
             )
+        if found := manifest.get("vllm"):
+            yield vllm_layout.sentence(found)
+
+    def served(
+        self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor], chats: Sequence[Chat] = ()
+    ) -> tuple[dict[str, Any], list[str]]:
+        if not (folder / vllm_layout.WEIGHTS).is_file():
+            return {}, []
+        task = json.loads((folder / CONFIG).read_text("utf-8")).get("task_type")
+        return ({"vllm": vllm_layout.layout(folder)} if task == "CAUSAL_LM" else {}), []
 
     def write(self, model: Any, proof: Proof, folder: Path) -> None:
         if self.as_lora is None and model is proof.trained.model:

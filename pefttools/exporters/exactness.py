@@ -27,10 +27,13 @@ def in_float64(model: nn.Module) -> Iterator[None]:
     former = [(t, t.dtype) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     for tensor, _ in former:
         tensor.data = tensor.data.to(torch.float64)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # of tensors that are made in the pass, as by FourierFT
     try:
         with _wide():
             yield
     finally:
+        torch.set_default_dtype(default)
         for tensor, dtype in former:
             tensor.data = tensor.data.to(dtype)
 

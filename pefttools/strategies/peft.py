@@ -8,7 +8,7 @@ rate: three times LoRA's, only as the start of a search, since no single value s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -115,6 +115,8 @@ class Peft(PeftStrategy):
         if "target_modules" in names:
             paths = _table(base) if self.type == "TRAINABLE_TOKENS" else targets.resolve(base, self.targets)
             values["target_modules"] = paths
+            if "feedforward_modules" in names:
+                values["feedforward_modules"] = _feedforward(base, paths, self.settings.get("feedforward_modules"))
             if "fan_in_fan_out" in names:
                 values.setdefault("fan_in_fan_out", targets.are_transposed(base, paths))
         try:
@@ -183,6 +185,22 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         whole = isinstance(targets_of, str)
         found["targets"] = [f"re:{targets_of}"] if whole else [f"*{t}" if "." in t else t for t in sorted(targets_of)]
     return found
+
+
+def _feedforward(base: Base, paths: Sequence[str], given: Any) -> Any:
+    """The targets whose inputs IA3 scales: those that the setting names, as paths, or those that reduce the width.
+
+    peft compares them with the targets as texts, so an end of a path would be refused when the adapter is loaded.
+    """
+    key = "strategy.settings.feedforward_modules"
+    if given is None:
+        return [path for path in targets.resolve(base, ("down",), key) if path in {*paths}]
+    if not isinstance(given, (list, tuple)):
+        return given
+    found = {name: [path for path in paths if path == name or path.endswith(f".{name}")] for name in given}
+    if missing := [name for name, matching in found.items() if not matching]:
+        raise UserError(f"{key}: {', '.join(map(str, missing))} is not among the targets: {', '.join(paths)}")
+    return [path for path in paths if any(path in matching for matching in found.values())]
 
 
 def _table(base: Base) -> list[str]:
