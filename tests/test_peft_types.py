@@ -17,9 +17,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning", "ignore:Sparse CSR:UserWarning"),  # SHIRA
 ]
 TYPES: dict[str, str] = {
-    "IA3": "", "LOHA": "r: 4", "LOKR": "r: 4", "OFT": "oft_block_size: 8", "HRA": "r: 4", "FOURIERFT": "n_frequency: 16",
-    "VERA": "r: 8", "LN_TUNING": "", "VBLORA": "vector_length: 8, num_vectors: 16, topk: 2, r: 2", "MISS": "r: 4",
-    "ROAD": "group_size: 8", "SHIRA": "r: 2", "C3A": "block_size: 8", "RANDLORA": "r: 4", "WAVEFT": "n_frequency: 16",
+    "IA3": "", "LN_TUNING": "", "LOHA": "r: 4", "LOKR": "r: 4", "HRA": "r: 4", "VERA": "r: 8", "MISS": "r: 4",
+    "SHIRA": "r: 2", "RANDLORA": "r: 4", "OFT": "oft_block_size: 8", "C3A": "block_size: 8", "ROAD": "group_size: 8",
+    "FOURIERFT": "n_frequency: 16", "WAVEFT": "n_frequency: 16",
+    "VBLORA": "vector_length: 8, num_vectors: 16, topk: 2, r: 2",
 }  # fmt: skip
 """Type -> settings that fit a tiny model."""
 PROVEN = ("IA3", "FOURIERFT")

@@ -110,6 +110,7 @@ class Adapter(Exporter):
     def served(
         self, folder: Path, inputs: Sequence[Sequence[int]], logits: Sequence[Tensor], chats: Sequence[Chat] = ()
     ) -> tuple[dict[str, Any], list[str]]:
+        del inputs, logits, chats
         if not (folder / vllm_layout.WEIGHTS).is_file():
             return {}, []
         task = json.loads((folder / CONFIG).read_text("utf-8")).get("task_type")

@@ -51,10 +51,8 @@ def sentence(found: Mapping[str, Any]) -> str:
             f"vLLM cannot serve this adapter, because {'; '.join(found['problems'])}; for vLLM, export --to merged or"
             " --to adapter as_lora=RANK"
         )
-    return (
-        f"vLLM takes this layout with --enable-lora --max-lora-rank {found['max_lora_rank']} (checked on the files by the"
-        " rules of its loader; vLLM was not run)"
-    )
+    rank = found["max_lora_rank"]
+    return f"vLLM takes this layout with --enable-lora --max-lora-rank {rank} (by its loader's rules; vLLM was not run)"
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -104,8 +102,8 @@ def _of_scalings(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         different += abs(_scaling(config, alpha, rank) - wanted) > EQUAL * abs(wanted)
     if different:
         yield (
-            f"{different} of its matrices have another scaling (rank_pattern, alpha_pattern) than {wanted:.4g}, by which"
-            " vLLM would scale all of them"
+            f"{different} of its matrices have another scaling (rank_pattern, alpha_pattern) than {wanted:.4g}, which"
+            " vLLM would take for all of them"
         )
 
 
