@@ -44,6 +44,24 @@ class Registry(Generic[C]):
     ) -> None:
         self.kind, self.package, self.base = kind, package, base
         self.unknown_name = unknown_name or partial(unknown, kind)
+        self.added: dict[str, type[C]] = {}
+        """Name -> class that `add` made known in this process."""
+
+    def add(self, cls: type[C], name: str) -> None:
+        """Make a class known in this process under a name, without a file; a class of that name is replaced.
+
+        Raises:
+            UserError: the class is none of this kind, is abstract, or the name is no identifier or a file's.
+        """
+        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise UserError(f"{self.kind} {name!r}: {shown(cls)} is no class derived from {self.base}")
+        if inspect.isabstract(cls):
+            raise UserError(f"{self.kind} {name!r}: {self._not_one([cls], [])}")
+        if not name.isidentifier() or name in self.files():
+            raise UserError(f"{self.kind} {name!r}: the name must be an identifier that no file has; choose another")
+        cls.name = name
+        self.added[name] = cls
 
     def files(self) -> dict[str, Path]:
         """Name -> file, sorted by name."""
@@ -60,11 +78,12 @@ class Registry(Generic[C]):
         }
 
     def names(self) -> list[str]:
-        return list(self.files())
+        return sorted([*self.files(), *self.added])
 
     def summaries(self) -> dict[str, str]:
         """Name -> first line of the module docstring, without importing anything."""
         docs = {name: ast.get_docstring(_parsed(file)) or "" for name, file in self.files().items()}
+        docs |= {name: inspect.getdoc(cls) or "" for name, cls in self.added.items()}
         return {name: doc.partition("\n")[0].removeprefix(f"{name}: ") for name, doc in docs.items()}
 
     @property
@@ -94,6 +113,8 @@ class Registry(Generic[C]):
 
     def get(self, name: str) -> type[C]:
         """The class of that name. Raises UserError when there is none, or its plug-in has an error."""
+        if name in self.added:
+            return self.added[name]
         plugin, file = self._plugin(name), self.files().get(name)
         if file is None:
             if plugin:

@@ -1,4 +1,4 @@
-"""The interface through which libraries report notes, warnings and progress; `cli/progress.py` shows them."""
+"""The interface through which libraries report notes, warnings and progress; `progress.py` shows them."""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ from conftest import train_tiny
 from rich.console import Console
 from rich.table import Table
 
-from pefttools.cli import narrow_tables, progress
-from pefttools.cli.progress import RichReporter
+from pefttools import progress
+from pefttools.cli import narrow_tables
+from pefttools.progress import RichReporter
 from pefttools.recipe import recipes
 from pefttools.reporter import Bar, Reporter
 from pefttools.training.driver import train

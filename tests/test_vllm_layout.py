@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved(base: Path, folder: Path, config: peft.PeftConfig) -> Any:
     model = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(base), config)
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     return model
 
 

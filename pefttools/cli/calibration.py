@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from pefttools.cli import calibration_table, display
 from pefttools.cli.base import Json, app
-from pefttools.cli.progress import RichReporter
 from pefttools.cli.runs import GROUP
 from pefttools.errors import UserError
+from pefttools.progress import RichReporter
 
 
 @app.command(group=GROUP)

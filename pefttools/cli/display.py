@@ -16,9 +16,9 @@ from rich.text import Text
 
 from pefttools.cli import ledger_table, narrow_tables, support_table
 from pefttools.cli.once import is_first
-from pefttools.cli.progress import FIRST
 from pefttools.errors import EnvironmentFault
 from pefttools.inference.prediction_files import json_line
+from pefttools.progress import FIRST
 
 if TYPE_CHECKING:
     from pefttools.inference.scoring import Sampled

@@ -8,8 +8,8 @@ from cyclopts import Group, Parameter
 
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
-from pefttools.cli.progress import RichReporter
 from pefttools.errors import UserError
+from pefttools.progress import RichReporter
 
 Kind = Literal[
     "recipes", "strategies", "tasks", "regularizers", "objectives", "augmentations", "optimizers", "exporters", "suites"

@@ -7,8 +7,8 @@ from pathlib import Path
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.compare import GROUP as COMPARE
-from pefttools.cli.progress import RichReporter
 from pefttools.cli.runs import GROUP as USE
+from pefttools.progress import RichReporter
 
 
 @app.command(group=COMPARE)

@@ -11,8 +11,8 @@ from cyclopts import Group, Parameter
 
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
-from pefttools.cli.progress import RichReporter
 from pefttools.errors import UserError, unknown
+from pefttools.progress import RichReporter
 
 GROUP = Group("Train and use", sort_key=2)
 

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from pefttools.cli.base import app
-from pefttools.cli.progress import RichReporter
 from pefttools.cli.runs import GROUP
 from pefttools.errors import UserError
+from pefttools.progress import RichReporter
 
 KEY = "PEFTTOOLS_API_KEY"
 PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")

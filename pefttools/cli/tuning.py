@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.compare import GROUP
-from pefttools.cli.progress import RichReporter
+from pefttools.progress import RichReporter
 
 Several = Parameter(negative="", consume_multiple=True)
 

@@ -42,6 +42,7 @@ def predict_rows(
     overrides: Sequence[str] = (),
     confidence: Confidence | None = None,
     engine: Engine = "transformers",
+    load: Callable[[], Predictor] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One output a row, in order: the row's fields and the prediction's, or the row's number and an `error`.
 
@@ -54,6 +55,7 @@ def predict_rows(
         overrides: KEY=VALUE for the recipe's `data.columns` and for how its training file is read.
         confidence: what else the predictions say about how sure they are.
         engine: the library that computes; llama.cpp only for GGUF artifacts.
+        load: returns the model, if it is in memory already.
 
     Raises:
         UserError: the rows have no column for a field that the run needs, no row could be predicted, or the run cannot
@@ -62,7 +64,7 @@ def predict_rows(
     recipes = [recipe_of(path, overrides)]
     pipeline = _Pipeline(
         recipes,
-        lambda: [_loaded(path, precision, reporter, engine)],
+        lambda: [load() if load else _loaded(path, precision, reporter, engine)],
         keep,
         reporter,
         _changes([path], recipes, confidence),

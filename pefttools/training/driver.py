@@ -7,9 +7,9 @@ initial weights included, is drawn after the seed is set.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from pefttools.training import checkpoint, launch, optimizer_setup, results, res
 from pefttools.training.backward_transfer import KEY as TESTS
 from pefttools.training.backward_transfer import own_score
 from pefttools.training.baseline import baseline_scores
+from pefttools.training.callbacks import Callbacks
 from pefttools.training.checkpoint import Progress
 from pefttools.training.evaluation import Evaluator, Scored
 from pefttools.training.feature_cache import load_or_compute
@@ -49,6 +50,7 @@ def train(
     score_test: bool = True,
     stop_after: int | None = None,
     stop_when: Callable[[], bool] | None = None,
+    callbacks: Sequence[object] = (),
 ) -> dict[str, Any]:
     """Train a recipe; returns the content of `result.json`.
 
@@ -58,6 +60,7 @@ def train(
         score_test: whether to score the test rows at the end; if not, the result reports the validation rows instead.
         stop_after: the number of steps after which the run pauses; a later call resumes it.
         stop_when: called after every evaluation; the run pauses when it returns True.
+        callbacks: objects with methods of `callbacks.Callback`, called while the run trains.
 
     Raises:
         UserError: something is wrong with the recipe, its data or its base; nothing was written.
@@ -80,7 +83,10 @@ def train(
         prepared = prepare(recipe, reporter, accelerator.device)
         with run.only_one() if accelerator.is_main_process else nullcontext():
             resumption.set_aside(damaged, last, accelerator, reporter)
-            training = Training(prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after, stop_when)
+            training = Training(
+                prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after, stop_when,
+                Callbacks(tuple(callbacks)),
+            )  # fmt: skip
             return training.in_folder()
 
 
@@ -97,6 +103,7 @@ class Training:
     score_test: bool
     stop_after: int | None = None
     stop_when: Callable[[], bool] | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
 
     @property
     def measured_on(self) -> str:
@@ -203,7 +210,7 @@ class Training:
             batches = MicroBatches(recipe, wrapped, model, encoded, tokenizer, accelerator, features.get("train"))
             loop = Loop(
                 recipe, model, optimizer, batches, accelerator, run, validate, lambda: should_stop() or must_pause(),
-                self.reporter, prepared.penalties, acting, progress,
+                self.reporter, prepared.penalties, acting, progress, self.callbacks,
             )  # fmt: skip
             if last:
                 checkpoint.load_random_states(last, accelerator.process_index)

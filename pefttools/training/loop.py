@@ -25,6 +25,7 @@ from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import Bar, Reporter
 from pefttools.strategies.base import trained
 from pefttools.training import checkpoint, loss_checks
+from pefttools.training.callbacks import Callbacks, Evaluation, Step
 from pefttools.training.checkpoint import Progress
 from pefttools.training.memory_guard import MemoryGuard
 from pefttools.training.micro_batches import MicroBatches
@@ -60,6 +61,7 @@ class Loop:
     penalties: Penalties
     objectives: Composed
     progress: Progress = field(default_factory=Progress)
+    callbacks: Callbacks = field(default_factory=Callbacks)
 
     def __post_init__(self) -> None:
         settings = self.recipe.train
@@ -77,6 +79,7 @@ class Loop:
         self.watched = self.objectives.partial_steps + WATCHED_STEPS
         self.pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self.grad_norm = 0.0
+        self.evaluated = -1
         self.memory = MemoryGuard(
             self.run, self.batches, self.accelerator, self.objectives, self.optimizer, self.reporter
         )
@@ -117,13 +120,18 @@ class Loop:
                 progress.step_seconds += now - begun
                 progress.seconds, progress.cpu_seconds = before + now - started, used + time.process_time()
                 is_end = progress.step == self.num_steps
+                if self.callbacks:
+                    self.settle_losses()
+                    self.callbacks.on_step(self.last_step())
                 if progress.step % settings.log_every == 0 or is_end:
                     self.log(progress.tokens / progress.step_seconds, bar)
                 if progress.step % self.eval_every == 0 or is_end:
                     self.evaluate(bar)
                 every = settings.checkpoint_steps
                 is_due = now - saved >= settings.checkpoint_seconds or (every is not None and not progress.step % every)
-                stop, due = self.requested_by_any(self.should_stop(), is_due)
+                stop, due, enough = self.requested_by_any(self.should_stop(), is_due, self.callbacks.should_stop())
+                if enough and not is_end:
+                    self.end_early(bar)
                 if stop or due or is_end or progress.stopped_early:
                     self.save()
                     saved = time.monotonic()
@@ -132,14 +140,29 @@ class Loop:
                     raise Interrupted(f"{where}; to continue, run `{self.run.resume_command}`")
         return progress
 
+    def last_step(self) -> Step:
+        """The step that was just made; its loss is settled."""
+        progress = self.progress
+        return Step(progress.step, self.num_steps, progress.recent[-1], progress.recent_penalties[-1], self.grad_norm)
+
+    def end_early(self, bar: Bar) -> None:
+        """End training because a callback wants so; the weights of this step may be the best."""
+        progress = self.progress
+        if self.evaluated != progress.step:
+            self.evaluate(bar)
+        if progress.best_score is None:  # a strategy that is not done has no best weights yet
+            progress.best_step = progress.step
+            checkpoint.save_best(self.run.checkpoints, progress.step, self.model, self.accelerator)
+        progress.stopped_early = True
+
     def evaluate(self, bar: Bar) -> None:
         """Score the validation rows; save the weights if they are the best, else count towards `train.patience`."""
         progress = self.progress
         self.settle_losses()
-        scores = self.validate()
+        scores, self.evaluated = self.validate(), progress.step
         bar.show(**{self.recipe.task.primary: scores[self.recipe.task.primary]})
         if not self.recipe.strategy.is_done(progress.step, self.num_steps):
-            self.log_scores(scores)
+            self.log_scores(scores, is_best=False)
             return
         score, loss = scores[self.recipe.task.primary], scores["loss"]
         gained = progress.best_score is None or self.recipe.task.is_better(score, progress.best_score)
@@ -150,14 +173,15 @@ class Loop:
         if gained or tied:  # ties go to the lower loss
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
             checkpoint.save_best(self.run.checkpoints, progress.step, self.model, self.accelerator)
-        self.log_scores(scores)
+        self.log_scores(scores, is_best=gained or tied)
 
-    def log_scores(self, scores: Mapping[str, Any]) -> None:
-        """Write an evaluation's scores to metrics.jsonl and the trackers."""
+    def log_scores(self, scores: Mapping[str, Any], is_best: bool) -> None:
+        """Write an evaluation's scores to metrics.jsonl and the trackers, and hand them to the callbacks."""
         progress = self.progress
         plain = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
         self.write({"step": progress.step, "progress": progress.step / self.num_steps, "validation": plain})
         self.accelerator.log({f"validation/{name}": value for name, value in plain.items()}, step=progress.step)
+        self.callbacks.on_evaluation(Evaluation(progress.step, self.num_steps, plain, is_best))
 
     def log(self, tokens_per_second: float, bar: Bar) -> None:
         """Write a line of metrics.jsonl, with the loss averaged since the last one, and show it next to the bar."""
@@ -187,6 +211,8 @@ class Loop:
             self.run.checkpoints, self.progress, self.model, self.optimizer, strategy, self.objectives,
             self.accelerator, self.recipe.train.last_checkpoints,
         )  # fmt: skip
+        if self.callbacks and (written := checkpoint.latest(self.run.checkpoints)):
+            self.callbacks.on_checkpoint(written)
 
     def settle_losses(self) -> None:
         """Fetch the last steps' losses over all processes, and their gradient norms.

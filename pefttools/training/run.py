@@ -48,6 +48,8 @@ On = Literal["trained", "full", "dequantised"]
 MARK = recipes.RUN_MARK
 RESULT = ("base", "data", "train")
 """Keys of result.json that every reader needs."""
+GIVEN = "given"
+"""Folder of a run with the rows and the model that `pefttools.fit` was given in memory."""
 DIFFERENCES = 4
 """Number of settings that a message names."""
 
@@ -143,7 +145,10 @@ class Run:
                     f"--out: {self.path} contains {state} run of this recipe; add --resume, or name another folder"
                 )
             return
-        if self.path.is_dir() and any(not p.name.startswith(f".{self.recipe_file.name}.") for p in self.path.iterdir()):
+        part = f".{self.recipe_file.name}."
+        if self.path.is_dir() and any(
+            one.name != GIVEN and not one.name.startswith(part) for one in self.path.iterdir()
+        ):
             raise UserError(f"--out: {self.path} is not empty; name a new or empty folder")
         atomic.refuse_unless_writable(self.path)
 
