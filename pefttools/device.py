@@ -23,7 +23,7 @@ def computes_in_bf16(precision: str) -> bool:
 
     on_cpu = not torch.accelerator.is_available()
     native = (
-        torch.cuda.is_bf16_supported()
+        torch.cuda.is_bf16_supported(including_emulation=False)  # emulated, it is slower than fp32
         if torch.cuda.is_available()
         else on_cpu and torch.cpu._is_avx512_bf16_supported()
     )

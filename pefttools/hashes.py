@@ -20,7 +20,7 @@ def write(folder: Path, files: Iterable[Path], texts: Mapping[str, str] = Mappin
     Args:
         texts: file -> its text, for files that will be written afterwards.
     """
-    found = {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(files)}
+    found = {file.relative_to(folder).as_posix(): file_sha256(file) for file in sorted(files)}
     found |= {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     atomic.write_json(folder / FILE, {"sha256": found})
 
@@ -36,7 +36,7 @@ def damage(folder: Path) -> str | None:
         return f"{FILE} cannot be read"
     for name, file, sha256 in names:
         try:
-            if _sha256(file) != sha256:
+            if file_sha256(file) != sha256:
                 return f"{name} has changed since it was written (its sha256 is not that in {FILE})"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -54,6 +54,6 @@ def refuse_damaged(folder: Path) -> None:
         raise UserError(f"{folder}: {problem}; restore it from a copy, or make the folder anew")
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ def fit(
     callbacks: Sequence[object] = (),
     overrides: Overrides = (),
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     **sections: Any,
 ) -> TrainedRun:
@@ -57,6 +58,7 @@ def fit(
         callbacks: objects with methods of `pefttools.Callback`.
         overrides: further settings by dotted keys: `{"data.test_share": 0.2}`.
         resume: continue the run in `out`, or return it if it is finished.
+        overwrite: remove a run that is in `out`, with its exports.
         progress: show notes, warnings and progress on stderr.
         sections: other parts of a recipe: `seed`, `regularizers`, `objectives`, `augmentations`, `start`, `name`.
 
@@ -82,7 +84,9 @@ def fit(
         files = {name: rows.written(value, folder / GIVEN, name, name) for name, value in parts.items()}
         given["base"] = _in_files(base, tokenizer, folder / GIVEN / "base")
         recipe, notes = resolved(values_of(files, columns or {}, given), overrides)
-        return _trained(recipe, notes, folder, callbacks, resume, progress)
+        run = _trained(recipe, notes, folder, callbacks, resume, overwrite, progress)
+        _forget_others(folder / GIVEN, files.values())
+        return run
 
 
 def train(
@@ -91,6 +95,7 @@ def train(
     *,
     out: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     callbacks: Sequence[object] = (),
     progress: bool = True,
 ) -> TrainedRun:
@@ -101,12 +106,13 @@ def train(
         overrides: `{"train.epochs": 1}` or `["train.epochs=1"]`.
         out: the run folder; by default `runs/NAME`.
         resume: continue the run in the folder, or return it if it is finished.
+        overwrite: remove a run that is in the folder, with its exports.
 
     Raises:
         UserError: as `fit`.
     """
     found, notes = resolved(recipe, overrides)
-    return _trained(found, notes, Path(out) if out else RUNS / found.name, callbacks, resume, progress)
+    return _trained(found, notes, Path(out) if out else RUNS / found.name, callbacks, resume, overwrite, progress)
 
 
 def predict(run: str | Path | TrainedRun, data: Any, **options: Any) -> Any:
@@ -196,14 +202,15 @@ def _opened(run: str | Path | TrainedRun) -> TrainedRun:
 
 
 def _trained(
-    recipe: Recipe, notes: Sequence[str], folder: Path, callbacks: Sequence[object], resume: bool, progress: bool
-) -> TrainedRun:
+    recipe: Recipe, notes: Sequence[str], folder: Path, callbacks: Sequence[object], resume: bool, overwrite: bool,
+    progress: bool,
+) -> TrainedRun:  # fmt: skip
     from pefttools.training.driver import train as driven
 
     reporter = reporter_for(progress)
     for note in notes:
         reporter.note(note)
-    driven(recipe, folder, resume=resume, reporter=reporter, callbacks=callbacks)
+    driven(recipe, folder, resume=resume, overwrite=overwrite, reporter=reporter, callbacks=callbacks)
     return TrainedRun(folder, progress)
 
 
@@ -228,6 +235,14 @@ def _title(task: Any, strategy: Any) -> str:
         (one.get("name", usual) if isinstance(one, Mapping) else one) or usual
     )
     return f"{named(task, 'text_classification')}-{named(strategy, 'lora')}".replace("_", "-")
+
+
+def _forget_others(given: Path, files: Iterable[str]) -> None:
+    """Remove the rows of a run that was overwritten."""
+    names = {Path(file).name for file in files}
+    for file in given.glob("*"):
+        if file.is_file() and file.name not in names:
+            file.unlink()
 
 
 def _free(parent: Path, title: str) -> Path:

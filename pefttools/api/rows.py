@@ -13,6 +13,7 @@ from typing import Any
 
 from pefttools import atomic
 from pefttools.errors import UserError
+from pefttools.hashes import file_sha256
 
 TEXTS = "text", "label"
 """Columns of `(texts, labels)`."""
@@ -57,8 +58,10 @@ def _is_column(value: Any) -> bool:
 def written(value: Any, folder: Path, name: str, key: str = "data") -> str:
     """The path of a file with these rows; `value` itself if it is a path or another source that a recipe can name.
 
+    A new file's name contains a hash of its content, so that other rows never replace those of a run.
+
     Args:
-        name: of the new file, without its ending.
+        name: the first part of the new file's name.
         key: what messages call the value.
 
     Raises:
@@ -70,8 +73,10 @@ def written(value: Any, folder: Path, name: str, key: str = "data") -> str:
         texts, labels = value
         value = _labelled(texts, labels, key)
     if isinstance(value, Sequence) and not isinstance(value, bytes):
-        return str(_as_lines(value, folder / f"{name}.jsonl", key))
-    return str(_as_table(value, folder / f"{name}.parquet", key))
+        file = _as_lines(value, folder / f"{name}.jsonl", key)
+    else:
+        file = _as_table(value, folder / f"{name}.parquet", key)
+    return str(file.replace(file.with_stem(f"{name}-{file_sha256(file)[:12]}")))
 
 
 def as_rows(value: Any, key: str = "rows") -> list[dict[str, Any]]:

@@ -8,7 +8,19 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
-from pefttools.cli import calibration, compare, display, explaining, inspect, proofs, reports, runs, serving, tuning
+from pefttools.cli import (
+    calibration,
+    compare,
+    display,
+    environment,
+    explaining,
+    inspect,
+    proofs,
+    reports,
+    runs,
+    serving,
+    tuning,
+)
 from pefttools.cli.base import app
 from pefttools.device import is_out_of_memory
 from pefttools.errors import EnvironmentFault, Interrupted, UserError
@@ -21,6 +33,7 @@ __all__ = [
     "app",
     "calibration",
     "compare",
+    "environment",
     "explaining",
     "inspect",
     "main",

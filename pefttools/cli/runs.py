@@ -24,6 +24,7 @@ def train(
     *overrides: str,
     out: Path | None = None,
     resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     from_: Annotated[str | None, Parameter(name="--from")] = None,
     json: Json = False,
 ) -> None:
@@ -34,6 +35,7 @@ def train(
         overrides: KEY=VALUE with dotted keys, e.g. data.train=my.csv train.epochs=3.
         out: the run folder; by default runs/RECIPE.
         resume: continue the run in the folder.
+        overwrite: remove a run that is in the folder, with its exports, and train anew.
         from_: go on from a trained model: a run, a peft adapter or a merged model. Short for start.source=FOLDER.
         json: print result.json.
     """
@@ -47,7 +49,7 @@ def train(
     from pefttools.training.driver import train as run
 
     folder = out or Path("runs", resolved.recipe.name)
-    values = run(resolved.recipe, folder, resume=resume, reporter=reporter)
+    values = run(resolved.recipe, folder, resume=resume, overwrite=overwrite, reporter=reporter)
     display.as_json(values) if json else display.result(values, str(folder))
 
 

@@ -46,6 +46,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     reporter: Reporter = SILENT,
     score_test: bool = True,
     stop_after: int | None = None,
@@ -57,6 +58,7 @@ def train(
     Args:
         out: the run folder; new or empty, unless `resume`.
         resume: continue the run in the folder, or return its result if it is finished.
+        overwrite: remove a run that is in the folder, once everything that can be refused has been checked.
         score_test: whether to score the test rows at the end; if not, the result reports the validation rows instead.
         stop_after: the number of steps after which the run pauses; a later call resumes it.
         stop_when: called after every evaluation; the run pauses when it returns True.
@@ -70,12 +72,12 @@ def train(
         Paused: the run was stopped by `stop_after` or `stop_when`.
     """
     run = Run(out.absolute())
-    run.refuse_unless_free(recipe, resume)
-    if run.finished:
+    run.refuse_unless_free(recipe, resume, overwrite)
+    if run.finished and not overwrite:
         reporter.note(f"the run in {out} is already finished; there is nothing to do")
         return Run.open(run.path).result()
     loading.prepare_libraries()
-    last, damaged = resumption.newest_intact(run)
+    last, damaged = (None, {}) if overwrite else resumption.newest_intact(run)
     if resume and last is None:
         reporter.note(f"there is no checkpoint in {out}; training starts from the beginning")
     accelerator = accelerator_for(recipe, run, checkpoint.step_of(last) + 1 if last else 0)
@@ -83,6 +85,8 @@ def train(
         prepared = prepare(recipe, reporter, accelerator.device)
         with run.only_one() if accelerator.is_main_process else nullcontext():
             resumption.set_aside(damaged, last, accelerator, reporter)
+            if overwrite and accelerator.is_main_process:
+                run.overwrite()
             training = Training(
                 prepared, run, recipe.digest, accelerator, reporter, score_test, stop_after, stop_when,
                 Callbacks(tuple(callbacks)),

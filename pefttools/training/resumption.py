@@ -27,8 +27,8 @@ def newest_intact(run: Run) -> tuple[Path | None, dict[Path, str]]:
     if damaged and not intact:
         raise UserError(
             *(f"--resume: {path}: {problem}" for path, problem in damaged.items()),
-            f"--resume: there is no intact checkpoint in {run.checkpoints}; restore one from a copy, or remove the"
-            f" folder {run.path} and train again",
+            f"--resume: there is no intact checkpoint in {run.checkpoints}; restore one from a copy, or train"
+            " anew with --overwrite instead of --resume",
         )
     return (intact[0] if intact else None), damaged
 

@@ -127,8 +127,16 @@ class Run:
         """Create the folder with its recipe."""
         write_recipe(self.recipe_file, resolved, MARK)
 
-    def refuse_unless_free(self, recipe: Recipe, resume: bool) -> None:
-        """Raises UserError when training here would overwrite something or mix two runs, or nothing can be written."""
+    def refuse_unless_free(self, recipe: Recipe, resume: bool, overwrite: bool = False) -> None:
+        """Raises UserError when training here would overwrite something or mix two runs, or nothing can be written.
+
+        Args:
+            overwrite: whether a run that is here, of whatever recipe, may be overwritten.
+        """
+        if resume and overwrite:
+            raise UserError("--overwrite: starts the run anew, and --resume goes on with it; choose one")
+        if overwrite and self.exists:
+            return
         if self.exists:
             state = "a finished" if self.finished else "an unfinished"
             earlier = self.recipe()
@@ -137,12 +145,15 @@ class Run:
                 more = f"; {len(shown) - DIFFERENCES} more" if len(shown) > DIFFERENCES else ""
                 raise UserError(
                     f"--out: {self.path} contains {state} run of another recipe"
-                    f" ({'; '.join(shown[:DIFFERENCES])}{more}); name another folder"
-                    + ("" if self.finished else f", or finish that run with `{self.resume_command}`")
+                    f" ({'; '.join(shown[:DIFFERENCES])}{more}); name another folder,"
+                    " add --overwrite to remove that run"
+                    + ("" if self.finished else f", or finish it with `{self.resume_command}`")
                 )
             if not resume:
                 raise UserError(
-                    f"--out: {self.path} contains {state} run of this recipe; add --resume, or name another folder"
+                    f"--out: {self.path} contains {state} run of this recipe; add --resume to"
+                    f" {'see its result' if self.finished else 'go on with it'}, --overwrite to train it anew, or name"
+                    " another folder"
                 )
             return
         part = f".{self.recipe_file.name}."
@@ -178,6 +189,18 @@ class Run:
             shutil.rmtree(folder, ignore_errors=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()
+
+    def overwrite(self) -> None:
+        """Remove a run's files, and what was made from the run: exports, reports and its calibration."""
+        given = self.path / GIVEN
+        self.path.mkdir(parents=True, exist_ok=True)
+        for made in ("export", "report.html"):
+            shutil.rmtree(self.path / made, ignore_errors=True)
+            (self.path / made).unlink(missing_ok=True)
+        given.mkdir(exist_ok=True)  # keeps the folder
+        self.forget()
+        if not any(given.iterdir()):
+            given.rmdir()
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl."""
