@@ -27,6 +27,10 @@ DEFAULT_NOT_IN_DIGEST: Any = {"digest": "unless default"}
 """
 
 
+YAML_HINT = " (YAML reads a bare yes/no/on/off as true/false: put quotes around a word)"
+"""End of a message about a truth value where another one is due."""
+
+
 class Settings(BaseModel):
     """Frozen settings that refuse unknown keys."""
 
@@ -55,10 +59,7 @@ class Settings(BaseModel):
     @classmethod
     def _bool_is_not_a_number(cls, value: Any, info: Any) -> Any:
         if isinstance(value, bool) and bool not in _members(cls.model_fields[info.field_name].annotation):
-            raise ValueError(
-                f"{str(value).lower()} is not allowed here"
-                " (YAML reads a bare yes/no/on/off as true/false: put quotes around a word)"
-            )
+            raise ValueError(f"{str(value).lower()} is not allowed here{YAML_HINT}")
         return value
 
     @classmethod
@@ -126,6 +127,8 @@ def _sentence(cls: type[Settings], details: ErrorDetails, prefix: str) -> str:
         match = nearest(str(value), allowed)
         hint = f"; did you mean {match!r}?" if match else "."
         return f"{path}: {shown(value)} is not allowed{hint} Allowed: {', '.join(allowed)}"
+    if kind == "too_short" and not value:
+        return f"{path}: is empty"
     message = details["msg"].removeprefix("Value error, ")
     return f"{path}: {message[0].lower()}{message[1:]}, got {shown(value)}"
 

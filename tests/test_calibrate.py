@@ -17,6 +17,7 @@ from predict_command import Predict
 from sample_runs import SampleRuns
 
 from pefttools import cli
+from pefttools.errors import UserError
 from pefttools.inference import conformal
 from pefttools.inference.calibration import best_temperature, calibration_error, nll
 from pefttools.inference.thresholds import Wanted, best_threshold
@@ -205,10 +206,11 @@ def test_one_of_two_classes_reaches_a_precision(tmp_path: Path, bases: Any, call
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--precision", 1.5, "--of", "tool"], "1.5 is not between 0 and 1"),
-        (["--precision", 0.9, "--recall", 0.9], "give one of the two"),
-        (["--precision", 0.9, "--of", "tool"], "for several labels a row, or for two classes"),
-        (["--of", "tool"], "give --precision or --recall"),
+        (
+            ["--precision", 0.9, "--of", "tool"],
+            "--precision, --of: thresholds are for several labels a row, or for two",
+        ),
+        (["--of", "tool"], "--of: thresholds are for several labels a row, or for two classes"),
         (["--remove", "--of", "tool"], "cannot be combined"),
     ],
 )
@@ -219,11 +221,26 @@ def test_wrong_options_are_refused(words: list[Any], message: str, run_copy: Pat
     assert not (run_copy / "calibration.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (Wanted(precision=1.5, of="spam"), "1.5 is not between 0 and 1"),
+        (Wanted(precision=0.9, recall=0.9, of="spam"), "give one of the two"),
+        (Wanted(of="spam"), "give --precision or --recall"),
+        (Wanted(recall=0.9), "name the class that must reach it"),
+        (Wanted(recall=0.9, of="sapm"), "did you mean 'spam'"),
+    ],
+)
+def test_wrong_thresholds_of_two_classes_are_refused(wanted: Wanted, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        wanted.check(tasks.get("text_classification")(labels=("ham", "spam"), pair=False))  # type: ignore[call-arg]
+
+
 def test_what_predict_refuses(run_copy: Path, predict: Predict, call: Any) -> None:
     for words, message in (
         (["--error-rate", 0.1], "is not calibrated"),
-        (["--error-rate", 1.5], "1.5 is not between 0 and 1"),
-        (["--threshold", 0], "0 is not between 0 and 1"),
+        (["--error-rate", 1.5], "1.5 is not above 0 and below 1"),
+        (["--threshold", 0], "0 is not above 0 and below 1"),
         (["--top-k", 0], "at least 1"),
         (["--threshold", 0.5, "--error-rate", 0.1], "give one of the two"),
     ):
@@ -302,10 +319,31 @@ def test_a_class_by_threshold_is_unsure_unless_its_set_has_it_alone() -> None:
     task = tasks.get("text_classification")(labels=("ham", "spam"), pair=False, thresholds={"spam": 0.1})  # type: ignore[call-arg]
     prediction = task.by_thresholds({"probabilities": {"ham": 0.8, "spam": 0.2}})  # type: ignore[attr-defined]
     assert prediction["prediction"] == "spam"
-    assert conformal.answer(task, prediction, 0.3) == {"set": ["ham"], "unsure": True}
+    assert conformal.answer(task, prediction, 0.3) == {"set": ["ham", "spam"], "unsure": True}
     assert conformal.answer(task, prediction, 0.9) == {"set": ["ham", "spam"], "unsure": True}
     found = conformal.coverage(task, [0.1] * 18 + [0.3], 0.05, [prediction] * 2, ["ham", "spam"])
     assert (found["unsure"], found["wrong"]) == (1.0, 0.0)
+
+
+def test_a_higher_rate_never_marks_more_rows() -> None:
+    task = tasks.get("text_classification")(labels=("a", "b", "c"), pair=False)  # type: ignore[call-arg]
+    draw = np.random.default_rng(1)
+    shares = draw.dirichlet([0.5] * 3, 400)
+    predictions = [
+        {"prediction": "abc"[int(p.argmax())], "probabilities": dict(zip("abc", map(float, p), strict=True))}
+        for p in shares
+    ]
+    references = [draw.choice([*"abc"], p=p) for p in shares]
+    known = conformal.errors(task, predictions, references)
+    before = 1.0
+    for rate in (0.02, 0.05, 0.1, 0.2, 0.4, 0.9):
+        found: Any = conformal.coverage(task, known, rate, predictions, references)
+        assert found["wrong"] <= rate + 0.01
+        assert found["unsure"] <= before
+        before = found["unsure"]
+    q = conformal.quantile(known, 0.9)
+    assert all(one["prediction"] in conformal.answer(task, one, q)["set"] for one in predictions)
+    assert before == 0
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.1, 0.05])

@@ -83,6 +83,17 @@ def test_the_word_that_decides_is_found(method: str, finished_run: Path, tmp_pat
         assert {one["word"] for one in frequent[f"class {label}"][: len(words)]} == {*words}
 
 
+def test_a_text_that_is_cut_or_unknown_is_told(
+    finished_run: Path, call: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, found, _ = call(finished_run, "--text", "apple " * 100, "--text", "apple", "--method", "occlusion")
+    assert [one.get("is_cut") for one in found] == [True, None]
+    assert cli.run(["explain", str(finished_run), "--text", "apple " * 100, "--text", "😀"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the text was cut, and the model read these words alone" in shown
+    assert "the tokenizer knows none of these words" in shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["roberta", "llama"])
 @pytest.mark.parametrize("strategy", ["lora", "prompt", "prefix", "full"])

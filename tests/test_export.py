@@ -243,5 +243,5 @@ def test_text_pairs_are_trained_exported_and_predicted(recipe_file: Path, tmp_pa
     assert export(run, "merged")["exported"] == result["test"]["accuracy"]
     (prediction,) = predict_rows(run, [{"text": "word1 saw", "second": "word2"}])
     assert (prediction["prediction"], prediction["text_pair"]) == ("tool", "word2")
-    with pytest.raises(UserError, match=r"predict: the rows have no column .second. for text_pair"):
+    with pytest.raises(UserError, match=r"the rows have no column .second. for text_pair"):
         list(predict_rows(run, [{"text": "word1 saw"}]))

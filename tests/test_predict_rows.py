@@ -127,8 +127,7 @@ def test_missing_column_is_refused_with_the_override_to_add(mapped_run: Path, tm
     code, predictions, err = predict(mapped_run, file)
     assert (code, predictions) == (2, [])
     assert err == (
-        "error: predict: the rows have no column 'Subject' for text; add data.columns.text=Subjet."
-        " Columns: Subjet, Body\n"
+        "error: the rows have no column 'Subject' for text; add data.columns.text=Subjet. Columns: Subjet, Body\n"
     )
     code, predictions, err = predict(mapped_run, file, "data.columns.text=Subjet")
     assert (code, predictions[0]["text"], err) == (0, "word1 pear", "")

@@ -14,6 +14,8 @@ import struct
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,7 +49,7 @@ def models(finished_run: Path) -> Models:
 
 @pytest.fixture(scope="module")
 def server(models: Models) -> Iterator[Server]:
-    with serving(models, Limits(rows=200, body_bytes=100_000, timeout=20)) as found:
+    with serving(models, Limits(rows=200, body_bytes=100_000, row_characters=50_000, timeout=20)) as found:
         yield found
 
 
@@ -115,15 +117,18 @@ def test_many_clients_get_their_own_answers(server: Server, finished_run: Path, 
         ({"texts": "a"}, 400, "texts"),
         ({"texts": [1]}, 400, "texts"),
         ({"texts": ["a"], "model": "other"}, 400, "unknown model 'other'"),
-        ({"texts": ["a"], "threshold": 2}, 400, "--threshold: 2 is not between 0 and 1"),
+        ({"texts": ["a"], "threshold": 2}, 400, "threshold: 2 is not above 0 and below 1"),
         ({"texts": ["a"], "top_k": 0}, 400, "at least 1"),
         ({"texts": ["a"], "error_rate": 0.1}, 400, "is not calibrated"),
         ({"rows": [{"sentence": "a"}]}, 400, "no column 'text'"),
         ({"texts": ["a"] * 201}, 413, "201 rows; at most 200"),
         ("{", 400, "not JSON"),
         (b"\xff\xfe", 400, "not JSON"),
-        ("[1, 2]", 400, "must be a mapping"),
+        ("[1, 2]", 400, "the body must be a JSON object"),
         ("x" * 100_001, 413, "100,001 bytes; at most 100,000"),
+        ({"texts": ["apple", "word " * 11_000]}, 413, "row 2 has 55,000 characters; at most 50,000"),
+        ({"texts": ["a"], "top_k": True}, 400, "true is not allowed here, got"),
+        ({"texts": ["a"], "top_k": 0}, 400, "top_k: 0 is not a number of classes"),
     ],
 )
 def test_bad_requests_are_refused(body: Any, status: int, message: str, server: Server) -> None:
@@ -131,6 +136,35 @@ def test_bad_requests_are_refused(body: Any, status: int, message: str, server: 
     assert found[0] == status, found
     assert message in found[1]["error"]["message"]
     assert server.post("/predict", {"texts": ["apple"]})[0] == 200
+
+
+def test_a_client_that_sends_too_much_can_read_why(server: Server) -> None:
+    """A client of Python's own sends the whole body before it reads the answer."""
+    for number in (2_000_000, 30_000_000):
+        request = urllib.request.Request(f"http://127.0.0.1:{server.port}/predict", b"x" * number)
+        with pytest.raises(urllib.error.HTTPError) as found:
+            urllib.request.urlopen(request)
+        assert found.value.code == 413
+        assert f"{number:,} bytes" in found.value.read().decode()
+
+
+def test_texts_to_embed_are_never_cut(server: Server, models: Models) -> None:
+    (limit,) = {one._limit for one in models.served.values()}
+    assert server.post("/v1/embeddings", {"input": "word1 " * (limit - 2)})[0] == 200
+    status, found = server.post("/v1/embeddings", {"input": ["apple", "word1 " * limit]})
+    assert status == 400
+    assert f"text 2 has {limit + 2} tokens; the model reads at most {limit}" in found["error"]["message"]
+    assert "text 1 is empty" in server.post("/v1/embeddings", {"input": "\u200b "})[1]["error"]["message"]
+
+
+def test_invisible_texts_have_no_prediction(server: Server) -> None:
+    found = server.post("/predict", {"texts": ["\u200b", "\x00", "apple"]})[1]["predictions"]
+    assert [one.get("error") for one in found] == ["row 1 has no text", "row 2 has no text", None]
+
+
+def test_the_pages_describe_errors(server: Server) -> None:
+    pages = server("GET", "/openapi.json")[1]["paths"]["/predict"]["post"]["responses"]
+    assert {"200", "400", "413", "503"} <= {*pages}
 
 
 def test_bad_rows_do_not_hurt_others(server: Server) -> None:
@@ -257,7 +291,9 @@ def test_replies_whole_and_in_pieces(sample_run: SampleRuns, predict: Predict, t
         assert "".join(part["delta"].get("content", "") for part in parts) == line["prediction"]
         assert parts[-1]["finish_reason"] == line["finish"]
         for body, message in (
-            ({"messages": []}, "messages"),
+            ({"messages": []}, "messages: is empty"),
+            ({"messages": messages, "frequency_penalty": 0.5}, "frequency_penalty"),
+            ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
             ({"messages": messages, "temperature": -1}, "temperature: must be at least 0"),
             ({"messages": messages, "n": 2}, "n: "),
             ({"messages": [{"role": "robot", "content": "a"}]}, "robot"),
@@ -265,6 +301,10 @@ def test_replies_whole_and_in_pieces(sample_run: SampleRuns, predict: Predict, t
             status, found = own.post("/v1/chat/completions", body)
             assert status == 400, found
             assert message in found["error"]["message"]
+        parts = [{"type": "text", "text": "red "}, {"type": "text", "text": "apple"}]
+        usual = {"frequency_penalty": 0, "presence_penalty": 0, "stream_options": {"include_usage": False}}
+        again = own.post("/v1/chat/completions", {"messages": [{"role": "user", "content": parts}], **usual})[1]
+        assert again["choices"] == whole["choices"]
         sampled = [
             own.post("/v1/chat/completions", {"messages": messages, "temperature": 1.5, "seed": 3, "max_tokens": 5})[1]
             for _ in range(2)

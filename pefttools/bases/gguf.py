@@ -6,6 +6,8 @@ refuse to train or save it; `read` removes the marks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,14 +49,28 @@ def _convert(path: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """Inside, transformers reads GGUF files without a progress bar of its own."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = lambda tensors, **_: tensors  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
+
+
 def read(path: Path) -> PreTrainedModel:
     """The file's model in fp32. Raises what transformers raises when it cannot be read."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
-    )
+    with without_bar():
+        model = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
+        )
     vars(model)["hf_quantizer"] = None
     for mark in ("is_quantized", "quantization_method"):
         if mark in vars(model):

@@ -51,7 +51,15 @@ def calibrate(
             display.as_json({"removed": was})
         else:
             reporter.note(f"{run}: the calibration was removed" if was else f"{run}: there was no calibration")
+        _tell_of_exports(run, reporter)
         return
     wanted = None if (precision, recall, of) == (None, None, None) else Wanted(precision, recall, of)
     values = calibration.calibrate_run(run, wanted, reporter)
+    _tell_of_exports(run, reporter)
     display.as_json(values) if json else display.parts(calibration_table.shown(values))
+
+
+def _tell_of_exports(run: Path, reporter: RichReporter) -> None:
+    """Exports keep the calibration that the run had when they were written."""
+    if found := sorted(one.name for one in (run / "export").glob("*") if one.is_dir()):
+        reporter.note(f"exports made before ({', '.join(found)}) stay as they are; export them again")

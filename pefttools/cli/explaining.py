@@ -64,7 +64,7 @@ def explain(
     if rows is not None:
         chosen = explanation.labelled_rows(run, rows, reporter)
     else:
-        raws = rows_to_predict(recipe_of(run), file, text or [], sys.stdin.buffer, reporter)
+        raws = rows_to_predict(recipe_of(run), file, text or [], sys.stdin.buffer, reporter, "explain")
         chosen = explanation.rows_of(run, raws, reporter)
     found = []
     for one in explanation.explain(run, chosen, wanted, reporter):

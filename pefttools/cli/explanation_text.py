@@ -12,6 +12,8 @@ FOR, AGAINST = (36, 96, 200), (196, 84, 20)
 """Colours of words for and against the answer, which colour-blind people can tell apart."""
 FAINT = 0.08
 """Share of the largest contribution below which a word has no colour."""
+SHOWN = 0.005
+"""Contribution below which a word has no number."""
 
 
 def shown(one: Mapping[str, Any]) -> list[Text]:
@@ -22,9 +24,11 @@ def shown(one: Mapping[str, Any]) -> list[Text]:
     for word in words:
         share = word["value"] / largest
         line.append(word["word"], _style(share))
-        if abs(share) >= FAINT:
+        if abs(word["value"]) >= SHOWN:
             line.append(f" {word['value']:+.2f}", "dim")
         line.append(" ")
+    if not words:
+        line.append("(the tokenizer knows none of these words)", "dim")
     head = Text(f"row {one['row']}: {one['answer']}", "bold")
     if one.get("is_right") is False:
         head.append(f", which is wrong: it is {one['reference']}", "not bold")
@@ -32,6 +36,8 @@ def shown(one: Mapping[str, Any]) -> list[Text]:
     about = f"score {one['score']:+.2f}, without the words {one['baseline']:+.2f}"
     if error is not None:
         about += f"; completeness error {error:.2%} with {one['steps']} steps"
+    if one.get("is_cut"):
+        about += "; the text was cut, and the model read these words alone"
     return [head, line, Text(about, "dim"), Text()]
 
 

@@ -145,8 +145,8 @@ def predict(
         out: write this file instead (.csv, .tsv, .jsonl or .parquet); it appears only when it is complete.
         overwrite: let --out replace an existing file.
         precision: auto computes in bf16 if the processor supports it, which is several times faster and changes
-            probabilities in the third digit; fp32 computes as evaluate does. With auto, likelihoods of language models
-            are computed in fp32.
+            probabilities, usually by less than 0.001 and at times by some hundredths; fp32 computes as evaluate does.
+            With auto, likelihoods of language models are computed in fp32.
         top_k: show this many of the likeliest classes (`top`) instead of the probabilities of all.
         threshold: mark a row as `unsure` if its class is less probable than this. With several labels a row, predict
             the labels that are at least as probable.

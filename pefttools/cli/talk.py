@@ -50,7 +50,7 @@ class Talk:
             except KeyboardInterrupt:
                 display.shown_now("\n")
                 continue
-            if line.strip() == "/quit":
+            if line.split()[:1] == ["/quit"]:
                 break
             if line.startswith("/"):
                 self.command(*line[1:].split(maxsplit=1))
@@ -99,11 +99,17 @@ class Talk:
             self.reset()
         elif name in NUMBERS:
             self._set(name, value)
-        else:
+        elif name == "help":
             display.shown_now(f"{HELP}\n")
+        else:
+            display.problems([f"/{name} is no command; there are {HELP}"])
 
     def _set(self, name: str, value: str) -> None:
         """Change a setting of the sampling, if the value is valid."""
+        if not value:
+            now = getattr(self.sampling, name.replace("-", "_"))
+            display.shown_now(f"/{name} is {'the default of the recipe' if now is None else now}\n")
+            return
         try:
             chosen = replace(self.sampling, **{name.replace("-", "_"): NUMBERS[name](value)})
         except ValueError:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+INVISIBLE = ("Cc", "Cf")
+"""Unicode's categories of control and format characters."""
 UNREAD = "unread"
 """The key under which a task lists the values of a row that it did not read; `loading` removes it."""
 
@@ -17,13 +20,18 @@ def text(value: Any, name: str) -> str:
         value = str(value) if isinstance(value, int) or math.isfinite(value) else None
     if value is not None and not isinstance(value, str):
         raise ValueError(f"has a {name} that is not text: {value!r}")
-    if not value or not value.strip():
+    if not value or not is_visible(value):
         raise ValueError(f"has no {name}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"has half a character (a lone surrogate) in its {name}") from error
     return value
+
+
+def is_visible(value: str) -> bool:
+    """Whether a text has a character that is neither a space nor a control or format character (a zero-width space)."""
+    return any(not one.isspace() and unicodedata.category(one) not in INVISIBLE for one in value)
 
 
 def natural(label: str) -> tuple[bool, float, str]:

@@ -9,6 +9,7 @@ from the model's attention, and shows how much lower the score is.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pefttools.errors import UserError
 from pefttools.inference.token_words import Word, words
 from pefttools.nn import input_embeddings
+from pefttools.reporter import SILENT, Reporter
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,6 +31,10 @@ STEPS = (32, 64, 128, 256, 512, 1024)
 """Numbers of steps of the integral that are tried until the completeness error is small enough."""
 ENOUGH = 0.01
 """Completeness error from which on there are no more steps."""
+WORK = 7.5e11
+"""Limit of steps · tokens · parameters, beyond which there are no more steps: a minute or two on two cores."""
+SLOW = 5.0
+"""Seconds of the steps tried last, from which on a note says that more are tried."""
 SMALLEST = 1e-3
 """Difference of scores below which the completeness error is relative to this."""
 TOKENS = 4096
@@ -58,6 +64,7 @@ def attribute(
     batch: Mapping[str, Tensor],
     explained: Explained,
     method: Method,
+    reporter: Reporter = SILENT,
 ) -> Attribution:
     """The contributions of the words of one encoded row.
 
@@ -79,7 +86,7 @@ def attribute(
     baseline = torch.where(special, ids, torch.full_like(ids, tokenizer.pad_token_id))  # type: ignore[arg-type]
     try:
         score, least = (function.of_embeddings(input_embeddings.of(model, one)).item() for one in (ids, baseline))
-        values, error, steps = _integrated(function, ids, baseline, score - least)
+        values, error, steps = _integrated(function, ids, baseline, score - least, reporter)
     except input_embeddings.NotLookedUp as problem:
         raise UserError(
             "explain: this model does not look up its input ids in a table of embeddings, so no contribution of tokens"
@@ -127,7 +134,9 @@ def _special(ids: Tensor, own: Mapping[str, Tensor], tokenizer: PreTrainedTokeni
     return special | (own["attention_mask"] == 0) if "attention_mask" in own else special
 
 
-def _integrated(function: _Score, ids: Tensor, baseline: Tensor, change: float) -> tuple[list[float], float, int]:
+def _integrated(
+    function: _Score, ids: Tensor, baseline: Tensor, change: float, reporter: Reporter
+) -> tuple[list[float], float, int]:
     """The contribution of each token, the completeness error, and the number of steps."""
     import torch
     from captum.attr import IntegratedGradients
@@ -136,13 +145,17 @@ def _integrated(function: _Score, ids: Tensor, baseline: Tensor, change: float) 
         inputs, start = (input_embeddings.of(function.model, one) for one in (ids, baseline))
     integrated = IntegratedGradients(function.of_embeddings)
     found, error, steps = torch.zeros(0), float("inf"), 0
+    of_a_step = ids.numel() * sum(parameter.numel() for parameter in function.model.parameters())
     for steps in STEPS:
+        begun = time.monotonic()
         found = integrated.attribute(
             inputs, baselines=start, n_steps=steps, method="gausslegendre", internal_batch_size=function.at_once
         )
         error = abs(float(found.sum()) - change) / max(abs(change), SMALLEST)
-        if error <= ENOUGH:
+        if error <= ENOUGH or 2 * steps * of_a_step > WORK:
             break
+        if time.monotonic() - begun > SLOW and steps != STEPS[-1]:
+            reporter.note(f"with {steps} steps the completeness error is {error:.1%}; trying {2 * steps}")
     return found.sum(-1).flatten().tolist(), error, steps
 
 

@@ -38,7 +38,7 @@ class Confidence:
             problems.append(f"--top-k: {self.top_k} is not a number of classes; it must be at least 1")
         for name, value in (("threshold", self.threshold), ("error-rate", self.error_rate)):
             if value is not None and not 0 < value < 1:
-                problems.append(f"--{name}: {value:g} is not between 0 and 1")
+                problems.append(f"--{name}: {value:g} is not above 0 and below 1")
         if self.threshold is not None and self.error_rate is not None:
             problems.append("--threshold, --error-rate: give one of the two; an error rate chooses the threshold")
         if problems:

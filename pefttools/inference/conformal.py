@@ -2,9 +2,10 @@
 
 With n validation rows and their errors e (1 minus the probability of the right class, or the absolute error of a
 number), q is the ⌈(n + 1)(1 − α)⌉-th smallest error. The set of a new row has every class with a probability of at
-least 1 − q, or it is the interval prediction ± q. It contains the right answer with a probability of at least 1 − α, if
-the row is drawn like those for validation. A row is `unsure` unless its set has the predicted class alone; so at most a
-share α of all rows has a wrong answer that is not marked.
+least 1 − q, and the predicted one in any case, or it is the interval prediction ± q. It contains the right answer with
+a probability of at least 1 − α, if the row is drawn like those for validation. A row is `unsure` if its set has more
+classes than the predicted one; so at most a share α of all rows has a wrong answer that is not marked, and a higher α
+never marks more rows.
 """
 
 from __future__ import annotations
@@ -66,8 +67,14 @@ def answer(task: Task, prediction: Prediction, q: float) -> dict[str, Any]:
     if task.answer_kind == "number":
         value = prediction["prediction"]
         return {"interval": [value - q, value + q] if math.isfinite(q) else None}
-    inside = [name for name, p in by_probability(prediction["probabilities"]) if 1 - p <= q]
-    return {"set": inside, "unsure": inside != [predicted(prediction)]}
+    chosen = predicted(prediction)
+    inside = [name for name, p in by_probability(prediction["probabilities"]) if 1 - p <= q or name == chosen]
+    return {"set": inside, "unsure": len(inside) > 1}
+
+
+def _named(prediction: Prediction, reference: Any) -> Any:
+    """The right class by name; with choices it is numbered."""
+    return [*prediction["probabilities"]][reference] if isinstance(reference, int) else reference
 
 
 def predicted(prediction: Prediction) -> str:
@@ -88,13 +95,16 @@ def coverage(
     and that have a wrong answer without being marked (`wrong`); for numbers the width of the `interval`."""
     q = quantile(known, error_rate)
     pairs = [*zip(predictions, references, strict=True)]
-    inside = [_error(task, prediction, reference) <= q for prediction, reference in pairs]
-    covered = sum(inside) / len(pairs)
     if task.answer_kind == "number":
-        return {"coverage": covered, "interval": 2 * q if math.isfinite(q) else None}
-    unsure = [answer(task, prediction, q)["unsure"] for prediction, _ in pairs]
+        within = [_error(task, prediction, reference) <= q for prediction, reference in pairs]
+        return {"coverage": sum(within) / len(pairs), "interval": 2 * q if math.isfinite(q) else None}
+    answers = [answer(task, prediction, q) for prediction, _ in pairs]
+    inside = [
+        _named(prediction, reference) in one["set"] for one, (prediction, reference) in zip(answers, pairs, strict=True)
+    ]
+    unsure = [one["unsure"] for one in answers]
     wrong = [not sure and not found for sure, found in zip(unsure, inside, strict=True)]
-    return {"coverage": covered, "unsure": sum(unsure) / len(pairs), "wrong": sum(wrong) / len(pairs)}
+    return {"coverage": sum(inside) / len(pairs), "unsure": sum(unsure) / len(pairs), "wrong": sum(wrong) / len(pairs)}
 
 
 def with_temperature(task: Task, predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:

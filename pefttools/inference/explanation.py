@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases.loading import prepare_libraries
+from pefttools.data.encoding import cut_rows
 from pefttools.errors import UserError
 from pefttools.inference.attribution import ENOUGH, Attribution, Method, attribute
 from pefttools.inference.unlabeled import FieldColumns
@@ -94,7 +95,7 @@ def explain(
 
     Each has the `row` (its number), the row's fields, the `answer`, whether it is `right` (None without a label), the
     `words` with their `value` and whether each `is_special`, the `score`, that of the `baseline`, and for integrated
-    gradients the `completeness_error` and the `steps`.
+    gradients the `completeness_error` and the `steps`; `is_cut` if the model reads only the first part of the row.
 
     Raises:
         UserError: the run is not finished, or its task or the wish cannot be explained.
@@ -113,7 +114,8 @@ def explain(
     total = len(rows) * chosen.tokens
     with reporter.bar("explaining", total, "answers") as bar:
         for number, row in enumerate(rows, 1):
-            answers = _next_tokens(trained, row, chosen) if trained.task.generates else _answers(trained, row, chosen)
+            of_row = _next_tokens if trained.task.generates else _answers
+            answers = of_row(trained, row, chosen, reporter)
             for found, about in answers:
                 done += 1
                 inexact += found.error is not None and found.error > ENOUGH
@@ -130,7 +132,9 @@ def explain(
         )
 
 
-def _answers(trained: Trained, row: Row, wanted: Wanted) -> Iterator[tuple[Attribution, dict[str, Any]]]:
+def _answers(
+    trained: Trained, row: Row, wanted: Wanted, reporter: Reporter
+) -> Iterator[tuple[Attribution, dict[str, Any]]]:
     """The explanations of a row's answers, and whether they are right."""
     import torch
 
@@ -147,11 +151,15 @@ def _answers(trained: Trained, row: Row, wanted: Wanted) -> Iterator[tuple[Attri
     reference = task.reference(row)
     right = None if reference is None else task.is_right(prediction, reference)
     about = {"prediction": prediction["prediction"], "reference": reference, "is_right": right}
+    if any(cut_rows(columns, 1)) and task.truncation == "cut":
+        about["is_cut"] = True  # the model reads the first tokens alone
     for answer in task.explained(without, encoded, outputs, batch, wanted.of):
-        yield attribute(model, task, tokenizer, batch, answer, wanted.method), about
+        yield attribute(model, task, tokenizer, batch, answer, wanted.method, reporter), about
 
 
-def _next_tokens(trained: Trained, row: Row, wanted: Wanted) -> Iterator[tuple[Attribution, dict[str, Any]]]:
+def _next_tokens(
+    trained: Trained, row: Row, wanted: Wanted, reporter: Reporter
+) -> Iterator[tuple[Attribution, dict[str, Any]]]:
     """The explanations of the next tokens of a language model, until it ends the text."""
     import torch
 
@@ -167,7 +175,8 @@ def _next_tokens(trained: Trained, row: Row, wanted: Wanted) -> Iterator[tuple[A
         (answer,) = task.explained(row, [], outputs, batch, None)
         token = int(answer.about)
         named: Explained = answer._replace(about=f"next token {tokenizer.decode([token])!r}")
-        yield attribute(model, task, tokenizer, batch, named, wanted.method), {"place": place + 1}
+        found = attribute(model, task, tokenizer, batch, named, wanted.method, reporter)
+        yield found, {"place": place + 1}
         ids = [*ids, token]
         if token in ends:
             return

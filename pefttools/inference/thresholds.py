@@ -43,16 +43,16 @@ class Wanted:
         ]
         if self.precision is not None and self.recall is not None:
             problems.append("--precision, --recall: give one of the two; a threshold cannot reach both")
-        if self.precision is None and self.recall is None:
-            problems.append("--of: give --precision or --recall, too")
         names = task.class_names
         if not _has_thresholds(task):
-            problems.append(
-                f"--precision, --recall: thresholds are for several labels a row, or for two classes; {task.name} has"
-                f" {len(names)} classes, of which one is predicted" if names else
-                f"--precision, --recall: {task.name} has no classes"
+            given = ", ".join(f"--{name}" for name in ("precision", "recall", "of") if getattr(self, name) is not None)
+            raise UserError(
+                f"{given}: thresholds are for several labels a row, or for two classes; {task.name} has"
+                f" {len(names)} classes, of which one is predicted" if names else f"{given}: {task.name} has no classes"
             )  # fmt: skip
-        elif self.of is not None and self.of not in names:
+        if self.precision is None and self.recall is None:
+            problems.append("--of: give --precision or --recall, too")
+        if self.of is not None and self.of not in names:
             problems.append(f"--of: {unknown('class', self.of, names)}")
         elif self.of is None and not getattr(task, "multi_label", False):
             problems.append(f"--of: name the class that must reach it: {' or '.join(names)}")

@@ -33,17 +33,25 @@ class TextRow(dict[str, Any]):
 
 
 def rows_to_predict(
-    recipe: Recipe, file: str | None, texts: Sequence[str], stdin: Iterable[str | bytes], reporter: Reporter = SILENT
+    recipe: Recipe,
+    file: str | None,
+    texts: Sequence[str],
+    stdin: Iterable[str | bytes],
+    reporter: Reporter = SILENT,
+    command: str = "predict",
 ) -> Iterable[Raw | UserError]:
     """Rows from `--text`, a data file, or JSON lines on standard input (`-`); an error for a line that is not a row.
 
     A file is read like the run's training rows, unless its extension names another format.
 
+    Args:
+        command: with which messages about the file begin.
+
     Raises:
         UserError: there is neither a file nor a text, or the file cannot be read.
     """
     if not texts and file is None:
-        raise UserError("predict: name a file, - for standard input, or use --text")
+        raise UserError("name a file, - for standard input, or use --text")
     if texts and "text" not in recipe.task.fields:
         fields = ", ".join(name for name in recipe.task.fields if name not in recipe.task.targets)
         raise UserError(f"--text: {recipe.task.name} has no field `text`; name a file with the columns {fields}")
@@ -59,7 +67,7 @@ def rows_to_predict(
     if kinds != {""}:
         values |= {"format": "auto", "pattern": None}
         values |= {} if kinds <= {"csv", "tsv"} else {"separator": None, "escape": None}
-    found = stream(recipe.data.train.with_values(**values), "predict", reporter, errors_in_place=True)
+    found = stream(recipe.data.train.with_values(**values), command, reporter, errors_in_place=True)
     return chain(rows, [next(found)], found)  # read the first row now, so that a bad file fails before all else
 
 
@@ -109,20 +117,16 @@ class FieldColumns:
             if column in known:
                 continue
             if field in known:
-                reporter.warn(
-                    f"predict: the rows lack the training data's column {column!r}; {field!r} is read instead"
-                )
+                reporter.warn(f"the rows lack the training data's column {column!r}; {field!r} is read instead")
                 self.columns[field] = field
             elif self.task.fields[field] or (field in self.named and field != "id"):
                 match = nearest(column, known)
                 hint = f"add data.columns.{field}={match}" if match else f"name its column with data.columns.{field}="
-                problems.append(
-                    f"predict: the rows have no column {column!r} for {field}; {hint}. Columns: {', '.join(known)}"
-                )
+                problems.append(f"the rows have no column {column!r} for {field}; {hint}. Columns: {', '.join(known)}")
         inputs = [self.columns[field] for field in self.fields if field != "id"]
         if not problems and not {*inputs} & {*known}:
             problems = [
-                f"predict: the rows have none of the columns {', '.join(inputs)};"
+                f"the rows have none of the columns {', '.join(inputs)};"
                 f" name one with data.columns.FIELD=COLUMN. Columns: {', '.join(known)}"
             ]
         if problems:

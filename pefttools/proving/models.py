@@ -58,7 +58,9 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     if not file.is_file():
-        raise UserError(f"ADAPTER: {folder} has no {CONFIG}; name a folder that peft's save_pretrained has written")
+        inside = [one for one in (folder / "adapter", folder / "export" / "adapter") if (one / CONFIG).is_file()]
+        hint = f"name {inside[0]}" if inside else "name a folder that peft's save_pretrained has written"
+        raise UserError(f"ADAPTER: {folder} has no {CONFIG}; {hint}")
     try:
         settings = json.loads(file.read_text("utf-8"))
     except ValueError as error:
@@ -147,7 +149,12 @@ def load_right(base: str, adapter: Path, cls: Any, artifact: Path | None) -> Rig
     try:
         wrapped: Any = PeftModel.from_pretrained(model, str(adapter), low_cpu_mem_usage=False)
     except Exception as error:  # a foreign adapter raises errors of any class
-        raise UserError(f"ADAPTER: peft cannot put {adapter} on this base: {_line(error)}") from error
+        more = (
+            "; is BASE the model that the adapter was trained on?"
+            if "not found in the base model" in str(error)
+            else ""
+        )
+        raise UserError(f"ADAPTER: peft cannot put {adapter} on this base: {_line(error)}{more}") from error
     config = wrapped.active_peft_config
     scalings, ranks, heads = _values(wrapped, "scaling"), _values(wrapped, "r"), _saved_modules(wrapped)
     try:

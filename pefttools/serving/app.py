@@ -19,13 +19,25 @@ from pefttools import settings
 from pefttools.errors import UserError
 from pefttools.inference.confidence import Confidence
 from pefttools.serving import chats
-from pefttools.serving.batching import Batcher
-from pefttools.serving.bodies import ChatBody, EmbeddingBody, PredictBody
+from pefttools.serving.batching import Batcher, num_characters
+from pefttools.serving.bodies import ChatBody, EmbeddingBody, ErrorBody, PredictBody
 from pefttools.serving.guard import Guard
 from pefttools.serving.limits import Limits, Overloaded
 from pefttools.serving.measures import Measures
 from pefttools.serving.models import Models, Text
+from pefttools.settings import YAML_HINT
 
+UNREADABLE = "There was an error parsing the body"
+"""FastAPI's message for a body that is no text or too deep."""
+STATUSES: dict[int | str, str] = {
+    400: "the request is wrong; the message names the field", 401: "the API key is missing or wrong",
+    404: "there is no such path, or the server was started without it",
+    408: "the body did not arrive in time",
+    413: "the body, a row or their number is too large", 415: "the content is not application/json",
+    503: "the server is overloaded; Retry-After says when to try again",
+    504: "the answer took too long",
+}  # fmt: skip
+"""Status -> what it means, for the pages at /docs."""
 BODIES = {"/predict": PredictBody, "/v1/chat/completions": ChatBody, "/v1/embeddings": EmbeddingBody}
 
 
@@ -48,7 +60,10 @@ def application(models: Models, limits: Limits | None = None, key: str | None = 
         await batcher.stop()
 
     # its pages at /docs and /redoc need no network
-    app = FastAPIOffline(title="pefttools", lifespan=lifespan, summary="Fine-tuned models, served by pefttools")
+    app = FastAPIOffline(
+        title="pefttools", lifespan=lifespan, summary="Fine-tuned models, served by pefttools",
+        responses={status: {"description": what, "model": ErrorBody} for status, what in STATUSES.items()},
+    )  # fmt: skip
     _add_errors(app)
     _add_predictions(app, models, batcher, chosen)
     _add_openai(app, models, batcher, chosen)
@@ -66,10 +81,13 @@ def _add_predictions(app: FastAPI, models: Models, batcher: Batcher, limits: Lim
         if not values:
             raise UserError("rows: there are none" if body.texts is None else "texts: there are none")
         _refuse_beyond(len(values), limits, "rows")
+        _refuse_longer(values, limits, "row")
         served = models.get(body.model)
-        options = (body.top_k, body.threshold, body.error_rate)
-        wanted = None if options == (None, None, None) else Confidence(*options)
-        change = models.change(served.predictor.name, wanted)
+        wanted = _wanted(body)
+        try:
+            change = models.change(served.predictor.name, wanted)
+        except UserError as error:
+            raise UserError(*map(_of_body, error.problems)) from error
         if body.texts is not None and "text" not in served.predictor.task.fields:
             raise UserError(f"texts: {served.predictor.task.name} reads no single text; send rows")
         rows = served.read(values)
@@ -84,11 +102,35 @@ def _add_predictions(app: FastAPI, models: Models, batcher: Batcher, limits: Lim
         })  # fmt: skip
 
 
+def _wanted(body: PredictBody) -> Confidence | None:
+    """The options on confidence. Raises UserError with the names of the body's fields."""
+    options = (body.top_k, body.threshold, body.error_rate)
+    try:
+        return None if options == (None, None, None) else Confidence(*options)
+    except UserError as error:
+        raise UserError(*map(_of_body, error.problems)) from error
+
+
+def _of_body(problem: str) -> str:
+    """A message about options of the command line, with the fields of the body instead."""
+    return problem.replace("--top-k", "top_k").replace("--threshold", "threshold").replace("--error-rate", "error_rate")
+
+
 def _refuse_beyond(number: int, limits: Limits, what: str) -> None:
     """Raises HTTPException when a request has too many rows."""
     most = min(limits.rows, limits.waiting)
     if number > most:
         raise HTTPException(413, f"the request has {number:,} {what}; at most {most:,} are allowed")
+
+
+def _refuse_longer(values: Sequence[Any], limits: Limits, what: str) -> None:
+    """Raises HTTPException when a row has so many characters that its tokens would delay all other requests."""
+    for number, value in enumerate(values, 1):
+        characters = num_characters(value)
+        if characters > limits.row_characters:
+            raise HTTPException(
+                413, f"{what} {number} has {characters:,} characters; at most {limits.row_characters:,} are allowed"
+            )
 
 
 def _base64(vector: Sequence[float]) -> str:
@@ -125,7 +167,10 @@ def _add_openai(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) 
         if not texts:
             raise UserError("input: there is no text")
         _refuse_beyond(len(texts), limits, "texts")
-        name = models.get(body.model).predictor.name
+        _refuse_longer(texts, limits, "text")
+        served = models.get(body.model)
+        served.refuse_cut(texts)
+        name = served.predictor.name
         vectors = await batcher.submit(name, [Text(text) for text in texts])
         written = _base64 if body.encoding_format == "base64" else list
         data = [{"object": "embedding", "index": i, "embedding": written(one)} for i, one in enumerate(vectors)]
@@ -166,8 +211,10 @@ def _add_errors(app: FastAPI) -> None:
             return _error(400, "the body is not JSON")
         if isinstance(error.body, bytes):
             return _error(415, "the header Content-Type must be application/json")
+        if not isinstance(error.body, dict):
+            return _error(400, "the body must be a JSON object")
         _, problems = settings.check(cls, error.body, "")
-        return _error(400, "; ".join(problem.removeprefix(": ") for problem in problems))
+        return _error(400, "; ".join(_as_json(problem.removeprefix(": ")) for problem in problems))
 
     @app.exception_handler(Overloaded)
     async def overloaded(request: Request, error: Overloaded) -> Response:
@@ -182,7 +229,13 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
         del request
-        return _error(error.status_code, str(error.detail), dict(error.headers or {}))
+        detail = "the body is not JSON" if error.detail == UNREADABLE else str(error.detail)
+        return _error(error.status_code, detail, dict(error.headers or {}))
+
+
+def _as_json(problem: str) -> str:
+    """A message about settings without what concerns YAML alone."""
+    return problem.replace(YAML_HINT, "")
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:

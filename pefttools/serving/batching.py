@@ -183,5 +183,10 @@ class Batcher:
 
 def _tokens(row: Any) -> int:
     """The estimated number of tokens of a row."""
+    return 2 + num_characters(row) // CHARACTERS
+
+
+def num_characters(row: Any) -> int:
+    """The number of characters of a row or a text."""
     values = row.values() if isinstance(row, dict) else [row]
-    return 2 + sum(len(value) if isinstance(value, str) else len(str(value)) for value in values) // CHARACTERS
+    return sum(len(value) if isinstance(value, str) else len(str(value)) for value in values)

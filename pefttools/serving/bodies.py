@@ -32,11 +32,24 @@ class PredictBody(Body):
     """Mark rows as unsure so that at most this share has a wrong class without a mark."""
 
 
+class TextPart(Body):
+    """A part of a message; only texts can be read."""
+
+    type: Literal["text"]
+    text: str
+
+
 class Message(Body):
     """One message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: str | list[TextPart]
+    """The text, or its parts, which are joined."""
+
+    def plain(self) -> dict[str, str]:
+        """Role and text."""
+        parts = self.content if isinstance(self.content, list) else []
+        return {"role": self.role, "content": "".join(part.text for part in parts) if parts else str(self.content)}
 
 
 class ChatBody(Body):
@@ -62,8 +75,21 @@ class ChatBody(Body):
     """Seed of sampling."""
     n: Literal[1] = 1
     """Number of replies; only one is possible."""
+    frequency_penalty: Literal[0] = 0
+    """Not possible."""
+    presence_penalty: Literal[0] = 0
+    """Not possible."""
+    stream_options: dict[str, bool] | None = None
+    """Not used: the events of a stream have no counts of tokens."""
     user: str | None = None
     """Not used."""
+
+
+class ErrorBody(Body):
+    """What every response with an error contains."""
+
+    error: dict[str, str]
+    """Its `message`."""
 
 
 class EmbeddingBody(Body):

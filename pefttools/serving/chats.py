@@ -26,7 +26,7 @@ def sampling(body: ChatBody) -> Sampling:
 
 def started(served: Served, body: ChatBody) -> Reply:
     """The reply, which is not generated yet. Raises UserError when the request is invalid."""
-    return reply(served.predictor, [message.model_dump() for message in body.messages], sampling(body))
+    return reply(served.predictor, [message.plain() for message in body.messages], sampling(body))
 
 
 async def whole(name: str, found: Reply, batcher: Batcher, timeout: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A plain ASGI layer: it reads the whole body within the limits and hands it on as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -21,6 +22,9 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = ("/health",)
 """Paths that need no key."""
+
+
+TOO_LARGE = 413
 
 
 class Refused(Exception):
@@ -57,6 +61,8 @@ class Guard:
             await self.app(scope, _once(body, receive), sent)
         except Refused as error:
             status = error.status
+            if status == TOO_LARGE:
+                await self._drain(scope, receive)
             await refuse(send, error.status, str(error), error.headers)
         except TimeoutError:
             status = 408
@@ -75,11 +81,27 @@ class Guard:
         if not hmac.compare_digest(found, f"Bearer {self.key}".encode()):
             raise Refused(401, "the header Authorization must be `Bearer KEY` with the server's key")
 
+    async def _drain(self, scope: Scope, receive: Receive) -> None:
+        """Read the rest of a body that is too long; a client that is still sending would not read the answer."""
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > self.limits.drained_bytes:
+            return
+        size = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.timeout):
+                while size <= self.limits.drained_bytes:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                    if message["type"] == "http.disconnect" or not message.get("more_body"):
+                        return
+
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, which is counted in `bytes`. Raises Refused when it is too large."""
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.limits.body_bytes:
-            raise Refused(413, f"the body has {int(announced):,} bytes; at most {self.limits.body_bytes:,} are allowed")
+            raise Refused(
+                TOO_LARGE, f"the body has {int(announced):,} bytes; at most {self.limits.body_bytes:,} are allowed"
+            )
         parts: list[bytes] = []
         size = 0
         try:
@@ -90,7 +112,9 @@ class Guard:
                 part = message.get("body", b"")
                 size, self.bytes = size + len(part), self.bytes + len(part)
                 if size > self.limits.body_bytes:
-                    raise Refused(413, f"the body has more than the {self.limits.body_bytes:,} bytes that are allowed")
+                    raise Refused(
+                        TOO_LARGE, f"the body has more than the {self.limits.body_bytes:,} bytes that are allowed"
+                    )
                 if self.bytes > self.limits.all_bytes:
                     raise Refused(503, "the server is overloaded; try again later", **{"retry-after": "1"})
                 parts.append(part)

@@ -15,6 +15,10 @@ class Limits:
     """Bytes of a request's body; longer ones get the status 413."""
     all_bytes: int = 256 << 20
     """Bytes of all bodies that are being read or answered; beyond that, requests get the status 503."""
+    drained_bytes: int = 128 << 20
+    """Bytes of a body that is too long which are read and thrown away, so that its client can read the answer."""
+    row_characters: int = 200_000
+    """Characters of a row; with more, the request gets the status 413, because tokenising it would delay all others."""
     rows: int = 4096
     """Rows of a request; with more, it gets the status 413."""
     waiting: int = 16384

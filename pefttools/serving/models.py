@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools.data.fields import is_visible
 from pefttools.errors import UserError, unknown
 from pefttools.inference.confidence import Confidence, calibration_of
 from pefttools.inference.optimize import Precision
@@ -39,6 +40,19 @@ class Served:
         columns = FieldColumns(self.predictor.recipe)
         columns.fit(raws)
         return [columns.read(number, raw) for number, raw in enumerate(raws, 1)]
+
+    def refuse_cut(self, texts: Sequence[str]) -> None:
+        """Raises UserError when one of the texts to embed is empty, or longer than what the model reads."""
+        tokenizer, limit = self.predictor.tokenizer, self._limit
+        for number, text in enumerate(texts, 1):
+            if not is_visible(text):
+                raise UserError(f"input: text {number} is empty")
+            if (length := len(tokenizer(text, verbose=False)["input_ids"])) > limit:
+                raise UserError(f"input: text {number} has {length:,} tokens; the model reads at most {limit:,}")
+
+    @property
+    def _limit(self) -> int:
+        return min(self.predictor.task.max_length, self.predictor.tokenizer.model_max_length)
 
 
 @dataclass(frozen=True)
