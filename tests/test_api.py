@@ -100,7 +100,7 @@ def test_what_a_run_offers(run: pefttools.TrainedRun, tmp_path: Path) -> None:
     assert run.metrics["accuracy"] == run.result["test"]["accuracy"]
     assert run.history["loss"].notna().sum() == run.result["train"]["steps"]
     assert run.metrics["accuracy"] is not None
-    assert not run.history["validation.accuracy"].isna().all()
+    assert len(run.history["validation.accuracy"].dropna()) > 0
     assert len(run.predictions) == run.result["data"]["rows"]["test"]
     assert set(run.predictions["probabilities"][0]) == set(run.recipe.task.class_names)
     assert "lora, accuracy" in repr(run)
