@@ -18,6 +18,7 @@ from pefttools.augmentations.back_translation import BackTranslation
 from pefttools.augmentations.base import Context, copies
 from pefttools.errors import UserError
 from pefttools.recipe import recipes
+from pefttools.sources.cache import cache_dir
 from pefttools.tasks import tasks
 from pefttools.training.preparation import prepare
 from pefttools.training.run import Run
@@ -80,6 +81,13 @@ def test_texts_go_there_and_back_once(
     assert back == [text for text in abroad if text]
     alone = [(open_translator(one.there, "there").translate([text], "x") if one.there else [])[0] for text in texts]
     assert sorted(alone) == sorted(abroad)  # a batch translates like single texts
+    damaged = list(cache_dir().rglob("*.json"))
+    files = [file for file in damaged if "word5 pear" in file.read_text("utf-8")]
+    assert files
+    for file in files:
+        file.write_text(file.read_text("utf-8").replace("word", "wodr"), "utf-8")
+    mended = one.bind(Context(texts))
+    assert mended._found == {text: bound._found[text] for text in texts}
     number = len(counted)
     other = one.model_copy(update={"there": TranslatorSettings(source=str(seq2seq_base), max_new_tokens=5)})
     other.bind(Context(texts))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from conftest import Listener
 
 from pefttools.bases.loading import BaseSettings
 from pefttools.errors import UserError
@@ -135,6 +136,12 @@ def test_a_gguf_base_is_dequantized_once(tmp_path: Path, monkeypatch: pytest.Mon
     assert (folder / "model.safetensors").stat().st_mtime_ns == modified
     with torch.no_grad():
         assert model(torch.tensor([[3, 4, 5]]), attention_mask=torch.ones(1, 3)).logits.isfinite().all()
+    weights, listener = folder / "model.safetensors", Listener()
+    whole = weights.read_bytes()
+    weights.write_bytes(bytes([*whole[:-1], whole[-1] ^ 1]))
+    TASK.load(BaseSettings(source=str(file)), listener)
+    assert weights.read_bytes() == whole
+    assert any("so it is made again" in note for note in listener.notes)
 
 
 def test_a_named_module_joins_the_head(bases: Callable[[str], Path]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import Listener
 
 from pefttools.atomic import new_file, new_folder
 from pefttools.errors import UserError
@@ -53,14 +54,44 @@ def test_file_and_folder_of_a_wheel_are_fetched(index: Path) -> None:
 def test_download_reports_progress_once(index: Path) -> None:
     seen: list[str] = []
 
-    class Listener(Reporter):
+    class Progress(Reporter):
         def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Bar]:
             seen.append(f"{title} {unit}")
             return super().bar(title, total, unit)
 
-    fetch("pypi:some-rows==1.2/some_rows/data/a.csv", reporter=Listener())
-    fetch("pypi:some-rows==1.2/some_rows/data/a.csv", reporter=Listener())
+    fetch("pypi:some-rows==1.2/some_rows/data/a.csv", reporter=Progress())
+    fetch("pypi:some-rows==1.2/some_rows/data/a.csv", reporter=Progress())
     assert seen == ["downloading some-rows==1.2 bytes"]
+
+
+def flip(file: Path, place: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def halve(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def swap(file: Path) -> None:
+    """Change the content of a.csv in the wheel, but not its checksum."""
+    flip(file, file.read_bytes().index(b"text,label"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [halve, swap], ids=lambda it: it.__name__)
+def test_a_damaged_wheel_is_downloaded_again(damage: Callable[[Path], None], index: Path, tmp_path: Path) -> None:
+    source, listener = "some-rows==1.2/some_rows/data", Listener()
+    first = fetch(f"pypi:{source}/deep/b.txt")
+    (wheel,) = (tmp_path / "cache" / "wheels").glob("*.whl")
+    damage(wheel)
+    assert pypi.licence(f"{source}/a.csv") is None
+    assert fetch(f"pypi:{source}/a.csv", reporter=listener).read_text() == "text,label\nx,1\n"
+    assert any("is damaged" in note and "downloaded again" in note for note in listener.notes)
+    flip(first, 0)  # an extracted file
+    assert fetch(f"pypi:{source}/deep/b.txt", reporter=listener).read_text() == "b"
+    assert "so it is made again" in listener.notes[-1]
 
 
 def test_progress_is_read_from_the_output_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

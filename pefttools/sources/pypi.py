@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
 from email import message_from_bytes
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -64,10 +65,12 @@ def licence(rest: str) -> str | None:
     match = FORM.fullmatch(rest)
     if not match:
         return None
-    if wheel := _cached_wheel(match["name"], match["version"]):
-        with zipfile.ZipFile(wheel) as archive:
-            file = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
-            return _licence_of(message_from_bytes(archive.read(file)))
+    wheel = _cached_wheel(match["name"], match["version"])
+    with suppress(zipfile.BadZipFile, zlib.error, EOFError, StopIteration):  # a damaged wheel tells nothing
+        if wheel:
+            with zipfile.ZipFile(wheel) as archive:
+                file = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
+                return _licence_of(message_from_bytes(archive.read(file)))
     try:
         return _licence_of(metadata.metadata(match["name"]))
     except metadata.PackageNotFoundError:
