@@ -34,6 +34,9 @@ KINDS: Mapping[str, Callable[[], Any]] = {
     "pairs of lists": lambda: ([row["text"] for row in ROWS], [row["label"] for row in ROWS]),
     "arrays": lambda: (numpy.array([row["text"] for row in ROWS]), numpy.array([row["label"] for row in ROWS])),
     "pandas": lambda: pandas.DataFrame(ROWS),
+    "categories": lambda: pandas.DataFrame(ROWS).astype({"label": "category"}),
+    "pandas' own texts": lambda: pandas.DataFrame(ROWS).convert_dtypes().set_index(pandas.Index(range(7, 127))),
+    "categories of polars": lambda: polars.DataFrame(ROWS).cast({"label": polars.Categorical}),
     "polars": lambda: polars.DataFrame(ROWS),
     "lazy": lambda: polars.DataFrame(ROWS).lazy(),
     "arrow": lambda: pyarrow.Table.from_pylist(ROWS),
@@ -120,7 +123,8 @@ def test_predictions_of_every_kind_of_rows(run: pefttools.TrainedRun) -> None:
     assert list(found["prediction"]) == expected
     assert list(found.index) == [*"abcde"]
     assert list(found["mine"]) == [*range(5)]
-    assert [one["prediction"] for one in pefttools.predict(run.path, pandas.Series(texts))] == expected
+    for series in (pandas.Series(texts), polars.Series(texts), pyarrow.array(texts), tuple(texts)):
+        assert [one["prediction"] for one in pefttools.predict(run.path, series)] == expected
     with pytest.raises(UserError, match="text"):
         run.predict([{"txet": "a"}])
 

@@ -240,8 +240,9 @@ def _raws(data: Any) -> Iterable[Any]:
         data = [data]
     if isinstance(data, Mapping) and not any(isinstance(one, (list, tuple)) for one in data.values()):
         data = [data]
-    if isinstance(data, Sequence) or (hasattr(data, "tolist") and not hasattr(data, "columns")):
-        values: list[Any] = list(getattr(data, "tolist", lambda: data)())
+    lists = [method for name in ("tolist", "to_list", "to_pylist") if (method := getattr(data, name, None)) is not None]
+    if isinstance(data, Sequence) or (lists and not hasattr(data, "columns")):
+        values: list[Any] = list(lists[0]() if lists else data)
         if all(isinstance(one, str) for one in values):
             return [TextRow(text=one) for one in values]
         data = values

@@ -81,6 +81,8 @@ class Callbacks:
         return any(self._call("should_stop"))
 
     def _call(self, method: str, *values: object) -> list[object]:
+        if not self.members:
+            return []
         with same_random_states():
             return [found(*values) for one in self.members if (found := getattr(one, method, None)) is not None]
 
