@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from conftest import losses, make_rows
 from test_train import assert_same_weights
 
 import pefttools
+from pefttools.api.session import REGISTRIES
 from pefttools.errors import UserError
 from pefttools.objectives.label_smoothing import LabelSmoothing
 from pefttools.strategies.bitfit import BitFit
@@ -50,6 +51,14 @@ KINDS: Mapping[str, Callable[[], Any]] = {
 @pytest.fixture(scope="module")
 def base(bases: Callable[[str], Path]) -> str:
     return str(bases("bert"))
+
+
+@pytest.fixture
+def session() -> Iterator[None]:
+    """Classes that a test registers are forgotten after it."""
+    yield
+    for registry in REGISTRIES:
+        registry.added.clear()
 
 
 def fitted(data: Any, out: Path, base: Any, **more: Any) -> pefttools.TrainedRun:
@@ -246,6 +255,7 @@ def test_a_callback_ends_training_early(strategy: str, base: str, tmp_path: Path
     assert found.predict("red apple")["prediction"] in found.recipe.task.class_names
 
 
+@pytest.mark.usefixtures("session")
 def test_classes_of_this_session(base: str, tmp_path: Path) -> None:
     @pefttools.register
     class FewBiases(BitFit):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import Listener, losses, make_rows, power_cut, train_in_two, train_tiny, write_recipe, write_rows
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_train import assert_same_weights
 
@@ -295,6 +295,7 @@ def question_rows(draw: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", EDITS)
 @given(row=st.composite(question_rows)(), seed=st.integers(0, 99))
+@example(row={"context": " 北 京", "question": "red word1 saw", "answers": []}, seed=3)
 def test_answers_stay_at_their_positions(name: str, row: dict[str, Any], seed: int) -> None:
     found = edited(EDITS[name], row, QuestionAnswering(), seed)
     assert [answer["text"] for answer in found["answers"]] == [answer["text"] for answer in row["answers"]]

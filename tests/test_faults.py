@@ -108,7 +108,7 @@ def test_runs_whose_checkpoints_are_all_damaged_are_refused(
     assert "step-00000003: trained.safetensors has changed since it was written" in told
     assert "step-00000002: trained.safetensors has changed since it was written (its sha256 is not that in" in told
     assert "in best-00000002, its best weights" in told
-    assert "restore one from a copy, or remove the folder" in told
+    assert "restore one from a copy, or train anew with --overwrite instead of --resume" in told
     assert sorted(path.name for path in (run / "checkpoints").glob("step-*")) == ["step-00000002", "step-00000003"]
 
 

@@ -57,7 +57,7 @@ def test_settings_that_do_not_fit_the_base_are_refused(
 
 @pytest.mark.parametrize("strategy", ["lora", "adalora", "vera", "low_rank"])
 def test_empty_targets_are_refused(strategy: str, recipe_file: Path) -> None:
-    with pytest.raises(UserError, match=r"strategy.targets: tuple should have at least 1 item"):
+    with pytest.raises(UserError, match=r"strategy.targets: is empty"):
         recipes.load(str(recipe_file), [f"strategy={strategy}", "strategy.targets=[]"])
 
 

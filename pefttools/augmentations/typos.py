@@ -57,7 +57,7 @@ class Typos(WordAugmentation):
                     continue
             found.append(piece)
             place += 1
-        return None if found == pieces else found
+        return None if found == pieces or not found else found  # a text whose characters were all dropped stays
 
 
 def _mistyped(piece: Piece, following: Piece | None, may_drop: bool, draw: random.Random) -> list[Piece]:
