@@ -145,7 +145,7 @@ def _labelled(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Gues
     inputs = [one for one in texts if one != label]
     pair = next((pair for pair in PAIRS if {*pair} <= {*inputs}), None)
     fields = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": inputs[0]}
-    values = [row.get(label) for row in rows if row.get(label) not in (None, "")]
+    values: list[Any] = [row.get(label) for row in rows if row.get(label) not in (None, "")]
     if any(isinstance(one, (list, tuple)) for one in values) or all(map(_is_list, values)):
         note = f"{label!r} has several labels a row"
         return Guess("text_classification", _renamed({**fields, "label": label}), {"multi_label": True}, [note])
