@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pefttools import cli
 from pefttools.data.splitting import load_splits
@@ -111,6 +114,32 @@ def test_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert "max_length: 32" in Path("mine.yaml").read_text()
     assert cli.run(["new", "rows.csv", "--out", "mine.yaml"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+NAMES = [
+    "text",
+    "label",
+    "labels",
+    "tags",
+    "tokens",
+    "question",
+    "answer",
+    "context",
+    "choices",
+    "source",
+    "target",
+    "x",
+]
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(-9, 9), st.floats(allow_nan=True), st.text(max_size=9),
+    st.lists(st.text(max_size=3), max_size=3), st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), min_size=1, max_size=9))
+def test_any_rows_are_guessed_or_refused(made: list[dict[str, Any]]) -> None:
+    with suppress(UserError):
+        assert guess(made, "rows").settings.get("max_length", 32) >= 32
 
 
 def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

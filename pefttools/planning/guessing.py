@@ -143,6 +143,8 @@ def _labelled(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Gues
     if label is None:
         return None
     inputs = [one for one in texts if one != label]
+    if not inputs:
+        return None
     pair = next((pair for pair in PAIRS if {*pair} <= {*inputs}), None)
     fields = {"text": pair[0], "text_pair": pair[1]} if pair else {"text": inputs[0]}
     values: list[Any] = [row.get(label) for row in rows if row.get(label) not in (None, "")]
