@@ -1,7 +1,7 @@
-"""The README's table of the classic suite, made from its committed results.
+"""The table of the classic suite in docs/comparing.md, made from its committed results.
 
 pefttools bench classic --workers 2 --no-texts --out benchmarks/results/classic   # the summary
-python benchmarks/readme.py                                                       # the README's table
+python benchmarks/readme.py                                                       # the table
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from pefttools.bench.tables import cells
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/comparing.md"
 SUMMARY = ROOT / "benchmarks/results/classic/summary.json"
 BEGIN, END = "<!-- made by `python benchmarks/readme.py` -->\n", "<!-- end -->\n"
 SHOWN = ("tier", "method", "test", "95% interval", "trained", "seconds", "peak MB", "moved", "forgot")
@@ -34,13 +35,12 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def updated(readme: str) -> str:
-    """The README with the current table."""
-    before, _, rest = readme.partition(BEGIN)
+def updated(page: str) -> str:
+    """The page with the current table."""
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + table(json.loads(SUMMARY.read_text("utf-8"))) + END + after
 
 
 if __name__ == "__main__":
-    file = ROOT / "README.md"
-    file.write_text(updated(file.read_text("utf-8")), "utf-8")
+    PAGE.write_text(updated(PAGE.read_text("utf-8")), "utf-8")

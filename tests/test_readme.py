@@ -1,4 +1,4 @@
-"""The README: its commands parse, its linked files exist, and its generated table is up to date."""
+"""The README and the guides: their commands parse, linked files exist, and the generated table is up to date."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ import pytest
 from pefttools.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("pefttools ")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"^```\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+]
+COMMANDS = [*dict.fromkeys(line for block in BLOCKS for line in block.splitlines() if line.startswith("pefttools "))]
+LONGEST = 140
+"""Lines of the README at most: it says what this is and where to read on."""
 
 
 def benchmark(name: str) -> ModuleType:
@@ -34,11 +40,23 @@ def test_commands_parse(line: str) -> None:
     assert command.__name__.strip("_") == words[1]
 
 
-def test_linked_files_exist() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")) if "://" not in link]
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_the_readme_is_short_and_names_every_guide() -> None:
+    text = PAGES[0].read_text("utf-8")
+    assert len(text.splitlines()) <= LONGEST
+    assert not [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text]
+
+
+def test_every_command_is_in_the_guide_of_commands() -> None:
+    text = (ROOT / "docs/commands.md").read_text("utf-8")
+    assert not [name for name in app if not name.startswith("-") and f"pefttools {name}" not in text]
 
 
 def test_table_equals_the_results() -> None:
-    assert benchmark("readme").updated(README) == README
+    page = (ROOT / "docs/comparing.md").read_text("utf-8")
+    assert benchmark("readme").updated(page) == page

@@ -1,4 +1,4 @@
-"""The README's Python, run word for word, on a tiny base."""
+"""The Python of the README and of its guide, run word for word, on a tiny base."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from conftest import make_rows
 from pefttools.api import settings
 
 pytestmark = pytest.mark.slow
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text("utf-8")
-SECTION = README.partition("## From Python\n")[2].partition("\n## ")[0]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/python.md")]
+BLOCKS = [block for text in TEXTS for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
 def test_every_block_runs(
@@ -32,7 +32,7 @@ def test_every_block_runs(
     names: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
     assert "prediction" in capsys.readouterr().out
     assert (tmp_path / "runs/tickets/export/merged/model.safetensors").is_file()
     assert transformers.AutoModelForSequenceClassification.from_pretrained("runs/mine").config.num_labels == 3
