@@ -341,7 +341,10 @@ def test_a_taken_port_and_other_mistakes(finished_run: Path, capsys: pytest.Capt
             ([], "name at least one run"),
             ([str(finished_run), "--timeout", "0"], "--timeout: must be above 0"),
             (["nowhere", "--port", "0"], "there is no run here"),
-            ([str(finished_run), "--port", "99999"], "cannot be used"),
+            ([str(finished_run), "--port", "99999"], "99999 is not a number from 0 to 65535"),
+            ([str(finished_run), "--host", "no.such.host.invalid"], "--host: no.such.host.invalid is no address"),
+            ([str(finished_run), f"{finished_run}/", "--port", "0"], "is named twice"),
+            ([str(finished_run / "adapter" / "adapter_config.json"), "--port", "0"], "name that folder"),
         ):
             assert cli.run(["serve", *words]) == 2
             assert message in " ".join(capsys.readouterr().err.split())

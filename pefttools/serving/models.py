@@ -74,6 +74,9 @@ class Models:
         Raises:
             UserError: a folder is neither, or two have the same name.
         """
+        folders = [path.resolve() for path in paths]
+        if twice := [str(path) for i, path in enumerate(paths) if folders[i] in folders[:i]]:
+            raise UserError(f"serve: {', '.join(twice)} is named twice")
         names = [path.absolute().name for path in paths]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(

@@ -12,6 +12,7 @@ from pefttools.serving.app import application
 from pefttools.serving.limits import Limits
 from pefttools.serving.models import Models
 
+LAST_PORT = 65535
 BACKLOG = 2048
 CONNECTIONS = 4096
 """Connections beyond which new requests get the status 503."""
@@ -19,12 +20,17 @@ CONNECTIONS = 4096
 
 def bound(host: str, port: int) -> socket.socket:
     """A socket that listens there. Raises UserError when the port is taken, or the host is not this machine."""
+    if not 0 <= port <= LAST_PORT:
+        raise UserError(f"--port: {port} is not a number from 0 to {LAST_PORT}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found = socket.socket(family, socket.SOCK_STREAM)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
-    except (OSError, OverflowError) as error:
+    except socket.gaierror as error:
+        found.close()
+        raise UserError(f"--host: {host} is no address of this machine: {error.strerror}") from error
+    except OSError as error:
         found.close()
         raise UserError(f"--port: {host}:{port} cannot be used: {error}; name another --port or --host") from error
     return found

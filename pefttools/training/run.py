@@ -84,6 +84,9 @@ class Run:
         """A finished run. Raises UserError when there is none, it is not finished, or one of its files is damaged."""
         run = cls(path.absolute())
         if not run.exists:
+            inside = next((one for one in path.absolute().parents[:2] if (one / "recipe.yaml").is_file()), None)
+            if path.is_file() and inside:
+                raise UserError(f"{path}: is a file of {inside}; name that folder")
             raise UserError(f"{path}: there is no run here; name a folder that `pefttools train --out` has written")
         if not run.finished:
             raise UserError(f"{path}: this run is not finished; finish it with `{run.resume_command}`")
