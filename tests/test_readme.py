@@ -13,7 +13,7 @@ import pytest
 from pefttools.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = [
     block
     for page in PAGES
@@ -49,7 +49,7 @@ def test_linked_files_exist(page: Path) -> None:
 def test_the_readme_is_short_and_names_every_guide() -> None:
     text = PAGES[0].read_text("utf-8")
     assert len(text.splitlines()) <= LONGEST
-    assert not [page.name for page in PAGES[1:] if f"(docs/{page.name})" not in text]
+    assert not [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT).as_posix()})" not in text]
 
 
 def test_every_command_is_in_the_guide_of_commands() -> None:

@@ -16,7 +16,7 @@ from pefttools.api import settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/python.md")]
+TEXTS = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/python.md", "docs/zh/start.md")]
 BLOCKS = [block for text in TEXTS for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
@@ -32,7 +32,7 @@ def test_every_block_runs(
     names: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert "prediction" in capsys.readouterr().out
     assert (tmp_path / "runs/tickets/export/merged/model.safetensors").is_file()
     assert transformers.AutoModelForSequenceClassification.from_pretrained("runs/mine").config.num_labels == 3
