@@ -47,15 +47,20 @@ class Registry(Generic[C]):
         self.added: dict[str, type[C]] = {}
         """Name -> class that `add` made known in this process."""
 
+    @property
+    def base_class(self) -> type[C]:
+        """The class that all choices are derived from."""
+        return getattr(importlib.import_module(f"{self.package}.base"), self.base)
+
     def add(self, cls: type[C], name: str) -> None:
         """Make a class known in this process under a name, without a file; a class of that name is replaced.
 
+        Args:
+            cls: derived from `base_class`.
+
         Raises:
-            UserError: the class is none of this kind, is abstract, or the name is no identifier or a file's.
+            UserError: the class is abstract, or the name is no identifier or a file's.
         """
-        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
-        if not (isinstance(cls, type) and issubclass(cls, base)):
-            raise UserError(f"{self.kind} {name!r}: {shown(cls)} is no class derived from {self.base}")
         if inspect.isabstract(cls):
             raise UserError(f"{self.kind} {name!r}: {self._not_one([cls], [])}")
         if not name.isidentifier() or name in self.files():
@@ -122,7 +127,7 @@ class Registry(Generic[C]):
                 raise UserError(f"{self.kind} {name!r} cannot be used: {reason}")
             raise UserError(self.unknown_name(name, self.names()))
         plugin = plugin if file == plugin else None  # shipped files take precedence
-        base = getattr(importlib.import_module(f"{self.package}.base"), self.base)
+        base = self.base_class
         try:
             module = importlib.import_module(f"{self.package}.{name}")
         except Exception as error:

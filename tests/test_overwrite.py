@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from conftest import losses
 
 import pefttools
@@ -81,6 +82,31 @@ def test_overwritten_rows_in_memory(bases: object, tmp_path: Path) -> None:
     (after,) = (second.path / "given").iterdir()
     assert after.name != before.name
     assert str(after) == second.recipe.as_dict()["data"]["train"]["source"]
+
+
+@pytest.mark.slow
+def test_another_model_in_memory_is_never_taken_for_the_first(bases: object, tmp_path: Path) -> None:
+    folder = str(bases("bert"))  # type: ignore[operator]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    first, other = (transformers.AutoModel.from_pretrained(folder) for _ in range(2))
+    with torch.no_grad():
+        other.embeddings.word_embeddings.weight.mul_(1.5)
+    rows = [{"text": f"red word{i}", "label": "ab"[i % 2]} for i in range(40)]
+    common = {"tokenizer": tokenizer, "train": {"epochs": 1, "trackers": [], "log_every": 1}, "progress": False}
+    run = pefttools.fit(rows, base=first, out=tmp_path / "run", **common)  # type: ignore[arg-type]
+    kept = sorted(one.name for one in (run.path / "given").iterdir())
+    again = pefttools.fit(rows, base=first, out=tmp_path / "run", resume=True, **common)  # type: ignore[arg-type]
+    assert losses(again.path) == losses(run.path)
+    for wish in ({"resume": True}, {}):
+        with pytest.raises(pefttools.UserError, match="another recipe"):
+            pefttools.fit(rows, base=other, out=tmp_path / "run", **wish, **common)  # type: ignore[arg-type]
+    assert sorted(one.name for one in (run.path / "given").iterdir()) == kept  # what was refused leaves nothing
+    before = losses(run.path)
+    new = pefttools.fit(rows, base=other, out=tmp_path / "run", overwrite=True, **common)  # type: ignore[arg-type]
+    assert losses(new.path) != before
+    fresh = pefttools.fit(rows, base=other, out=tmp_path / "fresh", **common)  # type: ignore[arg-type]
+    assert losses(new.path) == losses(fresh.path)
+    assert len([*(new.path / "given").iterdir()]) == 2
 
 
 def test_env(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,9 @@ def test_a_client_that_sends_too_much_can_read_why(server: Server) -> None:
 
 
 def test_texts_to_embed_are_never_cut(server: Server, models: Models) -> None:
-    (limit,) = {one._limit for one in models.served.values()}
+    (limit,) = {
+        min(p.task.max_length, p.tokenizer.model_max_length) for p in (o.predictor for o in models.served.values())
+    }
     assert server.post("/v1/embeddings", {"input": "word1 " * (limit - 2)})[0] == 200
     status, found = server.post("/v1/embeddings", {"input": ["apple", "word1 " * limit]})
     assert status == 400

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pefttools.api import rows
 from pefttools.api.settings import Overrides, as_texts, resolved, values_of
 from pefttools.api.trained_run import TrainedRun, reporter_for
 from pefttools.errors import UserError
+from pefttools.sources.pins import content_sha256
 
 if TYPE_CHECKING:
     from pefttools.recipe.recipe import Recipe
@@ -80,13 +82,11 @@ def fit(
                 raise UserError(f"{name}: is also in data; pass it once")
             parts[name] = value
     folder = Path(out) if out is not None else _free(RUNS, _title(task, strategy))
-    with _kept_only_with_a_run(folder):
+    with _only_what_the_run_names(folder):
         files = {name: rows.written(value, folder / GIVEN, name, name) for name, value in parts.items()}
-        given["base"] = _in_files(base, tokenizer, folder / GIVEN / "base")
+        given["base"] = _in_files(base, tokenizer, folder / GIVEN)
         recipe, notes = resolved(values_of(files, columns or {}, given), overrides)
-        run = _trained(recipe, notes, folder, callbacks, resume, overwrite, progress)
-        _forget_others(folder / GIVEN, files.values())
-        return run
+        return _trained(recipe, notes, folder, callbacks, resume, overwrite, progress)
 
 
 def train(
@@ -215,7 +215,7 @@ def _trained(
 
 
 def _in_files(base: Any, tokenizer: Any, folder: Path) -> Any:
-    """The base as a recipe names it; a model in memory is saved to the folder. Raises UserError."""
+    """The base as a recipe names it; a model in memory is saved in the folder, under a hash. Raises UserError."""
     if not hasattr(base, "save_pretrained"):
         if tokenizer is not None:
             raise UserError("tokenizer: is for a model in memory; a base that is named brings its own")
@@ -224,10 +224,18 @@ def _in_files(base: Any, tokenizer: Any, folder: Path) -> Any:
         raise UserError("tokenizer: is required, because base is a model in memory")
     if hasattr(base, "peft_config"):
         raise UserError("base: is wrapped by peft already; pass the plain model, or start=FOLDER of the adapter")
-    if not folder.exists():  # a resumed run has it already
-        base.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return str(folder.absolute())
+    with TemporaryDirectory(dir=_created(folder)) as scratch:
+        base.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        saved = folder / f"base-{content_sha256(Path(scratch))[:12]}"
+        if not saved.exists():  # a resumed run has it already
+            shutil.copytree(scratch, saved)
+    return str(saved.absolute())
+
+
+def _created(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _title(task: Any, strategy: Any) -> str:
@@ -235,14 +243,6 @@ def _title(task: Any, strategy: Any) -> str:
         (one.get("name", usual) if isinstance(one, Mapping) else one) or usual
     )
     return f"{named(task, 'text_classification')}-{named(strategy, 'lora')}".replace("_", "-")
-
-
-def _forget_others(given: Path, files: Iterable[str]) -> None:
-    """Remove the rows of a run that was overwritten."""
-    names = {Path(file).name for file in files}
-    for file in given.glob("*"):
-        if file.is_file() and file.name not in names:
-            file.unlink()
 
 
 def _free(parent: Path, title: str) -> Path:
@@ -254,17 +254,20 @@ def _free(parent: Path, title: str) -> Path:
 
 
 @contextmanager
-def _kept_only_with_a_run(folder: Path) -> Iterator[None]:
-    """Inside, files may be written into a run folder before its run; without a run at the end, they are removed."""
+def _only_what_the_run_names(folder: Path) -> Iterator[None]:
+    """Inside, files may be written into a run folder before its run; at the end, those that its recipe does not name
+    are removed: of a run that was refused or overwritten."""
     from pefttools.training.run import GIVEN, Run
 
-    given = folder / GIVEN
-    is_new, existed = not given.exists(), folder.exists()
+    given, existed = folder / GIVEN, folder.exists()
     try:
         yield
     finally:
-        if not Run(folder.absolute()).exists:
-            if is_new:
-                shutil.rmtree(given, ignore_errors=True)
-            if not existed and folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        run = Run(folder.absolute())
+        text = run.recipe_file.read_text("utf-8") if run.exists else ""
+        for one in given.glob("*"):
+            if one.name not in text:
+                shutil.rmtree(one) if one.is_dir() else one.unlink()
+        for one in (given, folder) if not text else (given,):
+            if one.is_dir() and not any(one.iterdir()) and (one == given or not existed):
+                one.rmdir()

@@ -44,11 +44,8 @@ def register(cls: Any = None, /, *, name: str | None = None) -> Any:
 
 
 def _registered(cls: Any, name: str) -> Any:
-    import importlib
-
     for registry in REGISTRIES:
-        base = getattr(importlib.import_module(f"{registry.package}.base"), registry.base)
-        if isinstance(cls, type) and issubclass(cls, base):
+        if isinstance(cls, type) and issubclass(cls, registry.base_class):
             registry.add(cls, name)
             return cls
     kinds = ", ".join(registry.base for registry in REGISTRIES)

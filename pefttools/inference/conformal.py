@@ -91,20 +91,23 @@ def by_probability(probabilities: Mapping[str, float]) -> list[tuple[str, float]
 def coverage(
     task: Task, known: Sequence[float], error_rate: float, predictions: Sequence[Prediction], references: Sequence[Any]
 ) -> dict[str, float | None]:
-    """How many sets contain the right answer (`coverage`), and, for classes, the shares of rows that are not `sure`
-    and that have a wrong answer without being marked (`wrong`); for numbers the width of the `interval`."""
+    """How often the error of the right answer is at most the quantile (`coverage`).
+
+    For classes also the shares of rows that are `unsure`, and that have a wrong answer without being marked (`wrong`);
+    for numbers the width of the `interval`.
+
+    A set that `answer` gives contains the right class at least as often, because it also has the predicted class.
+    """
     q = quantile(known, error_rate)
     pairs = [*zip(predictions, references, strict=True)]
+    inside = [_error(task, prediction, reference) <= q for prediction, reference in pairs]
+    covered = sum(inside) / len(pairs)
     if task.answer_kind == "number":
-        within = [_error(task, prediction, reference) <= q for prediction, reference in pairs]
-        return {"coverage": sum(within) / len(pairs), "interval": 2 * q if math.isfinite(q) else None}
-    answers = [answer(task, prediction, q) for prediction, _ in pairs]
-    inside = [
-        _named(prediction, reference) in one["set"] for one, (prediction, reference) in zip(answers, pairs, strict=True)
-    ]
-    unsure = [one["unsure"] for one in answers]
-    wrong = [not sure and not found for sure, found in zip(unsure, inside, strict=True)]
-    return {"coverage": sum(inside) / len(pairs), "unsure": sum(unsure) / len(pairs), "wrong": sum(wrong) / len(pairs)}
+        return {"coverage": covered, "interval": 2 * q if math.isfinite(q) else None}
+    unsure = [answer(task, prediction, q)["unsure"] for prediction, _ in pairs]
+    right = [_named(prediction, reference) == predicted(prediction) for prediction, reference in pairs]
+    wrong = [not one and not is_right for one, is_right in zip(unsure, right, strict=True)]
+    return {"coverage": covered, "unsure": sum(unsure) / len(pairs), "wrong": sum(wrong) / len(pairs)}
 
 
 def with_temperature(task: Task, predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:

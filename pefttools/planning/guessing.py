@@ -37,7 +37,7 @@ MOST_CLASSES = 0.2
 RARE = 0.2
 """Share of the mean number of rows of a class below which a class is called rare."""
 OTHER_SCRIPT = 0.05
-"""Share of rows in another script from which on that is told."""
+"""A note says so when at least this share of the rows is in another script."""
 CUT = 0.95
 """Share of rows that are not cut at the chosen length."""
 PER_TOKEN = 3.5

@@ -168,10 +168,10 @@ def _add_openai(app: FastAPI, models: Models, batcher: Batcher, limits: Limits) 
             raise UserError("input: there is no text")
         _refuse_beyond(len(texts), limits, "texts")
         _refuse_longer(texts, limits, "text")
-        served = models.get(body.model)
-        served.refuse_cut(texts)
-        name = served.predictor.name
+        name = models.get(body.model).predictor.name
         vectors = await batcher.submit(name, [Text(text) for text in texts])
+        if wrong := [f"input: text {n} {one}" for n, one in enumerate(vectors, 1) if isinstance(one, UserError)]:
+            raise UserError(*wrong[:3])
         written = _base64 if body.encoding_format == "base64" else list
         data = [{"object": "embedding", "index": i, "embedding": written(one)} for i, one in enumerate(vectors)]
         return JSONResponse({"object": "list", "model": name, "data": data})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pefttools.data.fields import is_visible
 from pefttools.errors import UserError, unknown
@@ -40,19 +40,6 @@ class Served:
         columns = FieldColumns(self.predictor.recipe)
         columns.fit(raws)
         return [columns.read(number, raw) for number, raw in enumerate(raws, 1)]
-
-    def refuse_cut(self, texts: Sequence[str]) -> None:
-        """Raises UserError when one of the texts to embed is empty, or longer than what the model reads."""
-        tokenizer, limit = self.predictor.tokenizer, self._limit
-        for number, text in enumerate(texts, 1):
-            if not is_visible(text):
-                raise UserError(f"input: text {number} is empty")
-            if (length := len(tokenizer(text, verbose=False)["input_ids"])) > limit:
-                raise UserError(f"input: text {number} has {length:,} tokens; the model reads at most {limit:,}")
-
-    @property
-    def _limit(self) -> int:
-        return min(self.predictor.task.max_length, self.predictor.tokenizer.model_max_length)
 
 
 @dataclass(frozen=True)
@@ -135,20 +122,33 @@ def _loaded(paths: Sequence[Path], precision: Precision, reporter: Reporter, emb
     return [load_predictor(path, precision, reporter, whole_outputs=embeds) for path in paths]
 
 
-def embeddings(predictor: Predictor, texts: Sequence[str]) -> list[list[float]]:
-    """Vectors of texts, of length 1: the mean of the last block's outputs over tokens.
+def embeddings(predictor: Predictor, texts: Sequence[str]) -> list[list[float] | UserError]:
+    """A vector of length 1 for each text, the mean of the last block's outputs over tokens; an error for a text that is
+    empty or longer than what the model reads.
 
     Args:
         predictor: loaded with `whole_outputs`.
     """
+    tokenizer = predictor.tokenizer
+    limit = min(predictor.task.max_length, tokenizer.model_max_length)
+    whole: Any = [tokenizer(text, verbose=False)["input_ids"] for text in texts]
+    found: list[Any] = [
+        UserError("is empty") if not is_visible(text) or not ids
+        else UserError(f"has {len(ids):,} tokens; the model reads at most {limit:,}") if len(ids) > limit
+        else ids
+        for text, ids in zip(texts, whole, strict=True)
+    ]  # fmt: skip
+    good = [i for i, one in enumerate(found) if not isinstance(one, UserError)]
+    for i, vector in zip(good, _vectors(predictor, [found[i] for i in good]) if good else [], strict=True):
+        found[i] = vector
+    return found
+
+
+def _vectors(predictor: Predictor, ids: Sequence[list[int]]) -> list[list[float]]:
+    """The vectors of texts that are tokenised."""
     import torch
 
-    tokenizer, model = predictor.tokenizer, predictor.model
-    limit = min(predictor.task.max_length, tokenizer.model_max_length)
-    pad: Any = tokenizer.pad_token_id
-    # cut here, because a limit is a state of the tokenizer, which other threads use; the last token ends the text
-    whole: Any = [tokenizer(text, verbose=False)["input_ids"] or [pad] for text in texts]
-    ids = [one if len(one) <= limit else [*one[: limit - 1], one[-1]] for one in whole]
+    model, pad = predictor.model, cast("int", predictor.tokenizer.pad_token_id)
     width = max(map(len, ids))
     device = next(model.parameters()).device
     padded: Any = torch.tensor([one + [pad] * (width - len(one)) for one in ids], device=device)
