@@ -73,7 +73,8 @@ def table(found: list[dict[str, Any]]) -> str:
         "# Calibration",
         "",
         "`python benchmarks/calibration.py RUN …`: figures of test rows; the temperature is from validation rows. ECE"
-        " over 15 bins with equally many rows. `coverage` is the share of sets that contain the right class, the mean"
+        " over 15 bins with equally many rows. `coverage` is how often the right class is within the quantile"
+        " (sets also have the predicted class, so they contain it at least as often), the mean"
         f" and the standard deviation over {SPLITS} random splits; `unsure` the share of marked rows, and `wrong` that"
         " of rows with a wrong class and no mark.",
         "",
