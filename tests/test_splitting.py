@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def splits_of(rows: list[dict[str, str]], folder: Path, listener: Listener | Non
     return load_splits(data, TASK, listener or Listener())
 
 
-def texts(rows: list[dict[str, Any]]) -> set[str]:
+def texts(rows: Sequence[dict[str, Any]]) -> set[str]:
     return {row["text"] for row in rows}
 
 

@@ -134,7 +134,7 @@ def test_compressed_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> N
         archive.writestr("b.csv", content)
     with pytest.raises(UserError, match=r"must contain one file, but this one contains 2 \(a\.csv, b\.csv\)"):
         rows_of(tmp_path / "two.zip")
-    with pytest.raises(UserError, match="workbook"):
+    with pytest.raises(UserError, match="cannot be read as a workbook"):
         rows_of(write_file(tmp_path / "a.xlsx", b"PK"))
 
 

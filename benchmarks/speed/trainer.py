@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import memory
@@ -138,7 +138,7 @@ def collator(base: Base, task: Task, multiple: int | None) -> Any:
     return transformers.DataCollatorWithPadding(base.tokenizer, pad_to_multiple_of=multiple) if multiple else None
 
 
-def score(model: nn.Module, task: Task, base: Base, rows: list[Any]) -> float:
+def score(model: nn.Module, task: Task, base: Base, rows: Sequence[Any]) -> float:
     """The task's metric on test rows, computed by pefttools' evaluation."""
     encoded = encode(rows, task, base, "test")
     return Evaluator(model, task, base.tokenizer).score(encoded, rows, "test").metrics[task.primary]

@@ -96,7 +96,7 @@ class _Done(_Record):
     seed: int
     metric: str
     lower_is_better: bool
-    score_range: list[float | None]
+    score_range: list[float | None] | None
     measured_on: Literal["test", "validation"]
     merges: bool
     learning_rate: float | None

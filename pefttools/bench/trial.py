@@ -247,7 +247,7 @@ def _rows(run: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     task = run.recipe().task
     score = metrics[task.primary]
     by_row = row_scores(predictions, references, score)
-    predicted = [p["prediction"] for p in predictions]
+    predicted = [p.get("prediction") for p in predictions]  # masked language models have none
     return {
         "units": by_row or pseudo_values(task, predictions, references, score),
         "unit": "row" if by_row else "block",

@@ -11,6 +11,7 @@ from cyclopts import CycloptsError
 from pefttools.cli import (
     calibration,
     compare,
+    completion,
     display,
     environment,
     explaining,
@@ -34,6 +35,7 @@ __all__ = [
     "app",
     "calibration",
     "compare",
+    "completion",
     "environment",
     "explaining",
     "inspect",

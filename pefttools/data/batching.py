@@ -7,9 +7,10 @@ sharing it between processes changes only rounding, because the loss is summed o
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterator, Sequence
 from itertools import chain, pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,17 +54,38 @@ def step_multiple(chosen: int | None, device_type: str) -> int:
     return chosen or (4 if device_type == "cpu" else 8)
 
 
-def steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+def steps(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> Steps:
     """The rows of every step of one epoch: each row once, rows of similar length together."""
     draw = random.Random(f"{seed} {epoch}")
-    order = list(range(len(lengths)))
+    order = array("I", range(len(lengths)))
     draw.shuffle(order)
-    result = []
+    starts = array("I")
     for start in range(0, len(order), POOL * batch_size):
         pool = sorted(order[start : start + POOL * batch_size], key=lambda i: lengths[i])
-        result += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    draw.shuffle(result)
-    return result
+        order[start : start + POOL * batch_size] = array("I", pool)
+        starts.extend(range(start, start + len(pool), batch_size))
+    draw.shuffle(starts)
+    return Steps(order, starts, batch_size)
+
+
+class Steps(Sequence[list[int]]):
+    """The rows of every step, in 4 bytes a row."""
+
+    def __init__(self, order: array[int], starts: array[int], batch_size: int) -> None:
+        self.order, self.starts, self.batch_size = order, starts, batch_size
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, key: int) -> list[int]: ...
+    @overload
+    def __getitem__(self, key: slice) -> list[list[int]]: ...
+    def __getitem__(self, key: int | slice) -> list[int] | list[list[int]]:
+        if isinstance(key, slice):
+            return [self[i] for i in range(*key.indices(len(self)))]
+        start = self.starts[key]
+        return self.order[start : start + self.batch_size].tolist()
 
 
 def batches(

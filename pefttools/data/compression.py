@@ -101,7 +101,9 @@ def _stream(path: Path, source: str) -> IO[bytes]:
 def _only_member(archive: zipfile.ZipFile, source: str) -> IO[bytes]:
     names = _members(archive)
     if set(names) & set(OFFICE):
-        raise UserError(f"{source}: is a workbook or document of an office program; save its table as csv")
+        raise UserError(
+            f"{source}: is a workbook or document of an office program; set `format: workbook`, or save it as csv"
+        )
     if len(names) != 1:
         shown = ", ".join(names[:4]) or "none"
         raise UserError(

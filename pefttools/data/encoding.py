@@ -1,17 +1,18 @@
-"""Tokenise rows once: store them as an Arrow folder in the cache, keyed by content, tokenizer and settings, and
-memory-map it."""
+"""Tokenise rows once: store them as Arrow files in the cache, keyed by content, tokenizer and settings, and memory-map
+them."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pefttools import atomic
-from pefttools.data.rows import Fields, Row
+from pefttools.data import arrow_parts
+from pefttools.data.rows import Fields, Row, rows_digest
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Finding, Reporter
 from pefttools.sources.cache import entry, stored
@@ -56,7 +57,12 @@ class HasTokenizer(Protocol):
 
 
 def encode(
-    rows: list[Row], task: Encoder, base: HasTokenizer, title: str, reporter: Reporter = SILENT, training: bool = False
+    rows: Sequence[Row],
+    task: Encoder,
+    base: HasTokenizer,
+    title: str,
+    reporter: Reporter = SILENT,
+    training: bool = False,
 ) -> Dataset:
     """The rows as the task encodes them, memory-mapped from the cache, with at least `input_ids`, `length` and `cut`
     per row.
@@ -64,20 +70,18 @@ def encode(
     Raises:
         UserError: rows are too long and `task.truncation` is `refuse`; or truncation leaves no targets.
     """
-    from datasets import Dataset, load_from_disk
-
     limit = min(task.max_length, base.tokenizer.model_max_length)  # virtual tokens lower model_max_length
     tokenizer: Any = base.tokenizer
     tokenizer_state = [len(tokenizer), tokenizer.model_input_names, tokenizer.split_special_tokens]
-    folder = entry("tokenised", [rows, task.as_dict(), base.sha256, tokenizer_state, limit, training], code_files(task))
+    inputs = [rows_digest(rows), task.as_dict(), base.sha256, tokenizer_state, limit, training]
+    folder = entry("tokenised", inputs, code_files(task))
 
     def create() -> None:
-        encoded = encode_once(rows, task, base, title, reporter, training)
-        with atomic.new_folder(folder) as part:
-            encoded.save_to_disk(part)
+        with atomic.new_folder(folder) as part, arrow_parts.writer(part) as writer:
+            for columns in _chunks(rows, task, base, title, reporter, training):
+                writer.write(columns)
 
-    encoded = load_from_disk(stored(folder, create, "tokenised rows", reporter))
-    assert isinstance(encoded, Dataset)
+    encoded = arrow_parts.read(stored(folder, create, "tokenised rows", reporter))
     if cut := sum(encoded["cut"]):
         message = f"{cut} of {len(rows)} {title} rows are longer than {limit} tokens"
         if task.truncation == "refuse":
@@ -103,18 +107,30 @@ def encode(
 
 
 def encode_once(
-    rows: list[Row], task: Encoder, base: HasTokenizer, title: str, reporter: Reporter = SILENT, training: bool = False
+    rows: Sequence[Row],
+    task: Encoder,
+    base: HasTokenizer,
+    title: str,
+    reporter: Reporter = SILENT,
+    training: bool = False,
 ) -> Dataset:
     """The rows as the task encodes them, in memory."""
     from datasets import Dataset, concatenate_datasets
 
-    chunks = []
+    return concatenate_datasets([
+        Dataset.from_dict(columns) for columns in _chunks(rows, task, base, title, reporter, training)
+    ])  # fmt: skip
+
+
+def _chunks(
+    rows: Sequence[Row], task: Encoder, base: HasTokenizer, title: str, reporter: Reporter, training: bool
+) -> Iterator[dict[str, list[Any]]]:
+    """Yield the encoded columns of `CHUNK` rows after another."""
     with reporter.bar(f"tokenising {title}", len(rows), "rows") as bar:
         for start in range(0, len(rows), CHUNK):
             part = rows[start : start + CHUNK]
-            chunks.append(Dataset.from_dict(columns_of(part, task, base.tokenizer, training, start)))
+            yield columns_of(part, task, base.tokenizer, training, start)
             bar.advance(len(part))
-    return concatenate_datasets(chunks)
 
 
 class Encoded:

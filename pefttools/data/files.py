@@ -29,8 +29,12 @@ ENDINGS = {
     ".iob2": "conll",
     ".bmes": "conll",
     ".txt": "lines",
+    ".xlsx": "workbook",
+    ".xlsm": "workbook",
+    ".xlsb": "workbook",
+    ".xls": "workbook",
+    ".ods": "workbook",
 }
-WORKBOOKS = (".xlsx", ".xls", ".ods")
 
 
 def format_of(path: Path) -> str:
@@ -101,8 +105,6 @@ def _of_path(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator
 
 
 def _of_no_format(path: Path, settings: FileSettings) -> UserError:
-    if path.suffix.lower() in WORKBOOKS:
-        return UserError(f"{settings.name}: is a workbook of an office program; save its table as csv")
     if path.suffix.lower() in compression.ENDINGS:
         return UserError(
             f"{settings.name}: its name does not show what was compressed; rename it to NAME.csv{path.suffix}"

@@ -16,99 +16,101 @@ may become one of the few, or stop being one; no other text moves, and the order
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TRAIN = "train"
-ALL = None
-"""A pseudo-class that every text belongs to."""
+ALL = -1
+"""The group of all texts, after those of the classes."""
+RANGE = 2**64
+"""Number of different positions of a text's hash."""
 
 
 def place(text: str, seed: int) -> float:
     """The position of a text's hash in [0, 1)."""
+    return position(text, seed) / RANGE
+
+
+def position(text: str, seed: int) -> int:
+    """The position of a text's hash in [0, 2**64). Texts with the same position count as the same text."""
     digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(digest[:8], "big")
 
 
-def hash_split(texts: Mapping[str, Iterable[str]], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """The split of every text.
+def hash_split(
+    positions: NDArray[Any], labels: Iterable[Iterable[str]], shares: Mapping[str, float]
+) -> dict[str, NDArray[Any]]:
+    """Split -> the indices of its rows, in their order.
 
     Args:
-        texts: text -> the classes of its rows; empty if the task has no classes.
+        positions: of the rows' texts; shape (rows), uint64.
+        labels: the classes of every row; none if the task has no classes.
         shares: split -> its share, in the order of the hash's range; the rest is for training.
     """
-    places = {text: place(text, seed) for text in texts}
-    assignment = _Assignment(
-        {text: _by_hash(where, shares) for text, where in places.items()}, texts, places, [*shares, TRAIN]
-    )
-    for name in assignment.classes:
-        if not assignment.number(name, TRAIN):
-            assignment.move(name, max(shares, key=lambda split: assignment.number(name, split), default=TRAIN), TRAIN)
-    for split, share in reversed(list(shares.items())):  # validation comes before test
-        for name in assignment.classes:
-            if not assignment.number(name, split) and share * assignment.total(name) >= 0.5:
-                assignment.move(name, TRAIN, split)
-    for split in reversed(list(shares)):
-        for source in (TRAIN, *(other for other in shares if split == "validation" and other != split)):
-            if texts and not assignment.number(ALL, split):
+    import numpy
+
+    names = [*shares, TRAIN]
+    texts, text_of_row = numpy.unique(positions, return_inverse=True)
+    edges = numpy.cumsum([*shares.values()])
+    by_hash = numpy.searchsorted(edges, texts.astype(numpy.float64) / RANGE, side="right")
+    assignment = _Assignment(by_hash, _members(labels, text_of_row, len(texts)), len(names))
+    numbers, train = assignment.numbers, len(shares)
+    for group in range(len(numbers)):
+        if not numbers[group, train]:
+            assignment.move(group, max(range(train), key=lambda split: numbers[group, split], default=train), train)
+    for split, share in reversed([*enumerate(shares.values())]):  # validation comes before test
+        for group in range(len(numbers)):
+            if not numbers[group, split] and share * numbers[group].sum() >= 0.5:
+                assignment.move(group, train, split)
+    for split in reversed(range(train)):
+        for source in (train, *(other for other in range(train) if names[split] == "validation" and other != split)):
+            if len(texts) and not numbers[ALL, split]:
                 assignment.move(ALL, source, split)
-    return assignment.splits
+    split_of_row = assignment.splits[text_of_row]
+    return {name: (split_of_row == number).nonzero()[0] for number, name in enumerate(names)}
 
 
-def _by_hash(where: float, shares: Mapping[str, float]) -> str:
-    edge = 0.0
-    for split, share in shares.items():
-        edge += share
-        if where < edge:
-            return split
-    return TRAIN
+def _members(labels: Iterable[Iterable[str]], text_of_row: NDArray[Any], num_texts: int) -> list[NDArray[Any]]:
+    """For every class, in the order of their names, the texts of its rows in the order of their positions; last, all
+    texts."""
+    import numpy
+
+    rows_of: dict[str, array[int]] = {}
+    for row, names in enumerate(labels):
+        for name in names:
+            rows_of.setdefault(name, array("q")).append(row)
+    found = [numpy.unique(text_of_row[numpy.frombuffer(rows_of[name], numpy.int64)]) for name in sorted(rows_of)]
+    return [*found, numpy.arange(num_texts)]
 
 
-@dataclass
 class _Assignment:
-    """Texts with their current splits, and counts of texts per class and split."""
+    """The current splits of the texts, which are in the order of their positions, and the number of texts that every
+    group (a class, or all texts) has in every split; the last split is training."""
 
-    splits: dict[str, str]
-    texts: Mapping[str, Iterable[str]]
-    places: Mapping[str, float]
-    order: Sequence[str]
-    """The splits in the order of the hash's range."""
-    numbers: Counter[tuple[str | None, str]] = field(default_factory=Counter)
-    members: dict[str | None, list[str]] = field(default_factory=dict)
+    def __init__(self, splits: NDArray[Any], members: Sequence[NDArray[Any]], num_splits: int) -> None:
+        import numpy
 
-    def __post_init__(self) -> None:
-        for text in self.texts:
-            for name in self._names(text):
-                self.members.setdefault(name, []).append(text)
-                self.numbers[name, self.splits[text]] += 1
+        self.splits, self.members = splits, members
+        self.numbers = numpy.array([numpy.bincount(splits[texts], minlength=num_splits) for texts in members])
 
-    @property
-    def classes(self) -> list[str | None]:
-        """All classes in order, the pseudo-class `ALL` last."""
-        return sorted(self.members, key=lambda name: (name is ALL, name or ""))
-
-    def number(self, name: str | None, split: str) -> int:
-        return self.numbers[name, split]
-
-    def total(self, name: str | None) -> int:
-        return len(self.members[name])
-
-    def move(self, name: str | None, source: str, target: str) -> None:
-        """Move the text of this class with the nearest hash; nothing if training would lose its last text of a
+    def move(self, group: int, source: int, target: int) -> None:
+        """Move the text of this group with the nearest hash; nothing if training would lose its last text of a
         class."""
-        found = [text for text in self.members[name] if self.splits[text] == source and self._may_move(text)]
-        if not found:
-            return
-        upwards = self.order.index(source) < self.order.index(target)
-        nearest = (max if upwards else min)(found, key=lambda text: (self.places[text], text))
-        self.splits[nearest] = target
-        for one in self._names(nearest):
-            self.numbers[one, source] -= 1
-            self.numbers[one, target] += 1
+        texts = self.members[group]
+        found = texts[self.splits[texts] == source]
+        for text in found[::-1] if source < target else found:
+            groups = self._groups(text)
+            if source != self.numbers.shape[1] - 1 or (self.numbers[groups, source] > 1).all():
+                self.splits[text] = target
+                self.numbers[groups, source] -= 1
+                self.numbers[groups, target] += 1
+                return
 
-    def _names(self, text: str) -> Iterable[str | None]:
-        return (*self.texts[text], ALL)
-
-    def _may_move(self, text: str) -> bool:
-        return self.splits[text] != TRAIN or all(self.numbers[name, TRAIN] > 1 for name in self._names(text))
+    def _groups(self, text: int) -> list[int]:
+        places = [int(texts.searchsorted(text)) for texts in self.members]
+        pairs = enumerate(zip(self.members, places, strict=True))
+        return [group for group, (texts, i) in pairs if i < len(texts) and texts[i] == text]

@@ -6,18 +6,19 @@ A row that the task cannot use rejects its file, or is skipped and listed (`data
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from pefttools.data.fields import UNREAD
 from pefttools.data.files import format_of
-from pefttools.data.headers import missing_header
+from pefttools.data.headers import ROWS, missing_header
 from pefttools.data.reading import Placed, Raw, read_placed
-from pefttools.data.rows import ID, IdentifiedRow, LeftOut, Row, RowReader, labels_of, refuse_half_characters
+from pefttools.data.rows import ID, LeftOut, Row, RowReader, labels_of, refuse_half_characters
 from pefttools.data.settings import BinSettings, DataSettings, FileSettings
+from pefttools.data.spool import Collector
 from pefttools.errors import UserError, nearest
 from pefttools.reporter import SILENT, Reporter
 
@@ -31,7 +32,11 @@ SHOWN = 20
 class Loaded:
     """The content of one file."""
 
-    rows: list[IdentifiedRow]
+    rows: Sequence[Row]
+    ids: Sequence[str]
+    """The rows' own ids, or their numbers in the file."""
+    values: Sequence[Any]
+    """The rows' values in the column that was asked for; empty if there is none."""
     invalid: Mapping[str, Sequence[str]]
     """Problem of skipped rows -> their numbers."""
     unread: Sequence[str]
@@ -44,9 +49,9 @@ class Loaded:
 
 def load_rows(
     name: str, settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter = SILENT
-) -> list[Row]:
+) -> Sequence[Row]:
     """The checked rows of one file (`train`, `validation` or `test`), except those in a bin without a name."""
-    return [found.row for found in load_file(name, settings, task, counts, reporter).rows]
+    return load_file(name, settings, task, counts, reporter).rows
 
 
 def load_file(
@@ -69,10 +74,10 @@ def load_file(
     file, key = getattr(settings, name), f"data.{name}"
     where = f"{key}: {file.name}"
     placed = read_placed(file, key, reporter, errors_in_place=settings.invalid_rows == "skip")
-    readable, unreadable = _readable(placed, where)
-    known = list(dict.fromkeys(chain.from_iterable(readable)))
-    columns = _columns(known, key, file, settings, task, missing_header(readable, key, file))
-    rows: list[IdentifiedRow] = []
+    first, unreadable = _readable(placed, where)
+    known = list(dict.fromkeys(chain.from_iterable(raw for _, raw in placed if not isinstance(raw, UserError))))
+    columns = _columns(known, key, file, settings, task, missing_header(first, key, file))
+    rows, ids, values = Collector[Row](), Collector[str](), Collector[Any]()
     invalid: dict[str, list[str]] = {}
     inside, written = Counter[str](), set[str]()
     for place, raw in placed:
@@ -90,20 +95,24 @@ def load_file(
             invalid.setdefault(str(error), []).append(place)
             continue
         inside.update(row.pop(UNREAD, ()))
-        rows.append(IdentifiedRow(row, str(row.get(ID, place)), raw.get(column) if column else None))
+        rows.add(row)
+        ids.add(str(row.get(ID, place)))
+        if column:
+            values.add(raw.get(column))
     if invalid:
-        _refuse_or_warn(where, invalid, [place for place, _ in placed], settings, counts, reporter)
+        _refuse_or_warn(where, invalid, (place for place, _ in placed), settings, counts, reporter)
     if unreadable:
         reporter.warn(f"{key}: the lines that cannot be read: {_first_three(unreadable)}")
     _warn_unread(where, inside, reporter)
-    if not rows:
+    if not rows.items:
         raise UserError(f"{where}: no row can be used ({'; '.join(f'{n} rows: {why}' for why, n in counts.items())})")
-    return Loaded(rows, invalid, [one for one in known if one not in columns.values()], frozenset(written), known)
+    unread = [one for one in known if one not in columns.values()]
+    return Loaded(rows.items, ids.items, values.items, invalid, unread, frozenset(written), known)
 
 
 def _readable(placed: Sequence[Placed], where: str) -> tuple[list[Raw], list[str]]:
-    """The rows, and the problems of lines without one. Raises UserError when there are only such lines."""
-    readable = [raw for _, raw in placed if not isinstance(raw, UserError)]
+    """The first rows, and the problems of lines without one. Raises UserError when there are only such lines."""
+    readable = list(islice((raw for _, raw in placed if not isinstance(raw, UserError)), ROWS))
     unreadable = [str(raw) for _, raw in placed if isinstance(raw, UserError)]
     if not readable:
         raise UserError(f"{where}: no line can be read: {_first_three(unreadable)}")
@@ -113,7 +122,7 @@ def _readable(placed: Sequence[Placed], where: str) -> tuple[list[Raw], list[str
 def _refuse_or_warn(
     where: str,
     invalid: Mapping[str, list[str]],
-    places: Sequence[str],
+    places: Iterable[str],
     settings: DataSettings,
     counts: Counter[str],
     reporter: Reporter,
@@ -121,12 +130,11 @@ def _refuse_or_warn(
     """Raise an error or warn about invalid rows: problem -> their places; `places` has those of all rows, in order."""
     number = sum(map(len, invalid.values()))
     if settings.invalid_rows == "refuse":
-        first = [(i, reason) for reason, numbers in invalid.items() for i in numbers]
-        order = {place: number for number, place in enumerate(places)}
-        first.sort(key=lambda one: order[one[0]])
+        reasons = {place: reason for reason, numbers in invalid.items() for place in numbers}
+        first = list(islice((place for place in places if place in reasons), 3))
         more = f" (and {number - 3} more rows)" if number > 3 else ""
         raise UserError(
-            f"{where}: {'; '.join(f'row {i} {reason}' for i, reason in first[:3])}{more};"
+            f"{where}: {'; '.join(f'row {place} {reasons[place]}' for place in first)}{more};"
             " correct the file, or set data.invalid_rows=skip to leave such rows out"
         )
     counts["invalid"] += number

@@ -1,4 +1,4 @@
-"""Read rows from csv, tsv, json, jsonl, parquet, arrow, conll, lines, folders of text files, and data sets of the hub.
+"""Read rows from csv, tsv, json, jsonl, parquet, arrow, conll, lines, workbooks, folders of texts, and hub data sets.
 
 A row is a dict of column -> value. Columns of text files are strings; values of json, parquet, arrow and the hub keep
 their types, and class numbers are replaced by their names. Rows of csv, jsonl, parquet, arrow and lines are streamed,
@@ -8,16 +8,18 @@ so that files may be larger than memory. A file is either read completely or rej
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pefttools.data import arrow_rows, delimited, hub_rows, json_rows, text_rows
+from pefttools.data import arrow_rows, delimited, hub_rows, json_rows, text_rows, workbooks
 from pefttools.data.files import files
 from pefttools.data.lines import LINE_BY_LINE
 from pefttools.data.parts import NAMES, Implied
 from pefttools.data.settings import FileSettings
+from pefttools.data.spool import spooled
 from pefttools.errors import UnreadableLine, UserError
 from pefttools.reporter import Reporter
 
@@ -34,6 +36,7 @@ READERS: dict[str, Callable[[Path, FileSettings, Reporter], Iterable[Raw | UserE
     "arrow": arrow_rows.arrow,
     "conll": text_rows.of_conll,
     "lines": text_rows.of_lines,
+    "workbook": workbooks.rows,
     "folders": text_rows.of_folders,
 }
 DELIMITED = ("separator", "escape")
@@ -56,14 +59,16 @@ def read(settings: FileSettings, key: str, reporter: Reporter) -> list[Raw]:
     return rows
 
 
-def read_placed(settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False) -> list[Placed]:
-    """The rows of `read` with their places. Raises as `read` does.
+def read_placed(
+    settings: FileSettings, key: str, reporter: Reporter, errors_in_place: bool = False
+) -> Sequence[Placed]:
+    """The rows of `read` with their places; many rows are in a temporary file. Raises as `read` does.
 
     Args:
         errors_in_place: as in `stream`.
     """
-    rows = list(_stream(settings, key, reporter, errors_in_place))
-    return rows[-settings.last_rows :] if settings.last_rows else rows
+    rows = _stream(settings, key, reporter, errors_in_place)
+    return list(deque(rows, settings.last_rows)) if settings.last_rows else spooled(rows)
 
 
 def stream(
@@ -118,6 +123,8 @@ def _rows(settings: FileSettings, reporter: Reporter) -> Iterable[Placed]:
         present = [name for name in DELIMITED if getattr(settings, name) is not None]
         if present and file.format not in ("csv", "tsv"):
             raise UserError(f"{file.name}: `{present[0]}` is for csv and tsv files, but this is {file.format}")
+        if file.sheet is not None and file.format != "workbook":
+            raise UserError(f"{file.name}: `sheet` is for workbooks, but this is {file.format}")
     if len(found) > 1:
         if settings.parallel_files:
             raise UserError(f"{settings.name}: `parallel_files` needs one file, but the source has {len(found)}")

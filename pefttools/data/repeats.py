@@ -8,96 +8,96 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pefttools.data.rows import IdentifiedRow, RowReader, key
+from pefttools.data.keyed_rows import KeyedRows
+from pefttools.data.rows import RowReader
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.reporter import Finding, Reporter
 
-Key = tuple[str, ...]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
-def warn_of_contradictions(
-    files: Mapping[str, list[IdentifiedRow]], task: RowReader, dedup: str, reporter: Reporter
-) -> None:
+def warn_of_contradictions(files: Mapping[str, KeyedRows], task: RowReader, dedup: str, reporter: Reporter) -> None:
     """Warn of rows that have the inputs of an earlier row of their file but other targets."""
     if task.generates:
         return  # several answers to one prompt do not contradict each other
-    target = task.targets[0]
-    for name, rows in files.items():
-        first: dict[Key, IdentifiedRow] = {}
-        pairs = [
-            (before, found)
-            for found in rows
-            if _targets((before := first.setdefault(key(found.row, task), found)), task) != _targets(found, task)
-        ]
-        if pairs:
-            one, other = pairs[0]
-            first_only = name == "train" and dedup in ("train", "all")
-            reporter.warn(
-                Finding(
-                    "conflicting duplicates",
-                    f"data.{name}: {len(pairs)} rows repeat the {task.inputs[0]} of an earlier row with another"
-                    f" {target}",
-                    f"{len(pairs)} of {len(rows)} rows, for example row {other.id} that of row {one.id};"
-                    + (" training uses only the first of them" if first_only else " all of them are used"),
-                    f"pefttools train RECIPE data.{'deduplicate=train' if name == 'train' else f'{name}=OTHER_ROWS'}",
-                )
+    for name, file in files.items():
+        first = _first_with_key(file)
+        different = (file.targets[first] != file.targets).nonzero()[0]
+        if not len(different):
+            continue
+        other = int(different[0])
+        first_only = name == "train" and dedup in ("train", "all")
+        reporter.warn(
+            Finding(
+                "conflicting duplicates",
+                f"data.{name}: {len(different)} rows repeat the {task.inputs[0]} of an earlier row with another"
+                f" {task.targets[0]}",
+                f"{len(different)} of {len(file)} rows, for example row {file.ids[other]} that of row"
+                f" {file.ids[int(first[other])]};"
+                + (" training uses only the first of them" if first_only else " all of them are used"),
+                f"pefttools train RECIPE data.{'deduplicate=train' if name == 'train' else f'{name}=OTHER_ROWS'}",
             )
+        )
 
 
-def _targets(found: IdentifiedRow, task: RowReader) -> list[Any]:
-    return [found.row.get(name) for name in task.targets]
+def _first_with_key(file: KeyedRows) -> NDArray[Any]:
+    """For every row, the index of the first row with its key; shape (rows)."""
+    import numpy
+
+    _, first, numbers = numpy.unique(file.keys, return_index=True, return_inverse=True)
+    return first[numbers]
 
 
-def first_of_each(rows: list[IdentifiedRow], task: RowReader, counts: Counter[str]) -> list[IdentifiedRow]:
+def first_of_each(file: KeyedRows, counts: Counter[str]) -> KeyedRows:
     """The rows without those that repeat an earlier one."""
-    seen: dict[Key, IdentifiedRow] = {}
-    for found in rows:
-        seen.setdefault(key(found.row, task), found)
-    counts["repeated"] += len(rows) - len(seen)
-    return list(seen.values())
+    import numpy
+
+    first = numpy.unique(file.keys, return_index=True)[1]
+    counts["repeated"] += len(file) - len(first)
+    return file if len(first) == len(file) else file.take(numpy.sort(first))
 
 
 def without_overlap(
-    files: Mapping[str, list[IdentifiedRow]],
-    settings: DataSettings,
-    task: RowReader,
-    counts: Counter[str],
-    reporter: Reporter,
-) -> dict[str, list[IdentifiedRow]]:
+    files: Mapping[str, KeyedRows], settings: DataSettings, task: RowReader, counts: Counter[str], reporter: Reporter
+) -> dict[str, KeyedRows]:
     """The rows per file, with training rows that are in validation or test removed.
 
     Raises:
         UserError: no training row is left.
     """
-    keys = {name: {key(found.row, task) for found in rows} for name, rows in files.items() if name != "train"}
-    if len(keys) == 2:
-        _warn_of_shared(files, keys["test"], task, reporter)
-    pool = [(key(found.row, task), found) for found in files["train"]]
-    for name, known in reversed(keys.items()):
-        rest = [one for one in pool if one[0] not in known]
-        shared = len(pool) - len(rest)
+    import numpy
+
+    others = {name: file for name, file in files.items() if name != "train"}
+    if len(others) == 2:
+        _warn_of_shared(others["validation"], others["test"], reporter)
+    train = files["train"]
+    for name, other in reversed(others.items()):
+        is_shared = numpy.isin(train.keys, other.keys)
+        shared = int(is_shared.sum())
         if settings.deduplicate == "none":
             if shared:
                 reporter.warn(
                     Finding(
                         "overlap of train and test",
-                        f"data.train: {shared} of {len(pool)} rows are in data.{name} too, so the evaluation includes"
+                        f"data.train: {shared} of {len(train)} rows are in data.{name} too, so the evaluation includes"
                         " rows that were trained on",
-                        f"{shared / len(pool):.1%} of the rows, with data.deduplicate=none",
+                        f"{shared / len(train):.1%} of the rows, with data.deduplicate=none",
                         "pefttools train RECIPE data.deduplicate=overlap",
                     )
                 )
             continue
         counts[f"also in {name}"] += shared
-        if not rest:
+        if shared == len(train):
             raise UserError(_nothing_left(name, settings))
-        pool = rest
+        if shared:
+            train = train.take((~is_shared).nonzero()[0])
     if task.generates:
-        _warn_of_prompts([known for known, _ in pool], keys, task, reporter)
-    return {**files, "train": [found for _, found in pool]}
+        _warn_of_prompts(train, others, task, reporter)
+    return {**files, "train": train}
 
 
 def _nothing_left(name: str, settings: DataSettings) -> str:
@@ -110,29 +110,28 @@ def _nothing_left(name: str, settings: DataSettings) -> str:
     )
 
 
-def _warn_of_shared(
-    files: Mapping[str, list[IdentifiedRow]], test: set[Key], task: RowReader, reporter: Reporter
-) -> None:
-    rows = files["validation"]
-    if shared := sum(key(found.row, task) in test for found in rows):
-        which = "all" if shared == len(rows) else f"{shared} of {len(rows)}"
+def _warn_of_shared(validation: KeyedRows, test: KeyedRows, reporter: Reporter) -> None:
+    import numpy
+
+    if shared := int(numpy.isin(validation.keys, test.keys).sum()):
+        which = "all" if shared == len(validation) else f"{shared} of {len(validation)}"
         reporter.warn(
             Finding(
                 "overlap of train and test",
                 f"data.validation: {which} rows are in data.test too, which also choose the best model, so the test"
                 " score is too optimistic",
-                f"{shared / len(rows):.1%} of the validation rows",
+                f"{shared / len(validation):.1%} of the validation rows",
                 "pefttools train RECIPE data.validation=null",
             )
         )
 
 
-def _warn_of_prompts(pool: list[Key], keys: Mapping[str, set[Key]], task: RowReader, reporter: Reporter) -> None:
+def _warn_of_prompts(train: KeyedRows, others: Mapping[str, KeyedRows], task: RowReader, reporter: Reporter) -> None:
     """Warn of training rows that have the inputs of an evaluated row but other targets; they remain in training."""
-    inputs = slice(0, -len(task.targets) or None)
-    for name in keys:
-        prompts = {known[inputs] for known in keys[name]}
-        if shared := sum(known[inputs] in prompts and known not in keys[name] for known in pool):
+    import numpy
+
+    for name, other in others.items():
+        if shared := int((numpy.isin(train.inputs, other.inputs) & ~numpy.isin(train.keys, other.keys)).sum()):
             reporter.warn(
                 f"data.train: {shared} rows have the {task.inputs[0]} of a {name} row but a different answer;"
                 " they remain in training"

@@ -48,12 +48,12 @@ class RowReader(Fields, Protocol):
 class Splits:
     """Checked rows of one task, and the reasons for skipped rows."""
 
-    train: list[Row]
-    validation: list[Row]
-    test: list[Row]
+    train: Sequence[Row]
+    validation: Sequence[Row]
+    test: Sequence[Row]
     left_out: dict[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
-    spare: list[Row] = field(default_factory=list)
+    spare: Sequence[Row] = field(default_factory=list)
     """Training rows beyond `train_rows`; they are not trained on, but their labels count as known."""
     ids: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Split -> one id per row: its own, or its number in its file."""
@@ -65,10 +65,9 @@ class Splits:
     @property
     def digest(self) -> str:
         """The sha256 of the rows: the same rows give the same digest, whatever file format they came from."""
-        text = json.dumps([self.train, self.validation, self.test], ensure_ascii=False, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return rows_digest(self.train, self.validation, self.test)
 
-    def named(self) -> dict[str, list[Row]]:
+    def named(self) -> dict[str, Sequence[Row]]:
         return {name: getattr(self, name) for name in NAMES}
 
     def ids_of(self, name: str) -> Sequence[str]:
@@ -77,15 +76,18 @@ class Splits:
         return [str(row.get(ID, n)) for n, row in enumerate(self.named()[name], 1)] if found is None else found
 
 
-@dataclass(frozen=True, slots=True)
-class IdentifiedRow:
-    """A row with its id."""
-
-    row: Row
-    id: str
-    """Its own id, or its number in its file."""
-    value: Any = None
-    """Its value in the column that was asked for."""
+def rows_digest(*parts: Sequence[Row]) -> str:
+    """The sha256 of the rows of several parts: that of `[[row, …], …]` in JSON, which is never in memory as a whole."""
+    digest = hashlib.sha256(b"[")
+    for number, rows in enumerate(parts):
+        digest.update(b", [" if number else b"[")
+        separator = ""
+        for row in rows:
+            digest.update(f"{separator}{json.dumps(row, ensure_ascii=False, sort_keys=True)}".encode())
+            separator = ", "
+        digest.update(b"]")
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def labels_of(row: Row) -> list[Any]:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pefttools.settings import DEFAULT_NOT_IN_DIGEST, Settings
 from pefttools.sources import expanded, is_remote
 
-Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "conll", "lines", "folders"]
+Format = Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "arrow", "workbook", "conll", "lines", "folders"]
 UTF8 = "utf-8-sig"
 
 
@@ -28,14 +28,17 @@ class FileSettings(Settings):
     format: Format = "auto"
     """The format of the file; `auto` recognizes it by the ending. In `conll` a line is a token with its tags and a
     blank line ends a sentence; in `lines` a line is a row; in `folders` a folder is a label; `arrow` is the output of
-    `save_to_disk` of datasets."""
+    `save_to_disk` of datasets; `workbook` is a file of Excel or LibreOffice (xlsx, xls, ods)."""
     config: str | None = None
     """The configuration of a data set of the hub that has several."""
     split: str | None = None
     """The split to read from a data set of the hub, a folder with several, or the output of `save_to_disk`. When null,
     `train`, or for `data.validation` and `data.test` the split of that name."""
+    sheet: str | None = None
+    """The sheet of a workbook; the first one with content when null."""
     header: tuple[str, ...] | None = None
-    """Column names of a csv or tsv file without a header line, or of a conll file (by default tokens, …, tags)."""
+    """Column names of a csv or tsv file, or a sheet, without a header line, or of a conll file (by default tokens, …,
+    tags)."""
     separator: str | None = None
     """The character between the columns of a csv or tsv file (`tab` for a tab); detected from the file's first lines
     when null."""

@@ -10,16 +10,21 @@ hash uses only the first input, so that no prompt is in two splits, whatever its
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pefttools.data import repeats
 from pefttools.data.fields import listed
-from pefttools.data.hash_split import hash_split, place
+from pefttools.data.hash_split import RANGE, hash_split, position
+from pefttools.data.keyed_rows import KeyedRows
 from pefttools.data.loading import Loaded, load_file, load_rows
-from pefttools.data.rows import NAMES, IdentifiedRow, LeftOut, Row, RowReader, Splits, key, labels_of, one_line
+from pefttools.data.rows import NAMES, LeftOut, Row, RowReader, Splits, key, labels_of, one_line
 from pefttools.data.settings import DataSettings
 from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["LeftOut", "Row", "Splits", "load_rows", "load_splits"]
 
@@ -38,22 +43,22 @@ def load_splits(settings: DataSettings, task: RowReader, reporter: Reporter = SI
         name: load_file(name, settings, task, counts, reporter) for name in NAMES if getattr(settings, name) is not None
     }
     _warn_of_labels_without_rows(loaded.values(), settings, task, reporter)
-    files = {name: file.rows for name, file in loaded.items()}
+    files = {name: KeyedRows.of(file.rows, file.ids, task) for name, file in loaded.items()}
     repeats.warn_of_contradictions(files, task, settings.deduplicate, reporter)
     files = repeats.without_overlap(files, settings, task, counts, reporter)
     parts = _split(files, settings, task, reporter)
     for name in (name for name in REPEATED[settings.deduplicate] if name == "train" or name not in files):
-        parts[name] = repeats.first_of_each(parts[name], task, counts)
+        parts[name] = repeats.first_of_each(parts[name], counts)
     if settings.min_class_rows > 1:
         parts = _without_rare(parts, settings.min_class_rows, counts)
     train, spare = _subset(parts["train"], settings, task)
     parts["train"] = train
     return _checked(
         Splits(
-            **{name: [found.row for found in rows] for name, rows in parts.items()},
+            **{name: found.rows for name, found in parts.items()},
             left_out={reason: number for reason, number in counts.items() if number},
-            spare=[found.row for found in spare],
-            ids={name: [found.id for found in rows] for name, rows in parts.items()},
+            spare=spare.rows,
+            ids={name: found.ids for name, found in parts.items()},
             invalid={name: file.invalid for name, file in loaded.items() if file.invalid},
             unread={name: file.unread for name, file in loaded.items() if file.unread},
         ),
@@ -92,47 +97,55 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
 
 
 def _split(
-    files: Mapping[str, list[IdentifiedRow]], settings: DataSettings, task: RowReader, reporter: Reporter
-) -> dict[str, list[IdentifiedRow]]:
+    files: Mapping[str, KeyedRows], settings: DataSettings, task: RowReader, reporter: Reporter
+) -> dict[str, KeyedRows]:
     """The rows of files as they are, and the training file's rows split by the hash of their first input."""
+    import numpy
+
     shares = {"test": settings.test_share, "validation": settings.validation_share}
-    shares = {name: share for name, share in shares.items() if share and name not in files}
-    parts = {name: list(files.get(name, [])) if name != "train" else [] for name in NAMES}
-    texts = [one_line(found.row[task.inputs[0]]) for found in files["train"]]
-    if len(set(texts)) <= len(shares) < len({key(found.row, task) for found in files["train"]}):
+    others = {*files} - {"train"}
+    shares = {name: share for name, share in shares.items() if share and name not in others}
+    train, seed = files["train"], settings.split_seed
+    positions = _positions((one_line(row[task.inputs[0]]) for row in train.rows), len(train), seed)
+    number = len(numpy.unique(positions))
+    if number <= len(shares) < len(numpy.unique(train.keys)):
         reporter.warn(
-            f"data.train: its {len(texts)} rows have {len(set(texts))} different {task.inputs[0]}s, too few to"
+            f"data.train: its {len(train)} rows have {number} different {task.inputs[0]}s, too few to"
             f" split by; validation, test and training rows share them"
         )
-        texts = ["\n".join(key(found.row, task)) for found in files["train"]]
-    classes: dict[str, set[str]] = {}
-    for text, found in zip(texts, files["train"], strict=True):
-        classes.setdefault(text, set()).update(label for label in labels_of(found.row) if isinstance(label, str))
-    split = hash_split(classes, shares, settings.split_seed)
-    for text, found in zip(texts, files["train"], strict=True):
-        parts[split[text]].append(found)
-    return parts
+        positions = _positions(("\n".join(key(row, task)) for row in train.rows), len(train), seed)
+    labels = ([label for label in labels_of(row) if isinstance(label, str)] for row in train.rows)
+    indices = hash_split(positions, labels, shares)
+    nothing = numpy.arange(0)
+    return {name: files[name] if name in others else train.take(indices.get(name, nothing)) for name in NAMES}
 
 
-def _without_rare(
-    parts: dict[str, list[IdentifiedRow]], least: int, counts: Counter[str]
-) -> dict[str, list[IdentifiedRow]]:
-    sizes = Counter(label for found in parts["train"] for label in labels_of(found.row))
-    rare = {
-        label for rows in parts.values() for found in rows for label in labels_of(found.row) if sizes[label] < least
-    }
-    common = {name: [found for found in rows if not rare & {*labels_of(found.row)}] for name, rows in parts.items()}
+def _positions(texts: Iterable[str], number: int, seed: int) -> NDArray[Any]:
+    """The positions of the hashes of texts; shape (rows), uint64."""
+    import numpy
+
+    return numpy.fromiter((position(text, seed) for text in texts), numpy.uint64, number)
+
+
+def _without_rare(parts: dict[str, KeyedRows], least: int, counts: Counter[str]) -> dict[str, KeyedRows]:
+    import numpy
+
+    sizes = Counter(label for row in parts["train"].rows for label in labels_of(row))
+    common = {}
+    for name, file in parts.items():
+        is_common = [all(sizes[label] >= least for label in labels_of(row)) for row in file.rows]
+        common[name] = file.take(numpy.flatnonzero(is_common))
     counts["of a rare class"] += sum(map(len, parts.values())) - sum(map(len, common.values()))
     return common
 
 
-def _subset(
-    rows: Sequence[IdentifiedRow], settings: DataSettings, task: RowReader
-) -> tuple[list[IdentifiedRow], list[IdentifiedRow]]:
+def _subset(file: KeyedRows, settings: DataSettings, task: RowReader) -> tuple[KeyedRows, KeyedRows]:
     """The rows to train on and the rows left aside, both in their order."""
-    if settings.train_rows is None:
-        return list(rows), []
-    seed = -1 - settings.split_seed
-    places = [place(one_line(found.row[task.inputs[0]]), seed) for found in rows]
-    chosen = set(sorted(range(len(rows)), key=places.__getitem__)[: settings.train_rows])
-    return [r for i, r in enumerate(rows) if i in chosen], [r for i, r in enumerate(rows) if i not in chosen]
+    import numpy
+
+    is_chosen = numpy.ones(len(file), bool)
+    if settings.train_rows is not None:
+        texts = (one_line(row[task.inputs[0]]) for row in file.rows)
+        places = _positions(texts, len(file), -1 - settings.split_seed).astype(float) / RANGE
+        is_chosen[numpy.argsort(places, kind="stable")[settings.train_rows :]] = False
+    return file.take(is_chosen.nonzero()[0]), file.take((~is_chosen).nonzero()[0])

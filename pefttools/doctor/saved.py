@@ -7,7 +7,7 @@ found, so the check finds nothing rather than something wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +75,7 @@ class RunToCheck:
         return load(self.run.path, self.reporter, is_calibrated=False)
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Sequence[Row]:
         """The first of the rows that the run was scored on; empty for a run that did not save them."""
         scored = self.run.scored_rows()
         return scored.rows[:ROWS] if scored else []

@@ -100,7 +100,7 @@ class Onnx(Exporter):
 def _inputs(proof: Proof) -> dict[str, Any]:
     """The task's batch of the first compared rows."""
     task, tokenizer = proof.trained.task, proof.trained.base.tokenizer
-    columns = task.encode((proof.rows * ROWS)[:ROWS], tokenizer)
+    columns = task.encode(([*proof.rows[:ROWS]] * ROWS)[:ROWS], tokenizer)
     short = {name: list(values)[:ROWS] for name, values in columns.items()}
     return task.inputs_of(task.collate(short, tokenizer, 1))
 

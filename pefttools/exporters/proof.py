@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,9 @@ class Proof:
     """The compared rows, and the trained model's outputs on them."""
 
     trained: Trained
-    rows: list[Row]
+    rows: Sequence[Row]
     """Rows whose logits are compared."""
-    scored: list[Row]
+    scored: Sequence[Row]
     """Rows on which the metric is compared."""
     text_rows: list[Row]
     """Rows for which text is generated; empty where the task generates none."""
@@ -37,7 +38,7 @@ class Proof:
     metrics: dict[str, Any]
 
     @classmethod
-    def of(cls, trained: Trained, scored: list[Row]) -> Proof:
+    def of(cls, trained: Trained, scored: Sequence[Row]) -> Proof:
         """Run the trained model on the rows it was scored on."""
         model, task, tokenizer = trained.model, trained.task, trained.base.tokenizer
         (first, *_), _ = verify.logits_and_predictions(model, task, scored[:1], tokenizer)

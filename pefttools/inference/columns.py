@@ -51,8 +51,8 @@ def column_values(path: Path, overrides: Sequence[str], split: str, rows: Sequen
         names = list(dict.fromkeys((*loaded.columns, *(field for row in rows[:1] for field in row), LENGTH)))
         raise UserError(f"--by: {unknown('column', column, names)}")
     values: dict[bytes, deque[Any]] = defaultdict(deque)
-    for found in loaded.rows:
-        values[content_hash(found.row)].append(found.value)
+    for row, value in zip(loaded.rows, loaded.values, strict=True):
+        values[content_hash(row)].append(value)
     keys = [content_hash(row) for row in rows]
     wanted = Counter(keys)
     if missing := sum(max(0, number - len(values[key])) for key, number in wanted.items()):

@@ -64,7 +64,7 @@ class Wanted:
             raise UserError("--of: the next tokens of a language model are those that it predicts; leave --of out")
 
 
-def labelled_rows(path: Path, number: int, reporter: Reporter = SILENT) -> list[Row]:
+def labelled_rows(path: Path, number: int, reporter: Reporter = SILENT) -> Sequence[Row]:
     """The first rows that a run was scored on. Raises UserError when the number is below 1."""
     if number < 1:
         raise UserError(f"--rows: must be at least 1, got {number}; it is the number of rows to explain")

@@ -182,7 +182,7 @@ def score(
         raise UserError(f"--perturb: task={task.name} has no text that can change without changing what is right")
     evaluator = Evaluator(trained.model, task, trained.base.tokenizer, reporter=reporter)
 
-    def scored(name: str, strength: float, some: list[Row]) -> Scored:
+    def scored(name: str, strength: float, some: Sequence[Row]) -> Scored:
         title = f"{name} {strength:g}" if name else split
         encoded = encode_once(some, task, trained.base, title, reporter)
         if cut := sum(cut_rows({name: encoded[name] for name in ("row", "cut")}, len(some))):

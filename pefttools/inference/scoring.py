@@ -63,7 +63,7 @@ class ScoredSplit:
     """The task's metrics, and `loss`."""
 
 
-def score_rows(path: Path, name: str, rows: list[Row], reporter: Reporter = SILENT) -> ScoredSplit:
+def score_rows(path: Path, name: str, rows: Sequence[Row], reporter: Reporter = SILENT) -> ScoredSplit:
     """The predictions of a run's model on rows of the split `name`, from `rows_to_score`, and their metrics."""
     trained = load(path, reporter)
     encoded = encode(rows, trained.task, trained.base, name, reporter)
@@ -74,7 +74,7 @@ def score_rows(path: Path, name: str, rows: list[Row], reporter: Reporter = SILE
 
 def rows_to_score(
     path: Path, overrides: Sequence[str] = (), reporter: Reporter = SILENT, split: str | None = None
-) -> tuple[str, list[Row]]:
+) -> tuple[str, Sequence[Row]]:
     """The split and the rows that `evaluate_run` scores. Raises UserError like it."""
     if strange := [o.partition("=")[0] for o in overrides if not o.startswith("data.")]:
         raise UserError(f"{', '.join(strange)}: evaluate accepts overrides of data only, because the model is trained")

@@ -43,7 +43,7 @@ class EarlierTests:
     """The test rows of all runs before a run."""
 
     runs: list[Run]
-    rows: list[list[Row]]
+    rows: list[Sequence[Row]]
     tasks: list[Task]
     """Each run's own task, with the classes of the present head."""
 

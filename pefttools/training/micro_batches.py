@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -72,7 +72,7 @@ class MicroBatches:
         self.columns = Columns(self.encoded)
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
-        self.epoch: tuple[int, list[list[int]]] = (-1, [])
+        self.epoch: tuple[int, Sequence[list[int]]] = (-1, [])
         self.is_sharded = is_sharded(self.bare)
         self.divisor = 1
         """By how much micro-batches are smaller than the settings allow, because memory ran out."""

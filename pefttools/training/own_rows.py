@@ -34,7 +34,7 @@ def own_rows(run: Run, task: Task, reporter: Reporter = SILENT) -> ScoredRows:
     return scored
 
 
-def unchanged_rows(run: Run, split: str, task: Task, reporter: Reporter = SILENT) -> list[Row]:
+def unchanged_rows(run: Run, split: str, task: Task, reporter: Reporter = SILENT) -> Sequence[Row]:
     """The rows of a split of the run's data, read again. Raises UserError when the data has changed."""
     return _unchanged(run, task, reporter).named()[split]
 
@@ -82,7 +82,7 @@ def _compare(scored: ScoredRows, run: Run, task: Task, reporter: Reporter) -> No
         )
 
 
-def validation_rows(run: Run, task: Task, reporter: Reporter = SILENT) -> tuple[list[str], list[Row]]:
+def validation_rows(run: Run, task: Task, reporter: Reporter = SILENT) -> tuple[list[str], Sequence[Row]]:
     """The ids and rows of a run's validation split, identified by their hashes.
 
     Raises:

@@ -99,7 +99,7 @@ def mark_pretrained(base: Base) -> None:
 
 def _old_rows(
     recipe: Recipe, file: FileSettings | None, number: int, earlier: Run | None, reporter: Reporter
-) -> list[Row]:
+) -> Sequence[Row]:
     """The first rows of a file, or rows of the earlier run and the runs before it. Raises UserError without either."""
     if file is not None:
         settings = recipe.data.model_copy(update={"test": file})
@@ -112,12 +112,12 @@ def _old_rows(
 
 
 def _row_losses(
-    recipe: Recipe, base: Base, model: nn.Module, rows: list[Row], seen: Any, reporter: Reporter
+    recipe: Recipe, base: Base, model: nn.Module, rows: Sequence[Row], seen: Any, reporter: Reporter
 ) -> Iterator[Tensor]:
     """The loss of each row, with its graph, computed in evaluation mode."""
     task = recipe.task
     task.check_scorable("regularizers.ewc.data", rows)
-    seen.update(json.dumps(rows, sort_keys=True).encode())
+    seen.update(json.dumps([*rows], sort_keys=True).encode())
     encoded = encode_once(rows, task, base, "penalty", reporter, training=True)
     device, was_training = next(model.parameters()).device, model.training
     model.eval()

@@ -13,6 +13,7 @@ from pefttools.data import overview
 from pefttools.data.batching import step_multiple, steps, token_budget
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
+from pefttools.data.spool import join
 from pefttools.device import computes_in_bf16
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
@@ -105,7 +106,9 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     penalties = Penalties.bind(recipe, base, model, reporter, start.run if start else None)
     if read_numbers(recipe.objectives):
         encoded["train"] = encoded["train"].add_column(NUMBER, list(range(len(encoded["train"]))))
-    acting = _bound(recipe, base, model, [*splits.train, *more], encoded["train"], torch.device(device).type, reporter)
+    acting = _bound(
+        recipe, base, model, join(splits.train, more), encoded["train"], torch.device(device).type, reporter
+    )
     for name, value in strategy.facts(model).items():
         if isinstance(value, float):
             reporter.note(f"{strategy.name}: {name.replace('_', ' ')} {value:.4g} before training")
@@ -142,7 +145,7 @@ def _encoded(
 ) -> dict[str, Dataset]:
     """The encoded rows of every split that has some; `added` rows follow the training rows."""
     parts = splits.named()
-    parts["train"] = [*parts["train"], *added]
+    parts["train"] = join(parts["train"], added)
     return {
         name: encode(rows, task, base, name, reporter, training=name == "train") for name, rows in parts.items() if rows
     }

@@ -38,7 +38,7 @@ def lineage(run: Run) -> list[Run]:
     return [*(lineage(Run.open(found.path)) if found.kind == "run" else ()), run]
 
 
-def training_rows(run: Run, key: str) -> list[Row]:
+def training_rows(run: Run, key: str) -> Sequence[Row]:
     """A run's own training rows, read again. Raises UserError when they are gone or changed."""
     try:
         return unchanged_rows(run, "train", run.recipe().task)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PART, OWN = b"row", b"own"
 """Column metadata of predictions.parquet: PART marks a field of the rows and how it is stored, OWN marks an id column
 whose values all come from the rows."""
+BLOCK = 100_000
+"""Number of rows to write at once."""
 ADVICE = "restore it from a copy of the run, or train the run again"
 
 
@@ -47,7 +49,7 @@ class ScoredRows:
     """`test`, or `validation` where no test rows were scored."""
     ids: list[str]
     """The rows' ids, or their numbers in their file where they have none."""
-    rows: list[Row]
+    rows: Sequence[Row]
 
 
 def write_hashes(file: Path, splits: Splits, task: Fields) -> None:
@@ -56,16 +58,24 @@ def write_hashes(file: Path, splits: Splits, task: Fields) -> None:
     import pyarrow.parquet
 
     binary = pyarrow.binary(HASH_BYTES)
-    columns: dict[str, list[Any]] = {"split": [], "id": [], "key": [], "content": []}
-    for name, rows in splits.named().items():
-        columns["split"] += [name] * len(rows)
-        columns["id"] += splits.ids_of(name)
-        columns["key"] += [key_hash(row, task) for row in rows]
-        columns["content"] += [None if name == "train" else content_hash(row) for row in rows]
     types = {"split": pyarrow.string(), "id": pyarrow.string(), "key": binary, "content": binary}
-    table = pyarrow.table({name: pyarrow.array(values, types[name]) for name, values in columns.items()})
-    with atomic.new_file(file) as part:
-        pyarrow.parquet.write_table(table, part, compression="zstd", write_page_checksum=True)
+    schema = pyarrow.schema([*types.items()])
+    with (
+        atomic.new_file(file) as part,
+        pyarrow.parquet.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        for name, rows in splits.named().items():
+            ids = splits.ids_of(name)
+            for start in range(0, len(rows), BLOCK):
+                block = rows[start : start + BLOCK]
+                columns = [
+                    [name] * len(block),
+                    ids[start : start + BLOCK],
+                    [key_hash(row, task) for row in block],
+                    [None if name == "train" else content_hash(row) for row in block],
+                ]
+                arrays = [pyarrow.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
+                writer.write_table(pyarrow.table(arrays, schema=schema))
 
 
 def read_hashes(file: Path) -> dict[str, RowHashes]:
