@@ -100,7 +100,13 @@ def _narrow(kind: pyarrow.DataType) -> pyarrow.DataType:
 
 
 def read(folder: Path) -> Dataset:
-    """All rows of the folder's files, memory-mapped."""
+    """All rows of the folder's files, memory-mapped; in memory where their types differ."""
+    import pyarrow
     from datasets import Dataset, concatenate_datasets
 
-    return concatenate_datasets([Dataset.from_file(str(path)) for path in sorted(folder.glob("*.arrow"))])
+    parts = [Dataset.from_file(str(path)) for path in sorted(folder.glob("*.arrow"))]
+    if any(part.features != parts[0].features for part in parts):
+        tables = [part.data.table.replace_schema_metadata(None) for part in parts]
+        schema = pyarrow.unify_schemas([table.schema for table in tables], promote_options="permissive")
+        return Dataset(pyarrow.concat_tables([table.cast(schema) for table in tables]))
+    return concatenate_datasets(parts)
