@@ -103,6 +103,8 @@ def test_stated_rate_range_and_merging_are_those_of_the_class(stated: Facts) -> 
 @pytest.mark.slow
 @BY_STRATEGY
 def test_stated_parameters_are_those_that_are_planned(stated: Facts) -> None:
+    if "energy" in stated.settings:
+        pytest.skip("the ranks depend on the weights; the next test has them")
     strategy, task = stated.recipe.strategy, TextClassification(labels=tuple("abcdef"))
     counts = count_from_config(config(), task, strategy, head=["bert.pooler"])
     assert counts["adapter"] == stated.parameters
@@ -110,7 +112,7 @@ def test_stated_parameters_are_those_that_are_planned(stated: Facts) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("settings", ["strategy=bitfit", "strategy=top_layers strategy.layers=2"])
+@pytest.mark.parametrize("settings", ["strategy=bitfit", "strategy=low_rank strategy.energy=0.9"])
 def test_parameters_of_the_real_base_are_the_same(settings: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PEFTTOOLS_CACHE", raising=False)  # what was downloaded before need not be downloaded again
     (stated,) = [one for one in FACTS if one.settings == settings and one.page.parent == FOLDERS[0]]
@@ -130,8 +132,6 @@ def test_every_strategy_and_variant_is_on_a_page(folder: Path) -> None:
     for name in built_in(strategies):
         cls = strategies.get(name)
         for variant, values in cls.variants.items():
-            if cls(**values).num_trainable(config()) is None and "energy" in values:
-                continue  # its ranks depend on the weights
             assert cls(**values) in described, f"{name}: {variant}"
 
 
