@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -54,6 +55,15 @@ def rows(text: str) -> dict[str, str]:
     return found
 
 
+def code(text: str) -> list[str]:
+    """The syntax trees of a page's Python, with all texts the same."""
+    trees = [ast.parse(block) for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return [ast.dump(tree) for tree in trees]
+
+
 def sources(name: str) -> str:
     """The English text that a Chinese page may take its numbers from."""
     if name not in ENTRANCES:
@@ -82,11 +92,17 @@ def test_rows_of_tables_have_the_numbers_of_the_same_rows_in_english(name: str) 
     assert not {first: strange for first, strange in other.items() if strange}
 
 
-def test_measured_numbers_are_found() -> None:
+def test_numbers_rows_and_code_are_found() -> None:
     text = "LoRA 0.944，全量 94%，差 −0.3；`alpha=0.5`，4.8e-7，22,715,526 个，1/N，$T=2.5$\n```\nx 0.7\n```\n"
     assert measured(text) == {"0.944", "94", "0.3", "4.8e-7"}
     assert numbers("in 93 to 98% of 1,024, and 0.5") == {"93", "98", "1,024", "0.5"}
+    assert code('```python\nf("a")  # b\n```\n') == code('```python\nf("c")\n```\n') != code("```python\nf(1)\n```\n")
     assert rows("| a | 1 |\n|---|\n| b | 2 |\n\n| a | 3 |\n") == {"a": "  1 |  3 |", "b": "  2 |"}
+
+
+@pytest.mark.parametrize("name", [name for name in CHINESE if name in ENGLISH])
+def test_python_is_that_of_the_english_page_but_for_texts_and_comments(name: str) -> None:
+    assert code(CHINESE[name].read_text("utf-8")) == code(ENGLISH[name].read_text("utf-8"))
 
 
 @pytest.mark.parametrize("name", CHINESE)
