@@ -56,12 +56,12 @@ def rows(text: str) -> dict[str, str]:
 
 
 def code(text: str) -> list[str]:
-    """The syntax trees of a page's Python, with all texts the same."""
+    """The syntax trees of a page's Python in any order, with all texts the same."""
     trees = [ast.parse(block) for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
     for node in (node for tree in trees for node in ast.walk(tree)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node.value = ""
-    return [ast.dump(tree) for tree in trees]
+    return sorted(map(ast.dump, trees))
 
 
 def sources(name: str) -> str:
