@@ -49,7 +49,10 @@ def test_linked_files_exist(page: Path) -> None:
 def test_the_readme_is_short_and_names_every_guide() -> None:
     text = PAGES[0].read_text("utf-8")
     assert len(text.splitlines()) <= LONGEST
-    assert not [page.name for page in PAGES[1:] if f"({page.relative_to(ROOT).as_posix()})" not in text]
+    inner = {*(ROOT / "docs/methods").glob("*.md"), *(ROOT / "docs/zh").rglob("*.md")}
+    inner -= {ROOT / "docs/methods/index.md", ROOT / "docs/zh/start.md"}  # these lead to the others
+    guides = [page for page in PAGES[1:] if page not in inner]
+    assert not [page.name for page in guides if f"({page.relative_to(ROOT).as_posix()})" not in text]
 
 
 def test_every_command_is_in_the_guide_of_commands() -> None:

@@ -1,4 +1,4 @@
-"""The Python of the README and of its guide, run word for word, on a tiny base."""
+"""The Python of the README and of its guides in English and Chinese, run word for word, on a tiny base."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from pefttools.api import settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[1]
-TEXTS = [(ROOT / name).read_text("utf-8") for name in ("README.md", "docs/python.md", "docs/zh/start.md")]
-BLOCKS = [block for text in TEXTS for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+PAGES = ("README.md", "docs/python.md", "docs/zh/start.md", "docs/zh/python.md")
+TEXTS = [(ROOT / name).read_text("utf-8") for name in PAGES]
+BY_PAGE = [re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL) for text in TEXTS]
+BLOCKS = [block for blocks in BY_PAGE for block in blocks]
 
 
 def test_every_block_runs(
@@ -32,7 +34,8 @@ def test_every_block_runs(
     names: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(BLOCKS) == 6
+    assert all(BY_PAGE)
     assert "prediction" in capsys.readouterr().out
     assert (tmp_path / "runs/tickets/export/merged/model.safetensors").is_file()
-    assert transformers.AutoModelForSequenceClassification.from_pretrained("runs/mine").config.num_labels == 3
+    for folder in ("runs/mine", "runs/我的模型"):
+        assert transformers.AutoModelForSequenceClassification.from_pretrained(folder).config.num_labels == 3
