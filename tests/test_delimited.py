@@ -184,8 +184,10 @@ def test_byte_order_mark_sets_the_encoding(tmp_path: Path, name: str, encoding: 
         ("Привет мир, пока", "cp1251"),
         ("Zażółć gęślą jaźń", "cp1250"),
         ("Labdarúgás, õt üzenet", "cp1252"),
-        ("你好世界", "gb18030"),
+        ("今天天氣很好，我們去公園散步", "big5"),
         ("こんにちは", "shift_jis"),
+        ("今日は天気がいいです", "euc_jp"),
+        ("오늘 날씨가 좋습니다 그래서 공원에 갑니다", "euc_kr"),
     ],
 )
 def test_unknown_encoding_is_refused_instead_of_guessed(tmp_path: Path, text: str, encoding: str) -> None:
@@ -203,6 +205,17 @@ def test_cp1252_is_read_with_a_warning(tmp_path: Path) -> None:
     assert "is not UTF-8; it was read as cp1252, in which line 3 is 'un café à la carte, 5 €;b'" in listener.warnings[0]
     mixed = write_file(tmp_path / "b.csv", "text;label\nâ;a\n".encode() + b"caf\xe9;b\n")
     assert "byte 0xe9 at position 19 is not utf-8 (line 3)" in refusal(mixed)
+
+
+def test_gb18030_is_read_with_a_warning(tmp_path: Path) -> None:
+    """What Excel writes in China."""
+    listener = Listener()
+    text = "内容,部门\n联通,设备\n打印机一直卡纸,设备\n发票金额和 PO 123 对不上。,财务\n"
+    rows = rows_of(write_file(tmp_path / "a.csv", text.encode("gbk")), listener)
+    assert rows[2] == {"内容": "发票金额和 PO 123 对不上。", "部门": "财务"}
+    assert "was read as gb18030, in which its first Chinese line is '内容,部门'" in listener.warnings[0]
+    rare = "".join(chr(0x4E00 + 97 * i) for i in range(150))  # not a text
+    assert "set `encoding`" in refusal(write_file(tmp_path / "b.csv", f"text,label\n{rare},b\n".encode("gb18030")))
 
 
 @pytest.mark.slow

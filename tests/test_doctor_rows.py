@@ -174,3 +174,22 @@ def test_words_of_all_classes_are_no_leak() -> None:
     rows = [{"text": f"the {WORDS[i % 40]} of {WORDS[i % 7]}", "label": "ab"[i % 50 == 0]} for i in range(500)]
     assert [*shortcuts(recipe, rows)] == []
     assert [*shortcuts(recipe, rows[:10])] == []
+
+
+def test_chinese_words_that_predict_a_class_are_found() -> None:
+    from pefttools.checks.shortcuts import shortcuts
+    from pefttools.recipe import recipes
+
+    recipe = recipes.load("question-type-lora").recipe
+    characters = "春夏秋冬山水风云花鸟"
+    parts = ["".join(characters[(i * k) % 10] for k in (1, 3, 7)) for i in range(200)]
+    rows = [
+        {
+            "text": f"{part}退款{part[::-1]}" if i % 2 else f"{part}发货{part[0]}" if i % 4 else part,
+            "label": "ab"[i % 2],
+        }
+        for i, part in enumerate(parts)
+    ]
+    (found,) = shortcuts(recipe, rows)
+    assert found.check == "leaking column"
+    assert "'退款' is in 100 of 100 rows of 'b'" in found.evidence

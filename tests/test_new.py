@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 import yaml
 from hypothesis import given
@@ -63,6 +64,10 @@ CASES: Mapping[str, tuple[Sequence[dict[str, Any]], str, dict[str, str], dict[st
     "entities": (
         rows(tokens=lambda i: ["Ann", "saw", f"B{i}"], ner_tags=lambda i: ["B-PER", "O", "O"]),
         "token_classification", {"tags": "ner_tags"}, {},
+    ),
+    "marked entities": (
+        rows(text=lambda i: f"<e1>Ann</e1> saw <e2>B{i}</e2>", relation=lambda i: "ab"[i % 2]),
+        "relation_extraction", {"label": "relation"}, {},
     ),
     "answers in texts": (
         rows(question=text, context=text, answers=lambda i: []), "question_answering", {}, {},
@@ -161,3 +166,25 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         guess([{"prompt": "a", "chosen": "b", "rejected": "c"}], "rows")
     with pytest.raises(UserError, match="no task is known for the columns price"):
         guess([{"price": i / 3} for i in range(50)], "rows")
+
+
+def test_encoding_and_sheet_are_in_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = CASES["tickets"][0]
+    names = list(made[0])
+    lines = "\n".join(",".join(str(row[name]).replace(",", " ") for name in names) + ",Привет" for row in made)
+    Path("rows.csv").write_bytes(f"{','.join(names)},other\n{lines}\n".encode("cp1251"))
+    assert cli.run(["new", "rows.csv"]) == 2
+    assert "add --encoding" in capsys.readouterr().err
+    assert cli.run(["new", "rows.csv", "--encoding", "cp1251"]) == 0
+    assert yaml.safe_load(Path("rows.yaml").read_text("utf-8"))["data"]["train"]["encoding"] == "cp1251"
+    book = openpyxl.Workbook()
+    book.create_sheet("rows").append(names)
+    for row in made:
+        book["rows"].append([str(row[name]) for name in names])
+    book.worksheets[0].append(["nothing"])
+    book.save("book.xlsx")
+    assert cli.run(["new", "book.xlsx", "--sheet", "rows"]) == 0
+    assert yaml.safe_load(Path("book.yaml").read_text("utf-8"))["data"]["train"]["sheet"] == "rows"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from pefttools.data.rows import Row, labels_of
 from pefttools.recipe.recipe import Recipe
@@ -24,7 +25,8 @@ LEAST = 20
 SURE = 0.97
 """Least purity and coverage, and least share of the other classes' rows without the word."""
 SHOWN = 3
-WORD = re.compile(r"\w+|[^\w\s]")
+HAN = "\u3400-\u4dbf\u4e00-\u9fff"
+WORD = re.compile(rf"[{HAN}]+|(?:(?![{HAN}])\w)+|[^\w\s]")
 
 
 def shortcuts(recipe: Recipe, rows: Sequence[Row]) -> Iterator[Finding]:
@@ -55,7 +57,7 @@ def _telling(texts: Sequence[str], labels: Sequence[str], sizes: Counter[str]) -
     joint: Counter[tuple[str, str]] = Counter()
     for text, label in zip(texts, labels, strict=True):
         short = text if len(text) <= 2 * ENDS else f"{text[:ENDS]} {text[-ENDS:]}"
-        for word in {*WORD.findall(short.lower())}:
+        for word in {*_words(short.lower())}:
             words[word] += 1
             joint[word, label] += 1
     found = [
@@ -69,6 +71,13 @@ def _telling(texts: Sequence[str], labels: Sequence[str], sizes: Counter[str]) -
     for one in sorted(found, reverse=True):
         best.setdefault(one[2], one)
     return list(best.values()) if len(sizes) > 1 else []
+
+
+def _words(text: str) -> Iterator[str]:
+    """The words of a text. Chinese has no spaces between words, so every pair of characters counts as one."""
+    for word in WORD.findall(text):
+        is_chinese = len(word) > 2 and "\u3400" <= word[0] <= "\u9fff"
+        yield from map("".join, pairwise(word)) if is_chinese else (word,)
 
 
 def _leak(field: str, found: Sequence[tuple[float, str, str, int]], sizes: Counter[str], number: int) -> Finding:

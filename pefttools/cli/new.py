@@ -23,6 +23,8 @@ def new(
     base: str | None = None,
     out: Path | None = None,
     header: Annotated[list[str] | None, Parameter(negative="", consume_multiple=True)] = None,
+    encoding: str | None = None,
+    sheet: str | None = None,
 ) -> None:
     """Write a recipe for a file of rows: guess the task, columns and lengths from the rows, and say what was guessed.
 
@@ -31,6 +33,8 @@ def new(
         base: the pretrained model; by default the one of the shipped recipes for such tasks.
         out: the recipe to write; by default FILE's name with .yaml, in this folder.
         header: names of the columns of a csv or tsv file that has no line of names.
+        encoding: of the text, if it is not UTF-8.
+        sheet: the sheet of a workbook, if it is not the first one.
     """
     import yaml
 
@@ -45,17 +49,21 @@ def new(
     if recipe.exists():
         raise UserError(f"--out: {recipe} exists already; name another file, or remove it")
     reporter = RichReporter()
-    source = FileSettings(source=str(file), header=tuple(header) if header else None)
-    read = list(islice(stream(source, "new", reporter), guessing.ROWS))
+    given = {name: value for name, value in (("header", header), ("encoding", encoding), ("sheet", sheet)) if value}
+    source = FileSettings.model_validate({"source": str(file), **given})
+    try:
+        read = list(islice(stream(source, "new", reporter), guessing.ROWS))
+    except UserError as error:
+        raise UserError(*(problem.replace("set `encoding`", "add --encoding") for problem in error.problems)) from error
     rows = [row for row in read if isinstance(row, dict)]
     if not rows:
         raise UserError(f"new: {file} has no rows")
     if why := missing_header(rows, "new", source):
         raise UserError(f"{file}: {why.replace('set new.header to', 'add --header with')}")
-    found = guessing.guess(rows, str(file))
+    found = guessing.guess(rows, str(file), has_base=base is not None)
     train: Any = str(file.absolute())
-    if header:
-        train = {"source": train, "header": header}
+    if given:
+        train = {"source": train, **given}
     try:
         chosen = {"source": base} if base else usual_base(found.task)
     except UserError as error:

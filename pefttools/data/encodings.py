@@ -1,14 +1,17 @@
-"""Determine a text file's encoding: from the settings, a byte-order mark, or, with a warning, Windows' western
-encoding.
+"""Determine a text file's encoding: from the settings, a byte-order mark, or, with a warning, the encodings that
+Windows uses in western Europe and in China.
 
 A file in the default encoding is checked as a whole before its first row is read, so an invalid byte far down is
 reported at once. A file that is not UTF-8 is read as cp1252 only if that gives a text of western Europe: mostly ASCII,
-with letters and punctuation of those languages in between. Everything else is rejected.
+with letters and punctuation of those languages in between. It is read as gb18030 only if that gives common Chinese
+characters, with neither the kana of Japanese nor the spaces of Korean between them. Everything else is rejected.
 """
 
 from __future__ import annotations
 
 import codecs
+import io
+import re
 from pathlib import Path
 
 from pefttools.data.compression import DAMAGE, explained, opened
@@ -29,6 +32,12 @@ NOT_WITH_PORTUGUESE = set("öüÖÜ")
 """õ and ö in one text mean that the text is Hungarian with ő and ö, in another encoding."""
 WESTERN_SHARE = 0.15
 """Largest share of non-ASCII characters in a text of western Europe."""
+CHINESE, KANA = re.compile("[\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff]")
+SPACED = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
+COMMON_SHARE = 0.9
+"""Least share of common characters, those of the first level of GB 2312, in a Chinese text."""
+ODD_SHARE = 0.02
+"""Largest share of kana in a Chinese text, and of spaces between Chinese characters."""
 CHUNK = 1 << 20
 
 
@@ -49,7 +58,7 @@ def encoding_of(path: Path, settings: FileSettings, source: str, reporter: Repor
     if marked := next((name for mark, name in MARKS if start.startswith(mark)), None):
         return marked
     _refuse_binary(start, source)
-    return UTF8 if settings.decode_errors != "strict" or _is_utf8(path, source) else _western(path, source, reporter)
+    return UTF8 if settings.decode_errors != "strict" or _is_utf8(path, source) else _by_content(path, source, reporter)
 
 
 def bad_byte(source: str, error: UnicodeDecodeError, position: int, line: int) -> UnreadableLine:
@@ -97,8 +106,8 @@ def _is_utf8(path: Path, source: str) -> bool:
             position, lines, rest = position + used, lines + data[:used].count(b"\n"), data[used:]
 
 
-def _western(path: Path, source: str, reporter: Reporter) -> str:
-    """`cp1252`, with a warning. Raises UserError if the file does not look like cp1252."""
+def _by_content(path: Path, source: str, reporter: Reporter) -> str:
+    """`cp1252` or `gb18030`, with a warning. Raises UserError if the file looks like neither."""
     first: tuple[UnicodeDecodeError, int, int, str] | None = None
     mixed = False
     """Whether some lines are valid UTF-8, which text in another encoding hardly ever is by chance."""
@@ -122,9 +131,42 @@ def _western(path: Path, source: str, reporter: Reporter) -> str:
     not_western = others - WESTERN - PORTUGUESE
     hungarian = others & PORTUGUESE and others & NOT_WITH_PORTUGUESE
     if mixed or not_western or hungarian or num_non_ascii > WESTERN_SHARE * letters:
-        raise bad_byte(source, error, position, number)
+        if (line := _first_chinese_line(path, source)) is None:
+            raise bad_byte(source, error, position, number)
+        reporter.warn(
+            f"{source} is not UTF-8; it was read as gb18030, in which its first Chinese line is {line[:80]!r}."
+            " If that looks wrong, set `encoding` next to its `source`"
+        )
+        return "gb18030"
     reporter.warn(
         f"{source} is not UTF-8; it was read as cp1252, in which line {number} is {sample[:80]!r}."
         " If that looks wrong, set `encoding` next to its `source`"
     )
     return "cp1252"
+
+
+def _first_chinese_line(path: Path, source: str) -> str | None:
+    """The first line with Chinese characters in gb18030; None if the file does not look like that encoding."""
+    first, chinese, common, kana, spaces = None, 0, 0, 0, 0
+    with opened(path, source) as stream, io.TextIOWrapper(stream, "gb18030") as text:
+        try:
+            for line in text:
+                if line.isascii():
+                    continue
+                found = CHINESE.findall(line)
+                first = first or (line.strip() if found else None)
+                chinese += len(found)
+                common += sum(_is_common(character) for character in found)
+                kana += len(KANA.findall(line))
+                spaces += len(SPACED.findall(line))
+        except UnicodeDecodeError:
+            return None
+    is_chinese = chinese and common >= COMMON_SHARE * chinese and max(kana, spaces) <= ODD_SHARE * chinese
+    return first if is_chinese else None
+
+
+def _is_common(character: str) -> bool:
+    try:
+        return 0xB0 <= character.encode("gb2312")[0] <= 0xD7
+    except UnicodeEncodeError:
+        return False

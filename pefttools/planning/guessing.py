@@ -44,6 +44,9 @@ PER_TOKEN = 3.5
 """Characters of a token of a text in letters; of Chinese and Japanese texts, a character is about a token."""
 TEMPLATE = (24, 1.1)
 """Tokens of a chat template, and the factor for those that it puts between turns."""
+MARKERS = ("<e1>", "</e1>", "<e2>", "</e2>")
+MARKED = 20
+"""Number of rows that are searched for markers of entities."""
 LENGTHS = (32, 64, 128, 256, 512, 1024)
 
 
@@ -59,12 +62,13 @@ class Guess:
     notes: list[str] = field(default_factory=list)
 
 
-def guess(rows: Sequence[Mapping[str, Any]], name: str) -> Guess:
+def guess(rows: Sequence[Mapping[str, Any]], name: str, has_base: bool = False) -> Guess:
     """The likeliest task of rows.
 
     Args:
         rows: as they are read from a file, with the columns of the first.
         name: of the file, for messages.
+        has_base: whether the user named a base, which needs no advice on languages.
 
     Raises:
         UserError: nothing is known that has such columns.
@@ -81,7 +85,8 @@ def guess(rows: Sequence[Mapping[str, Any]], name: str) -> Guess:
             f"{name}: no task is known for the columns {', '.join(columns)}; write a recipe with task and data.columns"
         )
     _add_length(found, rows)
-    _add_languages(found, rows)
+    if not has_base:
+        _add_languages(found, rows)
     return found
 
 
@@ -156,6 +161,9 @@ def _labelled(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Gues
         note = f"{label!r} has {different} different numbers"
         return Guess("regression", _renamed({**fields, "label": label}), notes=[note])
     notes = [f"{label!r} has {different} classes in {len(values):,} rows", *_rare(values)]
+    if all(mark in str(row.get(fields["text"])) for row in rows[:MARKED] for mark in MARKERS):
+        notes.insert(0, f"{fields['text']!r} marks two entities in every row ({' '.join(MARKERS)})")
+        return Guess("relation_extraction", _renamed({"text": fields["text"], "label": label}), notes=notes)
     return Guess("text_classification", _renamed({**fields, "label": label}), notes=notes)
 
 
