@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import torch
 import transformers
 from conftest import losses, make_rows
 from test_train import assert_same_weights
+from tiny_bases import tied_language_model
 
 import pefttools
 from pefttools.api.session import REGISTRIES
@@ -201,6 +205,56 @@ def test_a_folder_with_other_files_is_refused(base: str, tmp_path: Path) -> None
     with pytest.raises(UserError, match="is not empty"):
         fitted(ROWS, tmp_path, base)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_predictions_show_what_they_are_of(run: pefttools.TrainedRun) -> None:
+    labels = {row["text"]: row["label"] for row in ROWS}
+    assert [labels[text] for text in run.predictions["text"]] == list(run.predictions["reference"])
+
+
+def test_an_export_is_replaced_only_if_that_is_wanted(run: pefttools.TrainedRun, tmp_path: Path) -> None:
+    folder = run.export("merged", tmp_path / "merged")
+    with pytest.raises(UserError, match=r"has an artifact.*--overwrite"):
+        run.export("merged", folder)
+    assert run.export("merged", folder, overwrite=True, dtype="bfloat16") == folder
+    assert transformers.AutoConfig.from_pretrained(folder).dtype == torch.bfloat16
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        run.export("merged", tmp_path / "mine", overwrite=True)
+
+
+def test_a_server_in_this_process(run: pefttools.TrainedRun) -> None:
+    def asked(url: str) -> Any:
+        body = json.dumps({"texts": ["red apple"]}).encode()
+        request = urllib.request.Request(f"{url}/predict", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    with pefttools.serve(run, progress=False) as server:
+        (found,) = asked(server.url)["predictions"]
+        assert found["prediction"] == run.predict("red apple")["prediction"]
+        with pytest.raises(UserError, match="cannot be used"):
+            pefttools.serve(run, port=int(server.url.rpartition(":")[2]), progress=False)
+    assert "stopped" in repr(server)
+    server.stop()
+    with pytest.raises(urllib.error.URLError):
+        asked(server.url)
+    with pytest.raises(UserError, match="name at least one run"):
+        pefttools.serve()
+
+
+def test_a_language_model_replies(tmp_path: Path) -> None:
+    rows = [{"prompt": row["text"], "completion": row["label"]} for row in ROWS[:40]]
+    found = pefttools.fit(
+        rows, task={"name": "causal_lm", "max_length": 48, "max_new_tokens": 4}, out=tmp_path / "run", progress=False,
+        base=tied_language_model(tmp_path / "base"), train={**TRAIN, "learning_rate": 0.02, "epochs": 3},
+    )  # fmt: skip
+    reply = found.chat("red word1", max_tokens=1)
+    assert reply == found.chat([{"role": "user", "content": "red word1"}], max_tokens=1)
+    assert reply != found.chat("red word1", max_tokens=1, base=True)
+    with pytest.raises(UserError, match="top_p"):
+        found.chat("red", top_p=2.0)
 
 
 class Nosy:

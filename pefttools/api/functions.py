@@ -34,6 +34,7 @@ def fit(
     columns: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     train: Mapping[str, Any] | None = None,
+    metrics: Sequence[Any] = (),
     callbacks: Sequence[object] = (),
     overrides: Overrides = (),
     resume: bool = False,
@@ -57,6 +58,9 @@ def fit(
         columns: field of the task -> column of the rows, where they differ: `{"text": "question"}`.
         out: the run folder; by default a new one, `runs/TASK-STRATEGY-N`.
         train: settings of the training loop: `{"epochs": 3, "learning_rate": 1e-3}`.
+        metrics: your own, computed besides the task's: functions of `references` and `predictions` (and, if they have
+            such a parameter, `probabilities`) that return a number or a mapping of names to numbers, metrics of
+            `evaluate`, or names that `pefttools.register` gave. `train={"best_metric": NAME}` chooses weights by one.
         callbacks: objects with methods of `pefttools.Callback`.
         overrides: further settings by dotted keys: `{"data.test_share": 0.2}`.
         resume: continue the run in `out`, or return it if it is finished.
@@ -74,6 +78,11 @@ def fit(
 
     if unknown := [name for name in sections if name not in Whole.model_fields]:
         raise UserError(f"fit: has no argument {', '.join(unknown)}; settings of the loop belong to train={{…}}")
+    if metrics:
+        from pefttools.api.session import metric_names
+
+        named = task if isinstance(task, Mapping) else {"name": task or "text_classification"}
+        task = {**named, "extra_metrics": [*named.get("extra_metrics", ()), *metric_names(metrics)]}
     given = {"task": task, "strategy": strategy, "base": base, "train": train, **sections}
     parts = rows.splits(data)
     for name, value in (("validation", validation), ("test", test)):

@@ -14,6 +14,7 @@ from pefttools.data.batching import step_multiple, steps, token_budget
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.device import computes_in_bf16
+from pefttools.metrics import _own
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.objectives._composition import Composed, composed, read_hidden_states, read_numbers
@@ -76,6 +77,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     import torch
     from accelerate.utils import set_seed
 
+    _own.refuse_unknown(recipe.task.extra_metrics)
     strategy, start = recipe.strategy, earlier.opened(recipe, reporter)
     recipe = earlier.taken_over(recipe, start)
     splits = load_splits(recipe.data, recipe.task, reporter)
