@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pefttools.api import rows
+from pefttools.api.messages import in_python
 from pefttools.api.settings import Overrides, as_texts, resolved, values_of
 from pefttools.api.trained_run import TrainedRun, reporter_for
 from pefttools.errors import UserError
@@ -91,7 +92,7 @@ def fit(
                 raise UserError(f"{name}: is also in data; pass it once")
             parts[name] = value
     folder = Path(out) if out is not None else _free(RUNS, _title(task, strategy))
-    with _only_what_the_run_names(folder):
+    with _only_what_the_run_names(folder), in_python(folder / GIVEN):
         files = {name: rows.written(value, folder / GIVEN, name, name) for name, value in parts.items()}
         given["base"] = _in_files(base, tokenizer, folder / GIVEN)
         recipe, notes = resolved(values_of(files, columns or {}, given), overrides)

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools.api import rows
+from pefttools.api.messages import in_python
 from pefttools.api.settings import Overrides, as_texts
 from pefttools.errors import UserError
 from pefttools.progress import RichReporter
@@ -230,7 +231,8 @@ class TrainedRun:
 
         refuse_unknown_elsewhere(self.recipe)
         folder = Path(out) if out is not None else self.path / "export" / to
-        export(self.path, to, folder, self._reporter, as_texts(settings), overwrite)
+        with in_python(self.path):
+            export(self.path, to, folder, self._reporter, as_texts(settings), overwrite)
         return folder
 
     def compare(self, *others: TrainedRun | str | Path) -> dict[str, Any]:
@@ -279,7 +281,15 @@ def _raws(data: Any) -> Iterable[Any]:
     lists = [method for name in ("tolist", "to_list", "to_pylist") if (method := getattr(data, name, None)) is not None]
     if isinstance(data, Sequence) or (lists and not hasattr(data, "columns")):
         values: list[Any] = list(lists[0]() if lists else data)
-        if all(isinstance(one, str) for one in values):
-            return [TextRow(text=one) for one in values]
+        missing = [one is None or one != one for one in values]  # a table's empty cells
+        if all(isinstance(one, str) or empty for one, empty in zip(values, missing, strict=True)):
+            return [TextRow(text="" if empty else one) for one, empty in zip(values, missing, strict=True)]
         data = values
+    if isinstance(data, Path) or not (
+        isinstance(data, Sequence) or hasattr(data, "__len__") or hasattr(data, "columns")
+    ):
+        raise UserError(
+            f"predict: takes a text, texts, dictionaries, a DataFrame or another table, not {type(data).__name__};"
+            " `pefttools predict RUN FILE` reads files"
+        )
     return rows.as_rows(data)
