@@ -260,12 +260,13 @@ def test_a_language_model_replies(tmp_path: Path) -> None:
     rows = [{"prompt": row["text"], "completion": "apple saw"} for row in ROWS[:40]]
     found = pefttools.fit(
         rows, task={"name": "causal_lm", "max_length": 48, "max_new_tokens": 4}, out=tmp_path / "run", progress=False,
-        base=tied_language_model(tmp_path / "base"), train={**TRAIN, "learning_rate": 0.02, "epochs": 8, "batch_size": 8},
+        base=tied_language_model(tmp_path / "base"),
+        train={**TRAIN, "learning_rate": 0.02, "epochs": 8, "batch_size": 8},
     )  # fmt: skip
-    reply = found.chat("red word1", max_tokens=2)
-    assert reply == "apple saw"
-    assert reply == found.chat([{"role": "user", "content": "red word1"}], max_tokens=2)
-    assert reply != found.chat("red word1", max_tokens=2, base=True)
+    reply = found.chat("red word1", max_tokens=1)
+    assert reply == "apple"
+    assert reply == found.chat([{"role": "user", "content": "red word1"}], max_tokens=1)
+    assert reply != found.chat("red word1", max_tokens=1, base=True)
     with pytest.raises(UserError, match="top_p"):
         found.chat("red", top_p=2.0)
 

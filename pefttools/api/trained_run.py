@@ -285,9 +285,7 @@ def _raws(data: Any) -> Iterable[Any]:
         if all(isinstance(one, str) or empty for one, empty in zip(values, missing, strict=True)):
             return [TextRow(text="" if empty else one) for one, empty in zip(values, missing, strict=True)]
         data = values
-    if isinstance(data, Path) or not (
-        isinstance(data, Sequence) or hasattr(data, "__len__") or hasattr(data, "columns")
-    ):
+    if not (hasattr(data, "__len__") or hasattr(data, "columns")):  # a path, a number
         raise UserError(
             f"predict: takes a text, texts, dictionaries, a DataFrame or another table, not {type(data).__name__};"
             " `pefttools predict RUN FILE` reads files"

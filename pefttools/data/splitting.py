@@ -81,7 +81,7 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
         raise UserError(f"data.train: no rows are left to train on{reasons}")
     number = len(splits.train) + len(splits.spare)
     if not splits.validation:
-        labels = {row.get("label") for row in splits.train if isinstance(row.get("label"), str)}
+        labels = {label for row in splits.train if isinstance(label := row.get("label"), str)}
         hint = f"; there are {len(labels):,} different labels: if they are numbers to predict, set task=regression"
         raise UserError(
             f"data.train: its {number} rows are too few for training and validation: training needs a row of every"
