@@ -32,7 +32,7 @@ def test_every_block_runs(
     names: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
     assert "prediction" in capsys.readouterr().out
     assert (tmp_path / "runs/tickets/export/merged/model.safetensors").is_file()
     assert transformers.AutoModelForSequenceClassification.from_pretrained("runs/mine").config.num_labels == 3
