@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pefttools.api.functions import plan as plan
     from pefttools.api.functions import predict as predict
     from pefttools.api.functions import train as train
+    from pefttools.api.serving import Server as Server
+    from pefttools.api.serving import serve as serve
     from pefttools.api.session import register as register
     from pefttools.api.trained_run import TrainedRun as TrainedRun
     from pefttools.api.trained_run import compare as compare
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "pefttools.api.functions": ("advise", "benchmark", "evaluate", "export", "fit", "plan", "predict", "train"),
+    "pefttools.api.serving": ("Server", "serve"),
     "pefttools.api.session": ("register",),
     "pefttools.api.trained_run": ("TrainedRun", "compare"),
     "pefttools.api.wrapping": ("strategy", "wrap"),

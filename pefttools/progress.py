@@ -1,12 +1,14 @@
-"""Notes, warnings and progress bars on stderr, by rich, on a terminal and in a log."""
+"""Notes, warnings and progress bars on stderr, by rich, on a terminal, in a log and in a notebook."""
 
 from __future__ import annotations
 
+import html
 import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -25,6 +27,8 @@ FIRST = os.environ.get("RANK", "0") == "0"
 """Whether this is the first process of a launch, the only one that prints."""
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_UPDATES = 0.2
+"""The same for a notebook."""
 NARROW, WIDE = 72, 100
 """Terminal widths below which the bar (`NARROW`) and the speed (`WIDE`) are left out."""
 
@@ -36,13 +40,24 @@ class RichReporter(Reporter):
         self.console = Console(stderr=True, quiet=not FIRST, highlight=False)
 
     def note(self, message: str) -> None:
-        self.console.print(message, style="dim", markup=False, soft_wrap=True)
+        self._print(message, "dim")
 
     def warn(self, message: str) -> None:
-        self.console.print(f"warning: {message}", style="yellow", markup=False, soft_wrap=True)
+        self._print(f"warning: {message}", "yellow")
+
+    def _print(self, message: str, style: str) -> None:
+        in_notebook = self.console.is_jupyter  # which does not wrap lines
+        self.console.print(message, style=style, markup=False, soft_wrap=not in_notebook)
 
     @contextmanager
     def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> Iterator[Bar]:
+        if self.console.is_jupyter:
+            cell = _InNotebook(self.console, title, total, unit, done)
+            try:
+                yield cell
+            finally:
+                cell.clear()
+            return
         if not self.console.is_terminal:
             yield _Lines(self.console, title, total, unit, done)
             return
@@ -98,9 +113,11 @@ class _Lines(Bar):
         now = time.monotonic()
         if now - self.printed >= SECONDS_BETWEEN_LINES:
             self.printed = now
-            parts = [f"{self._share()} {self.unit}", _facts(self.facts), self._left(now)]
-            line = "  ".join(part for part in parts if part)
-            self.console.print(f"{self.title}: {line}", style="dim", markup=False, soft_wrap=True)
+            self.console.print(self._line(now), style="dim", markup=False, soft_wrap=True)
+
+    def _line(self, now: float) -> str:
+        parts = [f"{self._share()} {self.unit}", _facts(self.facts), self._left(now)]
+        return f"{self.title}: {'  '.join(part for part in parts if part)}"
 
     def show(self, **fields: float) -> None:
         self.facts |= fields
@@ -117,6 +134,34 @@ class _Lines(Bar):
 
     def set_total(self, total: float) -> None:
         self.total = total
+
+
+class _InNotebook(_Lines):
+    """A bar in the output of a notebook's cell; needs no widgets, and is gone when it is done."""
+
+    handle: Any = None
+
+    def advance(self, amount: float) -> None:
+        self.done += amount
+        now = time.monotonic()
+        if now - self.printed >= SECONDS_BETWEEN_UPDATES:
+            self.printed = now
+            known = f'value="{self.done:.0f}" max="{self.total:.0f}"' if self.total else ""
+            line = self._line(now)
+            self._show(line, f"<progress {known}></progress> <small>{html.escape(line)}</small>")
+
+    def clear(self) -> None:
+        if self.handle is not None:
+            self._show("", "")
+
+    def _show(self, text: str, page: str) -> None:
+        from IPython.display import display  # pyright: ignore[reportMissingImports]
+
+        shown = {"text/plain": text, "text/html": page}
+        if self.handle is None:
+            self.handle = display(shown, raw=True, display_id=True)
+        else:
+            self.handle.update(shown, raw=True)
 
 
 def _facts(fields: Mapping[str, float]) -> str:

@@ -63,10 +63,18 @@ class Registry(Generic[C]):
         """
         if inspect.isabstract(cls):
             raise UserError(f"{self.kind} {name!r}: {self._not_one([cls], [])}")
+        self.add_object(cls, name)
+        cls.name = name
+
+    def add_object(self, one: Any, name: str) -> None:
+        """Make known in this process what does as a class does, such as a function; one of that name is replaced.
+
+        Raises:
+            UserError: the name is no identifier or a file's.
+        """
         if not name.isidentifier() or name in self.files():
             raise UserError(f"{self.kind} {name!r}: the name must be an identifier that no file has; choose another")
-        cls.name = name
-        self.added[name] = cls
+        self.added[name] = one
 
     def files(self) -> dict[str, Path]:
         """Name -> file, sorted by name."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ import torch
 import transformers
 from conftest import losses, make_rows
 from test_train import assert_same_weights
+from tiny_bases import tied_language_model
 
 import pefttools
 from pefttools.api.session import REGISTRIES
@@ -136,6 +140,12 @@ def test_predictions_of_every_kind_of_rows(run: pefttools.TrainedRun) -> None:
         assert [one["prediction"] for one in pefttools.predict(run.path, series)] == expected
     with pytest.raises(UserError, match="text"):
         run.predict([{"txet": "a"}])
+    found = run.predict([texts[0], None, float("nan")])
+    assert found[0]["prediction"] == expected[0]
+    assert ["error" in one for one in found] == [False, True, True]
+    for wrong in (3, Path("tickets.csv")):
+        with pytest.raises(UserError, match="predict: takes a text, texts"):
+            run.predict(wrong)
 
 
 def test_other_rows_are_scored(run: pefttools.TrainedRun, base: str, tmp_path: Path) -> None:
@@ -178,7 +188,13 @@ WRONG: Mapping[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "lengths": (lambda: (["a", "b"], ["x"]), {}, "2 texts, but 1 labels"),
     "no such split": (lambda: {"train": ROWS, "more": ROWS}, {}, "'more' is no split"),
     "a split twice": (lambda: {"train": ROWS, "test": ROWS}, {"test": ROWS}, "test: is also in data"),
-    "no column": (lambda: [{"texts": "a", "label": "b"}] * 9, {}, "data.train"),
+    "no column": (
+        lambda: [{"texts": "a", "label": "b"}] * 9,
+        {},
+        "train: the table has no column 'text' for text; pass ",
+    ),
+    "numbers": (lambda: [{"text": f"a{i}", "label": i / 7} for i in range(40)], {}, "40 different labels.*=regression"),
+    "an empty label": (lambda: [*ROWS, {"text": "a"}], {}, "pass overrides={'data.invalid_rows': 'skip'}"),
     "an argument": (lambda: ROWS, {"epochs": 3}, "fit: has no argument epochs"),
     "a setting": (lambda: ROWS, {"train": {"epoch": 3}}, "did you mean 'epochs'"),
     "a strategy": (lambda: ROWS, {"strategy": "lroa"}, "did you mean 'lora'"),
@@ -201,6 +217,58 @@ def test_a_folder_with_other_files_is_refused(base: str, tmp_path: Path) -> None
     with pytest.raises(UserError, match="is not empty"):
         fitted(ROWS, tmp_path, base)
     assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_predictions_show_what_they_are_of(run: pefttools.TrainedRun) -> None:
+    labels = {row["text"]: row["label"] for row in ROWS}
+    assert [labels[text] for text in run.predictions["text"]] == list(run.predictions["reference"])
+
+
+def test_an_export_is_replaced_only_if_that_is_wanted(run: pefttools.TrainedRun, tmp_path: Path) -> None:
+    folder = run.export("merged", tmp_path / "merged")
+    with pytest.raises(UserError, match=r"has an artifact.*pass overwrite=True"):
+        run.export("merged", folder)
+    assert run.export("merged", folder, overwrite=True, dtype="bfloat16") == folder
+    assert transformers.AutoConfig.from_pretrained(folder).dtype == torch.bfloat16
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        run.export("merged", tmp_path / "mine", overwrite=True)
+
+
+def test_a_server_in_this_process(run: pefttools.TrainedRun) -> None:
+    def asked(url: str) -> Any:
+        body = json.dumps({"texts": ["red apple"]}).encode()
+        request = urllib.request.Request(f"{url}/predict", body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    with pefttools.serve(run, progress=False) as server:
+        (found,) = asked(server.url)["predictions"]
+        assert found["prediction"] == run.predict("red apple")["prediction"]
+        with pytest.raises(UserError, match="cannot be used"):
+            pefttools.serve(run, port=int(server.url.rpartition(":")[2]), progress=False)
+    assert "stopped" in repr(server)
+    server.stop()
+    with pytest.raises(urllib.error.URLError):
+        asked(server.url)
+    with pytest.raises(UserError, match="name at least one run"):
+        pefttools.serve()
+
+
+def test_a_language_model_replies(tmp_path: Path) -> None:
+    rows = [{"prompt": row["text"], "completion": "apple saw"} for row in ROWS[:40]]
+    found = pefttools.fit(
+        rows, task={"name": "causal_lm", "max_length": 48, "max_new_tokens": 4}, out=tmp_path / "run", progress=False,
+        base=tied_language_model(tmp_path / "base"),
+        train={**TRAIN, "learning_rate": 0.02, "epochs": 8, "batch_size": 8},
+    )  # fmt: skip
+    reply = found.chat("red word1", max_tokens=1)
+    assert reply == "apple"
+    assert reply == found.chat([{"role": "user", "content": "red word1"}], max_tokens=1)
+    assert reply != found.chat("red word1", max_tokens=1, base=True)
+    with pytest.raises(UserError, match="top_p"):
+        found.chat("red", top_p=2.0)
 
 
 class Nosy:

@@ -93,3 +93,29 @@ def test_no_column_of_a_table_is_lost_on_a_narrow_terminal(width: int) -> None:
         assert part in text
     assert text.count("method") == len(parts)
     assert (len(parts) == 1) == (width == 200)
+
+
+def test_a_bar_in_a_notebook_needs_no_widgets_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from IPython import display
+
+    class Handle:
+        shown: list[str] = []
+
+        def update(self, values: dict[str, str], raw: bool) -> None:
+            self.shown.append(values["text/plain"])
+
+    def first(values: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        assert "<progress " in values["text/html"]
+        Handle.shown.append(values["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr(display, "display", first)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_UPDATES", 0.0)
+    reporter = progress.RichReporter()
+    reporter.console.is_jupyter = True
+    with reporter.bar("training", 4, "steps") as bar:
+        bar.show(loss=0.5)
+        bar.advance(1)
+        bar.advance(1)
+    assert [line.split("  ")[0] for line in Handle.shown] == ["training: 1 of 4 steps", "training: 2 of 4 steps", ""]
+    assert "loss 0.5" in Handle.shown[1]

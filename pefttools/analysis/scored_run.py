@@ -45,7 +45,7 @@ class ScoredRows:
     def at(self, places: Sequence[int]) -> ScoredRows:
         """Some of the rows, with the metrics of these."""
         predictions, references = ([values[i] for i in places] for values in (self.predictions, self.references))
-        metrics = self.task.metrics(predictions, references) if places else {}
+        metrics = self.task.all_metrics(predictions, references) if places else {}
         ids, rows = [self.ids[i] for i in places], [self.rows[i] for i in places]
         return ScoredRows(self.task, ids, rows, predictions, references, metrics)
 
@@ -100,7 +100,7 @@ def open_run(path: Path, reporter: Reporter = SILENT) -> ScoredRun:
             " again"
         )
     known = [{name: value for name, value in one.items() if value is not None} for one in predictions]
-    metrics = task.metrics(known, references)
+    metrics = task.all_metrics(known, references, reporter)
     scored_on = "test" if result["test"] else "validation"
     was, now = result[scored_on].get(task.primary), metrics.get(task.primary)
     if was is None or now is None or not math.isclose(was, now, rel_tol=ROUNDING, abs_tol=ROUNDING):

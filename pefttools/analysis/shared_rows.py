@@ -132,7 +132,7 @@ def _refuse_other_scoring(first: ScoredRun, other: ScoredRun) -> None:
     names = [name for name in one.scores if name in two.scores]
     if one.task.primary not in names:
         raise UserError(f"compare: {first.name} and {other.name} have no {one.task.primary} in common: {how}")
-    again: dict[str, Any] = one.task.metrics(two.predictions, two.references)
+    again: dict[str, Any] = one.task.all_metrics(two.predictions, two.references)
     for name in names:
         if not math.isclose(again.get(name, math.nan), two.scores[name], rel_tol=ROUNDING, abs_tol=ROUNDING):
             raise UserError(

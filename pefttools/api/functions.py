@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pefttools.api import rows
+from pefttools.api.messages import in_python
 from pefttools.api.settings import Overrides, as_texts, resolved, values_of
 from pefttools.api.trained_run import TrainedRun, reporter_for
 from pefttools.errors import UserError
@@ -34,6 +35,7 @@ def fit(
     columns: Mapping[str, str] | None = None,
     out: str | Path | None = None,
     train: Mapping[str, Any] | None = None,
+    metrics: Sequence[Any] = (),
     callbacks: Sequence[object] = (),
     overrides: Overrides = (),
     resume: bool = False,
@@ -57,6 +59,9 @@ def fit(
         columns: field of the task -> column of the rows, where they differ: `{"text": "question"}`.
         out: the run folder; by default a new one, `runs/TASK-STRATEGY-N`.
         train: settings of the training loop: `{"epochs": 3, "learning_rate": 1e-3}`.
+        metrics: your own, computed besides the task's: functions of `references` and `predictions` (and, if they have
+            such a parameter, `probabilities`) that return a number or a mapping of names to numbers, metrics of
+            `evaluate`, or names that `pefttools.register` gave. `train={"best_metric": NAME}` chooses weights by one.
         callbacks: objects with methods of `pefttools.Callback`.
         overrides: further settings by dotted keys: `{"data.test_share": 0.2}`.
         resume: continue the run in `out`, or return it if it is finished.
@@ -74,6 +79,11 @@ def fit(
 
     if unknown := [name for name in sections if name not in Whole.model_fields]:
         raise UserError(f"fit: has no argument {', '.join(unknown)}; settings of the loop belong to train={{…}}")
+    if metrics:
+        from pefttools.api.session import metric_names
+
+        named = task if isinstance(task, Mapping) else {"name": task or "text_classification"}
+        task = {**named, "extra_metrics": [*named.get("extra_metrics", ()), *metric_names(metrics)]}
     given = {"task": task, "strategy": strategy, "base": base, "train": train, **sections}
     parts = rows.splits(data)
     for name, value in (("validation", validation), ("test", test)):
@@ -82,7 +92,7 @@ def fit(
                 raise UserError(f"{name}: is also in data; pass it once")
             parts[name] = value
     folder = Path(out) if out is not None else _free(RUNS, _title(task, strategy))
-    with _only_what_the_run_names(folder):
+    with _only_what_the_run_names(folder), in_python(folder / GIVEN):
         files = {name: rows.written(value, folder / GIVEN, name, name) for name, value in parts.items()}
         given["base"] = _in_files(base, tokenizer, folder / GIVEN)
         recipe, notes = resolved(values_of(files, columns or {}, given), overrides)

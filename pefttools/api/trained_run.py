@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from pefttools.api import rows
+from pefttools.api.messages import in_python
 from pefttools.api.settings import Overrides, as_texts
 from pefttools.errors import UserError
 from pefttools.progress import RichReporter
@@ -85,7 +86,7 @@ class TrainedRun:
 
     @cached_property
     def predictions(self) -> pandas.DataFrame:
-        """The scored rows with their ids, references and predictions."""
+        """The scored rows: their ids, the model's inputs (`text`), references and predictions."""
         import pandas
 
         ids, references, found = self._run.predictions()
@@ -99,6 +100,11 @@ class TrainedRun:
         table = pandas.DataFrame(shown)
         table.insert(0, "id", ids)
         table.insert(1, "reference", references)
+        scored = self._run.scored_rows()  # None for runs of older versions
+        for name in reversed(self.recipe.task.inputs if scored else ()):
+            values = [row.get(name) for row in scored.rows] if scored else []
+            if name not in table and any(value is not None for value in values):
+                table.insert(1, name, pandas.Series(values, dtype=object))
         return table
 
     @cached_property
@@ -146,6 +152,36 @@ class TrainedRun:
             return pandas.DataFrame(found, index=data.index)
         return found
 
+    def chat(
+        self, messages: str | Sequence[Mapping[str, Any]], *, temperature: float | None = None, top_p: float = 1.0,
+        max_tokens: int | None = None, stop: Sequence[str] = (), seed: int = 0, base: bool = False,
+    ) -> str:  # fmt: skip
+        """A language model's reply to the last message.
+
+        Args:
+            messages: the user's message, or a conversation: a `role` and `content` each, the user's last.
+            temperature: 0 takes the likeliest token; by default the recipe's.
+            top_p: sample from the likeliest tokens whose probabilities add up to this.
+            max_tokens: limit of the reply's tokens; by default the recipe's.
+            stop: texts that end the reply.
+            seed: of sampling.
+            base: let the model before training reply, to compare the two.
+
+        Raises:
+            UserError: the model is no language model, a value or a message is invalid, or there is no room for a reply.
+        """
+        from pefttools.inference.conversation import Sampling, reply
+
+        given = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        chosen = Sampling(temperature, top_p, max_tokens, tuple(stop), seed)
+        return "".join(reply(self._base if base else self._predictor("auto"), given, chosen))
+
+    @cached_property
+    def _base(self) -> Any:
+        from pefttools.inference.opponents import load_base
+
+        return load_base(self.path, self._reporter)
+
     def _predictor(self, precision: Precision) -> Any:
         from pefttools.inference.predictor import load_predictor
 
@@ -175,12 +211,13 @@ class TrainedRun:
                 texts.append(f"data.test={rows.written(data, Path(scratch), 'test')}")
             return evaluate(self.path, texts, self._reporter, errors, by)
 
-    def export(self, to: str, out: str | Path | None = None, **settings: Any) -> Path:
+    def export(self, to: str, out: str | Path | None = None, *, overwrite: bool = False, **settings: Any) -> Path:
         """Export it, and check in a new process that the artifact predicts like the trained model.
 
         Args:
             to: the exporter's name, as `merged`.
             out: the new folder; by default `RUN/export/TO`.
+            overwrite: replace an artifact that is in the folder, once the new one is checked.
             settings: of the exporter, as `dtype="bfloat16"`.
 
         Returns:
@@ -194,7 +231,8 @@ class TrainedRun:
 
         refuse_unknown_elsewhere(self.recipe)
         folder = Path(out) if out is not None else self.path / "export" / to
-        export(self.path, to, folder, self._reporter, as_texts(settings))
+        with in_python(self.path):
+            export(self.path, to, folder, self._reporter, as_texts(settings), overwrite)
         return folder
 
     def compare(self, *others: TrainedRun | str | Path) -> dict[str, Any]:
@@ -243,7 +281,13 @@ def _raws(data: Any) -> Iterable[Any]:
     lists = [method for name in ("tolist", "to_list", "to_pylist") if (method := getattr(data, name, None)) is not None]
     if isinstance(data, Sequence) or (lists and not hasattr(data, "columns")):
         values: list[Any] = list(lists[0]() if lists else data)
-        if all(isinstance(one, str) for one in values):
-            return [TextRow(text=one) for one in values]
+        missing = [one is None or one != one for one in values]  # a table's empty cells
+        if all(isinstance(one, str) or empty for one, empty in zip(values, missing, strict=True)):
+            return [TextRow(text="" if empty else one) for one, empty in zip(values, missing, strict=True)]
         data = values
+    if not (hasattr(data, "__len__") or hasattr(data, "columns")):  # a path, a number
+        raise UserError(
+            f"predict: takes a text, texts, dictionaries, a DataFrame or another table, not {type(data).__name__};"
+            " `pefttools predict RUN FILE` reads files"
+        )
     return rows.as_rows(data)

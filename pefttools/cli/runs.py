@@ -232,6 +232,7 @@ def export(
     *settings: str,
     to: str,
     out: Path | None = None,
+    overwrite: bool = False,
     json: Json = False,
     **options: str,
 ) -> None:
@@ -242,6 +243,7 @@ def export(
         settings: KEY=VALUE of the exporter, e.g. dtype=bfloat16.
         to: an exporter's name (see `pefttools list exporters`).
         out: the new folder; by default RUN/export/TO.
+        overwrite: replace an artifact that is in the folder, once the new one is checked.
         json: print the manifest.
         options: a setting of the exporter, written as an option.
     """
@@ -251,10 +253,10 @@ def export(
     for name, value in options.items():  # --as-lora 8, the former syntax
         key = name.replace("-", "_")
         if key not in cls.model_fields:
-            raise UserError(unknown("option", f"--{name}", ["--to", "--out", "--json"]))
+            raise UserError(unknown("option", f"--{name}", ["--to", "--out", "--overwrite", "--json"]))
         overrides.append(f"{key}={value}")
         reporter.note(f"--{name} {value} is the old syntax of {overrides[-1]}; write {overrides[-1]} instead")
     from pefttools.exporters.driver import export as write
 
-    values = write(run, to, out, reporter, overrides)
+    values = write(run, to, out, reporter, overrides, overwrite)
     display.as_json(values) if json else display.manifest(values, cls.sentences(values))

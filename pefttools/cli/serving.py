@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +16,6 @@ from pefttools.progress import RichReporter
 KEY = "PEFTTOOLS_API_KEY"
 PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 """oneDNN otherwise keeps 1,024 compiled shapes. Requests come in many shapes: that took 300 MB and saved no time."""
-NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client")
 
 
 @app.command(group=GROUP)
@@ -52,8 +50,9 @@ def serve(
         delay: seconds that a row waits for others when the model is idle.
         timeout: limit of a request's seconds.
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise UserError(f"serve: needs {', '.join(missing)}; install it with `pip install pefttools[serve]`")
+    from pefttools.serving.needed import refuse_unless_installed
+
+    refuse_unless_installed()
     if not models:
         raise UserError("serve: name at least one run or exported folder")
     from pefttools.bases.loading import prepare_libraries

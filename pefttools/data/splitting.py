@@ -9,6 +9,7 @@ hash uses only the first input, so that no prompt is in two splits, whatever its
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LeftOut", "Row", "Splits", "load_rows", "load_splits"]
 
+MANY = 10
+"""Number of labels above which numbers are hardly the names of classes."""
 REPEATED = {"none": (), "overlap": (), "train": ("train",), "all": NAMES}
 """`data.deduplicate` -> the splits from the training file in which only the first of repeated rows is kept."""
 
@@ -83,9 +86,12 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
         raise UserError(f"data.train: no rows are left to train on{reasons}")
     number = len(splits.train) + len(splits.spare)
     if not splits.validation:
+        labels = {label for row in splits.train if isinstance(label := row.get("label"), str)}
+        hint = f"; there are {len(labels):,} different labels: if they are numbers to predict, set task=regression"
         raise UserError(
             f"data.train: its {number} rows are too few for training and validation: training needs a row of every"
             " class, and validation one more; give more rows, or set data.validation to a file"
+            + (hint if len(labels) > MANY and all(map(_is_number, labels)) else "")
         )
     if not splits.test and settings.test is None and settings.test_share:
         reporter.warn(
@@ -94,6 +100,13 @@ def _checked(splits: Splits, settings: DataSettings, reporter: Reporter) -> Spli
             " data.test to a file for independent ones"
         )
     return splits
+
+
+def _is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False
 
 
 def _split(

@@ -36,11 +36,17 @@ if TYPE_CHECKING:
 MARK = "# The recipe of the trained model; `pefttools predict` on this folder reads rows by it."
 PROVING = ("pefttools.exporters.proving",)
 """Modules that the verifying process imports while this one still computes."""
+MANIFEST = "manifest.json"
 LIBRARIES = ("pefttools", "torch", "transformers", "peft", "safetensors")
 
 
 def export(
-    path: Path, to: str, out: Path | None = None, reporter: Reporter = SILENT, settings: Sequence[str] = ()
+    path: Path,
+    to: str,
+    out: Path | None = None,
+    reporter: Reporter = SILENT,
+    settings: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write and verify an artifact of a run; returns its manifest.
 
@@ -49,6 +55,7 @@ def export(
         to: the exporter's name.
         out: the new folder; `export/NAME` inside the run when None.
         settings: KEY=VALUE of the exporter (`dtype=bfloat16`).
+        overwrite: replace an artifact that is in the folder, once the new one is verified.
 
     Raises:
         UserError: the run is not finished, the exporter does not support it, the folder is not empty, the disk is full,
@@ -58,7 +65,10 @@ def export(
     run = Run.open(path)
     exporter.refuse(run.recipe())
     target = (out or run.path / "export" / to).absolute()
-    atomic.refuse_unless_empty(target)
+    if not (target / MANIFEST).is_file():
+        atomic.refuse_unless_empty(target)
+    elif not overwrite:
+        raise UserError(f"--out: {target} is not empty: it has an artifact; name another folder, or add --overwrite")
     subprocesses.begin(PROVING)
     prepare_libraries()
     try:
@@ -119,7 +129,7 @@ def _written(run: Run, exporter: Exporter, part: Path, case: Path, reporter: Rep
     if calibration := calibrated.read(run.path, run.adapter):
         calibration.of_artifact.write(part, None)
         manifest |= {"temperature": calibration.temperature}
-    atomic.write_json(part / "manifest.json", manifest)
+    atomic.write_json(part / MANIFEST, manifest)
     hashes.write(part, [file for file in part.rglob("*") if file.is_file()])
     card.write(part, trained, exporter, result, manifest)
     return manifest

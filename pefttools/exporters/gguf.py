@@ -121,13 +121,16 @@ class Gguf(MergingExporter):
             return {"llama_cpp": None}, []
         halves = [list(ids[: max(1, len(ids) // 2)]) for ids in inputs[:SERVED_ROWS]]
         found = llama_cpp.next_tokens(folder / FILE, halves)
-        expected = [row[len(half) - 1] for row, half in zip(logits, halves, strict=False)]
-        error = max(llama_cpp.gap(one, row) for one, row in zip(found, expected, strict=True))
-        same = sum(max(one, key=one.__getitem__) == int(row.argmax()) for one, row in zip(found, expected, strict=True))
+        ends = [row[len(half) - 1] for row, half in zip(logits, halves, strict=False)]
+        pairs = [(one, row) for one, row in zip(found, ends, strict=True) if one]
+        if not pairs:
+            return {}, [f"llama.cpp returned no probabilities of the next token for any of {len(found)} prompts"]
+        error = max(llama_cpp.gap(one, row) for one, row in pairs)
+        same = sum(max(one, key=one.__getitem__) == int(row.argmax()) for one, row in pairs)
         share = SERVED_IN_FLOAT32 if self.dtype == "float32" else self.roundings[self.dtype]
-        allowed = share * max(float(row.abs().max()) for row in expected)
+        allowed = share * max(float(row.abs().max()) for _, row in pairs)
         facts = {
-            "version": metadata.version(llama_cpp.BINDING), "rows": len(found), "same_token": same,
+            "version": metadata.version(llama_cpp.BINDING), "rows": len(pairs), "same_token": same,
             "max_logprob_error": error, "tolerance": allowed,
         }  # fmt: skip
         if error <= allowed:

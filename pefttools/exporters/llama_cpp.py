@@ -22,6 +22,7 @@ def installed() -> bool:
 def next_tokens(file: Path, prompts: Sequence[Sequence[int]]) -> list[dict[int, float]]:
     """The most likely next tokens of each prompt (token ids), each with the natural logarithm of its probability.
 
+    A prompt has none where the likeliest token is a part of a character, which llama.cpp does not return alone.
     Keys and values are cached in fp32, and no cache is shared between prompts.
 
     Raises:
@@ -88,7 +89,10 @@ def reply(server: Any, source: Mapping[str, Any], max_tokens: int) -> dict[str, 
 def _likeliest(answer: Any) -> dict[int, float]:
     if "choices" not in answer:
         raise RuntimeError(f"llama.cpp: {answer.get('error', answer)}")
-    (token,) = answer["choices"][0]["logprobs"]["content"]
+    logprobs = answer["choices"][0].get("logprobs")
+    if not logprobs or not logprobs["content"]:
+        return {}
+    (token,) = logprobs["content"]
     return {each["id"]: each["logprob"] for each in token["top_logprobs"]}
 
 

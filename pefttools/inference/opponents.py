@@ -17,13 +17,17 @@ def load_opponents(path: Path, with_base: bool, reporter: Reporter = SILENT) -> 
     Raises:
         UserError: the path is neither a finished run nor an artifact, or not of a language model.
     """
-    found: dict[str, Predictor] = {}
-    recipe = recipe_of(path)
-    if with_base:
-        base = recipe.task.load(recipe.base, reporter)
-        found[BASE] = Predictor(BASE, base.model.eval(), base.tokenizer, recipe)
-        refuse_unless_chatting(found[BASE])
+    found = {BASE: load_base(path, reporter)} if with_base else {}
     trained = load_predictor(path, "auto", reporter)
     refuse_unless_chatting(trained)
     name = trained.name if trained.name != BASE else f"{BASE}, {'exported' if is_artifact(path) else 'trained'}"
     return {**found, name: trained}
+
+
+def load_base(path: Path, reporter: Reporter = SILENT) -> Predictor:
+    """The model before training. Raises UserError like `load_opponents`."""
+    recipe = recipe_of(path)
+    base = recipe.task.load(recipe.base, reporter)
+    found = Predictor(BASE, base.model.eval(), base.tokenizer, recipe)
+    refuse_unless_chatting(found)
+    return found

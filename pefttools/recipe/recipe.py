@@ -99,7 +99,7 @@ class Recipe(Header):
             del values["start"]
         values["train"] = moved_settings.as_before(values["train"])
         values["task"] = renamed_settings.task_as_before(values["task"])
-        for section, settings in (("data", self.data), ("base", self.base), ("task", self.task)):
+        for section, settings in (("data", self.data), ("base", self.base), ("task", self.task), ("train", self.train)):
             for name, field in type(settings).model_fields.items():
                 if field.json_schema_extra == DEFAULT_NOT_IN_DIGEST and getattr(settings, name) == field.default:
                     del values[section][name]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_serializer, field_validator
 
 from pefttools.optimizers import optimizers
 from pefttools.optimizers.adamw import AdamW
 from pefttools.optimizers.base import Optimizer
-from pefttools.settings import NOT_IN_DIGEST, Settings
+from pefttools.settings import DEFAULT_NOT_IN_DIGEST, NOT_IN_DIGEST, Settings
 
 
 class TrainSettings(Settings):
     """Settings of the training loop."""
+
+    only_with: ClassVar[Any] = {"best_mode": ("train.best_metric", lambda train: train.best_metric is not None)}
 
     epochs: float = Field(default=3.0, gt=0)
     """Passes over the training rows."""
@@ -61,6 +63,12 @@ class TrainSettings(Settings):
     """Epochs between evaluations on the validation rows. There is always one at the end of training."""
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many evaluations without a better score; null never stops early."""
+    best_metric: str | None = Field(default=None, json_schema_extra=DEFAULT_NOT_IN_DIGEST)
+    """The metric of the validation rows that chooses the best weights, and that `patience` watches: one of the task's,
+    `loss`, or one of `task.extra_metrics`; null means the task's primary metric."""
+    best_mode: Literal["auto", "max", "min"] = Field(default="auto", json_schema_extra=DEFAULT_NOT_IN_DIGEST)
+    """Whether the best value of `best_metric` is the highest or the lowest; `auto` takes the lowest of losses,
+    perplexities and errors, and the highest of any other."""
     log_every: int = Field(default=10, ge=1, json_schema_extra=NOT_IN_DIGEST)
     """Steps between lines of metrics.jsonl."""
     checkpoint_seconds: float = Field(default=30.0, ge=0, json_schema_extra=NOT_IN_DIGEST)

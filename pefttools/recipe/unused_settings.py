@@ -16,7 +16,7 @@ OF_CLASSES = ("labels", "bins", "min_class_rows")
 """Settings of `data` that concern a row's `label`."""
 OF_STEPS = (
     "epochs", "batch_size", "layer_decay", "optimizer", "learning_rate", "head_lr_scale", "schedule", "warmup",
-    "weight_decay", "max_grad_norm", "gradient_checkpointing", "patience",
+    "weight_decay", "max_grad_norm", "gradient_checkpointing", "patience", "best_metric",
 )  # fmt: skip
 """Settings of `train` that concern how weights change."""
 

@@ -6,11 +6,15 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from pefttools.errors import UserError
 from pefttools.serving.app import application
 from pefttools.serving.limits import Limits
 from pefttools.serving.models import Models
+
+if TYPE_CHECKING:
+    import uvicorn
 
 LAST_PORT = 65535
 BACKLOG = 2048
@@ -48,8 +52,8 @@ def _stopped_by_uvicorn() -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def run(models: Models, listener: socket.socket, limits: Limits, key: str | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; requests that were accepted are answered first."""
+def configured(models: Models, limits: Limits, key: str | None = None) -> uvicorn.Server:
+    """A server that is not running yet; it answers the requests that it accepted before it stops."""
     import uvicorn
 
     config = uvicorn.Config(
@@ -58,5 +62,10 @@ def run(models: Models, listener: socket.socket, limits: Limits, key: str | None
         backlog=BACKLOG, lifespan="on", limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=int(limits.timeout) + 1, timeout_keep_alive=30,
     )  # fmt: skip
+    return uvicorn.Server(config)
+
+
+def run(models: Models, listener: socket.socket, limits: Limits, key: str | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
     with _stopped_by_uvicorn():
-        uvicorn.Server(config).run(sockets=[listener])
+        configured(models, limits, key).run(sockets=[listener])

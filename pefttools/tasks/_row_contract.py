@@ -155,7 +155,3 @@ class RowContract(Choice, ABC):
             [{"prediction": prediction} for prediction in predictions], [self.reference(row) for row in rows]
         )
         return {name: value for name, value in values.items() if not isinstance(value, Mapping)}
-
-    def is_better(self, score: float, best: float) -> bool:
-        """Whether a value of the primary metric is better than another."""
-        return score < best if self.lower_is_better else score > best

@@ -13,7 +13,9 @@ from pefttools.data.batching import padded
 from pefttools.data.chat_template import GenerationSettings
 from pefttools.data.encoding import cut_rows
 from pefttools.data.splitting import Row, Splits
+from pefttools.errors import UserError
 from pefttools.reporter import SILENT, Reporter
+from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks._row_contract import Prediction, RowContract
 
 if TYPE_CHECKING:
@@ -59,11 +61,36 @@ class Task(RowContract, ABC):
     """Maximum tokens of a row; longer rows are truncated and counted."""
     truncation: Literal["cut", "refuse"] = "cut"
     """What to do with longer rows: truncate and count them (`cut`), or raise an error (`refuse`)."""
+    extra_metrics: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
+    """Further metrics by name: your own ones, which a plug-in folder has or this process registered."""
 
     @classmethod
     def example(cls) -> Self:
         """A fitted task for compatibility tests."""
         return cls()
+
+    def all_metrics(
+        self, predictions: Sequence[Prediction], references: Sequence[Any], reporter: Reporter = SILENT
+    ) -> dict[str, Any]:
+        """The task's `metrics`, and those of `extra_metrics`; a warning names those that this process does not know.
+
+        Raises:
+            UserError: a metric fails, or has the name of another.
+        """
+        values = self.metrics(predictions, references)
+        if not self.extra_metrics:
+            return values
+        from pefttools.metrics import _own
+
+        problems = {name: _own.unknown_names([name]) for name in self.extra_metrics}
+        for one in problems.values():
+            for problem in one:
+                reporter.warn(f"task.extra_metrics: {problem}; its score is left out")
+        known = [name for name, one in problems.items() if not one]
+        found = _own.scores(known, predictions, references, self.class_names)
+        if twice := sorted({*values, "loss"} & {*found}):
+            raise UserError(f"task.extra_metrics: the task has a metric {', '.join(twice)} already; rename yours")
+        return {**values, **found}
 
     def remarks(self, splits: Splits, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Warnings about the data, from the fitted task; called once per run."""

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 def baseline_scores(ready: Prepared, rows_of: str, accelerator: Accelerator, reporter: Reporter) -> dict[str, Any]:
     """The base's metrics on the split `rows_of`, from the cache where an earlier run computed them.
 
-    Where training goes on from a trained model, the metrics are those of that model, and are not cached.
+    Where training goes on from a trained model, the metrics are those of that model, and are not cached; nor are
+    those of a task with metrics of the user's own.
     Runs with several processes do not use the cache: their processes might disagree on whether the file exists.
     """
     recipe, task = ready.recipe, ready.recipe.task
-    if ready.earlier:
+    if ready.earlier or task.extra_metrics:  # the code of metrics of the user's own is not known
         return _scored(ready, rows_of, accelerator, reporter)
     depends_on = [
         recipe.base.model_dump(mode="json"),

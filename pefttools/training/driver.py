@@ -36,6 +36,7 @@ from pefttools.training.micro_batches import MicroBatches, num_steps
 from pefttools.training.preparation import Prepared, prepare
 from pefttools.training.process import accelerator_for, finish, for_steps, hardware, stop_signals
 from pefttools.training.run import Run
+from pefttools.training.selection import Selection, needs_texts
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -153,6 +154,8 @@ class Training:
         params = count_parameters(self.prepared.model, self.prepared.base.head)
         last = checkpoint.latest(self.run.checkpoints)
         before = {} if last else baseline_scores(self.prepared, measured, self.accelerator, self.reporter)
+        if recipe.train.best_metric and recipe.strategy.trains and not last:
+            Selection.of(recipe).check(before, recipe.task.extra_metrics)
         tests = self.prepared.tests
         if tests.runs and not last:
             before[TESTS] = tests.scores(self.prepared, self.accelerator, self.reporter, "before")
@@ -199,7 +202,7 @@ class Training:
         bf16 = accelerator.mixed_precision == "bf16"
         device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
         with prepared.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, prepared.last, plain):
-            features = self._features(progress)
+            features, generate = self._features(progress), needs_texts(recipe)
             evaluated: set[int] = set()
 
             def must_pause() -> bool:
@@ -208,7 +211,7 @@ class Training:
 
             def validate() -> dict[str, Any]:
                 evaluated.add(progress.step)
-                return self._score("validation", "validation", features=features.get("validation")).metrics
+                return self._score("validation", "validation", generate, features.get("validation")).metrics
 
             encoded, tokenizer = prepared.encoded["train"], prepared.base.tokenizer
             batches = MicroBatches(recipe, wrapped, model, encoded, tokenizer, accelerator, features.get("train"))

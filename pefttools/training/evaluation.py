@@ -69,7 +69,7 @@ class Evaluator:
         if generate and task.generates and (number := task.num_generated(len(rows))):
             texts = self.generated(rows[:number], f"{title}, generating")
             predictions[:number] = [{**p, **text} for p, text in zip(predictions[:number], texts, strict=True)]
-        metrics = task.metrics(predictions, [task.reference(row) for row in rows])
+        metrics = task.all_metrics(predictions, [task.reference(row) for row in rows], self.reporter)
         return Scored({**metrics, "loss": loss / max(1, sum(encoded["num_targets"]))}, predictions)
 
     def predictions(

@@ -31,6 +31,7 @@ from pefttools.training.memory_guard import MemoryGuard
 from pefttools.training.micro_batches import MicroBatches
 from pefttools.training.penalties import Penalties
 from pefttools.training.run import Run
+from pefttools.training.selection import Selection
 from pefttools.training.step import Update
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Loop:
     def __post_init__(self) -> None:
         settings = self.recipe.train
         self.num_steps = self.batches.num_steps
+        self.selection = Selection.of(self.recipe)
         self.eval_every = max(1, round(settings.evaluate_every * self.batches.steps_per_epoch))
         parameters, accelerator = list(trained(self.model).values()), self.accelerator
         self.update = Update(
@@ -150,7 +152,7 @@ class Loop:
         progress = self.progress
         if self.evaluated != progress.step:
             self.evaluate(bar)
-        if progress.best_score is None:  # a strategy that is not done has no best weights yet
+        if progress.best_loss is None:  # a strategy that is not done has no best weights yet
             progress.best_step = progress.step
             checkpoint.save_best(self.run.checkpoints, progress.step, self.model, self.accelerator)
         progress.stopped_early = True
@@ -160,17 +162,19 @@ class Loop:
         progress = self.progress
         self.settle_losses()
         scores, self.evaluated = self.validate(), progress.step
-        bar.show(**{self.recipe.task.primary: scores[self.recipe.task.primary]})
+        score, loss = scores.get(self.selection.metric), scores["loss"]  # a metric may have no value on these rows
+        if score is not None:
+            bar.show(**{self.selection.metric: score})
         if not self.recipe.strategy.is_done(progress.step, self.num_steps):
             self.log_scores(scores, is_best=False)
             return
-        score, loss = scores[self.recipe.task.primary], scores["loss"]
-        gained = progress.best_score is None or self.recipe.task.is_better(score, progress.best_score)
+        best, is_first = progress.best_score, progress.best_loss is None
+        gained = score is not None and (best is None or self.selection.is_better(score, best))
         progress.evals_without_improvement = 0 if gained else progress.evals_without_improvement + 1
         patience = self.recipe.train.patience
         progress.stopped_early = patience is not None and progress.evals_without_improvement >= patience
-        tied = progress.best_loss is not None and score == progress.best_score and loss < progress.best_loss
-        if gained or tied:  # ties go to the lower loss
+        tied = is_first or (score == best and loss < progress.best_loss)  # ties go to the lower loss
+        if gained or tied:
             progress.best_step, progress.best_score, progress.best_loss = progress.step, score, loss
             checkpoint.save_best(self.run.checkpoints, progress.step, self.model, self.accelerator)
         self.log_scores(scores, is_best=gained or tied)

@@ -15,6 +15,7 @@ from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.data.spool import join
 from pefttools.device import computes_in_bf16
+from pefttools.metrics import _own
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
 from pefttools.objectives._composition import Composed, composed, read_hidden_states, read_numbers
@@ -77,6 +78,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     import torch
     from accelerate.utils import set_seed
 
+    _own.refuse_unknown(recipe.task.extra_metrics)
     strategy, start = recipe.strategy, earlier.opened(recipe, reporter)
     recipe = earlier.taken_over(recipe, start)
     splits = load_splits(recipe.data, recipe.task, reporter)
