@@ -23,15 +23,17 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from generator import checked_links, commands, pages, python_names, values  # noqa: E402
+from generator import checked_links, chinese_search, commands, pages, python_names, values  # noqa: E402
 from generator.registries import kinds  # noqa: E402
 
 PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.rglob("*.md")) if page.parent != pages.FOLDER)]
 PAGES += [ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", pages.FOLDER / pages.BY_HAND]
 BLOCK = re.compile(r"^( *)(```+|~~~+)([^\n`]*)\n(.*?)^\1\2 *$", re.MULTILINE | re.DOTALL)
 DIRECTIVES = ("{toctree}",)
-RUN_ELSEWHERE = ("README.md", "docs/python.md", "docs/zh/start.md", "docs/extending.md")
-"""Pages whose Python is run by tests/test_readme_python.py, and the last one by a test below."""
+RUNNER = ROOT / "tests/test_readme_python.py"
+"""The test that runs the Python of the pages that it names."""
+PLUG_INS = ("docs/extending.md", "docs/zh/extending.md")
+"""Pages whose Python is a plug-in, which a test below uses."""
 NOT_RUN = "# not run: "
 """The first line of a block of Python that no test runs, with the reason."""
 SHELLS = ("sh", "bash", "console")
@@ -171,24 +173,30 @@ def test_overrides_of_shipped_recipes_are_known(line: str) -> None:
         assert name.endswith((".yaml", "RECIPE")), f"{name} is neither shipped nor a file"
         return
     overrides = [word for word in words if re.match(r"[a-z_.0-9]+=", word)]
-    assert recipes.load(name, [one for one in overrides if not one.startswith(("start.", "data.replay."))])
+    left_out = re.compile(r"start\.|data\.replay\.|[\w.]+=[A-Z]+$")  # they need a run, or stand for a value
+    assert recipes.load(name, [one for one in overrides if not left_out.match(one)])
 
 
 def test_python_is_run_or_says_why_not() -> None:
+    run = RUNNER.read_text("utf-8")
     for page, text in of_language("python"):
         compile(text, page, "exec")
-        assert page in RUN_ELSEWHERE or text.startswith(NOT_RUN), f"{page}: {text[:60]!r} is run by no test"
+        is_run = f'"{page}"' in run or page in PLUG_INS
+        assert is_run or text.startswith(NOT_RUN), f"{page}: {text[:60]!r} is run by no test"
 
 
-def test_the_plug_in_of_the_guide_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", [page for page in PLUG_INS if (ROOT / page).exists()])
+def test_the_plug_in_of_the_guide_can_be_used(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pefttools.objectives import objectives
 
-    [(_, text)] = [found for found in of_language("python") if found[0] == "docs/extending.md"]
+    [text] = [text for where, text in of_language("python") if where == page and "Objective" in text]
+    name = page.replace("/", "_").removesuffix(".md")
     (tmp_path / "objectives").mkdir()
-    (tmp_path / "objectives" / "mine_of_the_guide.py").write_text(text)
+    (tmp_path / "objectives" / f"{name}.py").write_text(text, "utf-8")
     monkeypatch.setenv("PEFTTOOLS_PLUGINS", str(tmp_path))
-    mine, problems = objectives.parse({"name": "mine_of_the_guide", "weight": 0.5}, "objectives")
+    mine, problems = objectives.parse({"name": name, "weight": 0.5}, "objectives")
     assert not problems
+    assert mine is not None
     assert mine.bind(None).weight == 0.5
 
 
@@ -216,6 +224,17 @@ def test_the_rows_of_the_table_are_read_by_their_recipes() -> None:
         assert settled.task.read({**json.loads(row.replace("…", "...")), "id": None})
 
 
+def test_messages_in_troubleshooting_are_ours() -> None:
+    sources = "".join(file.read_text("utf-8") for file in (ROOT / "pefttools").rglob("*.py"))
+    sources = re.sub(r'"\s*\n\s*f?"', "", sources)  # a long message is written in parts
+    text = " ".join(BLOCK.sub("", (DOCS / "troubleshooting.md").read_text("utf-8")).split())
+    messages = [
+        one for one in re.findall(r"`([^`]+)`", text) if re.match(r"(?!pefttools |pip |train |hf )[\w.]+:? [a-z]", one)
+    ]
+    assert len(messages) > 10
+    assert not [one for one in messages for part in one.split(" … ") if part.strip(" …") not in sources]
+
+
 def test_the_start_makes_its_rows(tmp_path: Path) -> None:
     script = re.search(r"python - <<'END'\n(.*?)^END$", (DOCS / "index.md").read_text("utf-8"), re.M | re.S)
     assert script
@@ -226,20 +245,16 @@ def test_the_start_makes_its_rows(tmp_path: Path) -> None:
 
 
 def test_every_page_is_in_the_contents() -> None:
-    texts = [
-        (page, page.read_text("utf-8"))
-        for page in (DOCS / "index.md", DOCS / "benchmarks.md", pages.FOLDER / pages.BY_HAND)
-    ]
     listed: set[Path] = set()
-    for page, text in texts:
-        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.M | re.S):
-            for entry in block.splitlines():
-                if entry and not entry.startswith(":"):
-                    listed |= {found.resolve() for found in page.parent.glob(f"{entry}.md")}
+    for page in (DOCS / "index.md", DOCS / "benchmarks.md", pages.FOLDER / pages.BY_HAND):
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+            entries = [line.rpartition("<")[2].rstrip(">") for line in block.splitlines() if not line.startswith(":")]
+            listed |= {found.resolve() for entry in entries if entry for found in page.parent.glob(f"{entry}.md")}
+    folders = [page.parent for page in listed if page.name == "index.md"]  # these list their folder by themselves
     english = [
-        page for page in DOCS.rglob("*.md") if page != DOCS / "index.md" and not page.is_relative_to(DOCS / "zh")
+        page for page in DOCS.rglob("*.md") if not page.is_relative_to(DOCS / "zh") and page.parent not in folders
     ]
-    assert not [str(page.relative_to(ROOT)) for page in english if page.resolve() not in listed]
+    assert {page for page in english if page not in listed} == {DOCS / "index.md"}
 
 
 def test_links_of_a_built_site_are_checked(tmp_path: Path) -> None:
@@ -252,6 +267,23 @@ def test_links_of_a_built_site_are_checked(tmp_path: Path) -> None:
         "a.html: links to x.png, which does not exist",
         "b.html: loads https://example.org/x.js from a network",
     ]
+
+
+def test_formulas_become_mathml_or_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    from docutils import nodes
+    from generator import mathml
+
+    formula = nodes.math_block("", r"\big(W + \frac{\alpha}{r} BA\big)x, \dots")
+    assert mathml.converted(formula, is_block=True).startswith("<math")
+    with caplog.at_level("WARNING"):
+        assert mathml.converted(nodes.math("", r"\nonsense <b>"), is_block=False) == r"<code>\nonsense &lt;b&gt;</code>"
+
+
+def test_chinese_words_are_searched_by_pairs_of_characters() -> None:
+    language = chinese_search.Chinese({})
+    words = language.split("用 LoRA 微调模型")
+    assert {"LoRA", "微调", "模型", "用", "调模"} <= {*words}
+    assert [word for word in words if language.word_filter(word)] == words
 
 
 @pytest.fixture(scope="module")
