@@ -12,9 +12,10 @@ globals().update(shared_settings())
 language = "en"
 root_doc = ENGLISH_START
 html_title = "pefttools"
-include_patterns = ["*.md", "docs/**.md", "benchmarks/results/**.md"]
+FOLDERS = ("docs", "benchmarks", "examples")
+include_patterns = ["*.md", *(f"{folder}/**.md" for folder in FOLDERS)]
 exclude_patterns = [
-    *(folder.name for folder in ROOT.iterdir() if folder.is_dir() and folder.name not in ("docs", "benchmarks")),
+    *(folder.name for folder in ROOT.iterdir() if folder.is_dir() and folder.name not in FOLDERS),
     "docs/zh",
 ]
 default_role = "code"  # docstrings have code in single backquotes
