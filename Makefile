@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 # tests first.
 TYPED := $(shell find pefttools tests benchmarks -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
 
-.PHONY: demo check static fast test speed lint format clean
+.PHONY: demo check static fast test speed lint format docs clean
 
 demo: .venv/current
 	$(BIN)/pefttools train question-type-lora --out $(DEMO) --resume
@@ -51,8 +51,16 @@ format: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Both languages of the documentation, in site/. A warning is an error, and all links are checked; nothing but the package
+# index needs a network.
+docs: .venv/docs
+	$(BIN)/sphinx-build -qW --keep-going -j auto -c docs -d build/doctrees/en . site
+	$(BIN)/sphinx-build -qW --keep-going -j auto -d build/doctrees/zh docs/zh site/zh
+	$(BIN)/python docs/generator/checked_links.py site
+	@echo "open site/index.html"
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs build site
 
 # torch is installed first and alone, so that no other package installs a CUDA build.
 .venv/current: pyproject.toml constraints.txt
@@ -64,4 +72,8 @@ clean:
 
 .venv/dev: .venv/current
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/docs: .venv/current
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@

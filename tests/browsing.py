@@ -13,26 +13,36 @@ import pytest
 
 
 @contextmanager
-def browsed(file: Path, num_charts: int) -> Iterator[Any]:
-    """A driver that shows the page with this number of charts; the page must load nothing and log no error."""
+def browser() -> Iterator[Any]:
+    """A driver of Chromium; no page may log an error."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         pytest.skip("needs Debian's packages chromium and chromium-driver")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
-    from selenium.webdriver.support.ui import WebDriverWait
 
     options = webdriver.ChromeOptions()
     for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    driver.get(file.as_uri())
-    WebDriverWait(driver, 20).until(lambda _: len(driver.find_elements("css selector", "svg.marks")) == num_charts)
-    yield driver
-    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
-    log = driver.get_log("browser")
-    driver.quit()
+    try:
+        yield driver
+        log = driver.get_log("browser")
+    finally:
+        driver.quit()
     assert log == []
+
+
+@contextmanager
+def browsed(file: Path, num_charts: int) -> Iterator[Any]:
+    """A driver that shows the page with this number of charts; the page must load nothing and log no error."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with browser() as driver:
+        driver.get(file.as_uri())
+        WebDriverWait(driver, 20).until(lambda _: len(driver.find_elements("css selector", "svg.marks")) == num_charts)
+        yield driver
+        assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
 
 
 def wait_until(is_true: Callable[[], bool]) -> None:

@@ -81,7 +81,7 @@ def test_windows_of_a_row_are_aggregated():
     values = task.metrics([row, {"nll": 0.0, "num_correct": 1, "num_targets": 1}], ["x", "y"])
     assert values == pytest.approx({"perplexity": math.e, "accuracy": 0.5})
     assert task.metrics([{"nll": 0.0, "num_correct": 0, "num_targets": 0}], ["x"]) == {"perplexity": 1, "accuracy": 0}
-    assert task.is_better(2.0, 3.0)
+    assert task.lower_is_better
 
 
 @pytest.mark.slow

@@ -228,7 +228,7 @@ def test_metrics_of_generated_and_scored_rows():
     assert {*task.metrics(scored, references)} == {"perplexity"}
     assert task.metrics([{"nll": 1e9, "num_targets": 1}], [""])["perplexity"] > 1e300
     assert (task.num_generated(1000), task.num_generated(3), Seq2Seq(generate_rows=0).num_generated(9)) == (64, 3, 0)
-    assert task.is_better(2.0, 3.0)
+    assert task.lower_is_better
 
 
 def test_chinese_targets_are_scored_by_characters():

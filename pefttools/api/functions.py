@@ -191,7 +191,7 @@ def benchmark(
         out: the folder of the results; by default `runs/bench/SUITE`.
 
     Returns:
-        The summary: the table with intervals, and which methods differ.
+        The summary, which has the table with intervals and says which methods differ.
 
     Raises:
         UserError: the suite or its recipes have errors.

@@ -1,4 +1,4 @@
-"""Exporters: one module each. `verify` checks every artifact before its folder appears."""
+"""Exporters: what a run can be written as, one file each. Every artifact is checked before its folder appears."""
 
 from pefttools.registry import Registry
 
