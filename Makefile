@@ -8,7 +8,7 @@ PYTEST := $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 # tests first.
 TYPED := $(shell find pefttools tests benchmarks -name __pycache__ -prune -o \( -name '*.py' -o -type d \) -print)
 
-.PHONY: demo check static fast test speed lint format clean
+.PHONY: demo check static fast test test-oldest speed lint format clean
 
 demo: .venv/current
 	$(BIN)/pefttools train question-type-lora --out $(DEMO) --resume
@@ -38,6 +38,20 @@ fast: .venv/dev
 test: .venv/dev
 	$(PYTEST)
 
+# The fast tests, and runs from training to export, with the oldest versions that pyproject.toml declares.
+OLDEST := .venv-oldest/bin/python
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 $(OLDEST) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(OLDEST) -m pytest $(WHOLE_RUNS)
+
+WHOLE_RUNS := tests/test_train.py tests/test_resume.py tests/test_predict.py tests/test_export.py tests/test_extras.py
+
+.venv-oldest/installed: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST) || $(PYTHON) -m venv .venv-oldest
+	$(OLDEST) -m pip install -qq --disable-pip-version-check -c constraints-oldest.txt torch
+	$(OLDEST) -m pip install -qq --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
+	touch $@
+
 speed: .venv/current
 	$(BIN)/python benchmarks/speed
 
@@ -52,14 +66,14 @@ format: .venv/dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-oldest runs
 
 # torch is installed first and alone, so that no other package installs a CUDA build.
 .venv/current: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt pip
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[all]'
 	touch $@
 
 .venv/dev: .venv/current

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from pefttools import extras
 from pefttools.cli.base import app
 from pefttools.cli.runs import GROUP
 from pefttools.errors import UserError
@@ -17,7 +17,6 @@ from pefttools.progress import RichReporter
 KEY = "PEFTTOOLS_API_KEY"
 PRIMITIVES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 """oneDNN otherwise keeps 1,024 compiled shapes. Requests come in many shapes: that took 300 MB and saved no time."""
-NEEDED = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client")
 
 
 @app.command(group=GROUP)
@@ -37,7 +36,7 @@ def serve(
     """Serve runs and artifacts over HTTP; the rows of concurrent requests are computed together.
 
     POST /predict {"texts": […]} or {"rows": [{…}]}; for language models POST /v1/chat/completions. /docs describes all.
-    Needs `pip install pefttools[serve]`.
+    Needs `pip install "pefttools[serve]"`.
 
     Args:
         models: run folders or exported ones; runs on one base share its weights. Requests name a model by its folder.
@@ -52,8 +51,7 @@ def serve(
         delay: seconds that a row waits for others when the model is idle.
         timeout: limit of a request's seconds.
     """
-    if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        raise UserError(f"serve: needs {', '.join(missing)}; install it with `pip install pefttools[serve]`")
+    extras.require("serve", extras.EXTRAS["serve"])
     if not models:
         raise UserError("serve: name at least one run or exported folder")
     from pefttools.bases.loading import prepare_libraries
