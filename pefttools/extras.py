@@ -50,7 +50,8 @@ def problem(what: str, modules: Iterable[str]) -> str | None:
     """
     if not (lacking := missing(modules)):
         return None
-    names = " and ".join(map(_package, lacking))
+    *first, last = map(_package, lacking)
+    names = f"{', '.join(first)} and {last}" if first else last
     return (
         f"{what}: needs {names}, which {'is' if len(lacking) == 1 else 'are'} not installed; run `{command(lacking)}`"
     )
