@@ -7,7 +7,7 @@ ARG INDEX=
 WORKDIR /opt/pefttools
 COPY . .
 RUN pip install --no-cache-dir ${INDEX:+--extra-index-url ${INDEX}} -c constraints.txt torch \
-    && pip install --no-cache-dir -c constraints.txt '.[explain,gguf,onnx,serve]'
+    && pip install --no-cache-dir -c constraints.txt '.[all]'
 WORKDIR /work
 ENTRYPOINT ["pefttools"]
 CMD ["--help"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 
 try:
@@ -15,6 +16,16 @@ def device_type() -> str:
     import torch
 
     return str(torch.accelerator.current_accelerator().type) if torch.accelerator.is_available() else "cpu"  # type: ignore[union-attr]
+
+
+def device_name(kind: str) -> str:
+    """The name of the device of this type, or of the processor."""
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch have no such function
+    return str(known.get("cpu_name") or platform.processor())
 
 
 def computes_in_bf16(precision: str) -> bool:

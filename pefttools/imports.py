@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -79,7 +80,8 @@ def _clear_caches() -> None:
 
     import_utils.is_bnb_available.cache_clear()
     import_utils.is_bnb_4bit_available.cache_clear()
-    if helpers.bnb is None:
+    has_it = not hasattr(helpers, "bnb") or helpers.bnb is not None  # before 0.20, helpers does not use it
+    if not has_it and find_spec(BITSANDBYTES):
         helpers.bnb = _OnDemand(BITSANDBYTES)
 
 

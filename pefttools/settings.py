@@ -81,6 +81,12 @@ class Choice(Settings):
         super().__init_subclass__(**kwargs)
         cls.name = cls.__module__.rpartition(".")[2]
 
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        """Modules that the core does not install (see `extras`) -> the setting that needs them, as `init=loftq`; empty
+        where the choice itself does."""
+        return {}
+
     def as_dict(self) -> dict[str, Any]:
         """The settings as in a recipe, with the name first."""
         return {"name": self.name, **self.model_dump(mode="json")}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pefttools.errors import UserError
+from pefttools.recipe import needed_packages
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training.own_rows import own_rows
 from pefttools.training.run import Run
@@ -92,6 +93,7 @@ def open_run(path: Path, reporter: Reporter = SILENT) -> ScoredRun:
             f"{path}: this run has no {run.predictions_file.name}, so its predictions are not known; train it again"
         )
     result, task = run.result(), run.recipe().task
+    needed_packages.refuse_unscored(task)
     ids, references, predictions = run.predictions()
     own = run.scored_rows() or own_rows(run, task, reporter)
     if len(own.rows) != len(predictions) or not predictions:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from pefttools import extras
 from pefttools.api.trained_run import Precision, TrainedRun, reporter_for
 
 if TYPE_CHECKING:
@@ -61,9 +62,8 @@ def serve(
         UserError: a folder is no run or artifact, the port is taken, or packages for serving are not installed.
     """
     from pefttools.errors import UserError
-    from pefttools.serving.needed import refuse_unless_installed
 
-    refuse_unless_installed()
+    extras.require("serve", extras.EXTRAS["serve"])
     if not runs:
         raise UserError("serve: name at least one run or exported folder")
     from pefttools.bases.loading import prepare_libraries

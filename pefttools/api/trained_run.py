@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from pefttools import extras
 from pefttools.api import rows
 from pefttools.api.messages import in_python
 from pefttools.api.settings import Overrides, as_texts
@@ -247,10 +248,11 @@ class TrainedRun:
         """Write the page of this run; by default `report.html` in its folder.
 
         Raises:
-            UserError: the run has no predictions, or the file cannot be written.
+            UserError: the run has no predictions, the file cannot be written, or the extra `charts` is not installed.
         """
         from pefttools.analysis import pages, run_report
 
+        extras.require("report", extras.EXTRAS["charts"])
         out = Path(file) if file is not None else self.path / "report.html"
         pages.check(out)
         pages.write_report(run_report.report(self.path, self._reporter), out)

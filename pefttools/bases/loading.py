@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pefttools import imports
+from pefttools import extras, imports
 from pefttools.bases import folders, gguf, heads, quantized, students, vocabulary
 from pefttools.errors import UserError, shown
 from pefttools.nn import module_paths, positions
@@ -151,6 +151,8 @@ def load(
     """
     import torch
 
+    if settings.quantize and not empty:
+        extras.require(f"base.quantize={settings.quantize}", extras.EXTRAS["quantized"])
     folder, sha256 = locate(settings, reporter)
     tokenizer = load_tokenizer(folder, settings.source)
     config = _config(folder, settings, values)

@@ -29,6 +29,7 @@ from pefttools.data.splitting import load_splits
 from pefttools.errors import UserError
 from pefttools.inference.scoring import evaluate_run
 from pefttools.recipe import recipes
+from pefttools.recipe.needed_packages import refuse_missing
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training.run import MARK, write_recipe
@@ -70,6 +71,7 @@ def advise(
         raise UserError(f"--margin: must be above 0, not {margin:g}; 0.01 is one point")
     clock = budget.Clock(seconds)
     out = out.absolute()
+    refuse_missing(recipes.from_values(_values(base, task, data), overrides).recipe)
     start = _started(base, task, data, out, overrides)
     adviser = Adviser(start, out, clock, reporter)
     candidates = adviser.candidates(_wanted(strategies))
@@ -91,10 +93,14 @@ def _wanted(names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
     return {name: CANDIDATES.get(name, {"name": name}) for name in names}
 
 
+def _values(base: str, task: str, data: str) -> dict[str, Any]:
+    return {"name": "advise", "base": base, "data": {"train": data}, "task": task, "strategy": "lora"}
+
+
 def _started(base: str, task: str, data: str, out: Path, overrides: Sequence[str]) -> Recipe:
     """The recipe that every trial varies, written to the folder."""
     file = out / START
-    values: dict[str, Any] = {"name": "advise", "base": base, "data": {"train": data}, "task": task, "strategy": "lora"}
+    values = _values(base, task, data)
     atomic.refuse_unless_writable(out)
     resolved = recipes.from_values(values, overrides).recipe
     given = {word.partition("=")[0] for word in overrides}

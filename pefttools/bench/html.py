@@ -27,7 +27,7 @@ def page(
     """The HTML page of a template; texts are escaped.
 
     Args:
-        data: what the scripts read from the element `data`.
+        data: what the scripts read from the element `data`; a page without any has no charts.
         scripts: files that share one script element, after `SHARED`.
         folder: of the template and the scripts.
         styles: style sheets to add to the shared one.
@@ -40,7 +40,7 @@ def page(
     )
     files = [HERE / SHARED, *(folder / name for name in scripts)]
     return environment.get_template(template).render(
-        title=title, data=embedded(data), vega=vega.javascript(),
+        title=title, data=embedded(data), vega=vega.javascript() if data else "",
         style="".join(file.read_text("utf-8") for file in (HERE / "report.css", *styles)),
         script="".join(file.read_text("utf-8") for file in files), **values,
     )  # fmt: skip

@@ -24,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pefttools import extras
 from pefttools.bench import pruning
 from pefttools.errors import UserError
 
@@ -206,7 +207,7 @@ class Ledger:
         except (SQLAlchemyError, ArgumentError, ImportError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
             if isinstance(error, ImportError) and self.url.startswith("postgresql"):
-                reason += '; run `pip install "pefttools[postgresql]"`'
+                reason += f"; run `{extras.command(['psycopg'])}`"
             raise UserError(f"--storage: {without_password(self.url)} cannot be reached: {reason}") from error
 
 

@@ -10,6 +10,7 @@ from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.errors import UserError
+from pefttools.recipe import needed_packages
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, earlier, wrapping
 from pefttools.training.penalties import Penalties
@@ -54,6 +55,7 @@ def check(cells: Sequence[Cell], records: Mapping[str, Mapping[str, Any]], repor
 def params_of(recipe: Recipe, task: Task) -> dict[str, int] | None:
     """`count_parameters` of a recipe; None where counting needs weights. Raises UserError if the recipe cannot work."""
     recipe = recipe.model_copy(update={"task": task})
+    needed_packages.refuse_missing(recipe)
     base = wrapping.load_base(recipe, empty=True)
     try:
         model = wrapping.wrap(recipe, base, empty=True, earlier=earlier.opened(recipe))

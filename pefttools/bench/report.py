@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic
+from pefttools import atomic, extras
 from pefttools.bench import archive, charts, html, plots, tables
 from pefttools.bench.row_texts import input_text, shown
 from pefttools.bench.summary import summarise
@@ -26,7 +26,11 @@ def write(sweep: Sweep, texts: bool = True) -> dict[str, Any]:
 
     Returns:
         The summary.
+
+    Raises:
+        UserError: the extra `charts` is not installed.
     """
+    extras.require("bench", extras.EXTRAS["charts"])
     summary = summarise(sweep)
     atomic.write_json(sweep.out / "summary.json", summary)
     archive.write(sweep.out, sweep.records.values())

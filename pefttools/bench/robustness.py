@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pefttools import atomic
+from pefttools import atomic, extras
 from pefttools.bench import stats
 from pefttools.bench.units import paired
 from pefttools.errors import UserError
@@ -54,7 +54,8 @@ def summary(scored: Perturbed) -> dict[str, Any]:
 
 
 def check_picture(file: Path) -> None:
-    """Raises UserError if a picture cannot be written there."""
+    """Raises UserError if a picture cannot be drawn, or not be written there."""
+    extras.require("--picture", extras.EXTRAS["charts"])
     if file.suffix.lower() not in FORMATS:
         raise UserError(f"--picture: {file} must end with {' or '.join(FORMATS)}")
     if file.is_dir() or not file.absolute().parent.is_dir():

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from pefttools import atomic
+from pefttools import atomic, extras
 from pefttools.bench import record_folder, trial
 from pefttools.bench.job import Job
 from pefttools.bench.ledger import Ledger, sqlite
@@ -170,11 +170,13 @@ class Sweep:
             keep_runs: whether to keep the run folders of finished cells.
 
         Raises:
-            UserError: a cell cannot work, or the storage cannot be reached; raised before anything runs.
+            UserError: the extra `tune` is not installed, a cell cannot work, or the storage cannot be reached; raised
+                before anything runs.
             Interrupted: the user stopped it; the same command continues.
         """
         if not any(True for _ in self.missing()):
             return
+        extras.require("bench", extras.EXTRAS["tune"])
         each = threads or max(1, trial.cores() // workers)
         check(self.cells, self.records, reporter)
         self.out.mkdir(parents=True, exist_ok=True)

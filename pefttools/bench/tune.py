@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from pefttools import atomic
+from pefttools import atomic, extras
 from pefttools.bench import space_checks, trial, tune_report
 from pefttools.bench.ledger import Ledger, sqlite
 from pefttools.bench.preflight import of_other_rows
@@ -85,10 +85,11 @@ def tune(
         searches: `KEY=RANGE` words; without any, the learning rate's range that the strategy declares.
 
     Raises:
-        UserError: the search is wrong, the folder contains another one, the storage cannot be reached, or every trial
-            failed.
+        UserError: the extra `tune` is not installed, the search is wrong, the folder contains another one, the storage
+            cannot be reached, or every trial failed.
         Interrupted: the user stopped it; the same command continues.
     """
+    extras.require("tune", extras.EXTRAS["tune"])
     started, out = time.monotonic(), out.absolute()
     space = space_checks.build(start, overrides, searches)
     if options.sampler == "grid" and space.points() is None:
@@ -224,7 +225,7 @@ def _all_failed(search: Search) -> list[str]:
 
 
 def _write_best(
-    out: Path, space: Space, texts: Any, values: dict[str, Any], trackers: tuple[str, ...]
+    out: Path, space: Space, texts: Any, values: dict[str, Any], trackers: tuple[str, ...] | None
 ) -> None:  # fmt: skip
     """Write the best point as a recipe that `pefttools train` runs."""
     recipe = space.recipe(texts)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from cyclopts import CycloptsError
 
+from pefttools import extras
 from pefttools.cli import (
     calibration,
     compare,
@@ -61,6 +62,11 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except UserError as error:
         display.problems(error.problems)
+        return 2
+    except ModuleNotFoundError as error:
+        if (message := extras.failed_import(error)) is None:
+            raise
+        display.problems([message])
         return 2
     except Interrupted as error:
         display.interrupted(str(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
@@ -15,12 +14,8 @@ from rich.table import Table
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.inspect import GROUP
+from pefttools.extras import EXTRAS, missing
 
-EXTRAS = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"), "gguf": ("sentencepiece", "xllamacpp"), "explain": ("captum",),
-    "serve": ("fastapi", "uvicorn"), "quantised bases": ("bitsandbytes",),
-}  # fmt: skip
-"""What an extra offers -> the packages that it needs."""
 VARIABLES = (
     "PEFTTOOLS_CACHE", "PEFTTOOLS_PLUGINS", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
     "WORLD_SIZE",
@@ -43,34 +38,34 @@ def environment() -> dict[str, Any]:
     import psutil
     import torch
 
-    from pefttools.device import computes_in_bf16, device_type
+    from pefttools.device import computes_in_bf16, device_name, device_type
     from pefttools.registry import plugin_problems, plugin_roots
     from pefttools.sources.cache import cache_dir
     from pefttools.training.results import versions
 
     kind = device_type()
-    name = torch.cuda.get_device_name() if kind == "cuda" else torch.cpu.get_capabilities().get("cpu_name")
     files = [file for file in Path(cache_dir()).rglob("*") if file.is_file()]
     return {
         "versions": versions(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": {
-            "type": kind, "name": str(name or platform.processor()), "cores": os.cpu_count(),
+            "type": kind, "name": device_name(kind), "cores": os.cpu_count(),
             "threads": torch.get_num_threads(), "precision": "bf16" if computes_in_bf16("auto") else "fp32",
             "memory_bytes": psutil.virtual_memory().total, "cuda": torch.version.cuda,
         },
-        "extras": {extra: _versions_of(packages) for extra, packages in EXTRAS.items()},
+        "extras": {extra: _versions_of(modules) for extra, modules in EXTRAS.items()},
         "cache": {"folder": str(cache_dir()), "bytes": sum(file.stat().st_size for file in files)},
         "plugins": {"folders": [str(root) for root in plugin_roots()], "problems": [*plugin_problems()]},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }  # fmt: skip
 
 
-def _versions_of(packages: tuple[str, ...]) -> dict[str, str] | None:
-    """The versions of an extra's packages; None if one is missing."""
-    if any(importlib.util.find_spec(package) is None for package in packages):
+def _versions_of(modules: tuple[str, ...]) -> dict[str, str] | None:
+    """Package -> version of an extra's modules; None if one is missing."""
+    if missing(modules):
         return None
-    return {package: metadata.version(package) for package in packages}
+    packages = metadata.packages_distributions()
+    return {name: metadata.version(name) for name in (packages[module][0] for module in modules)}
 
 
 def _shown(values: dict[str, Any]) -> Iterator[Table]:

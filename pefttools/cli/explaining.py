@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from pefttools import extras
 from pefttools.cli import display, explanation_text
 from pefttools.cli.base import Json, app
 from pefttools.cli.runs import GROUP
@@ -32,7 +33,7 @@ def explain(
     """Show how much each word contributed to a run's predictions, by integrated gradients or occlusion.
 
     Contributions to a class are in log-odds: +1 makes the odds of the class 2.7 times as large. Blue words are for the
-    answer, orange ones against it. Needs `pip install pefttools[explain]`.
+    answer, orange ones against it. Needs `pip install "pefttools[explain]"`.
 
     Args:
         run: a run folder.
@@ -49,10 +50,7 @@ def explain(
     given = [name for name, value in (("FILE", file), ("--text", text), ("--rows", rows)) if value is not None]
     if len(given) != 1:
         raise UserError(f"explain: name one of FILE, --text or --rows; got {', '.join(given) or 'none'}")
-    import importlib.util
-
-    if importlib.util.find_spec("captum") is None:
-        raise UserError("explain: needs Captum; install it with `pip install pefttools[explain]`")
+    extras.require("explain", extras.EXTRAS["explain"])
     from pefttools.analysis import explanation_page, pages
     from pefttools.inference import explanation
     from pefttools.inference.predictor import recipe_of

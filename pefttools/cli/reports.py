@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pefttools import extras
 from pefttools.cli import display
 from pefttools.cli.base import Json, app
 from pefttools.cli.compare import GROUP as COMPARE
@@ -24,6 +25,7 @@ def compare(*runs: Path, out: Path | None = None, texts: bool = True, json: Json
     from pefttools.analysis import comparison, pages, terminal
 
     if out:
+        extras.require("compare --out", extras.EXTRAS["charts"])
         pages.check(out)
     reporter = RichReporter()
     values = comparison.compare(runs, reporter, texts)
@@ -45,6 +47,7 @@ def report(run: Path, /, *, out: Path | None = None, texts: bool = True, json: J
     """
     from pefttools.analysis import pages, run_report, terminal
 
+    extras.require("report", extras.EXTRAS["charts"])
     file = out or run / "report.html"
     if out:
         pages.check(out)

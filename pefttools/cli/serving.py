@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from pefttools import extras
 from pefttools.cli.base import app
 from pefttools.cli.runs import GROUP
 from pefttools.errors import UserError
@@ -35,7 +36,7 @@ def serve(
     """Serve runs and artifacts over HTTP; the rows of concurrent requests are computed together.
 
     POST /predict {"texts": […]} or {"rows": [{…}]}; for language models POST /v1/chat/completions. /docs describes all.
-    Needs `pip install pefttools[serve]`.
+    Needs `pip install "pefttools[serve]"`.
 
     Args:
         models: run folders or exported ones; runs on one base share its weights. Requests name a model by its folder.
@@ -50,9 +51,7 @@ def serve(
         delay: seconds that a row waits for others when the model is idle.
         timeout: limit of a request's seconds.
     """
-    from pefttools.serving.needed import refuse_unless_installed
-
-    refuse_unless_installed()
+    extras.require("serve", extras.EXTRAS["serve"])
     if not models:
         raise UserError("serve: name at least one run or exported folder")
     from pefttools.bases.loading import prepare_libraries

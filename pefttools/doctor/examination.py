@@ -14,7 +14,7 @@ from pefttools.data.fields import listed
 from pefttools.doctor import effect, head_order, known_test, near_duplicates, saved, saved_predictions, steps
 from pefttools.doctor.saved import RunToCheck
 from pefttools.errors import UserError
-from pefttools.recipe import recipes
+from pefttools.recipe import needed_packages, recipes
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import Bar, Finding, Reporter
 from pefttools.training.preparation import Prepared, prepare
@@ -117,6 +117,7 @@ def check_up(target: str, overrides: Sequence[str], reporter: Reporter) -> Exami
 
 def examine_recipe(target: str, recipe: Recipe, reporter: Reporter) -> Examination:
     """Examine a recipe: prepare it as `train` does, then run the checks that cost more. Raises UserError as `train`."""
+    needed_packages.refuse_missing(recipe)
     prepare_libraries()
     made = Examination(target, is_run=False)
     collector = Collector(reporter)

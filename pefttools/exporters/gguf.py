@@ -15,10 +15,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pefttools import extras
 from pefttools.bases import gguf as base_files
 from pefttools.errors import UserError
 from pefttools.exporters import gguf_chats, llama_cpp, modelfile
@@ -59,11 +59,7 @@ class Gguf(MergingExporter):
     """`q8_0` stores 8 bits a weight and one scale for every 32 weights."""
 
     def refuse(self, recipe: Recipe) -> None:
-        if find_spec("sentencepiece") is None:
-            raise UserError(
-                "--to gguf: sentencepiece, which llama.cpp's converter needs, is not installed; run `pip install"
-                " pefttools[gguf]`"
-            )
+        extras.require("--to gguf", ["sentencepiece"])  # llama.cpp's converter imports it
         if recipe.task.auto_class != "AutoModelForCausalLM":
             raise UserError(
                 f"--to gguf: works with decoders that generate text only, not with {recipe.task.name}; use --to merged"
@@ -147,7 +143,8 @@ class Gguf(MergingExporter):
         if "llama_cpp" not in manifest:
             return
         if (found := manifest["llama_cpp"]) is None:
-            yield "not checked with llama.cpp, which is not installed; to check it, run `pip install pefttools[gguf]`"
+            install = extras.command([llama_cpp.BINDING])
+            yield f"not checked with llama.cpp, which is not installed; to check it, run `{install}`"
             return
         yield (
             f"llama.cpp ({found['version']}) predicts the same next token as transformers in {found['same_token']} of"

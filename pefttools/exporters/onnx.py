@@ -1,7 +1,7 @@
 """onnx: an encoder's graph in ONNX with dynamic batch size and length, with its tokenizer and configuration.
 
 torch exports it, onnx checks it, and onnxruntime runs it in the verification; the folder has optimum's layout. Methods
-that can be merged are merged; bottleneck adapters become part of the graph. `pip install pefttools[onnx]` installs
+that can be merged are merged; bottleneck adapters become part of the graph. `pip install "pefttools[onnx]"` installs
 onnx, onnxscript and onnxruntime.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from pefttools import extras
 from pefttools.errors import UserError
 from pefttools.exporters.base import METRIC, Exporter, Loaded
 from pefttools.exporters.merging import merged
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pefttools.exporters.proof import Proof
 
 FILE = "model.onnx"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")
+NEEDED = extras.EXTRAS["onnx"]
 TOLERANCE = 1e-4
 """Largest allowed difference of a logit in fp32 (of a language model: as a share of the largest logit), because
 onnxruntime rounds differently from torch."""
@@ -45,8 +45,7 @@ class Onnx(Exporter):
     """Version of the ONNX operator set."""
 
     def refuse(self, recipe: Recipe) -> None:
-        if missing := [name for name in NEEDED if find_spec(name) is None]:
-            raise UserError(f"--to onnx: {', '.join(missing)} not installed; run `pip install pefttools[onnx]`")
+        extras.require("--to onnx", NEEDED)
         if recipe.task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             raise UserError(
                 f"--to onnx: works with encoders only, and {recipe.task.name} generates text; use --to merged, or"

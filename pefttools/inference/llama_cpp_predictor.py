@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import hashes
+from pefttools import extras, hashes
 from pefttools.data import chat_tokens
 from pefttools.errors import UserError, damage_of
 from pefttools.exporters import llama_cpp
@@ -76,8 +76,7 @@ def load_with_llama_cpp(path: Path) -> Predictor:
         raise UserError(
             f"--engine llama.cpp: {path} is no GGUF artifact; write one with `pefttools export RUN --to gguf`"
         )
-    if not llama_cpp.installed():
-        raise UserError("--engine llama.cpp: it is not installed; run `pip install pefttools[gguf]`")
+    extras.require("--engine llama.cpp", [llama_cpp.BINDING])
     hashes.refuse_damaged(path)
     recipe = recipe_of(path)
     with damage_of(path, "export the run again"):

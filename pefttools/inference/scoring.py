@@ -14,6 +14,7 @@ from pefttools.data import overview
 from pefttools.data.encoding import columns_of, encode
 from pefttools.data.splitting import load_rows, load_splits
 from pefttools.errors import UserError
+from pefttools.recipe import needed_packages
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, earlier
@@ -80,6 +81,7 @@ def rows_to_score(
         raise UserError(f"{', '.join(strange)}: evaluate accepts overrides of data only, because the model is trained")
     run = Run.open(path)
     task, settings = run.recipe().task, run.recipe(overrides).data
+    needed_packages.refuse_unscored(task)
     prepare_libraries()
     if split and not overrides:
         name, rows = split, unchanged_rows(run, split, task, reporter)

@@ -19,6 +19,11 @@ text_metrics: Registry = Registry("metric of texts", __name__, "TextMetric")
 """The metrics that compare generated texts with their references."""
 
 
+def modules_of(*names: str) -> list[str]:
+    """The modules that the named metrics import and that the core does not install (see `extras`)."""
+    return list(dict.fromkeys(module for name in names for module in getattr(metrics.get(name), "modules", ())))
+
+
 def combined(*names: str) -> CombinedEvaluations:
     """The named metrics as one object with `.compute(predictions=…, references=…)`. Raises UserError for unknown
     names."""

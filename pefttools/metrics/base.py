@@ -12,6 +12,8 @@ from evaluate import Metric, MetricInfo
 class ClassMetric(Metric):
     """A metric of predicted against true class ids; the subclass's module docstring is its description."""
 
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules that it imports and that the core does not install (see `extras`)."""
     feature: ClassVar[datasets.Value | datasets.List] = datasets.Value("int64")
     what: ClassVar[str] = "class ids"
 
@@ -40,6 +42,9 @@ class NumberMetric(ClassMetric):
 
 class TextMetric(Metric):
     """A metric of texts against one or several references each."""
+
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules that it imports and that the core does not install (see `extras`)."""
 
     def _info(self) -> MetricInfo:
         text = datasets.Value("string")

@@ -4,10 +4,9 @@ An entity is correct if its type, first word and last word are. The overall numb
 the mean over the types that occur in the references. A ratio with denominator 0 counts as 0.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
-from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
 
 from pefttools.metrics.base import ClassMetric, mean_f1
 
@@ -17,10 +16,13 @@ NAMES = ("precision", "recall", "f1", "support")
 class Entities(ClassMetric):
     """`precision`, `recall`, `f1`, `f1_macro`, and `entities`: type -> precision, recall, F1 and support."""
 
+    modules: ClassVar[tuple[str, ...]] = ("seqeval",)
     feature = datasets.List(datasets.Value("string"))
     what = "BIO tags, one list per sentence"
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, Any]:  # type: ignore[override]
+        from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+
         types = sorted({kind for tags in (references, predictions) for kind, *_ in get_entities(tags)})
         if not types:
             return {**dict.fromkeys((*NAMES[:3], "f1_macro"), 0.0), "entities": {}}

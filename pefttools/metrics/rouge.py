@@ -6,9 +6,9 @@ texts the numbers equal the library's.
 """
 
 import unicodedata
+from typing import ClassVar
 
 import regex
-from rouge_score import rouge_scorer
 
 from pefttools.metrics._text import UNSPACED, References, several
 from pefttools.metrics.base import TextMetric
@@ -28,7 +28,11 @@ class Tokenizer:
 class Rouge(TextMetric):
     """`rouge1`, `rouge2`, `rouge_l`: fractions, means over rows."""
 
+    modules: ClassVar[tuple[str, ...]] = ("rouge_score",)
+
     def _compute(self, predictions: list[str], references: References) -> dict[str, float]:  # type: ignore[override]
+        from rouge_score import rouge_scorer
+
         scorer = rouge_scorer.RougeScorer(list(NAMES), tokenizer=Tokenizer())
         rows = [scorer.score_multi(r, p) for p, r in zip(predictions, several(references), strict=True)]
         return {ours: float(sum(row[name].fmeasure for row in rows) / len(rows)) for name, ours in NAMES.items()}

@@ -8,7 +8,7 @@ a step takes several times longer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
@@ -26,6 +26,10 @@ class AdamW8bit(AdamOptimizer):
 
     min_8bit_size: int = Field(default=4096, ge=1)
     """Averages of tensors with fewer elements stay in 32 bits."""
+
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        return {"bitsandbytes": ""}
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import bitsandbytes

@@ -7,7 +7,7 @@ in each step, so use a third to a tenth of adamw's learning rate, and three to t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pefttools.optimizers.base import Group, Optimizer, Rate
@@ -23,6 +23,10 @@ class Lion(Optimizer):
 
     betas: tuple[Rate, Rate] = (0.9, 0.99)
     """β₁ of the update's direction, and β₂ of the running average."""
+
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        return {"bitsandbytes": ""}
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import bitsandbytes

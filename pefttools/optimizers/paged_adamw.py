@@ -7,7 +7,7 @@ a CPU the averages are in ordinary memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pefttools.optimizers.base import AdamOptimizer, Group
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 class PagedAdamW(AdamOptimizer):
     """Averages and ε."""
+
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        return {"bitsandbytes": ""}
 
     def build(self, groups: Sequence[Group], learning_rate: float) -> torch.optim.Optimizer:
         import bitsandbytes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from pefttools import extras
 from pefttools.errors import UserError
 
 
@@ -14,8 +14,7 @@ class Graph:
     """A graph in onnxruntime; called like a model of transformers, it returns logits."""
 
     def __init__(self, file: Path) -> None:
-        if find_spec("onnxruntime") is None:
-            raise UserError("--onnx: onnxruntime is not installed; run `pip install pefttools[onnx]`")
+        extras.require("--onnx", ["onnxruntime"])
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

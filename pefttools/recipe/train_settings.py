@@ -88,8 +88,8 @@ class TrainSettings(Settings):
     feature_disk_bytes: int = Field(default=20 * 2**30, ge=0, json_schema_extra=NOT_IN_DIGEST)
     """Upper limit of disk space for the cached features of all runs, in bytes. The least recently read are deleted
     first."""
-    trackers: tuple[str, ...] = Field(default=("tensorboard",), json_schema_extra=NOT_IN_DIGEST)
-    """Accelerate trackers by name: tensorboard, wandb, mlflow, …"""
+    trackers: tuple[str, ...] | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
+    """Accelerate trackers by name: tensorboard, wandb, mlflow, …; null means TensorBoard if it is installed."""
 
     @field_validator("feature_cache", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pefttools import extras
 from pefttools.bases import targets
 from pefttools.bases.limits import refuse_rank_beyond
 from pefttools.bases.targets import Targets
@@ -100,6 +101,10 @@ class Lora(PeftStrategy):
     def rewrites_base(self) -> bool:  # type: ignore[override]
         return self.init in ("pissa", "olora", "loftq")
 
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        return {"bitsandbytes": "init=loftq"} if self.init == "loftq" else {}
+
     def start_lr(self) -> float:
         if self.lr_ratio > 1:
             return self.default_lr / 4  # B has lr_ratio times A's learning rate
@@ -139,6 +144,7 @@ class Lora(PeftStrategy):
         if self.init == "loftq":
             from pefttools.nn.loftq import start
 
+            extras.require("strategy.init=loftq", self.needed_modules)
             start(model, self.rank, self.loftq_steps)
         return model
 

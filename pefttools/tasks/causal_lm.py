@@ -28,7 +28,7 @@ from pefttools.data import chat_template, chat_tokens, packing
 from pefttools.data.chat_parts import Part, parts_of
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
-from pefttools.metrics import text_metrics
+from pefttools.metrics import modules_of, text_metrics
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks._explained import Explained, log_odds
@@ -128,6 +128,12 @@ class CausalLM(Task):
         except re.error as error:
             raise ValueError(f"is not a regular expression: {error}") from error
         return value
+
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        if not self.generate_rows or self.chat is False:
+            return {}
+        return dict.fromkeys(modules_of(*self.scores), f"scores=[{','.join(self.scores)}]")
 
     def read(self, values: Mapping[str, Any]) -> Row:
         unanswered = not chats.ANSWERED & {*values}

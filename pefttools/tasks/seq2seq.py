@@ -24,6 +24,7 @@ from pefttools.data.batching import padded
 from pefttools.data.fields import text
 from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
+from pefttools.metrics import combined, modules_of
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pefttools.bases.loading import Base
     from pefttools.tasks._generation import Decoding
 
+METRICS = {"bleu": ("bleu", "chrf"), "rouge": ("rouge",), "both": ("bleu", "chrf", "rouge")}
+"""`task.metric` -> the metrics of generated texts."""
 NUM_CHECKED = 1000
 """Training rows that are checked for warnings and for the script of the targets."""
 MUCH_UNKNOWN = 0.01
@@ -111,6 +114,11 @@ class Seq2Seq(Task):
                 f"min_new_tokens is {self.min_new_tokens}, above the maximum of {self.num_new_tokens} tokens"
             )
         return self
+
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        names = METRICS[self.metric] if self.generate_rows else ()
+        return dict.fromkeys(modules_of(*names), f"metric={self.metric}")
 
     @property
     def num_new_tokens(self) -> int:
@@ -261,7 +269,7 @@ class Seq2Seq(Task):
         return min(number, self.generate_rows)
 
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
-        from pefttools.metrics import _language, combined
+        from pefttools.metrics import _language
         from pefttools.metrics.bleu import Bleu
 
         values, pairs = _language.scored_and_answered(predictions, references)
@@ -273,7 +281,7 @@ class Seq2Seq(Task):
         }
         if self.metric != "rouge":
             values |= Bleu(keep_in_memory=True).compute(**texts, tokenizer=self.bleu_tokenizer) or {}
-        names = {"bleu": ["chrf"], "rouge": ["rouge"], "both": ["chrf", "rouge"]}[self.metric]
+        names = [name for name in METRICS[self.metric] if name != "bleu"]
         values |= combined(*names).compute(**texts) or {}
         return {**values, "stopped": _language.stopped(pairs)}
 

@@ -25,6 +25,7 @@ from pefttools.data.fields import listed
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.data.units import Piece, Units
 from pefttools.errors import UserError, unknown
+from pefttools.metrics import modules_of
 from pefttools.settings import NOT_IN_DIGEST
 from pefttools.tasks._explained import Explained, log_odds
 from pefttools.tasks.base import IGNORED, Prediction, Task
@@ -71,6 +72,10 @@ class TokenClassification(Task):
     """The scheme that `auto` detected; from the training rows when null."""
     labels: tuple[str, ...] = Field(default=(), json_schema_extra=NOT_IN_DIGEST)
     """The tags in the order of the model's outputs; from the training rows when empty."""
+
+    @property
+    def needed_modules(self) -> Mapping[str, str]:
+        return dict.fromkeys(modules_of(*_metrics(self.read_as or self.scheme)), "")
 
     @classmethod
     def example(cls) -> Self:
@@ -295,7 +300,7 @@ class TokenClassification(Task):
     def metrics(self, predictions: Sequence[Prediction], references: Sequence[Any]) -> dict[str, Any]:
         from pefttools.metrics import combined
 
-        names = ("per_tag",) if self.read_as == "none" else ("entities", "per_tag")
+        names = _metrics(self.read_as)
         predicted = [p["prediction"] for p in predictions]
         values = combined(*names).compute(predictions=predicted, references=list(references))
         assert values is not None
@@ -315,6 +320,10 @@ class TokenClassification(Task):
         """A row's tags in BIO, of all types."""
         assert self.read_as is not None
         return tags.to_bio(row["tags"], self.read_as)[0]
+
+
+def _metrics(scheme: str | None) -> tuple[str, ...]:
+    return ("per_tag",) if scheme == "none" else ("entities", "per_tag")
 
 
 def _listed(value: Any, name: str) -> list[str]:

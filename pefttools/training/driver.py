@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pefttools import atomic
+from pefttools import atomic, extras
 from pefttools.augmentations.base import added_digest
 from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
 from pefttools.device import peak_bytes
 from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.objectives._composition import need_plain_autograd, reuse_features
+from pefttools.recipe import needed_packages
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import checkpoint, launch, optimizer_setup, results, resumption, speedups, stack
@@ -77,6 +78,9 @@ def train(
     if run.finished and not overwrite:
         reporter.note(f"the run in {out} is already finished; there is nothing to do")
         return Run.open(run.path).result()
+    needed_packages.refuse_missing(recipe)
+    if recipe.train.trackers is None and extras.missing(extras.EXTRAS["tensorboard"]):
+        reporter.note(f"no log for TensorBoard is written; to have one, run `{extras.command(['tensorboard'])}`")
     loading.prepare_libraries()
     last, damaged = (None, {}) if overwrite else resumption.newest_intact(run)
     if resume and last is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pefttools.data.rows import Row, content_hash, key_hash
 from pefttools.data.splitting import Splits, load_rows, load_splits
 from pefttools.errors import UserError
+from pefttools.recipe import needed_packages
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training.run_rows import ScoredRows
 
@@ -24,9 +25,10 @@ def own_rows(run: Run, task: Task, reporter: Reporter = SILENT) -> ScoredRows:
     """The rows that a run was scored on, as it read them; warns if their file no longer contains them.
 
     Raises:
-        UserError: the run's files were changed; or it is a run of an older version, which did not save its rows, and
-            its data has changed.
+        UserError: a package that scoring needs is not installed; the run's files were changed; or it is a run of an
+            older version, which did not save its rows, and its data has changed.
     """
+    needed_packages.refuse_unscored(task)
     scored = run.scored_rows()
     if scored is None:
         return _read_again(run, task, reporter)

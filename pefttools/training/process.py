@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttools import signals
-from pefttools.device import computes_in_bf16
+from pefttools.device import computes_in_bf16, device_name
 from pefttools.errors import UserError
 from pefttools.recipe.recipe import Recipe
 from pefttools.training.launch import is_single_by_mistake, num_processes
@@ -123,10 +123,9 @@ def hardware(accelerator: Accelerator) -> dict[str, Any]:
     """Kind and name of the device, cores, threads and system of this machine."""
     import torch
 
-    name = torch.cpu.get_capabilities().get("cpu_name", platform.processor())
     return {
         "kind": accelerator.device.type,
-        "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else str(name),
+        "device": device_name(accelerator.device.type),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),

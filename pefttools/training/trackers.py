@@ -7,9 +7,13 @@ from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker, get_available_trackers, on_main_process
 
+from pefttools import extras
 from pefttools.errors import UserError, unknown
 from pefttools.recipe.recipe import Recipe
 from pefttools.training.run import Run
+
+DEFAULT = ("tensorboard",)
+"""What `train.trackers=null` means, if it is installed."""
 
 
 class TensorBoard(TensorBoardTracker):
@@ -37,14 +41,15 @@ def trackers(recipe: Recipe, run: Run, first_step: int) -> list[Any]:
     Raises:
         UserError: a tracker is unknown or not installed.
     """
-    names = recipe.train.trackers
     usable = [str(getattr(name, "value", name)) for name in get_available_trackers()]
+    wanted = recipe.train.trackers
+    names = wanted if wanted is not None else [name for name in DEFAULT if name in usable]
     problems = []
     for name in names:
         if name not in LOGGER_TYPE_TO_CLASS:
             problems.append(f"train.trackers: {unknown('tracker', name, sorted(LOGGER_TYPE_TO_CLASS))}")
         elif name not in usable:
-            problems.append(f"train.trackers: {name} is not installed; `pip install {name}`")
+            problems.append(f"train.trackers: {name} is not installed; run `{extras.command([name])}`")
     if problems:
         raise UserError(*problems)
     board = TensorBoard(run, f"validation/{recipe.task.primary}", first_step)
