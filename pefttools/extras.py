@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from pefttools.errors import UserError
 
-EXTRAS: Mapping[str, tuple[str, ...]] = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "charts": ("altair", "vl_convert"),
     "explain": ("captum",),
     "gguf": ("sentencepiece", "xllamacpp"),
