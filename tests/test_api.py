@@ -146,6 +146,9 @@ def test_predictions_of_every_kind_of_rows(run: pefttools.TrainedRun) -> None:
     for wrong in (3, Path("tickets.csv")):
         with pytest.raises(UserError, match="predict: takes a text, texts"):
             run.predict(wrong)
+    with pytest.raises(UserError, match="is a file, but predict takes texts and tables"):
+        run.predict(str(run.path / "result.json"))
+    assert "prediction" in run.predict([str(run.path / "result.json")])[0]
 
 
 def test_other_rows_are_scored(run: pefttools.TrainedRun, base: str, tmp_path: Path) -> None:

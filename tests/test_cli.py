@@ -171,7 +171,7 @@ BAD_DATA = {
     "broken json": (["data.train=broken.jsonl"], "broken.jsonl line 2: not JSON"),
     "json that is no list": (["data.train=list.json"], "needs a list of objects"),
     "not parquet": (["data.train=not.parquet"], "not a parquet file"),
-    "an unknown ending": (["data.train=rows.xlsx"], "is a workbook of an office program; save its table as csv"),
+    "an unknown ending": (["data.train=rows.docx"], "its format cannot be recognized from the ending '.docx'"),
     "missing columns": (
         ["data.train=odd.csv"],
         "odd.csv has no column 'label' for label; set data.columns.label=labl. Columns: Satz, labl",
@@ -216,7 +216,7 @@ def write_bad_files(folder: Path) -> None:
         "broken.jsonl": b'{"text": "a", "label": "b"}\n{"text": \n',
         "list.json": b'[{"text": "a"}, 3]',
         "not.parquet": b"PK",
-        "rows.xlsx": b"PK",
+        "rows.docx": b"PK",
         "first.csv": b"text,label\nHello, world,greeting\nbye,other\n",
         "bare.csv": b"a,b\n",
         "half.jsonl": b'{"text": "\\ud800", "label": "b"}\n',

@@ -153,6 +153,15 @@ def test_learning_rate_far_from_its_range(
     assert "in 100 steps of rising rate the loss falls from " in found[1]["evidence"]
 
 
+def test_too_few_steps_at_a_good_rate(recipe_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The cure is more epochs, not the rate that the recipe already has."""
+    words = ["train.learning_rate=0.001", "train.epochs=0.1", "--json"]
+    assert cli.run(["doctor", str(recipe_file), *words]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert "steps are too few: with train.learning_rate=0.001 they hardly change the loss" in found["what"]
+    assert float(found["cure"].rpartition("train.epochs=")[2]) > 0.1
+
+
 def test_training_warns_of_what_costs_little_once(
     recipe_on: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

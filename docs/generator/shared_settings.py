@@ -15,6 +15,7 @@ def shared_settings() -> dict[str, Any]:
         "release": metadata.version("pefttools"),
         "extensions": ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generator"],
         "html_theme": "furo",
+        "html_show_search_summary": False,  # from a disk, a browser refuses to read the pages for them
         "html_static_path": [str(ROOT / "docs" / "static")],
         "html_css_files": ["style.css"],
         "templates_path": [str(ROOT / "docs" / "templates")],

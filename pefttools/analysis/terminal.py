@@ -209,4 +209,6 @@ def report(values: Mapping[str, Any], file: str) -> Parts:
         parts.append(
             f"with the temperature {found['temperature']:.3f} of `calibrate` it is {sentences.score(found['ece'])}"
         )
-    return [*parts, f"{sentences.of_mistakes(values['mistakes'])} are on the page", f"page: {file}"]
+    mistakes = values["mistakes"]
+    shown = f"{sentences.of_mistakes(mistakes)}{' are on the page' if mistakes['wrong'] else ''}"
+    return [*parts, shown, f"page: {file}"]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pefttools.training.run import Trained
 
 Precision = Literal["auto", "bf16", "fp32"]
+LONGEST_NAME = 200
+"""Characters of a text that may be the name of a file."""
 
 
 def reporter_for(progress: bool) -> Reporter:
@@ -277,6 +279,11 @@ def _raws(data: Any) -> Iterable[Any]:
     from pefttools.inference.unlabeled import TextRow
 
     if isinstance(data, str):
+        if Path(data).suffix and len(data) < LONGEST_NAME and Path(data).is_file():
+            raise UserError(
+                f"predict: {data!r} is a file, but predict takes texts and tables; read it first (for example with"
+                " pandas), or run `pefttools predict RUN FILE`. A list with this text predicts the text itself"
+            )
         data = [data]
     if isinstance(data, Mapping) and not any(isinstance(one, (list, tuple)) for one in data.values()):
         data = [data]

@@ -56,7 +56,8 @@ def hash_split(
     names = [*shares, TRAIN]
     texts, text_of_row = numpy.unique(positions, return_inverse=True)
     edges = numpy.cumsum([*shares.values()])
-    by_hash = numpy.searchsorted(edges, texts.astype(numpy.float64) / RANGE, side="right")
+    text_of_row = text_of_row.astype(numpy.uint32 if len(texts) < 2**32 else numpy.uint64)
+    by_hash = numpy.searchsorted(edges, texts.astype(numpy.float64) / RANGE, side="right").astype(numpy.int8)
     assignment = _Assignment(by_hash, _members(labels, text_of_row, len(texts)), len(names))
     numbers, train = assignment.numbers, len(shares)
     for group in range(len(numbers)):
@@ -82,9 +83,12 @@ def _members(labels: Iterable[Iterable[str]], text_of_row: NDArray[Any], num_tex
     rows_of: dict[str, array[int]] = {}
     for row, names in enumerate(labels):
         for name in names:
-            rows_of.setdefault(name, array("q")).append(row)
-    found = [numpy.unique(text_of_row[numpy.frombuffer(rows_of[name], numpy.int64)]) for name in sorted(rows_of)]
-    return [*found, numpy.arange(num_texts)]
+            rows_of.setdefault(name, array("I")).append(row)
+    found = []
+    for name in sorted(rows_of):
+        rows = rows_of.pop(name)
+        found.append(numpy.unique(text_of_row[numpy.frombuffer(rows, f"u{rows.itemsize}")]))
+    return [*found, numpy.arange(num_texts, dtype=text_of_row.dtype)]
 
 
 class _Assignment:

@@ -33,12 +33,14 @@ class KeyedRows:
     def of(cls, rows: Sequence[Row], ids: Sequence[str], task: RowReader) -> KeyedRows:
         import numpy
 
-        keys, inputs, targets = (numpy.empty(len(rows), numpy.uint64) for _ in range(3))
+        keys, targets = (numpy.empty(len(rows), numpy.uint64) for _ in range(2))
+        inputs = numpy.empty_like(keys) if task.generates else keys
         width = -len(task.targets) or None
         for i, row in enumerate(rows):
             known = key(row, task)
             keys[i] = _hash(known)
-            inputs[i] = _hash(known[:width]) if task.generates else keys[i]
+            if task.generates:
+                inputs[i] = _hash(known[:width])
             targets[i] = _hash([row.get(name) for name in task.targets])
         return cls(rows, ids, keys, inputs, targets)
 
@@ -47,13 +49,11 @@ class KeyedRows:
 
     def take(self, indices: NDArray[Any]) -> KeyedRows:
         """The rows with these indices, in their order."""
+        keys = self.keys[indices]
+        inputs = keys if self.inputs is self.keys else self.inputs[indices]
         return KeyedRows(
-            take(self.rows, indices),
-            take(self.ids, indices),
-            self.keys[indices],
-            self.inputs[indices],
-            self.targets[indices],
-        )
+            take(self.rows, indices), take(self.ids, indices), keys, inputs, self.targets[indices]
+        )  # fmt: skip
 
 
 def _hash(value: Any) -> int:

@@ -137,7 +137,7 @@ class FileSettings(Settings):
         Args:
             split: the file's split (`train`, `validation`, `test`).
         """
-        former = {k: v for k, v in values.items() if k not in ("separator", "escape") or v is not None}
+        former = {k: v for k, v in values.items() if k not in ("separator", "escape", "sheet") or v is not None}
         former["split"] = values["split"] or (split if str(values["source"]).startswith("hf:") else "train")
         former["beside"] = former.pop("parallel_files")
         if values["quotes"] is None:

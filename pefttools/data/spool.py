@@ -170,6 +170,7 @@ def take(items: Sequence[T], indices: NDArray[Any]) -> Sequence[T]:
     """The items with these indices: a list if the items are one, else a view."""
     if isinstance(items, list):
         return [items[i] for i in indices.tolist()]
+    indices = indices.astype("uint32" if len(items) < 2**32 else "uint64")
     if isinstance(items, Taken):
         return Taken(items.items, items.indices[indices])
     return Taken(items, indices)

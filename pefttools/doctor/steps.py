@@ -106,7 +106,11 @@ def learning_rate(prepared: Prepared, reporter: Reporter) -> Iterator[Finding]:
         what = f"train.learning_rate={rate:g} is so low that {total} steps hardly change the loss"
     else:
         return
-    yield Finding("learning rate", what, evidence, f"pefttools train RECIPE train.learning_rate={better:.2g}")
+    cure = f"train.learning_rate={better:.2g}"
+    if rate < found.diverges and better <= rate:  # the rate is right, but the steps are too few
+        cure = f"train.epochs={max(2, math.ceil(recipe.train.epochs * 2 * found.moved / (rate * total)))}"
+        what = f"{total} steps are too few: with train.learning_rate={rate:g} they hardly change the loss"
+    yield Finding("learning rate", what, evidence, f"pefttools train RECIPE {cure}")
 
 
 def range_test(prepared: Prepared, rate: float, reporter: Reporter) -> Range | None:

@@ -1,5 +1,4 @@
-"""Token classification: predict a tag for every word, for named entities in BIO, IOB1, BMES or BILOU tags, or for plain
-tags (parts of speech).
+"""Token classification: predict a tag for every word, for entities in BIO, IOB1, BMES or BILOU tags, or plain tags.
 
 A file has columns `tokens` and `tags`: lists, or strings that are split at white space. A CoNLL file has both, and so
 do two parallel files of lines: `{source: seq.in, parallel_files: {tags: seq.out}}`. A row to predict on may be a plain

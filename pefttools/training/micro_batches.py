@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ class MicroBatches:
 
     def __post_init__(self) -> None:
         settings = self.recipe.train
-        self.lengths: list[int] = self.encoded["length"][:]
-        self.targets: list[int] = self.encoded["num_targets"][:]
+        self.lengths = array("I", self.encoded["length"][:])
+        self.targets = array("I", self.encoded["num_targets"][:])
         self.columns = Columns(self.encoded)
         self.steps_per_epoch = math.ceil(len(self.lengths) / settings.batch_size)
         self.num_steps = num_steps(settings, len(self.lengths))
