@@ -39,8 +39,10 @@ test: .venv/dev
 	$(PYTEST)
 
 # The fast tests, then whole runs, with the oldest versions that pyproject.toml declares of the libraries that training
-# stands on. These warn about torch.jit under a newer torch, and take another padding token from a GGUF file without one.
+# stands on. These warn about torch.jit under a newer torch and about adapters in memory, and take another padding token
+# from a GGUF file without one.
 OLDEST := OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -W "ignore:\`torch.jit:DeprecationWarning" \
+	-W "ignore:Could not find a config file in  -:UserWarning" \
 	--deselect tests/test_base_loading.py::test_a_gguf_base_is_dequantized_once
 test-oldest: .venv-oldest/installed
 	$(OLDEST) -m "not slow"

@@ -25,11 +25,15 @@ def fetch(rest: str, reporter: Reporter) -> Path:
         UserError: no such repository or revision, access denied, or no network and not in the cache.
     """
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
     name, revision = split(rest)
     reporter.note(f"hf:{rest}: checking the hub")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+        try:
+            return Path(snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES)))
+        except OfflineModeIsEnabled:  # huggingface_hub 1 does not look into its cache for a commit's hash
+            return Path(snapshot_download(name, revision=revision, local_files_only=True))
     except Exception as error:
         raise explained(rest, error) from error
 
