@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 Row = dict[str, Any]
@@ -62,7 +63,7 @@ class Splits:
     unread: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """File -> columns that the task does not read."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """The sha256 of the rows: the same rows give the same digest, whatever file format they came from."""
         return rows_digest(self.train, self.validation, self.test)

@@ -57,7 +57,7 @@ class View(Sequence[T]):
     """A sequence that computes its items. A slice is a list of them."""
 
     def __iter__(self) -> Iterator[T]:
-        return (self._item(i) for i in range(len(self)))
+        return self.at(range(len(self)))
 
     @overload
     def __getitem__(self, key: int) -> T: ...
@@ -65,7 +65,7 @@ class View(Sequence[T]):
     def __getitem__(self, key: slice) -> list[T]: ...
     def __getitem__(self, key: int | slice) -> T | list[T]:
         if isinstance(key, slice):
-            return [self._item(i) for i in range(*key.indices(len(self)))]
+            return list(self.at(range(*key.indices(len(self)))))
         if not -len(self) <= key < len(self):
             raise IndexError(key)
         return self._item(key % len(self))
@@ -76,6 +76,10 @@ class View(Sequence[T]):
         return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
+
+    def at(self, indices: Iterable[int]) -> Iterator[T]:
+        """Yield the items with these indices, counted from 0."""
+        return map(self._item, indices)
 
     def _item(self, index: int) -> T:
         raise NotImplementedError
@@ -112,6 +116,16 @@ class Spool(View[T]):
     def __iter__(self) -> Iterator[T]:
         return chain.from_iterable(map(self._read, range(len(self.starts))))
 
+    def at(self, indices: Iterable[int]) -> Iterator[T]:
+        """Yield the items with these indices; fast if many that follow each other are in one chunk."""
+        chunk: list[T] = []
+        last = -1
+        for index in indices:
+            number, place = divmod(index, CHUNK)
+            if number != last:
+                chunk, last = self._read(number), number
+            yield chunk[place]
+
     def _item(self, index: int) -> T:
         number, place = divmod(index, CHUNK)
         with self.lock:
@@ -141,6 +155,10 @@ class Taken(View[T]):
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def at(self, indices: Iterable[int]) -> Iterator[T]:
+        chosen = (int(self.indices[i]) for i in indices)
+        return self.items.at(chosen) if isinstance(self.items, View) else map(self.items.__getitem__, chosen)
 
     def _item(self, index: int) -> T:
         return self.items[int(self.indices[index])]
