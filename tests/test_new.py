@@ -12,7 +12,7 @@ from typing import Any
 import openpyxl
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pefttools import cli
@@ -64,6 +64,13 @@ CASES: Mapping[str, tuple[Sequence[dict[str, Any]], str, dict[str, str], dict[st
     "entities": (
         rows(tokens=lambda i: ["Ann", "saw", f"B{i}"], ner_tags=lambda i: ["B-PER", "O", "O"]),
         "token_classification", {"tags": "ner_tags"}, {},
+    ),
+    "ten rows": (
+        rows(10, message=text, team=lambda i: "ABC"[i % 3]),
+        "text_classification", {"text": "message", "label": "team"}, {},
+    ),
+    "a few instructions": (
+        rows(instruction=lambda i: f"say {'abcd'[i % 4]}", output=text), "causal_lm", {}, {},
     ),
     "marked entities": (
         rows(text=lambda i: f"<e1>Ann</e1> saw <e2>B{i}</e2>", relation=lambda i: "ab"[i % 2]),
@@ -141,6 +148,7 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), min_size=1, max_size=9))
 def test_any_rows_are_guessed_or_refused(made: list[dict[str, Any]]) -> None:
     with suppress(UserError):

@@ -77,7 +77,7 @@ def test_the_first_filled_sheet_is_read_with_a_warning_about_others(tmp_path: Pa
     reporter = Listener()
     assert rows_of(workbook(tmp_path / "a.xlsx", [], table), reporter) == [{"text": "a", "label": "b"}]
     assert not reporter.warnings
-    assert rows_of(workbook(tmp_path / "b.xlsx", table, table[:1]), reporter) == [{"text": "a", "label": "b"}]
+    assert rows_of(workbook(tmp_path / "b.xlsx", table, table), reporter) == [{"text": "a", "label": "b"}]
     assert "has the sheets 'first', 'second'; 'first' was read; set `sheet` to read another" in str(reporter.warnings)
 
 
@@ -123,6 +123,42 @@ def test_a_formula_without_result_is_no_value(tmp_path: Path) -> None:
 def test_bad_workbooks(tmp_path: Path, lines: list[Any], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         rows_of(workbook(tmp_path / "rows.xlsx", lines), **settings)
+
+
+def test_hidden_sheets_are_passed_over(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", [["note"], ["do not read"]], [["text", "label"], ["a", "b"]])
+    book = openpyxl.load_workbook(path)
+    book["first"].sheet_state = "hidden"
+    book.save(path)
+    assert rows_of(path) == [{"text": "a", "label": "b"}]
+    assert rows_of(path, sheet="first") == [{"note": "do not read"}]
+
+
+def test_formulas_without_stored_values_are_told(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx", [["text", "label"], ["a", '="b"'], ["c", '="d"']])
+    reporter = Listener()
+    assert rows_of(path, reporter)[0] == {"text": "a", "label": None}
+    assert "has no value in the column 'label'. If its cells are formulas" in str(reporter.warnings)
+
+
+def test_a_sheet_without_a_line_of_names_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = workbook(tmp_path / "a.xlsx", [["my printer does not start", "repair"], ["where is my parcel", "repair"]])
+    assert cli.run(["new", str(path), "--out", str(tmp_path / "a.yaml")]) == 2
+    assert "looks like a row, not like column names; if it is a row, add --header" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,label\na,b\n", "it is a text file; set `format` to csv"),
+        (b"", "it is empty"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "it has a password, or is an old xls file"),
+    ],
+)
+def test_what_a_file_is_instead_is_said(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.xlsx").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        rows_of(tmp_path / "a.xlsx")
 
 
 def test_damaged_workbooks_are_refused(tmp_path: Path) -> None:

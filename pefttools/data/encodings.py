@@ -36,6 +36,8 @@ CHINESE, KANA = re.compile("[\u4e00-\u9fff]"), re.compile("[\u3040-\u30ff]")
 SPACED = re.compile("(?<=[\u4e00-\u9fff]) (?=[\u4e00-\u9fff])")
 COMMON_SHARE = 0.9
 """Least share of common characters, those of the first level of GB 2312, in a Chinese text."""
+LEAST = 20
+"""Number of characters of a Chinese text that are needed to recognise it."""
 ODD_SHARE = 0.02
 """Largest share of kana in a Chinese text, and of spaces between Chinese characters."""
 CHUNK = 1 << 20
@@ -161,7 +163,7 @@ def _first_chinese_line(path: Path, source: str) -> str | None:
                 spaces += len(SPACED.findall(line))
         except UnicodeDecodeError:
             return None
-    is_chinese = chinese and common >= COMMON_SHARE * chinese and max(kana, spaces) <= ODD_SHARE * chinese
+    is_chinese = chinese >= LEAST and common >= COMMON_SHARE * chinese and max(kana, spaces) <= ODD_SHARE * chinese
     return first if is_chinese else None
 
 

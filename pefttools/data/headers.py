@@ -1,4 +1,4 @@
-"""Detect csv and tsv files without a header line, whose first row was taken for the columns' names."""
+"""Detect csv files, tsv files and sheets without a header line, whose first row was taken for the columns' names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def missing_header(rows: Sequence[Mapping[str, Any]], key: str, file: FileSettin
         key: the file's key in the recipe (`data.train`).
     """
     kind = format_of(Path(file.sources[0])) if file.format == "auto" else file.format
-    names = list(rows[0]) if rows and not file.header and kind in ("csv", "tsv") else []
+    names = list(rows[0]) if rows and not file.header and kind in ("csv", "tsv", "workbook") else []
     if not any(_is_value(name, rows) for name in names):
         return None
     return (

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from python_calamine import CalamineSheet, CalamineWorkbook
 
 
+OLD = b"\xd0\xcf\x11\xe0"
+"""How files of old office programs begin, and encrypted ones of new programs."""
+
+
 def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dict[str, Any]]:
     """Yield one row per filled line of the sheet.
 
@@ -36,33 +40,55 @@ def rows(path: Path, settings: FileSettings, reporter: Reporter) -> Iterator[dic
     except PasswordError as error:
         raise UserError(f"{settings.name}: needs a password; save it without one, or save its table as csv") from error
     except CalamineError as error:
-        raise UserError(
-            f"{settings.name}: cannot be read as a workbook ({error}); save its table as csv, or restore the file"
-        ) from error
+        raise UserError(f"{settings.name}: cannot be read as a workbook: {_reason(path, error)}") from error
     number, cells = next(lines, (0, []))
     if not cells:
         return
     names, first = _names(cells, settings, number), []
     if settings.header and names != [str(cell) for cell in cells]:
         first = [(number, cells)]
+    filled = set[str]()
     for number, found in chain(first, lines):
         if extra := [cell for cell in found[len(names) :] if cell is not None]:
             raise UserError(
                 f"{settings.name} line {number}: has the value {extra[0]!r} in a column without a name; give the"
                 " column a name in the first line, or remove the value"
             )
-        yield dict(zip(names, [*found, *[None] * len(names)], strict=False))
+        row = dict(zip(names, [*found, *[None] * len(names)], strict=False))
+        filled.update(name for name, value in row.items() if value is not None)
+        yield row
+    if empty := [name for name in names if name not in filled]:
+        reporter.warn(
+            f"{settings.name}: has no value in the column {listed(empty)}. If its cells are formulas, open the workbook"
+            " in an office program and save it, which stores their values"
+        )
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is in the file instead, as far as its first bytes show it, and what to do."""
+    with path.open("rb") as stream:
+        start = stream.read(4096)
+    if not start:
+        return "it is empty"
+    if 0 not in start:
+        return "it is a text file; set `format` to csv, tsv or another format of texts"
+    if start.startswith(OLD) and path.suffix.lower() != ".xls":
+        return "it has a password, or is an old xls file; save it without a password, or as csv"
+    return f"{error}; save its table as csv, or restore the file"
 
 
 def _sheet(workbook: CalamineWorkbook, settings: FileSettings, reporter: Reporter) -> CalamineSheet:
-    """The sheet named in the settings, or the first one with content."""
+    """The sheet named in the settings, or the first visible one with more than a line."""
+    from python_calamine import SheetVisibleEnum
+
     names = workbook.sheet_names
     if settings.sheet is not None:
         if settings.sheet not in names:
             raise UserError(f"{settings.name}: {unknown('sheet', settings.sheet, names)}")
         return workbook.get_sheet_by_name(settings.sheet)
-    sheets = [workbook.get_sheet_by_name(name) for name in names]
-    filled = [sheet for sheet in sheets if sheet.height]
+    visible = [one.name for one in workbook.sheets_metadata if one.visible == SheetVisibleEnum.Visible]
+    sheets = [workbook.get_sheet_by_name(name) for name in visible or names]
+    filled = [sheet for sheet in sheets if sheet.height > 1] or [sheet for sheet in sheets if sheet.height]
     if len(filled) > 1:
         reporter.warn(
             f"{settings.name}: has the sheets {listed([sheet.name for sheet in filled])}; {filled[0].name!r} was read;"

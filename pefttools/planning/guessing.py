@@ -34,6 +34,8 @@ SPOKEN = (
 """Columns of two texts of which an encoder-decoder makes the second from the first."""
 MOST_CLASSES = 0.2
 """Largest share of different values among the rows of a column of classes."""
+FEW = 40
+"""Number of rows below which classes may be half as many as rows."""
 RARE = 0.2
 """Share of the mean number of rows of a class below which a class is called rare."""
 OTHER_SCRIPT = 0.05
@@ -145,7 +147,7 @@ def _labelled(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Gues
     usual = [one for one in names if one not in texts[:1]]
     others = [one for one in columns if one not in (*texts, *usual) and _has_classes(rows, one)]
     label = next(iter([*(one for one in usual if _is_target(rows, one)), *others]), None)
-    if label is None:
+    if label is None or (not usual and label in {prompt for prompt, _ in ANSWERS}):  # few prompts, many answers
         return None
     inputs = [one for one in texts if one != label]
     if not inputs:
@@ -196,7 +198,8 @@ def _has_classes(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
     """Whether few different short values fill a column."""
     values = [str(row[column]) for row in rows if row.get(column) not in (None, "")]
     different = {*values}
-    return 1 < len(different) <= max(2, MOST_CLASSES * len(values)) and max(map(len, different)) <= 80
+    most = 0.5 if len(values) < FEW else MOST_CLASSES
+    return 1 < len(different) <= max(2, most * len(values)) and max(map(len, different)) <= 80
 
 
 def _is_target(rows: Sequence[Mapping[str, Any]], column: str) -> bool:

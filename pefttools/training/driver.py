@@ -159,7 +159,7 @@ class Training:
         last = checkpoint.latest(self.run.checkpoints)
         before = {} if last else baseline_scores(self.prepared, measured, self.accelerator, self.reporter)
         if recipe.train.best_metric and recipe.strategy.trains and not last:
-            Selection.of(recipe).check(before, recipe.task.extra_metrics)
+            Selection.of(recipe).check(before, recipe.task.extra_metrics, self.reporter)
         tests = self.prepared.tests
         if tests.runs and not last:
             before[TESTS] = tests.scores(self.prepared, self.accelerator, self.reporter, "before")

@@ -8,6 +8,7 @@ from typing import Any
 
 from pefttools.errors import UserError, nearest
 from pefttools.recipe.recipe import Recipe
+from pefttools.reporter import Reporter
 
 LOWER = frozenset(("loss", "mae", "mse", "perplexity"))
 """Metrics whose lower values are better, where `train.best_mode` leaves it open."""
@@ -33,15 +34,22 @@ class Selection:
         """Whether a value of the metric is better than another."""
         return score < best if self.lower_is_better else score > best
 
-    def check(self, scores: Mapping[str, Any], extra: Sequence[str]) -> None:
-        """Raises UserError when scores of the base do not contain the metric.
+    def check(self, scores: Mapping[str, Any], extra: Sequence[str], reporter: Reporter) -> None:
+        """Raises UserError when scores of the base do not contain the metric; warns if it may have no value.
 
         Args:
             scores: metric -> value; what is no number cannot choose.
             extra: metrics of the user's own, which may have no value on these rows.
         """
         known = [name for name, value in scores.items() if isinstance(value, (int, float))]
-        if self.metric not in [*known, *extra]:
+        if self.metric in known:
+            return
+        if self.metric in extra:
+            reporter.warn(
+                f"train.best_metric: {self.metric!r} has no value before training; if it has none at any evaluation,"
+                " the weights with the lowest loss are the best"
+            )
+        else:
             match = nearest(self.metric, known)
             raise UserError(
                 f"train.best_metric: the scores have no {self.metric!r}{f'; did you mean {match!r}?' if match else '.'}"
