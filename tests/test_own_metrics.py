@@ -188,6 +188,17 @@ def test_a_value_that_is_not_finite_is_left_out(base: str, tmp_path: Path) -> No
     assert found.result["train"]["best_step"] > 0
 
 
+def never(references: Any, predictions: Any) -> float:
+    return math.nan
+
+
+def test_a_best_metric_without_values_is_told(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = {**TRAIN, "epochs": 1, "best_metric": "never"}
+    fitted(ROWS, tmp_path / "run", base, metrics=[never], train=train, progress=True)
+    warned = " ".join(capsys.readouterr().err.split())
+    assert "train.best_metric: 'never' has no value before training" in warned
+
+
 def words(references: list[str], predictions: list[str]) -> float:
     """The mean number of words of a generated answer."""
     return sum(len(text.split()) for text in predictions) / len(predictions)
