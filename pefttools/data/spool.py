@@ -11,6 +11,7 @@ import pickle
 import tempfile
 import threading
 import weakref
+from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -81,8 +82,9 @@ class View(Sequence[T]):
         """Yield the items with these indices, counted from 0."""
         return map(self._item, indices)
 
+    @abstractmethod
     def _item(self, index: int) -> T:
-        raise NotImplementedError
+        """The item with this index, counted from 0."""
 
 
 class Spool(View[T]):
