@@ -47,7 +47,7 @@ def optimize_for_inference(
         new: paths of the head, which stays in fp32.
         whole_outputs: whether the last block computes all tokens, although the head reads one.
     """
-    from pefttools.nn import attention, first_token
+    from pefttools.nn import attention, first_token, fused_blocks
 
     if is_quantised(model):
         return model
@@ -59,6 +59,7 @@ def optimize_for_inference(
         to_bf16(model, new)
         if task.own_head:
             attention.use(model)
+            fused_blocks.use(model)
     return model
 
 

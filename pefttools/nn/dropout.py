@@ -22,7 +22,7 @@ WHOLE = {2: torch.int16, 4: torch.int32}
 
 
 class _Dropout(torch.autograd.Function):
-    """x -> x · mask / probability; the mask (0 or -1) is saved for the backward pass."""
+    """x -> x · mask / probability; the mask (0 or 1) is saved for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -37,28 +37,43 @@ class _Dropout(torch.autograd.Function):
 
 
 def _masked(x: Tensor, mask: Tensor, scale: float) -> Tensor:
-    whole = WHOLE[x.element_size()]
-    bits = x.contiguous().view(whole) & mask.to(whole)
-    return bits.view(x.dtype) * scale  # not a view: models change outputs in place
+    return hide(x.clone(memory_format=torch.contiguous_format), mask) * scale  # not a view: models change outputs
+
+
+def hide(x: Tensor, mask: Tensor) -> Tensor:
+    """`x`, which is contiguous, with zeros where the mask is 0, in place."""
+    x.view(WHOLE[x.element_size()]).mul_(mask)  # a product of bits; torch multiplies integers faster than it selects
+    return x
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Set every element of `x` on a CPU to zero with probability `p` (within 2%), and scale up the others."""
-    if p <= 0 or x.element_size() not in WHOLE:
+    if p <= 0 or x.element_size() not in WHOLE or factor(p) is None:
         return nn.functional.dropout(x, p)
-    steps = 1 << COARSE[1]
-    dtype, bits = COARSE if abs(round(p * steps) / steps - p) <= TOLERANCE * p else FINE
-    dropped = round(p * (1 << bits))
-    if dropped >= 1 << bits:
-        return nn.functional.dropout(x, p)
+    return _Dropout.apply(x, drawn_mask(x, p), factor(p))  # type: ignore[return-value]
+
+
+def drawn_mask(x: Tensor, p: float) -> Tensor:
+    """An int8 mask of the shape of `x`: 0 with probability `p` (within 2%), else 1."""
+    dtype, bits, dropped = _draw(p)
     size = torch.iinfo(dtype).bits // 8
     draws = torch.empty(-(-x.numel() * size // 8), dtype=torch.int64, device=x.device).random_(-(1 << 63), None)
     numbers = draws.view(dtype)[: x.numel()].view(x.shape)
-    numbers &= (1 << bits) - 1
-    numbers -= dropped
-    numbers >>= bits  # -1 for numbers below, else 0
-    mask = numbers.bitwise_not_().to(torch.int8)
-    return _Dropout.apply(x, mask, 1 / (1 - dropped / (1 << bits)))  # type: ignore[return-value]
+    return numbers.bitwise_and_((1 << bits) - 1).ge_(dropped).to(torch.int8)
+
+
+def factor(p: float) -> float | None:
+    """1 / (1 - the probability that `drawn_mask` uses); None if it drops everything."""
+    _, bits, dropped = _draw(p)
+    share = dropped / (1 << bits)
+    return 1 / (1 - share) if share < 1 else None
+
+
+def _draw(p: float) -> tuple[torch.dtype, int, int]:
+    """The integer type of the draws, their number of random bits, and how many of their values mean "dropped"."""
+    steps = 1 << COARSE[1]
+    dtype, bits = COARSE if abs(round(p * steps) / steps - p) <= TOLERANCE * p else FINE
+    return dtype, bits, round(p * (1 << bits))
 
 
 class Dropout(nn.Dropout):

@@ -44,7 +44,7 @@ def steps(
     Raises:
         UserError: the model or the machine does not support a setting.
     """
-    from pefttools.nn import attention, bf16_split, dropout, embedding_grad, lora_linear, onednn, sharding
+    from pefttools.nn import attention, bf16_split, dropout, embedding_grad, fused_blocks, lora_linear, onednn, sharding
 
     refuse_impossible(model, settings, device)
     if sharding.is_sharded(model):  # its weights are whole only while the module that has them computes
@@ -64,6 +64,8 @@ def steps(
                 stack.enter_context(last.restricted())
             if not plain_autograd:
                 stack.enter_context(lora_linear.replace_lora_layers(model))
+            if device == "cpu" and bf16 and not plain_autograd:
+                stack.enter_context(fused_blocks.replace_blocks(model, last.block if last else None))
             if device == "cpu" and not plain_autograd:
                 stack.enter_context(embedding_grad.replace_embeddings(model))
                 stack.enter_context(dropout.replace_dropout(model))
