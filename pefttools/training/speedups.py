@@ -55,6 +55,7 @@ def steps(
             stack.enter_context(quantized.computing_in_bf16(model))
         if device == "cpu":
             stack.enter_context(onednn.by_onednn())
+        stack.enter_context(_without_cache(model))
         if settings.gradient_checkpointing:
             stack.enter_context(_checkpointing(model))
         if settings.compile:
@@ -97,6 +98,21 @@ def _compilers() -> list[str]:
 
 
 @contextmanager
+def _without_cache(model: Any) -> Iterator[None]:
+    """A context in which a pass does not copy its keys and values for a later one; generation asks for that itself."""
+    config = _plain(model).config if hasattr(_plain(model), "config") else None
+    cached = getattr(config, "use_cache", None)
+    if cached is None:
+        yield
+        return
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = cached
+
+
+@contextmanager
 def _checkpointing(model: Any) -> Iterator[None]:
     """While the context is open, blocks save their inputs only and recompute the rest in the backward pass.
 
@@ -104,15 +120,10 @@ def _checkpointing(model: Any) -> Iterator[None]:
     """
     plain = _plain(model)
     plain.activation_checkpointing_enable({"use_reentrant": False})
-    cached = getattr(plain.config, "use_cache", None)
-    if cached is not None:
-        plain.config.use_cache = False
     try:
         yield
     finally:
         plain.activation_checkpointing_disable()
-        if cached is not None:
-            plain.config.use_cache = cached
 
 
 @contextmanager
