@@ -10,10 +10,10 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from pefttools.compatibility import tiny_models
-from pefttools.nn import attention, dropout, encoder_block, fused_blocks, lora_linear
+from pefttools.nn import attention, decoder_block, dropout, encoder_block, fused_blocks, fused_modules, lora_linear
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
 
@@ -74,7 +74,7 @@ TRAINED: dict[str, Callable[[Any], Any]] = {
 @pytest.fixture
 def in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks compute in fp32, whose rounding is small enough to compare outputs exactly."""
-    for module in (encoder_block, fused_blocks):
+    for module in (encoder_block, decoder_block, fused_blocks, fused_modules):
         monkeypatch.setattr(module, "DTYPE", torch.float32)
 
 
@@ -133,7 +133,7 @@ def test_every_known_block_is_tried() -> None:
         type(built(name).get_submodule(f"{built(name).base_model_prefix}.encoder.layer.0")).__name__
         for name in ARCHITECTURES
     }
-    assert tried == set(fused_blocks.BLOCKS)
+    assert tried == set(fused_modules.ENCODERS)
 
 
 @pytest.mark.parametrize("trained", TRAINED)
@@ -243,3 +243,125 @@ def test_predictions_use_it_for_good() -> None:
     assert found.dtype is torch.bfloat16
     assert not torch.equal(found, rounded)
     assert float((found - exact).norm()) < 1.5 * float((rounded - exact).norm()) + 0.05
+
+
+DECODERS = ("llama", "mistral", "qwen2")
+SIDES = {
+    "no padding": torch.ones(4, 6, dtype=torch.long),
+    "right": INPUTS["attention_mask"],
+    "left": INPUTS["attention_mask"].flip(1),
+}
+
+
+def decoder(architecture: str = "llama", **values: Any) -> Any:
+    """A decoder with three query heads for each key head."""
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 60, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 6,
+        "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "use_cache": False, **values,
+    }  # fmt: skip
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes), attn_implementation="sdpa")
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn(parameter.shape) * 0.1)
+    return model
+
+
+def decoded(model: Any, mask: torch.Tensor = SIDES["right"], **more: Any) -> dict[str, torch.Tensor]:
+    """The logits of the texts' tokens, and the gradients of all trained parameters."""
+    outputs = model(input_ids=INPUTS["input_ids"], attention_mask=mask, **more)
+    logits = outputs.logits[mask.bool()]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(logits.float().square().sum(), list(named.values()), materialize_grads=True)
+    return {"logits": logits.detach(), **dict(zip(named, found, strict=True))}
+
+
+DECODER_LORA = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TRAINED_OF_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "everything": everything,
+    "norms": lambda model: norms_of_decoder(model),
+    "LoRA on every matrix": lora(*DECODER_LORA),
+    "LoRA on query and value": lora("q_proj", "v_proj"),
+    "LoRA on down": lora("down_proj"),
+}
+
+
+def norms_of_decoder(model: Any) -> Any:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("layernorm" in name)
+    return model
+
+
+@pytest.mark.usefixtures("in_fp32")
+@pytest.mark.parametrize("trained", TRAINED_OF_DECODERS)
+@pytest.mark.parametrize("side", SIDES)
+def test_a_decoders_outputs_and_gradients_are_those_of_the_modules(trained: str, side: str) -> None:
+    model = TRAINED_OF_DECODERS[trained](decoder())
+    with plain(model):
+        expected = decoded(model, SIDES[side])
+        with fused_blocks.replace_blocks(model) as number:
+            found = decoded(model, SIDES[side])
+        again = decoded(model, SIDES[side])
+    assert number == 2
+    assert near(found, expected)
+    assert all(torch.equal(again[name], value) for name, value in expected.items())
+
+
+@pytest.mark.usefixtures("in_fp32")
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_every_known_decoder_computes_the_same(architecture: str) -> None:
+    model = decoder(architecture, **({"attention_bias": True, "mlp_bias": True} if architecture == "llama" else {}))
+    expected = decoded(model)
+    with fused_blocks.replace_blocks(model) as number:
+        assert number == 2
+        assert near(decoded(model), expected)
+    assert type(model.model.layers[0]).__name__ in fused_modules.DECODERS
+    assert len(fused_modules.DECODERS) == len(DECODERS)
+
+
+@pytest.mark.usefixtures("in_fp32")
+def test_positions_of_packed_texts_are_kept() -> None:
+    model, places = decoder(), torch.tensor([[0, 1, 2, 0, 1, 2]] * 4)
+    expected = decoded(model, SIDES["no padding"], position_ids=places)
+    assert not near(decoded(model, SIDES["no padding"]), expected)
+    with fused_blocks.replace_blocks(model):
+        assert near(decoded(model, SIDES["no padding"], position_ids=places), expected)
+
+
+def test_a_decoder_in_bf16_is_as_near_to_fp32_as_its_modules() -> None:
+    model = lora(*DECODER_LORA)(decoder())
+    exact = decoded(model)
+
+    def error() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = decoded(model)
+        return sum(float((found[name].float() - value).norm() / (value.norm() + 1e-3)) for name, value in exact.items())
+
+    with plain(model):
+        theirs = error()
+        with fused_blocks.replace_blocks(model):
+            ours = error()
+    assert 0 < ours < 1.5 * theirs
+
+
+UNSUITABLE_DECODERS: dict[str, dict[str, Any]] = {
+    "attention dropout": {"attention_dropout": 0.1},
+    "another activation": {"hidden_act": "gelu"},
+    "a short window": {"architecture": "mistral", "sliding_window": 4},
+    "norms of query and key": {"architecture": "qwen3"},
+}
+
+
+@pytest.mark.parametrize("name", UNSUITABLE_DECODERS)
+def test_other_decoders_stay_as_they_are(name: str) -> None:
+    with fused_blocks.replace_blocks(decoder(**UNSUITABLE_DECODERS[name])) as number:
+        assert number == 0
+
+
+def test_generation_with_a_cache_is_that_of_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = decoder().eval()
+    arguments = {**INPUTS, "attention_mask": SIDES["left"], "max_new_tokens": 4, "do_sample": False, "use_cache": True}
+    expected = model.generate(**arguments)
+    monkeypatch.setattr(decoder_block.DecoderBlock, "__call__", lambda *_: pytest.fail("not to be called"))
+    with fused_blocks.replace_blocks(model) as number, torch.autocast("cpu", torch.bfloat16):
+        assert number == 2
+        assert model.generate(**arguments).shape == expected.shape

@@ -10,7 +10,6 @@ trained, and any of the six matrices may have LoRA.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -18,13 +17,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pefttools.nn.dropout import drawn_mask, factor, hide
+from pefttools.nn.fused_weights import DTYPE, FusedWeights
 from pefttools.nn.joint_linear import JointLinear
-
-DTYPE = torch.bfloat16
 
 
 @dataclass(eq=False)
-class EncoderBlock:
+class EncoderBlock(FusedWeights):
     """The parts of a block."""
 
     heads: int
@@ -38,21 +36,7 @@ class EncoderBlock:
     """Those of attention, its output, and the feed-forward part."""
 
     def __post_init__(self) -> None:
-        self.parameters = [*chain.from_iterable(product.parameters for product in self.products), *self._of_norms()]
-        self.trained = [p for p in self.parameters if p.requires_grad]
-        copies = [pair for product in self.products for pair in product.copies]
-        self.copies, self.originals = [copy for copy, _ in copies], [original for _, original in copies]
-
-    def _of_norms(self) -> list[nn.Parameter]:
-        return [p for norm in self.norms for p in (norm.weight, norm.bias)]
-
-    def refresh(self) -> None:
-        """Copy the weights again, which the last step has changed."""
-        torch._foreach_copy_(self.copies, [original.data for original in self.originals])
-        scaled = [pair for product in self.products for pair in product.scaled()]
-        if scaled:
-            ups, factors = zip(*scaled, strict=True)
-            torch._foreach_mul_(ups, factors)
+        self.set_weights(p for norm in self.norms for p in (norm.weight, norm.bias))
 
     def __call__(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The block's output, with the shape and dtype of `x`.
@@ -69,7 +53,8 @@ class _EncoderBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor | None, block: EncoderBlock, *trained: Tensor) -> Tensor:
-        ctx.versions = [parameter._version for parameter in trained]
+        del trained
+        ctx.versions = block.versions()
         with torch.autocast(x.device.type, enabled=False):
             block.refresh()
             return _forward(ctx, x, mask, block)
@@ -77,8 +62,7 @@ class _EncoderBlock(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        if ctx.versions != [parameter._version for parameter in ctx.block.trained]:
-            raise RuntimeError("the weights of a block have changed between its forward and its backward pass")
+        ctx.block.refuse_changed(ctx.versions)
         return _backward(ctx, grad)
 
 
@@ -118,7 +102,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     heads, probabilities, sum1, mean1, deviation1, wide, sum2, mean2, deviation2 = saved[11:]
     together, out, up, down = block.products
     needs_x = ctx.needs_input_grad[0]
-    needs = [needs_x or any(p.requires_grad for p in product.parameters) for product in block.products]
+    needs = [needs_x or block.trains(product) for product in block.products]
     norm1 = any(p.requires_grad for p in block.norms[0].parameters())
     below_middle = any(needs[:2]) or norm1
 

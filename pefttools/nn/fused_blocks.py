@@ -1,8 +1,8 @@
-"""Use `EncoderBlock` for the blocks of BERT-like models that compute in bf16 on a CPU."""
+"""Use `EncoderBlock` and `DecoderBlock` for the blocks of a model that computes in bf16 on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -10,17 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import GELUActivation
 
-from pefttools.nn import attention, lora_linear, module_paths
-from pefttools.nn.encoder_block import DTYPE, EncoderBlock
-from pefttools.nn.joint_linear import JointLinear, Layer
+from pefttools.nn import attention, fused_modules, module_paths
+from pefttools.nn.decoder_block import DecoderBlock
+from pefttools.nn.encoder_block import EncoderBlock
+from pefttools.nn.fused_weights import DTYPE
 
-BLOCKS = ("BertLayer", "RobertaLayer", "XLMRobertaLayer", "CamembertLayer", "ElectraLayer", "ErnieLayer")
-"""Names of the block classes of transformers that compute what `EncoderBlock` does."""
 IMPLEMENTATIONS = ("sdpa", attention.NAME)
-MOST_DROPOUT = 0.9
-"""Largest probability of dropout; masks for larger ones may leave nothing."""
+UNUSED = ("position_ids", "use_cache")
+"""Arguments of a decoder's block that it does not read where there is no cache."""
 
 
 @dataclass(eq=False)
@@ -30,84 +28,44 @@ class _Masks:
     allowed: Tensor | None = None
     added: Tensor | None = None
 
-    def of(self, allowed: Tensor | None) -> Tensor | None:
-        if allowed is None:
-            return None
-        if self.allowed is not allowed:
+    def of(self, allowed: Tensor) -> Tensor:
+        if self.allowed is not allowed or self.added is None:
             lowest = torch.finfo(torch.float32).min
             self.allowed = allowed
             self.added = torch.zeros(allowed.shape, device=allowed.device).masked_fill_(~allowed, lowest)
         return self.added
 
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """The modules of a block."""
-
-    linears: Sequence[Any]
-    """Query, key, value, attention's output, and the two of the feed-forward part."""
-    norms: tuple[nn.LayerNorm, nn.LayerNorm]
-    dropouts: tuple[nn.Dropout, nn.Dropout, nn.Dropout]
-    activation: Any
-
-    @staticmethod
-    def of(block: Any) -> _Parts | None:
-        """None unless `EncoderBlock` computes what the block does."""
-        if type(block).__name__ not in BLOCKS or block.is_decoder or block.chunk_size_feed_forward:
-            return None
-        own, after, last = block.attention.self, block.attention.output, block.output
-        linears = (own.query, own.key, own.value, after.dense, block.intermediate.dense, last.dense)
-        parts = _Parts(
-            linears, (after.LayerNorm, last.LayerNorm), (own.dropout, after.dropout, last.dropout),
-            block.intermediate.intermediate_act_fn,
-        )  # fmt: skip
-        hooked = any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "_hf_hook") for m in block.modules())
-        return parts if parts._are_known() and not hooked else None
-
-    def _are_known(self) -> bool:
-        return (
-            all(type(linear) is nn.Linear or lora_linear.applies(linear) for linear in self.linears)
-            and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in self.norms)
-            and all(isinstance(dropout, nn.Dropout) and dropout.p <= MOST_DROPOUT for dropout in self.dropouts)
-            and type(self.activation) is GELUActivation
-            and self.activation.act is nn.functional.gelu
-        )
+    def causal(self, tokens: int, device: torch.device) -> Tensor:
+        """The mask of texts without padding."""
+        if self.allowed is None or self.allowed.shape != (tokens, tokens):
+            return self.of(torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril())
+        return self.of(self.allowed)
 
 
 @dataclass(eq=False)
 class _Replaced:
-    """A block whose forward is replaced."""
+    """A module whose forward is replaced."""
 
     module: Any
-    parts: _Parts
+    block: EncoderBlock | DecoderBlock
     masks: _Masks
 
     def __post_init__(self) -> None:
-        own = self.module.attention.self
-        query, key, value, *others = [_layer(linear) for linear in self.parts.linears]
-        out, up, down = (JointLinear([layer], DTYPE) for layer in others)
-        products = (JointLinear([query, key, value], DTYPE), out, up, down)
-        self.block = EncoderBlock(own.num_attention_heads, own.scaling, products, self.parts.norms, self.parts.dropouts)
         self.flags = self._flags()
-        self.plain = self.module.forward
-        self.module.forward = partial(_forward, self)
+        self.plain: Callable[..., Any] = self.module.forward
+        forward = _encode if isinstance(self.block, EncoderBlock) else _decode
+        self.module.forward = partial(forward, self)
 
     def _flags(self) -> list[bool]:
         return [parameter.requires_grad for parameter in self.block.parameters]
 
-    def can_compute(self, hidden: Tensor, mask: Tensor | None, others: Sequence[Any]) -> bool:
-        return (
-            all(other is None for other in others)
-            and (mask is None or (mask.dtype is torch.bool and mask.ndim == 4))
-            and hidden.shape[1] <= attention.LONGEST
-            and _in_bf16(hidden)
-            and self._flags() == self.flags
-        )
+    def can_compute(self, hidden: Tensor, mask: Tensor | None) -> bool:
+        known = mask is None or (mask.dtype is torch.bool and mask.ndim == 4 and mask.shape[-1] == hidden.shape[1])
+        return known and hidden.shape[1] <= attention.LONGEST and _in_bf16(hidden) and self._flags() == self.flags
 
     def restore(self) -> None:
         del self.module.forward
-        for product in self.block.products:
-            product.release()
+        self.block.release()
 
 
 def _in_bf16(hidden: Tensor) -> bool:
@@ -117,27 +75,38 @@ def _in_bf16(hidden: Tensor) -> bool:
     return kind == "cpu" and (autocast or hidden.dtype is DTYPE)
 
 
-def _layer(linear: Any) -> Layer:
-    if not hasattr(linear, "base_layer"):
-        return Layer(linear.weight, linear.bias)
-    (name,) = linear.active_adapters
-    base: Any = linear.base_layer
-    down, up = linear.lora_A[name].weight, linear.lora_B[name].weight
-    return Layer(base.weight, base.bias, down, up, lambda: linear.scaling[name])
-
-
-def _forward(
+def _encode(
     one: _Replaced, hidden_states: Tensor, attention_mask: Tensor | None = None, *others: Any, **named: Any
 ) -> Any:
     """The block's output; cases that `EncoderBlock` does not compute go to the module's own forward."""
-    if not one.can_compute(hidden_states, attention_mask, (*others, *named.values())):
+    unusual = any(other is not None for other in (*others, *named.values()))
+    if unusual or not one.can_compute(hidden_states, attention_mask):
         return one.plain(hidden_states, attention_mask, *others, **named)
-    return one.block(hidden_states, one.masks.of(attention_mask))
+    block: Any = one.block
+    return block(hidden_states, None if attention_mask is None else one.masks.of(attention_mask))
+
+
+def _decode(
+    one: _Replaced,
+    hidden_states: Tensor,
+    attention_mask: Tensor | None = None,
+    *others: Any,
+    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    **named: Any,
+) -> Any:
+    """The block's output; cases that `DecoderBlock` does not compute go to the module's own forward."""
+    unusual = bool(others) or any(value is not None for name, value in named.items() if name not in UNUSED)
+    if unusual or position_embeddings is None or not one.can_compute(hidden_states, attention_mask):
+        return one.plain(hidden_states, attention_mask, *others, position_embeddings=position_embeddings, **named)
+    masks, tokens = one.masks, hidden_states.shape[1]
+    mask = masks.causal(tokens, hidden_states.device) if attention_mask is None else masks.of(attention_mask)
+    block: Any = one.block
+    return block(hidden_states, mask, *position_embeddings)
 
 
 @contextmanager
 def replace_blocks(model: nn.Module, without: nn.Module | None = None) -> Iterator[int]:
-    """A context in which all suitable blocks use `EncoderBlock`; yields their number.
+    """A context in which all suitable blocks are one function each; yields their number.
 
     Args:
         without: a block that stays as it is.
@@ -151,8 +120,8 @@ def replace_blocks(model: nn.Module, without: nn.Module | None = None) -> Iterat
 
 
 def use(model: nn.Module) -> None:
-    """Make all suitable blocks of a model that is not trained any more use `EncoderBlock` from now on."""
-    for block, _ in _suitable(model):
+    """Make all suitable blocks of a model that is not trained any more one function each from now on."""
+    for block in _blocks(model):
         for parameter in block.parameters():
             parameter.requires_grad_(False)  # so that weights need not be copied before every pass
     _replace(model, None)
@@ -160,15 +129,16 @@ def use(model: nn.Module) -> None:
 
 def _replace(model: nn.Module, without: nn.Module | None) -> list[_Replaced]:
     masks = _Masks()
-    return [_Replaced(block, parts, masks) for block, parts in _suitable(model) if block is not without]
+    modules = [module for module in _blocks(model) if module is not without and "forward" not in vars(module)]
+    built = [fused_modules.encoder(module) or fused_modules.decoder(module, attention.LONGEST) for module in modules]
+    return [_Replaced(module, block, masks) for module, block in zip(modules, built, strict=True) if block]
 
 
-def _suitable(model: nn.Module) -> list[tuple[nn.Module, _Parts]]:
+def _blocks(model: nn.Module) -> list[nn.Module]:
     config: Any = getattr(model, "config", None)
     if getattr(config, "_attn_implementation", None) not in IMPLEMENTATIONS:
         return []
     try:
-        blocks = [model.get_submodule(path) for path in module_paths.blocks(model)]
+        return [model.get_submodule(path) for path in module_paths.blocks(model)]
     except ValueError:
         return []
-    return [(block, parts) for block in blocks if "forward" not in vars(block) and (parts := _Parts.of(block))]
