@@ -47,9 +47,9 @@ class TrainSettings(Settings):
     none."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients with a larger norm are scaled down to this norm; null turns clipping off."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the computations. `auto` means bf16 if the processor supports it natively, else fp32. Trained
-    weights are fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the computations. `auto` means bf16 if the processor or GPU supports it natively, fp16 on other
+    CUDA GPUs, else fp32. fp16 needs a CUDA GPU. Trained weights are fp32."""
     gradient_checkpointing: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Store only the inputs of blocks and compute the blocks again in the backward pass. This takes less memory and is
     about a third slower."""

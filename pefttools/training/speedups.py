@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import quantized
+from pefttools.device import Precision, half_type
 from pefttools.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def steps(
     model: nn.Module,
     settings: TrainSettings,
     device: str,
-    bf16: bool,
+    precision: Precision,
     last: LastBlock | None = None,
     plain_autograd: bool = False,
 ) -> Iterator[None]:
@@ -48,11 +49,12 @@ def steps(
 
     refuse_impossible(model, settings, device)
     if sharding.is_sharded(model):  # its weights are whole only while the module that has them computes
-        bf16, last, plain_autograd = False, None, True
+        precision, last, plain_autograd = "fp32", None, True
     with ExitStack() as stack:
-        if bf16:
+        if precision == "bf16":
             stack.callback(bf16_split.keep_upper(model))
-            stack.enter_context(quantized.computing_in_bf16(model))
+        if (half := half_type(precision)) is not None:
+            stack.enter_context(quantized.computing_in(half, model))
         if device == "cpu":
             stack.enter_context(onednn.by_onednn())
         if settings.gradient_checkpointing:
