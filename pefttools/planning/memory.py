@@ -153,7 +153,10 @@ def _trace(
             if recipe.strategy.trains:
                 optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                 batch = _batch(recipe, base, row, step, device)
-                plain, settings = need_plain_autograd(recipe.objectives), recipe.train.with_values(compile=False)
+                plain, settings = (
+                    need_plain_autograd(recipe.objectives),
+                    recipe.train.with_values(compile=False, liger=False),
+                )
                 with speedups.steps(model, settings, device, precision, last, plain):
                     for _ in range(2):  # the optimizer's state exists from the second step on
                         second_step = len(tracker.events)

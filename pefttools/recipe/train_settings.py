@@ -59,6 +59,9 @@ class TrainSettings(Settings):
     compile: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Compile the steps with torch.compile. The first step takes at least half a minute longer, so this pays off in
     long runs of large models."""
+    liger: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
+    """Compute rotary positions, norms and gated MLPs of a language model with Liger's kernels, which take less time and
+    memory. This needs a CUDA GPU."""
     evaluate_every: float = Field(default=1.0, gt=0)
     """Epochs between evaluations on the validation rows. There is always one at the end of training."""
     patience: int | None = Field(default=None, ge=1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.bases import quantized
 from pefttools.device import Precision, half_type
 from pefttools.errors import UserError
+from pefttools.training import liger
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +37,7 @@ def steps(
     Frozen matrices are in bf16 where steps compute in it, and are restored bit for bit; plain LoRA layers run as one
     function; a last block of which one token is read computes that token only. On a CPU, oneDNN multiplies fp32
     matrices, dropout draws cheaper random bits, attention of short texts uses plain matrix products, and trained
-    embeddings reuse their gradient's memory. With `train.compile`, only bf16 matrices and oneDNN are active.
+    embeddings reuse their gradient's memory. With `train.compile`, only 16-bit matrices, oneDNN and Liger are active.
 
     Args:
         last: the result of `first_token.last_block`.
@@ -57,6 +58,8 @@ def steps(
             stack.enter_context(quantized.computing_in(half, model))
         if device == "cpu":
             stack.enter_context(onednn.by_onednn())
+        if settings.liger:
+            stack.enter_context(liger.kernels(_plain(model)))
         if settings.gradient_checkpointing:
             stack.enter_context(_checkpointing(model))
         if settings.compile:
@@ -75,7 +78,7 @@ def steps(
 
 
 def refuse_impossible(model: Any, settings: TrainSettings, device: str) -> None:
-    """Raises UserError where `train.gradient_checkpointing` or `train.compile` cannot be used."""
+    """Raises UserError where `train.gradient_checkpointing`, `train.compile` or `train.liger` cannot be used."""
     problems = []
     if settings.gradient_checkpointing and not getattr(_plain(model), "supports_gradient_checkpointing", False):
         problems.append(
@@ -83,6 +86,8 @@ def refuse_impossible(model: Any, settings: TrainSettings, device: str) -> None:
         )
     if settings.compile and device == "cpu" and not _compilers():
         problems.append("train.compile: needs a C++ compiler, and none was found; install g++ or clang++")
+    if settings.liger and (problem := liger.problem(_plain(model), device)):
+        problems.append(problem)
     if problems:
         raise UserError(*problems)
 
