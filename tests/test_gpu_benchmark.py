@@ -23,6 +23,7 @@ def run(tmp_path: Path, *words: str) -> tuple[int, dict[str, dict[str, object]],
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # every part imports torch in a process of its own
 def test_all_parts_run_without_a_gpu(tmp_path: Path) -> None:
     code, parts, table = run(tmp_path)
     statuses = {name: part["status"] for name, part in parts.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pefttools.data.encoding import encode
 from pefttools.data.splitting import load_splits
 from pefttools.device import precision_of
 from pefttools.recipe.recipe import Recipe
-from pefttools.training.callbacks import Callback
+from pefttools.reporter import Bar, Reporter
 from pefttools.training.driver import train as train_ours
 
 WARM_UP = 2
@@ -79,31 +80,40 @@ def _refuse_without_liger() -> None:
 
 def _ours(recipe: Recipe, own: Path) -> dict[str, Any]:
     watch = Watch()
-    timed = _Timed(watch)
     memory.begin()
-    result = train_ours(recipe, own / "run", callbacks=[timed], score_test=False)
+    result = train_ours(recipe, own / "run", reporter=_Timed(watch), score_test=False)
     return {**watch.values(result["train"]["tokens"]), "precision": result["train"]["precision"],
             "trainable": result["params"]["trainable"]}  # fmt: skip
 
 
-class _Timed(Callback):
-    """Times the steps of a run of pefttools, which has one evaluation at its end."""
+class _Timed(Reporter):
+    """Times the steps of a run of pefttools by its progress bar; a callback would wait for the device in every step."""
 
     def __init__(self, watch: Watch) -> None:
         self.watch = watch
 
-    def on_step(self, step: Any) -> None:
-        if step.step == 1:
-            _reset_peak()
+    def bar(self, title: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Bar]:
+        del unit, done
+        if title != "training":
+            return nullcontext(Bar())
+        _reset_peak()
+        return nullcontext(_Steps(self.watch, total))
+
+
+class _Steps(Bar):
+    def __init__(self, watch: Watch, total: float | None) -> None:
+        self.watch, self.total = watch, total
+
+    def advance(self, amount: float) -> None:
+        del amount
         self.watch.step()
-        if step.step == step.num_steps:
+        if self.watch.steps == self.total:
             self.watch.end()
 
 
 def _trainer(recipe: Recipe, tuned: bool, own: Path) -> dict[str, Any]:
     import trainer as contender
     import trainer_models
-    import transformers
 
     from pefttools.strategies.base import trained
 
@@ -124,13 +134,12 @@ def _trainer(recipe: Recipe, tuned: bool, own: Path) -> dict[str, Any]:
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
+    if tuned and torch.cuda.is_available() and find_spec("liger_kernel") and not task.own_head:
+        from liger_kernel.transformers import monkey_patch
+
+        monkey_patch._apply_liger_kernel_to_instance(model=base.model)  # as Trainer's `use_liger_kernel` does
     rows = encode(splits.train, task, base, "train", training=True)
     made = contender.trainer_of(recipe, base, model, contender.dataset(rows, lengths=tuned), tuned, str(own), Timed())
-    assert isinstance(made, transformers.Trainer)
-    if tuned:
-        made.args.fp16 = half == "fp16"
-        if torch.cuda.is_available() and find_spec("liger_kernel") and not task.own_head:
-            made.args.use_liger_kernel = True
     _reset_peak()
     memory.begin()
     made.train()

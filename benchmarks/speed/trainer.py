@@ -117,6 +117,7 @@ def trainer_of(
         disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
         bf16=tuned and precision_of("auto") == "bf16",
+        fp16=tuned and precision_of("auto") == "fp16",
         train_sampling_strategy="group_by_length" if tuned else "random",
     )
     made = transformers.Trainer(

@@ -141,7 +141,7 @@ def _trace(
         features = _feature_bytes(recipe, model, few, rows, last, device, precision)
         tensors = (*model.parameters(), *model.buffers())
         num_weights = len({tensor.untyped_storage()._cdata for tensor in tensors})
-        with StorageTracker() as tracker:
+        with StorageTracker(device) as tracker:
             for tensor in tensors:
                 tracker.track(tensor)
             penalties = Penalties.bind(recipe, base, model, earlier=run_before(recipe))
@@ -271,7 +271,7 @@ def _feature_bytes(
     """Bytes of the features that `feature_cache` keeps in memory for rows with these numbers of tokens."""
     if not rows:
         return 0
-    with StorageTracker():
+    with StorageTracker(device):
         frozen = frozen_part(model, inputs)
         if not frozen.forms:
             return 0

@@ -58,9 +58,11 @@ class Backward:
         if self.scaler is None:
             return True
         self.scaler.unscale_(self.optimizer)
+        if nn.utils.clip_grad_norm_(self.parameters, math.inf).isfinite():
+            return True
         scale = self.scaler.get_scale()
-        if scale <= LOWEST or nn.utils.clip_grad_norm_(self.parameters, math.inf).isfinite():
-            return True  # where the loss itself is not finite, `loss_checks` ends the run
+        if scale <= LOWEST:  # the loss itself is not finite, so `loss_checks` ends the run
+            return True
         self.scaler.update(scale * self.scaler.get_backoff_factor())
         return False
 
