@@ -29,7 +29,7 @@ TOO_LARGE = 2.0**24
 class WeightDecay:
     """A penalty whose gradient is 0.1 for every weight."""
 
-    def __init__(self, parameter: nn.Parameter) -> None:
+    def __init__(self, parameter: Tensor) -> None:
         self.parameter = parameter
 
     def perturbed(self) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import platform
 import statistics
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from sizes import Sizes
-from work import seconds
 
 from pefttools.device import device_name, device_type, precision_of
 
@@ -46,8 +46,13 @@ def _rate(dtype: torch.dtype, side: int, kind: str) -> float:
         torch.mm(one, other)
         synchronize()
 
+    def seconds() -> float:
+        begun = time.perf_counter()
+        product()
+        return time.perf_counter() - begun
+
     product()
-    return 2 * side**3 / statistics.median(seconds(product) for _ in range(REPEATS)) / 1e12
+    return 2 * side**3 / statistics.median(seconds() for _ in range(REPEATS)) / 1e12
 
 
 def synchronize() -> None:

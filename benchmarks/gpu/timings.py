@@ -10,12 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import inputs
-import memory
 import torch
 from machine import synchronize
 from parts import Skipped
@@ -23,7 +23,7 @@ from sizes import Case, Sizes
 
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import load_splits
-from pefttools.device import precision_of
+from pefttools.device import peak_bytes, precision_of
 from pefttools.recipe.recipe import Recipe
 from pefttools.reporter import Bar, Reporter
 from pefttools.training.driver import train as train_ours
@@ -54,7 +54,7 @@ class Watch:
         assert timed > 0, f"only {self.steps} steps were made"
         seconds = self.last - self.began
         return {"steps": self.steps, "seconds_per_step": seconds / timed,
-                "tokens_per_second": tokens * timed / self.steps / seconds, "peak_bytes": _peak()}  # fmt: skip
+                "tokens_per_second": tokens * timed / self.steps / seconds, "peak_bytes": peak_bytes()}  # fmt: skip
 
 
 def train(name: str, contender: str, sizes: Sizes, shared: Path, own: Path) -> dict[str, Any]:
@@ -80,7 +80,6 @@ def _refuse_without_liger() -> None:
 
 def _ours(recipe: Recipe, own: Path) -> dict[str, Any]:
     watch = Watch()
-    memory.begin()
     result = train_ours(recipe, own / "run", reporter=_Timed(watch), score_test=False)
     return {**watch.values(result["train"]["tokens"]), "precision": result["train"]["precision"],
             "trainable": result["params"]["trainable"]}  # fmt: skip
@@ -111,21 +110,25 @@ class _Steps(Bar):
             self.watch.end()
 
 
-def _trainer(recipe: Recipe, tuned: bool, own: Path) -> dict[str, Any]:
-    import trainer as contender
-    import trainer_models
+def _callback(watch: Watch) -> Any:
+    """A callback of transformers' Trainer that tells `watch` of every step."""
+    import transformers
 
-    from pefttools.strategies.base import trained
-
-    watch = Watch()
-
-    class Timed(contender.Watch):
+    class Timed(transformers.TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             watch.step()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
             watch.end()
 
+    return Timed()
+
+
+def _trainer(recipe: Recipe, tuned: bool, own: Path) -> dict[str, Any]:
+    contender, trainer_models = import_module("trainer"), import_module("trainer_models")
+    from pefttools.strategies.base import trained
+
+    watch = Watch()
     splits = load_splits(recipe.data, recipe.task)
     task = recipe.task.fit(splits)
     base, model = trainer_models.build(recipe, task)
@@ -135,13 +138,12 @@ def _trainer(recipe: Recipe, tuned: bool, own: Path) -> dict[str, Any]:
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.bfloat16)
     if tuned and torch.cuda.is_available() and find_spec("liger_kernel") and not task.own_head:
-        from liger_kernel.transformers import monkey_patch
-
-        monkey_patch._apply_liger_kernel_to_instance(model=base.model)  # as Trainer's `use_liger_kernel` does
+        import_module("liger_kernel.transformers.monkey_patch")._apply_liger_kernel_to_instance(model=base.model)
     rows = encode(splits.train, task, base, "train", training=True)
-    made = contender.trainer_of(recipe, base, model, contender.dataset(rows, lengths=tuned), tuned, str(own), Timed())
+    made = contender.trainer_of(
+        recipe, base, model, contender.dataset(rows, lengths=tuned), tuned, str(own), _callback(watch)
+    )
     _reset_peak()
-    memory.begin()
     made.train()
     number = sum(p.numel() for p in trained(model).values())
     return {**watch.values(sum(rows["length"])), "precision": half if tuned else "fp32", "trainable": number}
@@ -151,20 +153,12 @@ def _trl(case: Case, recipe: Recipe, shared: Path, own: Path) -> dict[str, Any]:
     """TRL's SFTTrainer with packing, and Liger where it is installed."""
     if find_spec("trl") is None:
         raise Skipped("TRL is not installed")
+    trl: Any = import_module("trl")
     import datasets
     import peft
     import transformers
-    import trl
 
     watch = Watch()
-
-    class Timed(transformers.TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            watch.step()
-
-        def on_train_end(self, *_: Any, **__: Any) -> None:
-            watch.end()
-
     on_gpu, half = torch.cuda.is_available(), precision_of("auto")
     settings = trl.SFTConfig(
         output_dir=str(own), per_device_train_batch_size=case.batch_size, num_train_epochs=1,
@@ -177,16 +171,15 @@ def _trl(case: Case, recipe: Recipe, shared: Path, own: Path) -> dict[str, Any]:
         task_type="CAUSAL_LM", r=case.strategy["rank"], lora_alpha=case.strategy["rank"], target_modules="all-linear"
     )  # fmt: skip
     tokenizer = inputs.load_tokenizer(case.family, shared)
-    rows = datasets.Dataset.from_json(inputs.rows(case, shared)["train"])
+    rows: Any = datasets.Dataset.from_json(inputs.rows(case, shared)["train"])
     model = transformers.AutoModelForCausalLM.from_pretrained(
         inputs.base(case, shared), dtype=torch.bfloat16 if lora and half == "bf16" else torch.float32
     )
     made = trl.SFTTrainer(
         model=model, args=settings, train_dataset=rows, processing_class=tokenizer, peft_config=lora,
-        callbacks=[Timed()],
+        callbacks=[_callback(watch)],
     )  # fmt: skip
     _reset_peak()
-    memory.begin()
     made.train()
     tokens = sum(len(ids) for ids in tokenizer([f"{r['prompt']}{r['completion']}" for r in rows])["input_ids"])
     return {**watch.values(tokens), "precision": half, "trainable": made.model.num_parameters(only_trainable=True)}
@@ -244,7 +237,3 @@ def plan_error(sizes: Sizes, shared: Path, own: Path) -> dict[str, Any]:
 def _reset_peak() -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-
-
-def _peak() -> int:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory.peak()

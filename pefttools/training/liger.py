@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -54,6 +55,4 @@ def kernels(model: nn.Module) -> Iterator[None]:
 
 
 def _library() -> Any:
-    from liger_kernel.transformers import monkey_patch
-
-    return monkey_patch
+    return import_module("liger_kernel.transformers.monkey_patch")
