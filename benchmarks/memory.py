@@ -105,7 +105,7 @@ def measured(overrides: list[str]) -> dict[str, int]:
     from pefttools.bases import loading
     from pefttools.data.batching import step_multiple
     from pefttools.data.splitting import load_splits
-    from pefttools.device import device_type
+    from pefttools.device import device_type, precision_of
     from pefttools.nn.first_token import last_block
     from pefttools.objectives._composition import composed, need_plain_autograd
     from pefttools.objectives.base import Context
@@ -141,11 +141,11 @@ def measured(overrides: list[str]) -> dict[str, int]:
         last = last_block(model, task.inputs_of(batch))
         prepared, optimizer = accelerator.prepare(model, optimizer)
         batches = MicroBatches(made, prepared, model, rows, base.tokenizer, accelerator)
-        plain, bf16 = need_plain_autograd(made.objectives), accelerator.mixed_precision == "bf16"
-        objectives = composed(made.objectives, Context(task, made.strategy, base, model, bf16=bf16))
+        plain, precision = need_plain_autograd(made.objectives), precision_of(made.train.precision)
+        objectives = composed(made.objectives, Context(task, made.strategy, base, model, precision=precision))
         loop = Loop(made, model, optimizer, batches, accelerator, run, dict, bool, SILENT, penalties, objectives)
         model.train()
-        with speedups.steps(model, made.train, device_type(), bf16, last, plain):
+        with speedups.steps(model, made.train, device_type(), precision, last, plain):
             for _ in range(STEPS):
                 loop.step()
             deque(evaluator.outputs(rows, range(ROWS)), maxlen=0)

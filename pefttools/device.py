@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import platform
 import sys
+from typing import TYPE_CHECKING, Literal
+
+from pefttools.errors import UserError
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def device_type() -> str:
@@ -28,17 +36,42 @@ def device_name(kind: str) -> str:
     return str(known.get("cpu_name") or platform.processor())
 
 
-def computes_in_bf16(precision: str) -> bool:
-    """Whether steps compute in bf16 on this machine under this `train.precision`."""
+def precision_of(setting: str) -> Precision:
+    """The number format that steps compute in on this machine under this `train.precision`.
+
+    `auto` means bf16 where the device multiplies it natively, fp16 on other CUDA devices, else fp32.
+
+    Raises:
+        UserError: fp16 is set, but there is no CUDA device.
+    """
     import torch
 
-    on_cpu = not torch.accelerator.is_available()
-    native = (
-        torch.cuda.is_bf16_supported(including_emulation=False)  # emulated, it is slower than fp32
-        if torch.cuda.is_available()
-        else on_cpu and torch.cpu._is_avx512_bf16_supported()
-    )
-    return precision == "bf16" or (precision == "auto" and native)
+    on_cuda = torch.cuda.is_available()
+    if setting == "fp16" and not on_cuda:
+        raise UserError(
+            f"train.precision: fp16 needs a CUDA GPU, but this machine computes on {device_type()}; set auto, bf16 or"
+            " fp32"
+        )
+    if setting != "auto":
+        assert setting in ("fp32", "bf16", "fp16"), setting
+        return setting
+    if on_cuda:  # emulated, bf16 is slower than fp32
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if not torch.accelerator.is_available() and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def half_type(precision: Precision) -> torch.dtype | None:
+    """The 16-bit type that matrices are multiplied in; None in fp32."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on a device; a copy to a GPU starts from pinned memory, so that it waits for no computation."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

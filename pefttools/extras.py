@@ -15,6 +15,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "charts": ("altair", "vl_convert"),
     "explain": ("captum",),
     "gguf": ("sentencepiece", "xllamacpp"),
+    "liger": ("liger_kernel",),
     "metrics": ("rouge_score", "sacrebleu", "seqeval"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "postgresql": ("psycopg",),

@@ -38,7 +38,7 @@ def test_frozen_biases_of_quantized_layers_stay_float32(kind: str, strategy: str
     model = recipe.strategy.wrap(base)
     batch = {"input_ids": torch.randint(5, 40, (2, 8))}
     for mode in (True, False):
-        with quantized.computing_in_bf16(model), torch.autocast("cpu", torch.bfloat16):
+        with quantized.computing_in(torch.bfloat16, model), torch.autocast("cpu", torch.bfloat16):
             model.train(mode)(**batch).logits.sum().backward()
     after = {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): p for name, p in model.named_parameters()

@@ -126,5 +126,5 @@ def test_emulated_bf16_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert not device.computes_in_bf16("auto")
-    assert device.computes_in_bf16("bf16")
+    assert device.precision_of("auto") == "fp16"
+    assert device.precision_of("bf16") == "bf16"

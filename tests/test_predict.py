@@ -126,7 +126,7 @@ def test_bf16_logits_are_close_on_every_architecture(name: str, architecture: st
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_tasks_of_likelihoods_stay_in_fp32_unless_bf16_is_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimize, "computes_in_bf16", lambda precision: precision != "fp32")
+    monkeypatch.setattr(optimize, "precision_of", lambda precision: "fp32" if precision == "fp32" else "bf16")
     task = tasks.get(name).example()
     architecture = {"AutoModelForCausalLM": "llama", "AutoModelForSeq2SeqLM": "bart"}.get(task.auto_class, "bert")
     for precision in ("fp32", "auto", "bf16"):

@@ -68,5 +68,5 @@ def test_unsupported_compilation_and_checkpointing_are_refused(monkeypatch: pyte
     with pytest.raises(UserError, match="Linear does not support it") as caught:
         speedups.refuse_impossible(nn.Linear(2, 2), settings, "cpu")
     assert "train.compile: needs a C++ compiler" in str(caught.value)
-    with speedups.steps(nn.Linear(2, 2), TrainSettings(), "cpu", bf16=True):
+    with speedups.steps(nn.Linear(2, 2), TrainSettings(), "cpu", "bf16"):
         pass

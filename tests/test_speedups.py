@@ -246,7 +246,7 @@ def test_every_strategy_steps_in_bf16_and_restores_its_frozen_weights(
     parameters = list(trained(model).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     losses = []
-    with speedups.steps(model, TrainSettings(), "cpu", bf16=True):
+    with speedups.steps(model, TrainSettings(), "cpu", "bf16"):
         model.train()
         for _ in range(6):
             with torch.autocast("cpu", torch.bfloat16):

@@ -21,7 +21,7 @@ from torch import nn
 from pefttools.bases.loading import Base
 from pefttools.data.encoding import encode, encode_once
 from pefttools.data.splitting import load_splits
-from pefttools.device import computes_in_bf16
+from pefttools.device import precision_of
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS, Task
@@ -116,7 +116,8 @@ def trainer_of(
         eval_strategy="no",
         disable_tqdm=True,
         use_cpu=not torch.accelerator.is_available(),
-        bf16=tuned and computes_in_bf16("auto"),
+        bf16=tuned and precision_of("auto") == "bf16",
+        fp16=tuned and precision_of("auto") == "fp16",
         train_sampling_strategy="group_by_length" if tuned else "random",
     )
     made = transformers.Trainer(

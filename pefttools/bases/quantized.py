@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pefttools.nn import module_paths
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
     from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 
@@ -55,13 +56,12 @@ def mend(model: nn.Module) -> None:
 
 
 @contextmanager
-def computing_in_bf16(model: nn.Module) -> Iterator[None]:
-    """While the context is open, 4-bit layers dequantise to bf16 instead of fp32, and no bias loses precision.
+def computing_in(half: torch.dtype, model: nn.Module) -> Iterator[None]:
+    """While the context is open, 4-bit layers dequantise to 16 bits instead of fp32, and no bias loses precision.
 
     bitsandbytes converts a bias to its input's dtype permanently. Frozen biases are restored; a layer with a trained
     bias still computes in fp32; 8-bit layers, which round their inputs anyway, get inputs in fp32.
     """
-    import torch
 
     def to_fp32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         del module
@@ -71,7 +71,7 @@ def computing_in_bf16(model: nn.Module) -> Iterator[None]:
         for layer in _four_bit(model):
             if layer.bias is None or not layer.bias.requires_grad:
                 stack.callback(_restore, layer, layer.compute_dtype, None if layer.bias is None else layer.bias.data)
-                layer.compute_dtype = torch.bfloat16
+                layer.compute_dtype = half
         for layer in _layers(model, "Linear8bitLt"):
             stack.callback(layer.register_forward_pre_hook(to_fp32).remove)
         yield

@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
     import psutil
     import torch
 
-    from pefttools.device import computes_in_bf16, device_name, device_type
+    from pefttools.device import device_name, device_type, precision_of
     from pefttools.registry import plugin_problems, plugin_roots
     from pefttools.sources.cache import cache_dir
     from pefttools.training.results import versions
@@ -50,7 +50,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "device": {
             "type": kind, "name": device_name(kind), "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(), "precision": "bf16" if computes_in_bf16("auto") else "fp32",
+            "threads": torch.get_num_threads(), "precision": precision_of("auto"),
             "memory_bytes": psutil.virtual_memory().total, "cuda": torch.version.cuda,
         },
         "extras": {extra: _versions_of(modules) for extra, modules in EXTRAS.items()},

@@ -122,7 +122,15 @@ def _train(task: Task, model: nn.Module, strategy: Strategy) -> None:
     penalties = Penalties(strategy, model)
     for step in range(1, STEPS + 1):
         updated = partial(strategy.updated, model, step, STEPS)
-        update = Update(Composed(loss), penalties, optimizer, torch.Tensor.backward, _unclipped, watch, updated)
+        update = Update(
+            Composed(loss),
+            penalties,
+            optimizer,
+            torch.Tensor.backward,
+            _unclipped,
+            on_loss_gradients=watch,
+            on_updated=updated,
+        )
         update.step(lambda: (part,), 1)
     if not _logits(task, model).isfinite().all():
         raise ArithmeticError("logits are not finite after training")

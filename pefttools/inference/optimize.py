@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pefttools.device import computes_in_bf16
+from pefttools.device import precision_of
 from pefttools.strategies.base import is_quantised
 from pefttools.training.run import Trained
 
@@ -55,7 +55,7 @@ def optimize_for_inference(
         last.use()
     if precision == "auto" and not task.takes_rounding:
         return model
-    if computes_in_bf16(precision):
+    if precision_of(precision) == "bf16":
         to_bf16(model, new)
         if task.own_head:
             attention.use(model)

@@ -1,7 +1,7 @@
 """Convert frozen weights to bf16 reversibly: store the upper and the lower half of every fp32 number separately.
 
 A float32 equals its nearest bf16 number plus a correction of 16 bits. So both together need as much memory as the
-original weights, and restore them exactly.
+original weights, and restore them exactly. The corrections of weights on a GPU are in main memory.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def keep_upper(model: nn.Module) -> Callable[[], None]:
     lower: list[tuple[nn.Parameter, Tensor]] = []
     for parameter in dict.fromkeys(_frozen(model)):  # tied weights once
         parameter.data, rest = split(parameter.data)
-        lower.append((parameter, rest))
+        lower.append((parameter, rest.cpu()))  # on a GPU, the weights take half the memory
 
     def restore() -> None:
         while lower:
             parameter, rest = lower.pop()
-            parameter.data = joined(parameter.data, rest)
+            parameter.data = joined(parameter.data, rest.to(parameter.device))
 
     return restore
 

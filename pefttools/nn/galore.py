@@ -18,6 +18,15 @@ class GaLoreAdamW(AdamW):
     `every` steps; R = PᵀG (or GP); W ← W - η·`scale`·P·Adam(R). Weight decay is decoupled and full.
     """
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.counts: dict[Tensor, int] = {}
+        """Parameter -> its number of steps, as in its state."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.counts = {}  # a state was loaded
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         everything = self.param_groups
@@ -37,8 +46,12 @@ class GaLoreAdamW(AdamW):
             state = self.state[p]
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=p.device)
-            if int(state["step"]) % group["every"] == 0:
+                self.counts[p] = 0
+            if p not in self.counts:  # after a resumption; reading it in every step would wait for the device
+                self.counts[p] = int(state["step"])
+            if self.counts[p] % group["every"] == 0:
                 state["projection"] = _top(p.grad, group["rank"])
+            self.counts[p] += 1
             small = _down(p.grad, state["projection"])
             if "exp_avg" not in state:
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(small), torch.zeros_like(small)

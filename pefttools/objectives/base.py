@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
+from pefttools.device import Precision
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import Choice
 
@@ -112,8 +113,8 @@ class Context:
     reporter: Reporter = SILENT
     micro_batch_rows: int | None = None
     """The most rows that a forward pass of a step computes together; None in a plan."""
-    bf16: bool = False
-    """Whether passes are computed in bf16."""
+    precision: Precision = "fp32"
+    """The number format that passes are computed in."""
 
 
 class Objective(Choice, ABC):

@@ -107,4 +107,5 @@ class _Weighted(BoundTargetObjective):
 
     def target_losses(self, logits: Tensor, classes: Tensor) -> Tensor:
         assert self.inner_losses
-        return self.weights.to(logits.device)[classes] * self.inner_losses(logits, classes)
+        self.weights = self.weights.to(logits.device)
+        return self.weights[classes] * self.inner_losses(logits, classes)

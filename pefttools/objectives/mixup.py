@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
+from pefttools.device import sent
 from pefttools.errors import UserError
 from pefttools.nn import input_embeddings
 from pefttools.objectives.base import Batch, BoundObjective, Context, Forward, Objective
@@ -76,7 +77,7 @@ class _Mixed(BoundObjective):
         cycle = torch.randperm(number)
         partner = torch.empty_like(cycle)
         partner[cycle] = cycle.roll(1)
-        share, partner = share.to(batch[LABELS].device), partner.to(batch[LABELS].device)
+        share, partner = (sent(drawn, batch[LABELS].device) for drawn in (share, partner))
         outputs: list[Any] = []
 
         def mixed_forward(batch: Batch, embeddings: Tensor | None = None) -> Any:

@@ -15,7 +15,7 @@ that of a run without `smart`. A step costs about three passes with K = 1.
 
 With the paper's ε, δ alone changes D by about 1e-10. As in the authors' code, each pass draws its own dropout masks, so
 most of D comes from these. A model without dropout needs an ε near 1e-2, at which δ is about as large as that of `fgm`;
-smaller ones that have no effect are refused. So is bf16, which rounds such changes away.
+smaller ones that have no effect are refused. So are bf16 and fp16, which round such changes away.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Smart(PerturbingObjective):
         return None if task.has_divergence else f"task={task.name} defines no divergence of two predictions; remove it"
 
     def bound(self, context: Context) -> Perturbing:
-        if context.bf16:
+        if context.precision != "fp32":
             raise UserError(
-                f"objectives.{self.name}: compares predictions that differ by less than bf16 resolves;"
+                f"objectives.{self.name}: compares predictions that differ by less than {context.precision} resolves;"
                 " set train.precision=fp32"
             )
         return _Smooth(self, context)

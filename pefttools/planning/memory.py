@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_leaves
 
 from pefttools.data.batching import step_multiple
-from pefttools.device import computes_in_bf16, device_type
+from pefttools.device import Precision, device_type, half_type, precision_of
 from pefttools.nn import divergence
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
@@ -131,34 +131,39 @@ def _trace(
     rows: Sequence[int],
 ) -> _Trace:  # fmt: skip
     """Run two training steps between two evaluations on tensors without data."""
-    device, bf16 = device_type(), computes_in_bf16(recipe.train.precision)
+    device, precision = device_type(), precision_of(recipe.train.precision)
     optimizer, second_step = None, 0
     with FakeTensorMode(allow_non_fake_inputs=True):
         without_data(model, device)
         few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
         reads_all = not recipe.strategy.trains or read_hidden_states(recipe.objectives)
         last = None if reads_all else last_block(model, few)
-        features = _feature_bytes(recipe, model, few, rows, last, device, bf16)
+        features = _feature_bytes(recipe, model, few, rows, last, device, precision)
         tensors = (*model.parameters(), *model.buffers())
         num_weights = len({tensor.untyped_storage()._cdata for tensor in tensors})
-        with StorageTracker() as tracker:
+        with StorageTracker(device) as tracker:
             for tensor in tensors:
                 tracker.track(tensor)
             penalties = Penalties.bind(recipe, base, model, earlier=run_before(recipe))
             shapes: Any = _ShapesOnly(recipe.task)
-            context, loss = Context(shapes, recipe.strategy, base, model, bf16=bf16), _loss_of(recipe.task)
+            context, loss = Context(shapes, recipe.strategy, base, model, precision=precision), _loss_of(recipe.task)
             acting = composed(recipe.objectives, context, loss)
             weights = tracker.bytes
-            _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)
+            _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, "fp32")
             if recipe.strategy.trains:
                 optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                 batch = _batch(recipe, base, row, step, device)
-                plain, settings = need_plain_autograd(recipe.objectives), recipe.train.with_values(compile=False)
-                with speedups.steps(model, settings, device, bf16, last, plain):
+                plain, settings = (
+                    need_plain_autograd(recipe.objectives),
+                    recipe.train.with_values(compile=False, liger=False),
+                )
+                with speedups.steps(model, settings, device, precision, last, plain):
                     for _ in range(2):  # the optimizer's state exists from the second step on
                         second_step = len(tracker.events)
-                        _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
-                    _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, bf16)
+                        _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), precision)
+                    _evaluate(
+                        model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, precision
+                    )
         gradients = sum(p.nbytes for p in trained(model).values())
     return _Trace(
         weights, gradients, _state_bytes(optimizer), features, tracker.peak, tracker.events, num_weights, second_step
@@ -181,14 +186,14 @@ def _step(
     acting: Composed,
     batch: dict[str, Tensor],
     count: int,
-    bf16: bool,
+    precision: Precision,
 ) -> None:
     """The update step on tensors without data."""
     device = next(iter(batch.values())).device.type
 
     def run(batch: Tensors, embeddings: Tensor | None = None) -> Any:
         with substituted(model, batch["input_ids"], embeddings):
-            return forward(model, recipe.task.inputs_of(batch), device, bf16)
+            return forward(model, recipe.task.inputs_of(batch), device, precision)
 
     def norm() -> Tensor:
         return nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
@@ -247,11 +252,11 @@ class _ShapesOnly:
             return divergence.of_classes(self._all_logits(outputs, batch), self._all_logits(others, batch)).sum()
 
 
-def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
+def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, precision: Precision) -> None:
     """Allocate the memory of `Evaluator.outputs`."""
     model.eval()
     with torch.no_grad():
-        forward(model, inputs, device, bf16)
+        forward(model, inputs, device, precision)
 
 
 def _feature_bytes(
@@ -261,16 +266,16 @@ def _feature_bytes(
     rows: Sequence[int],
     last: LastBlock | None,
     device: str,
-    bf16: bool,
+    precision: Precision,
 ) -> int:
     """Bytes of the features that `feature_cache` keeps in memory for rows with these numbers of tokens."""
     if not rows:
         return 0
-    with StorageTracker():
+    with StorageTracker(device):
         frozen = frozen_part(model, inputs)
         if not frozen.forms:
             return 0
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), torch.autocast(device, half_type(precision), enabled=precision != "fp32"):
             hidden = frozen.forward_to_boundary(model, inputs)
     tokens = len(rows) if last and last.block in frozen.blocks else sum(rows)
     size = tokens * hidden.shape[-1] * hidden.itemsize

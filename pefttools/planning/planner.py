@@ -76,16 +76,16 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
         import datasets  # noqa: F401  # `process` includes its memory, as in training
 
         from pefttools.training import wrapping
-    from pefttools.device import computes_in_bf16, device_type
+    from pefttools.device import device_type, precision_of
 
-    number = processes or num_processes()
+    number, precision = processes or num_processes(), precision_of(recipe.train.precision)
     shares.refuse_alone(recipe.train, number)
     loading.prepare_libraries()
     splits = load_splits(recipe.data, recipe.task, reporter)
     start = earlier.opened(recipe)
     task = class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ())
     recipe = recipe.model_copy(update={"task": task})
-    strategy, settings = recipe.strategy, recipe.train
+    strategy = recipe.strategy
 
     base, model, saved, process = _wrapped(recipe, start, reporter)
     facts = strategy.facts(model)
@@ -100,7 +100,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
 
     step, evaluation = _batches(recipe, base, max(len(splits.validation), len(splits.test)), number)
     cached = _cacheable_rows(recipe, base, model, splits, reporter)
-    with refusal(recipe, base, computes_in_bf16(settings.precision)):
+    with refusal(recipe, base, precision):
         parts = {**memory.peak_by_part(recipe, base, model, row, step, evaluation, cached), "process": process}
     parts["weights"] -= saved
     if recipe.train.shard:
@@ -114,7 +114,7 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
         rows=step.rows,
         length=step.length,
         micro_batches=step.count,
-        precision="bf16" if computes_in_bf16(settings.precision) else "fp32",
+        precision=precision,
         device=device_type(),
         bytes={**parts, "peak": sum(parts.values())},
         facts=facts,

@@ -14,15 +14,22 @@ from pefttools.planning.heap import Event
 
 
 class StorageTracker(TorchDispatchMode):
-    """Counts the bytes of all storages alive, and records every allocation and release."""
+    """Counts the bytes of all storages alive, and records every allocation and release.
 
-    def __init__(self) -> None:
+    Args:
+        device: the type of device whose storages count; main memory has others where a GPU computes.
+    """
+
+    def __init__(self, device: str) -> None:
         super().__init__()
+        self.device = device
         self.bytes = self.peak = self.made = 0
         self.numbers: dict[int, int] = {}
         self.events: list[Event] = []
 
     def track(self, tensor: Tensor) -> None:
+        if tensor.device.type != self.device:
+            return
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self.numbers:

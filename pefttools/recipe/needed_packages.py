@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pefttools import extras
+from pefttools.device import device_type
 from pefttools.errors import UserError
 from pefttools.recipe.recipe import NAMED, Recipe
 from pefttools.settings import Choice
@@ -33,6 +34,8 @@ def _needs(recipe: Recipe) -> Iterator[tuple[str, list[str]]]:
     """Yield what needs packages, as the recipe has it, and their modules."""
     if recipe.base.quantize:
         yield f"base.quantize={recipe.base.quantize}", list(extras.EXTRAS["quantized"])
+    if recipe.train.liger and device_type() == "cuda":  # elsewhere it is refused, whatever is installed
+        yield "train.liger=true", list(extras.EXTRAS["liger"])
     choices: dict[str, Choice] = {
         "task": recipe.task, "strategy": recipe.strategy, "train.optimizer": recipe.train.optimizer,
     }  # fmt: skip

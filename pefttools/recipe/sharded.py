@@ -29,8 +29,9 @@ def misfits(recipe: Recipe) -> Iterator[str]:
             yield f"train.shard: {key}={one.name} {REFUSED}; {_alternatives(registry)}, or train without train.shard"
     if recipe.base.quantize:
         yield f"train.shard: base.quantize={recipe.base.quantize} {REFUSED}; leave one of the two out"
-    if recipe.train.compile:
-        yield f"train.shard: train.compile=true {REFUSED}; leave one of the two out"
+    for name in ("compile", "liger"):
+        if getattr(recipe.train, name):
+            yield f"train.shard: train.{name}=true {REFUSED}; leave one of the two out"
 
 
 def _alternatives(registry: Registry) -> str:

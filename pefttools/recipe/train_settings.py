@@ -47,9 +47,9 @@ class TrainSettings(Settings):
     none."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
     """Gradients with a larger norm are scaled down to this norm; null turns clipping off."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Number format of the computations. `auto` means bf16 if the processor supports it natively, else fp32. Trained
-    weights are fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Number format of the computations. `auto` means bf16 if the processor or GPU supports it natively, fp16 on other
+    CUDA GPUs, else fp32. fp16 needs a CUDA GPU. Trained weights are fp32."""
     gradient_checkpointing: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Store only the inputs of blocks and compute the blocks again in the backward pass. This takes less memory and is
     about a third slower."""
@@ -59,6 +59,9 @@ class TrainSettings(Settings):
     compile: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
     """Compile the steps with torch.compile. The first step takes at least half a minute longer, so this pays off in
     long runs of large models."""
+    liger: bool = Field(default=False, json_schema_extra=NOT_IN_DIGEST)
+    """Compute rotary positions, norms and gated MLPs of a language model with Liger's kernels, which take less time and
+    memory. This needs a CUDA GPU."""
     evaluate_every: float = Field(default=1.0, gt=0)
     """Epochs between evaluations on the validation rows. There is always one at the end of training."""
     patience: int | None = Field(default=None, ge=1)

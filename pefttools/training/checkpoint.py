@@ -98,6 +98,7 @@ def save(
                 "optimizer": optimizer_state,
                 "strategy": strategy.state(model),
                 "objectives": objectives.state(),
+                **({"loss_scale": scaler.state_dict()} if (scaler := accelerator.scaler) else {}),
             }
             state_files.save(part, "state", state)
             atomic.write_json(part / PROGRESS, asdict(progress))
@@ -181,8 +182,9 @@ def load(
     objectives: Composed,
     num_steps: int,
     conditions: dict[str, Any],
+    scaler: torch.amp.GradScaler | None,
 ) -> Progress:
-    """Restore the weights and the states of optimizer, strategy and objectives; returns the loop's progress.
+    """Restore the weights and all states but the random ones; returns the loop's progress.
 
     Raises:
         UserError: a condition has changed since the run began.
@@ -201,6 +203,8 @@ def load(
     optimizer.load_state_dict(_shared(state["optimizer"], optimizer))
     strategy.set_state(model, state["strategy"], num_steps)
     objectives.load_state(state["objectives"])
+    if scaler is not None:
+        scaler.load_state_dict(state["loss_scale"])
     return progress
 
 

@@ -17,7 +17,7 @@ from pefttools import atomic, extras
 from pefttools.augmentations.base import added_digest
 from pefttools.bases import loading
 from pefttools.bases.parameters import count_parameters
-from pefttools.device import peak_bytes
+from pefttools.device import peak_bytes, precision_of
 from pefttools.errors import Interrupted, Paused, UserError
 from pefttools.objectives._composition import need_plain_autograd, reuse_features
 from pefttools.recipe import needed_packages
@@ -201,11 +201,16 @@ class Training:
         conditions = self._conditions()
         total = num_steps(recipe.train, len(prepared.encoded["train"]))
         start = Progress(before=before, conditions=conditions)
-        progress = checkpoint.load(last, model, optimizer, strategy, acting, total, conditions) if last else start
+        scaler, progress = accelerator.scaler, start
+        if last:
+            progress = checkpoint.load(last, model, optimizer, strategy, acting, total, conditions, scaler)
         run.rewind(progress.step)
-        bf16 = accelerator.mixed_precision == "bf16"
+        precision = precision_of(recipe.train.precision)
         device, plain = accelerator.device.type, need_plain_autograd(recipe.objectives)
-        with prepared.frozen.in_eval_mode(), speedups.steps(model, recipe.train, device, bf16, prepared.last, plain):
+        with (
+            prepared.frozen.in_eval_mode(),
+            speedups.steps(model, recipe.train, device, precision, prepared.last, plain),
+        ):
             features, generate = self._features(progress), needs_texts(recipe)
             evaluated: set[int] = set()
 

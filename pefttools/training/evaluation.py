@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pefttools.data.batching import batches, eval_budget, narrowed, pad_multiple, pass_cost
 from pefttools.data.encoding import Encoded
 from pefttools.data.splitting import Row
-from pefttools.device import is_out_of_memory
+from pefttools.device import is_out_of_memory, sent
 from pefttools.reporter import SILENT, Reporter
 from pefttools.tasks.base import LABELS, Prediction, Task
 
@@ -111,7 +111,7 @@ class Evaluator:
             while parts or fillers:
                 part, is_filler = (parts.popleft(), False) if parts else (fillers.pop(), True)
                 columns: Any = encoded[part]
-                batch = {k: v.to(device) for k, v in task.collate(columns, self.tokenizer, multiple).items()}
+                batch = {k: sent(v, device) for k, v in task.collate(columns, self.tokenizer, multiple).items()}
                 try:
                     with features.substituted(part, batch) if features else nullcontext():
                         outputs = model(**task.inputs_of(batch))

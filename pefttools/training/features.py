@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pefttools.data.batching import batches, eval_budget, pad_multiple
 from pefttools.data.encoding import code_files
+from pefttools.device import sent
 from pefttools.nn import attention, first_token, frozen, onednn
 from pefttools.nn.frozen import Frozen
 from pefttools.reporter import Reporter
@@ -66,7 +67,7 @@ class Features:
             for line, row in enumerate(rows):
                 start, length = self.starts[row], self.lengths[row]
                 hidden[line, :length] = self.values[start : start + length]
-        with self.frozen.substituted(hidden.to(ids.device, non_blocking=True), ids.shape[-1]):
+        with self.frozen.substituted(sent(hidden, ids.device), ids.shape[-1]):
             yield
 
 

@@ -8,7 +8,6 @@ their targets itself, without communication.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from pefttools.strategies.base import trained
 from pefttools.training import checkpoint, loss_checks
 from pefttools.training.callbacks import Callbacks, Evaluation, Step
 from pefttools.training.checkpoint import Progress
+from pefttools.training.loss_scale import Backward
 from pefttools.training.memory_guard import MemoryGuard
 from pefttools.training.micro_batches import MicroBatches
 from pefttools.training.penalties import Penalties
@@ -69,12 +69,11 @@ class Loop:
         self.num_steps = self.batches.num_steps
         self.selection = Selection.of(self.recipe)
         self.eval_every = max(1, round(settings.evaluate_every * self.batches.steps_per_epoch))
-        parameters, accelerator = list(trained(self.model).values()), self.accelerator
+        backward = Backward(self.accelerator, self.optimizer, list(trained(self.model).values()))
         self.update = Update(
-            self.objectives, self.penalties, self.optimizer,
-            lambda share: accelerator.backward(share * accelerator.num_processes),  # DDP averages; we sum
-            lambda: whole(torch.as_tensor(accelerator.clip_grad_norm_(parameters, settings.max_grad_norm or math.inf))),
-            self.watch_gradients, self.updated,
+            self.objectives, self.penalties, self.optimizer, backward.add,
+            lambda: backward.clip(settings.max_grad_norm), backward.unscale, backward.of, self.watch_gradients,
+            self.updated,
         )  # fmt: skip
         if self.progress.without_gradient is None:
             self.progress.without_gradient = [] if self.progress.step else [*trained(self.model)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pefttools.data.batching import batches, step_multiple, steps, token_budget
 from pefttools.data.columns import Columns
 from pefttools.data.masking import DRAW
+from pefttools.device import sent
 from pefttools.nn import input_embeddings
 from pefttools.nn.sharding import is_sharded
 from pefttools.objectives.base import NUMBER, Batch, Forward
@@ -103,7 +104,7 @@ class MicroBatches:
         parts = [(part, 1.0) for part in found] + [(rows[:1], 0.0)] * (self._most(rows) - len(found))
         for number, (part, weight) in enumerate(parts, 1):
             batch = collated(self.recipe.task, self._columns(part), self.tokenizer, multiple)
-            on_device = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            on_device = {name: sent(value, accelerator.device) for name, value in batch.items()}
             without_exchange = partial(accelerator.no_sync, self.model)
             yield MicroBatch(on_device, self.forward(part), weight, without_exchange, is_last=number == len(parts))
 

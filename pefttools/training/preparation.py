@@ -14,7 +14,7 @@ from pefttools.data.batching import step_multiple, steps, token_budget
 from pefttools.data.encoding import encode
 from pefttools.data.splitting import Row, Splits, load_splits
 from pefttools.data.spool import join
-from pefttools.device import computes_in_bf16
+from pefttools.device import precision_of
 from pefttools.metrics import _own
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
@@ -99,7 +99,7 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     place(model, recipe.train, torch.device(device))
     lengths = encoded["train"]["length"][:]
     shortest: Any = encoded["train"][[lengths.index(min(lengths))]]
-    with refusal(recipe, base, bf16=False):
+    with refusal(recipe, base, "fp32"):
         refuse_padding_readers(
             base, task, strategy.name, model, shortest, lambda: task.load(recipe.base, SILENT), reporter
         )
@@ -135,9 +135,9 @@ def _bound(
     """The objectives of the run, whose training rows are `rows`. Raises UserError when one does not work with this
     model."""
     together = _micro_batch_rows(recipe.train, device, min(encoded["length"]))
-    bf16 = computes_in_bf16(recipe.train.precision)
+    precision = precision_of(recipe.train.precision)
     context = Context(
-        recipe.task, recipe.strategy, base, model, rows, encoded, loaded_run, reporter, together, bf16
+        recipe.task, recipe.strategy, base, model, rows, encoded, loaded_run, reporter, together, precision
     )  # fmt: skip
     return composed(recipe.objectives, context)
 
@@ -178,7 +178,7 @@ def _tried(
     """
     frozen, last, rows = Frozen(), None, encoded["train"]
     if recipe.strategy.trains:
-        with refusal(recipe, base, bf16=False):
+        with refusal(recipe, base, "fp32"):
             columns: Any = rows[: min(2, len(rows))]
             batch = recipe.task.collate(columns, base.tokenizer, 1)  # unlike collate_training, draws no random numbers
             few = {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}

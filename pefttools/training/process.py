@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttools import signals
-from pefttools.device import computes_in_bf16, device_name
+from pefttools.device import Precision, device_name, half_type, precision_of
 from pefttools.errors import UserError
 from pefttools.recipe.recipe import Recipe
 from pefttools.training.launch import is_single_by_mistake, num_processes
@@ -31,8 +31,8 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     """Accelerate with the recipe's precision and trackers; TensorBoard drops its values from `first_step` on.
 
     Raises:
-        UserError: a tracker is unknown, weights would be shared with no other process, or the launcher started more
-            processes than Accelerate sees.
+        UserError: a tracker is unknown, the device does not compute in the precision, weights would be shared with no
+            other process or in fp16, or the launcher started more processes than Accelerate sees.
     """
     import torch
     from accelerate import Accelerator
@@ -42,9 +42,12 @@ def accelerator_for(recipe: Recipe, run: Run, first_step: int) -> Accelerator:
     from pefttools.training.trackers import trackers
 
     refuse_alone(recipe.train)
+    precision = precision_of(recipe.train.precision)
+    if recipe.train.shard and precision == "fp16":
+        raise UserError("train.shard: works in fp32 and bf16 only; set train.precision=fp32")
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
     accelerator = Accelerator(
-        mixed_precision="bf16" if computes_in_bf16(recipe.train.precision) else "no",
+        mixed_precision="no" if precision == "fp32" else precision,
         cpu=not torch.accelerator.is_available(),
         log_with=trackers(recipe, run, first_step) or None,
         project_config=ProjectConfiguration(project_dir=str(run.path), logging_dir=str(run.path)),
@@ -79,14 +82,14 @@ def for_steps(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) 
     return wrapped, accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 
-def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> Any:
-    """The outputs that the model gives under Accelerate: with `bf16` computed by autocast and converted to fp32."""
+def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, precision: Precision) -> Any:
+    """The outputs that the model gives under Accelerate: in 16 bits computed by autocast and converted to fp32."""
     import torch
     from accelerate.utils import convert_to_fp32
 
-    if not bf16:
+    if precision == "fp32":
         return model(**inputs)
-    with torch.autocast(device, torch.bfloat16):
+    with torch.autocast(device, half_type(precision)):
         return convert_to_fp32(model(**inputs))
 
 

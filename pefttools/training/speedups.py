@@ -9,7 +9,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import quantized
+from pefttools.device import Precision, half_type
 from pefttools.errors import UserError
+from pefttools.training import liger
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +28,7 @@ def steps(
     model: nn.Module,
     settings: TrainSettings,
     device: str,
-    bf16: bool,
+    precision: Precision,
     last: LastBlock | None = None,
     plain_autograd: bool = False,
 ) -> Iterator[None]:
@@ -35,7 +37,7 @@ def steps(
     Frozen matrices are in bf16 where steps compute in it, and are restored bit for bit; plain LoRA layers run as one
     function; a last block of which one token is read computes that token only. On a CPU, oneDNN multiplies fp32
     matrices, dropout draws cheaper random bits, attention of short texts uses plain matrix products, and trained
-    embeddings reuse their gradient's memory. With `train.compile`, only bf16 matrices and oneDNN are active.
+    embeddings reuse their gradient's memory. With `train.compile`, only 16-bit matrices, oneDNN and Liger are active.
 
     Args:
         last: the result of `first_token.last_block`.
@@ -48,14 +50,17 @@ def steps(
 
     refuse_impossible(model, settings, device)
     if sharding.is_sharded(model):  # its weights are whole only while the module that has them computes
-        bf16, last, plain_autograd = False, None, True
+        precision, last, plain_autograd = "fp32", None, True
     with ExitStack() as stack:
-        if bf16:
+        if precision == "bf16":
             stack.callback(bf16_split.keep_upper(model))
-            stack.enter_context(quantized.computing_in_bf16(model))
+        if (half := half_type(precision)) is not None:
+            stack.enter_context(quantized.computing_in(half, model))
         if device == "cpu":
             stack.enter_context(onednn.by_onednn())
         stack.enter_context(_without_cache(model))
+        if settings.liger:
+            stack.enter_context(liger.kernels(_plain(model)))
         if settings.gradient_checkpointing:
             stack.enter_context(_checkpointing(model))
         if settings.compile:
@@ -65,7 +70,7 @@ def steps(
                 stack.enter_context(last.restricted())
             if not plain_autograd:
                 stack.enter_context(lora_linear.replace_lora_layers(model))
-            if device == "cpu" and bf16 and not plain_autograd:
+            if device == "cpu" and precision == "bf16" and not plain_autograd:
                 stack.enter_context(fused_blocks.replace_blocks(model, last.block if last else None))
             if device == "cpu" and not plain_autograd:
                 stack.enter_context(embedding_grad.replace_embeddings(model))
@@ -76,7 +81,7 @@ def steps(
 
 
 def refuse_impossible(model: Any, settings: TrainSettings, device: str) -> None:
-    """Raises UserError where `train.gradient_checkpointing` or `train.compile` cannot be used."""
+    """Raises UserError where `train.gradient_checkpointing`, `train.compile` or `train.liger` cannot be used."""
     problems = []
     if settings.gradient_checkpointing and not getattr(_plain(model), "supports_gradient_checkpointing", False):
         problems.append(
@@ -84,6 +89,8 @@ def refuse_impossible(model: Any, settings: TrainSettings, device: str) -> None:
         )
     if settings.compile and device == "cpu" and not _compilers():
         problems.append("train.compile: needs a C++ compiler, and none was found; install g++ or clang++")
+    if settings.liger and (problem := liger.problem(_plain(model), device)):
+        problems.append(problem)
     if problems:
         raise UserError(*problems)
 

@@ -3,12 +3,13 @@
 1. For each micro-batch, the gradient of its summed loss, divided by the number of targets in the whole step, is added
    to `.grad`. An objective can run these passes more than once (SAM runs them a second time, at perturbed weights),
    or run several passes over each micro-batch (FGM runs a second one, with perturbed embeddings).
-2. The penalties' gradients are added, once a step.
-3. The sum is clipped, the optimizer updates the weights, and the gradients are cleared.
+2. Gradients of a scaled loss (fp16) are divided by the scale. If they overflowed, step 1 is repeated with a lower one.
+3. The penalties' gradients are added, once a step.
+4. The sum is clipped, the optimizer updates the weights, and the gradients are cleared.
 
 On several processes, every process runs its own micro-batches. `backward` multiplies the loss by the number of
 processes, because DDP averages gradients over them; after the last micro-batch all processes have the same gradients of
-the loss, so that 2 and 3 give the same result on each.
+the loss, so that 2 to 4 give the same result on each.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class StepGradients:
     one: MicroBatch
     num_targets: int
     backward: Callable[[Tensor], None]
+    gradient: Callable[[Tensor, Tensor], Tensor] = lambda loss, tensor: torch.autograd.grad(loss, tensor)[0]
 
     def add(self, loss: Callable[[], Tensor], more: bool = False) -> Tensor:
         with nullcontext() if self.one.is_last and not more else self.one.without_exchange():
@@ -63,7 +65,7 @@ class StepGradients:
 
     def of(self, loss: Callable[[], Tensor], tensor: Tensor) -> Tensor:
         with self.one.without_exchange():
-            return torch.autograd.grad(loss(), tensor)[0]
+            return self.gradient(loss(), tensor)
 
     def share(self, loss: Tensor) -> Tensor:
         return loss.detach() * self.one.weight / self.num_targets
@@ -79,6 +81,10 @@ class Update:
     backward: Callable[[Tensor], None]
     clip: Callable[[], Any]
     """Clip the gradients of loss and penalties; returns their norm before clipping."""
+    unscale: Callable[[], bool] = lambda: True
+    """Divide the gradients of the loss by its scale; returns False if they overflowed and must be computed again."""
+    gradient: Callable[[Tensor, Tensor], Tensor] = lambda loss, tensor: torch.autograd.grad(loss, tensor)[0]
+    """The gradient of a loss with respect to one tensor, unscaled."""
     on_loss_gradients: Callable[[], None] = lambda: None
     """Called when `.grad` contains the gradients of the loss, before those of penalties are added."""
     on_updated: Callable[[], None] = lambda: None
@@ -99,11 +105,15 @@ class Update:
             loss: Tensor | float = 0.0
             with self.penalties.perturbed():  # mixout replaces some weights by the pretrained ones
                 for one in micro_batches():
-                    gradients = StepGradients(one, num_targets, self.backward)
+                    gradients = StepGradients(one, num_targets, self.backward, self.gradient)
                     loss = loss + self.objectives.add_gradients(one.forward, one.batch, gradients)
             return torch.as_tensor(loss)
 
         loss = self.objectives.run_passes(accumulate_gradients)
+        while not self.unscale():
+            self.optimizer.zero_grad()
+            self.objectives.abandon_step()
+            loss = self.objectives.run_passes(accumulate_gradients)
         self.on_loss_gradients()
         penalty = self.penalties.add_gradients()
         norm = self.clip()

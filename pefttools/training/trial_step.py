@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pefttools.data.batching import pad_multiple, step_multiple
-from pefttools.device import computes_in_bf16
+from pefttools.device import Precision, precision_of
 from pefttools.errors import UserError
 from pefttools.nn.input_embeddings import substituted
 from pefttools.nn.sharding import without_gradients
@@ -69,28 +69,28 @@ class FirstStep:
         Raises:
             UserError: a pass fails; the message suggests fp32 where that works.
         """
-        bf16 = computes_in_bf16(self.recipe.train.precision)
+        precision = precision_of(self.recipe.train.precision)
         with _random_states_restored():
             try:
-                with refusal(self.recipe, self.base, bf16):
-                    self._passes(bf16, to_answer)
+                with refusal(self.recipe, self.base, precision):
+                    self._passes(precision, to_answer)
             except UserError as error:
-                if bf16 and self._fits_in_fp32(to_answer):
+                if precision != "fp32" and self._fits_in_fp32(to_answer):
                     raise UserError(f"{error.problems[0].partition(CURE)[0]}; train.precision=fp32 works") from error
                 raise
 
     def _fits_in_fp32(self, to_answer: Sequence[Row]) -> bool:
         try:
-            self._passes(False, to_answer)
+            self._passes("fp32", to_answer)
         except (*FAILURES, UserError):
             return False
         return True
 
-    def _passes(self, bf16: bool, to_answer: Sequence[Row]) -> None:
+    def _passes(self, precision: Precision, to_answer: Sequence[Row]) -> None:
         recipe, model, task = self.recipe, self.model, self.recipe.task
         was_training = model.training
         try:
-            self._evaluate(False)
+            self._evaluate("fp32")
             if to_answer and task.generates:
                 short = {"max_new_tokens": NEW_TOKENS} if "max_new_tokens" in type(task).model_fields else {}
                 list(task.with_values(**short).generate(model, to_answer[:1], self.base.tokenizer))
@@ -98,23 +98,26 @@ class FirstStep:
                 optimizer_setup.build(model, recipe.strategy, recipe.train)
                 settings = recipe.train.model_copy(update={"compile": False})
                 plain = need_plain_autograd(recipe.objectives)
-                with self.frozen.in_eval_mode(), speedups.steps(model, settings, self.device, bf16, self.last, plain):
-                    self._train(bf16)
-                    self._evaluate(bf16)
+                with (
+                    self.frozen.in_eval_mode(),
+                    speedups.steps(model, settings, self.device, precision, self.last, plain),
+                ):
+                    self._train(precision)
+                    self._evaluate(precision)
         finally:
             for parameter in model.parameters():
                 parameter.grad = None
             model.train(was_training)
 
-    def _evaluate(self, bf16: bool) -> None:
+    def _evaluate(self, precision: Precision) -> None:
 
         task = self.recipe.task
         batch = self._batch(task.collate(_shortest(self.scored), self.base.tokenizer, pad_multiple(self.device)))
         self.model.eval()
         with without_gradients(self.model):
-            task.predict(forward(self.model, task.inputs_of(batch), self.device, bf16), batch)
+            task.predict(forward(self.model, task.inputs_of(batch), self.device, precision), batch)
 
-    def _train(self, bf16: bool) -> None:
+    def _train(self, precision: Precision) -> None:
         import torch
 
         task, strategy = self.recipe.task, self.recipe.strategy
@@ -124,7 +127,7 @@ class FirstStep:
 
         def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
             with substituted(self.model, batch["input_ids"], embeddings):
-                return forward(self.model, task.inputs_of(batch), self.device, bf16)
+                return forward(self.model, task.inputs_of(batch), self.device, precision)
 
         self.model.train()
         self.objectives.add_gradients(run, batch, StepGradients(MicroBatch(batch, run), 1, torch.Tensor.backward))
@@ -150,7 +153,7 @@ CURE = "; `pefttools list strategies` shows"
 
 
 @contextmanager
-def refusal(recipe: Recipe, base: Base, bf16: bool) -> Iterator[None]:
+def refusal(recipe: Recipe, base: Base, precision: Precision) -> Iterator[None]:
     """Turn the `FAILURES` of a model inside into one message; errors about memory are raised unchanged.
 
     Raises:
@@ -164,9 +167,10 @@ def refusal(recipe: Recipe, base: Base, bf16: bool) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
             raise
         why = str(error).strip().partition("\n")[0]
+        where = "" if precision == "fp32" else f" in {precision}"
         raise UserError(
             f"strategy: {recipe.strategy.title} cannot take a step on {base.source} ({type(base.model).__name__})"
-            f"{' in bf16' if bf16 else ''}: {type(error).__name__}: {why}{CURE} what works on which kind of model"
+            f"{where}: {type(error).__name__}: {why}{CURE} what works on which kind of model"
         ) from error
 
 
