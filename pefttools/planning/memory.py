@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from pefttools.bases.loading import Base
+    from pefttools.nn.output_layer import OutputLayer
     from pefttools.tasks.base import Task
 
 FEW = 2
@@ -149,7 +150,9 @@ def _trace(
             context, loss = Context(shapes, recipe.strategy, base, model, bf16=bf16), _loss_of(recipe.task)
             acting = composed(recipe.objectives, context, loss)
             weights = tracker.bytes
-            _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, False)
+            layer = speedups.output_layer_of(recipe, model, few, acting.reads_outputs)
+            scored = _batch(recipe, base, row, evaluation, device)
+            _evaluate(recipe, model, scored, device, False, layer)
             if recipe.strategy.trains:
                 optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                 batch = _batch(recipe, base, row, step, device)
@@ -157,8 +160,10 @@ def _trace(
                 with speedups.steps(model, settings, device, bf16, last, plain):
                     for _ in range(2):  # the optimizer's state exists from the second step on
                         second_step = len(tracker.events)
-                        _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), bf16)
-                    _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, bf16)
+                        count = min(step.count, FEW)
+                        _step(recipe, model, optimizer, penalties, acting, batch, count, bf16, layer)
+                    scored = _batch(recipe, base, row, evaluation, device)
+                    _evaluate(recipe, model, scored, device, bf16, layer)
         gradients = sum(p.nbytes for p in trained(model).values())
     return _Trace(
         weights, gradients, _state_bytes(optimizer), features, tracker.peak, tracker.events, num_weights, second_step
@@ -182,13 +187,14 @@ def _step(
     batch: dict[str, Tensor],
     count: int,
     bf16: bool,
+    layer: OutputLayer | None,
 ) -> None:
     """The update step on tensors without data."""
     device = next(iter(batch.values())).device.type
 
     def run(batch: Tensors, embeddings: Tensor | None = None) -> Any:
         with substituted(model, batch["input_ids"], embeddings):
-            return forward(model, recipe.task.inputs_of(batch), device, bf16)
+            return forward(model, recipe.task.inputs_of(batch), device, bf16, layer)
 
     def norm() -> Tensor:
         return nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
@@ -247,11 +253,16 @@ class _ShapesOnly:
             return divergence.of_classes(self._all_logits(outputs, batch), self._all_logits(others, batch)).sum()
 
 
-def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, bf16: bool) -> None:
-    """Allocate the memory of `Evaluator.outputs`."""
+def _evaluate(
+    recipe: Recipe, model: nn.Module, batch: Tensors, device: str, bf16: bool, layer: OutputLayer | None
+) -> None:
+    """Allocate the memory of `Evaluator.predictions`; that of its logits, where the model leaves out the layer that
+    computes them."""
     model.eval()
     with torch.no_grad():
-        forward(model, inputs, device, bf16)
+        outputs = forward(model, recipe.task.inputs_of(batch), device, bf16, layer)
+        if layer:
+            recipe.task.loss(outputs, batch)
 
 
 def _feature_bytes(
