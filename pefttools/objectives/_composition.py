@@ -54,6 +54,11 @@ class Composed:
         assert len(own) <= 1, "misfits refuses two objectives with adds_gradients = True"
         self._adding = own[0] if own else BoundObjective()
 
+    @property
+    def reads_outputs(self) -> bool:
+        """Whether an objective reads the outputs of a pass besides the task's loss."""
+        return any(type(one).loss is not BoundObjective.loss for one in self.bound.values())
+
     def add_gradients(self, forward: Forward, batch: Batch, gradients: Gradients) -> Tensor:
         """Add the gradients of one micro-batch to `.grad`, and return its share of the reported loss, shape ()."""
         return self._adding.add_gradients(self.loss, forward, batch, gradients)

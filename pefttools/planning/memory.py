@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from pefttools.bases.loading import Base
+    from pefttools.nn.output_layer import OutputLayer
     from pefttools.tasks.base import Task
 
 FEW = 2
@@ -149,7 +150,9 @@ def _trace(
             context, loss = Context(shapes, recipe.strategy, base, model, precision=precision), _loss_of(recipe.task)
             acting = composed(recipe.objectives, context, loss)
             weights = tracker.bytes
-            _evaluate(model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, "fp32")
+            layer = speedups.output_layer_of(recipe, model, few, acting.reads_outputs)
+            scored = _batch(recipe, base, row, evaluation, device)
+            _evaluate(recipe, model, scored, device, "fp32", layer)
             if recipe.strategy.trains:
                 optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
                 batch = _batch(recipe, base, row, step, device)
@@ -160,10 +163,10 @@ def _trace(
                 with speedups.steps(model, settings, device, precision, last, plain):
                     for _ in range(2):  # the optimizer's state exists from the second step on
                         second_step = len(tracker.events)
-                        _step(recipe, model, optimizer, penalties, acting, batch, min(step.count, FEW), precision)
-                    _evaluate(
-                        model, recipe.task.inputs_of(_batch(recipe, base, row, evaluation, device)), device, precision
-                    )
+                        count = min(step.count, FEW)
+                        _step(recipe, model, optimizer, penalties, acting, batch, count, precision, layer)
+                    scored = _batch(recipe, base, row, evaluation, device)
+                    _evaluate(recipe, model, scored, device, precision, layer)
         gradients = sum(p.nbytes for p in trained(model).values())
     return _Trace(
         weights, gradients, _state_bytes(optimizer), features, tracker.peak, tracker.events, num_weights, second_step
@@ -187,13 +190,14 @@ def _step(
     batch: dict[str, Tensor],
     count: int,
     precision: Precision,
+    layer: OutputLayer | None,
 ) -> None:
     """The update step on tensors without data."""
     device = next(iter(batch.values())).device.type
 
     def run(batch: Tensors, embeddings: Tensor | None = None) -> Any:
         with substituted(model, batch["input_ids"], embeddings):
-            return forward(model, recipe.task.inputs_of(batch), device, precision)
+            return forward(model, recipe.task.inputs_of(batch), device, precision, layer)
 
     def norm() -> Tensor:
         return nn.utils.clip_grad_norm_(list(trained(model).values()), recipe.train.max_grad_norm or 1.0)
@@ -252,11 +256,16 @@ class _ShapesOnly:
             return divergence.of_classes(self._all_logits(outputs, batch), self._all_logits(others, batch)).sum()
 
 
-def _evaluate(model: nn.Module, inputs: Mapping[str, Tensor], device: str, precision: Precision) -> None:
-    """Allocate the memory of `Evaluator.outputs`."""
+def _evaluate(
+    recipe: Recipe, model: nn.Module, batch: Tensors, device: str, precision: Precision, layer: OutputLayer | None
+) -> None:
+    """Allocate the memory of `Evaluator.predictions`; that of its logits, where the model leaves out the layer that
+    computes them."""
     model.eval()
     with torch.no_grad():
-        forward(model, inputs, device, precision)
+        outputs = forward(model, recipe.task.inputs_of(batch), device, precision, layer)
+        if layer:
+            recipe.task.loss(outputs, batch)
 
 
 def _feature_bytes(

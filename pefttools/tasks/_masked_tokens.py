@@ -15,6 +15,8 @@ from pefttools.data.batching import batches, eval_budget
 from pefttools.data.fields import text
 from pefttools.data.splitting import LeftOut, Row, Splits
 from pefttools.errors import UserError
+from pefttools.tasks import _vocabulary
+from pefttools.tasks._vocabulary import PLACES
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ TOP = 5
 """Number of predicted tokens for each mask."""
 WORDS = "words"
 """Column with the index of the word that each token belongs to."""
-PLACES = "places"
 
 
 class MaskedTokensTask(Task, ABC):
@@ -51,6 +52,7 @@ class MaskedTokensTask(Task, ABC):
     texts_are_data: ClassVar[bool] = False
     generates: ClassVar[bool] = True  # `predict` fills masks; an evaluation generates nothing
     takes_rounding: ClassVar[bool] = False
+    defers_output_layer: ClassVar[bool] = True
 
     max_length: int = Field(default=128, ge=8)
     """Maximum tokens of a window; longer texts are split into several windows."""
@@ -148,42 +150,30 @@ class MaskedTokensTask(Task, ABC):
         return self.collate({"input_ids": masked, LABELS: labels}, tokenizer, multiple)
 
     def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
-        """The batch with `places`: positions of the labels in the batch's flattened tokens."""
-        import torch
-
         batch = super().collate(columns, tokenizer, multiple)
         if LABELS in batch:
-            width = batch[LABELS].shape[1]
-            rows = enumerate(columns[LABELS])
-            places = [row * width + i for row, labels in rows for i, label in enumerate(labels) if label != IGNORED]
-            batch[PLACES] = torch.tensor(places, dtype=torch.long)
+            batch[PLACES] = _vocabulary.places(columns[LABELS], batch[LABELS].shape[1])
         return batch
 
     def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits of the targets in fp32, shape (targets, vocabulary), and the target token ids."""
-        places = batch[PLACES]
-        return self.logits(outputs, batch).flatten(0, 1)[places].float(), batch[LABELS].flatten()[places]
+        """The targets' states as in `_vocabulary`, and their token ids."""
+        return self.logits(outputs, batch).flatten(0, 1)[batch[PLACES]], self.target_classes(batch)
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return self._targets(outputs, batch)[0]
+        return _vocabulary.logits(outputs, self._targets(outputs, batch)[0])
 
     def target_classes(self, batch: Mapping[str, Tensor]) -> Tensor:
         return batch[LABELS].flatten()[batch[PLACES]]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        import torch
-
-        return torch.nn.functional.cross_entropy(*self._targets(outputs, batch), reduction="sum")
+        return _vocabulary.loss(outputs, *self._targets(outputs, batch))
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        import torch
-
-        logits, targets = self._targets(outputs, batch)
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+        losses, right = _vocabulary.scored(outputs, *self._targets(outputs, batch))
         numbers = (batch[LABELS] != IGNORED).sum(1).tolist()
-        parts = zip(losses.split(numbers), (logits.argmax(-1) == targets).split(numbers), numbers, strict=True)
+        parts = zip(losses.split(numbers), right.split(numbers), numbers, strict=True)
         return [
-            {"nll": loss.sum().item(), "num_correct": right.sum().item(), "num_targets": n} for loss, right, n in parts
+            {"nll": loss.sum().item(), "num_correct": hits.sum().item(), "num_targets": n} for loss, hits, n in parts
         ]
 
     def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:

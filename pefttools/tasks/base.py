@@ -54,6 +54,8 @@ class Task(RowContract, ABC):
     """The tensors of a batch that are the model's inputs."""
     generates: ClassVar[bool] = False
     """Whether predictions are generated texts (`generate`)."""
+    defers_output_layer: ClassVar[bool] = False
+    """Whether losses and predictions also work on outputs whose output layer was left out (`nn.output_layer`)."""
     takes_rounding: ClassVar[bool] = True
     """Whether predictions may be computed in bf16; False for likelihoods over a vocabulary, which need fp32."""
 

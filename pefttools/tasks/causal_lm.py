@@ -31,7 +31,9 @@ from pefttools.errors import UserError
 from pefttools.metrics import modules_of, text_metrics
 from pefttools.reporter import SILENT, Reporter
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks import _vocabulary
 from pefttools.tasks._explained import Explained, log_odds
+from pefttools.tasks._vocabulary import PLACES
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class CausalLM(Task):
     texts_are_data: ClassVar[bool] = False
     model_inputs: ClassVar[tuple[str, ...]] = ("input_ids", "attention_mask", packing.POSITIONS)
     generates: ClassVar[bool] = True
+    defers_output_layer: ClassVar[bool] = True
 
     max_length: int = Field(default=512, ge=4)
     """Maximum tokens of a chat, or of a window of plain text; longer chats are truncated, and their number is
@@ -189,13 +192,20 @@ class CausalLM(Task):
             "row": [piece.row for piece in pieces],
         }
 
+    def collate(self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int) -> dict[str, Tensor]:
+        batch = super().collate(columns, tokenizer, multiple)
+        if LABELS in batch:
+            batch[PLACES] = _vocabulary.places(columns[LABELS], batch[LABELS].shape[1], before=1)
+        return batch
+
     def collate_training(
         self, columns: Columns, tokenizer: PreTrainedTokenizerBase, multiple: int
     ) -> dict[str, Tensor]:
         if not self.packing:
             return self.collate(columns, tokenizer, multiple)
         padding: Any = tokenizer.pad_token_id
-        return packing.packed(columns, self._writing(tokenizer).room, multiple, padding, IGNORED)
+        batch = packing.packed(columns, self._writing(tokenizer).room, multiple, padding, IGNORED)
+        return {**batch, PLACES: _vocabulary.places(batch[LABELS].tolist(), batch[LABELS].shape[1], before=1)}
 
     @property
     def draws_inputs(self) -> bool:
@@ -213,35 +223,26 @@ class CausalLM(Task):
             packing.refuse_mixed_attention(base.model)
         return base
 
-    def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the targets in fp32, shape (targets, vocabulary); the target token ids; and the number of targets
-        per row."""
+    def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The targets' states as in `_vocabulary`, and their token ids."""
         packing.refuse_virtual(outputs, batch)
-        labels = batch[LABELS][:, 1:]
-        is_target = labels != IGNORED
-        return self.logits(outputs, batch)[:, :-1][is_target].float(), labels[is_target], is_target.sum(1)
+        return self.logits(outputs, batch).flatten(0, 1)[batch[PLACES]], self.target_classes(batch)
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return self._targets(outputs, batch)[0]
+        return _vocabulary.logits(outputs, self._targets(outputs, batch)[0])
 
     def target_classes(self, batch: Mapping[str, Tensor]) -> Tensor:
-        labels = batch[LABELS][:, 1:]
-        return labels[labels != IGNORED]
+        return batch[LABELS].flatten()[batch[PLACES] + 1]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        import torch
-
-        logits, targets, _ = self._targets(outputs, batch)
-        return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return _vocabulary.loss(outputs, *self._targets(outputs, batch))
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        import torch
-
-        logits, targets, numbers = self._targets(outputs, batch)
-        losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none").split(numbers.tolist())
+        losses, _ = _vocabulary.scored(outputs, *self._targets(outputs, batch))
+        numbers = (batch[LABELS][:, 1:] != IGNORED).sum(1).tolist()
         return [
             {"nll": part.sum().item(), "num_targets": number}
-            for part, number in zip(losses, numbers.tolist(), strict=True)
+            for part, number in zip(losses.split(numbers), numbers, strict=True)
         ]
 
     def aggregate(self, row: Row, encoded: Sequence[Mapping[str, Any]], parts: Sequence[Prediction]) -> Prediction:

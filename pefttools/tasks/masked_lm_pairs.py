@@ -44,6 +44,7 @@ class MaskedLMPairs(MaskedTokensTask):
     """
 
     auto_class: ClassVar[str] = "AutoModelForPreTraining"
+    defers_output_layer: ClassVar[bool] = False  # the model has two heads
     target_logits = Task.target_logits  # tokens and pairs have different classes
     target_classes = Task.target_classes
 

@@ -26,6 +26,8 @@ from pefttools.data.splitting import Row, Splits
 from pefttools.errors import UserError
 from pefttools.metrics import combined, modules_of
 from pefttools.settings import NOT_IN_DIGEST
+from pefttools.tasks import _vocabulary
+from pefttools.tasks._vocabulary import PLACES
 from pefttools.tasks.base import IGNORED, LABELS, Columns, Prediction, Task
 
 if TYPE_CHECKING:
@@ -200,6 +202,7 @@ class Seq2Seq(Task):
         if LABELS in columns:  # labels have their own width
             width = -(-max(map(len, columns[LABELS])) // multiple) * multiple
             batch[LABELS] = padded(columns[LABELS], width, IGNORED)
+            batch[PLACES] = _vocabulary.places(columns[LABELS], width)
         return batch
 
     def adapt(self, base: Base) -> None:
@@ -213,25 +216,26 @@ class Seq2Seq(Task):
         targets = batch[LABELS] != IGNORED
         return [row[mask] for row, mask in zip(self.logits(outputs, batch), targets, strict=True)]
 
-    def _losses(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """The loss of every target token, 0 for padding; shape (rows, tokens)."""
-        import torch
-
-        logits, labels = self.logits(outputs, batch).float(), batch[LABELS]
-        losses = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
-        return losses.view(labels.shape)
+    def _targets(self, outputs: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The targets' states as in `_vocabulary`, and their token ids."""
+        return self.logits(outputs, batch).flatten(0, 1)[batch[PLACES]], self.target_classes(batch)
 
     def target_logits(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return self.logits(outputs, batch)[batch[LABELS] != IGNORED].float()
+        return _vocabulary.logits(outputs, self._targets(outputs, batch)[0])
+
+    def target_classes(self, batch: Mapping[str, Tensor]) -> Tensor:
+        return batch[LABELS].flatten()[batch[PLACES]]
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return self._losses(outputs, batch).sum()
+        return _vocabulary.loss(outputs, *self._targets(outputs, batch))
 
     def predict(self, outputs: Any, batch: Mapping[str, Tensor]) -> list[Prediction]:
-        losses, numbers = self._losses(outputs, batch).sum(1), (batch[LABELS] != IGNORED).sum(1)
-        return [{"nll": n, "num_targets": k} for n, k in zip(losses.tolist(), numbers.tolist(), strict=True)]
+        losses, _ = _vocabulary.scored(outputs, *self._targets(outputs, batch))
+        numbers = (batch[LABELS] != IGNORED).sum(1).tolist()
+        return [
+            {"nll": part.sum().item(), "num_targets": number}
+            for part, number in zip(losses.split(numbers), numbers, strict=True)
+        ]
 
     def generation_input(self, row: Row) -> dict[str, Any]:
         return {"text": self.prefix + row["source"]}

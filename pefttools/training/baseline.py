@@ -50,11 +50,11 @@ def _scored(ready: Prepared, name: str, accelerator: Accelerator, reporter: Repo
     """Compute the base's metrics, on a newly loaded base where the strategy's initialization has changed outputs."""
     from accelerate.utils import set_seed
 
-    recipe, model = ready.recipe, ready.model
+    recipe, model, layer = ready.recipe, ready.model, ready.layer
     if not recipe.strategy.exact_start and not (ready.earlier and ready.earlier.continues):
         set_seed(recipe.seed)
-        model = load_base(recipe, reporter, earlier=ready.earlier).model
+        model, layer = load_base(recipe, reporter, earlier=ready.earlier).model, None
         place(model, recipe.train, accelerator.device)
-    evaluator = Evaluator(model, recipe.task, ready.base.tokenizer, accelerator, reporter)
+    evaluator = Evaluator(model, recipe.task, ready.base.tokenizer, accelerator, reporter, layer)
     rows, encoded = ready.splits.named()[name], ready.encoded[name]
     return evaluator.score(encoded, rows, f"{name}, baseline", generate=True).metrics

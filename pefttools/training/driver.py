@@ -188,8 +188,9 @@ class Training:
         """Evaluate the model with its present weights on a split."""
         prepared = self.prepared
         evaluator = Evaluator(
-            prepared.model, prepared.recipe.task, prepared.base.tokenizer, self.accelerator, self.reporter
-        )
+            prepared.model, prepared.recipe.task, prepared.base.tokenizer, self.accelerator, self.reporter,
+            prepared.layer,
+        )  # fmt: skip
         return evaluator.score(prepared.encoded[name], prepared.splits.named()[name], title, generate, features)
 
     def _fit(self, last: Path | None, before: dict[str, Any], should_stop: Callable[[], bool]) -> Progress:
@@ -223,7 +224,9 @@ class Training:
                 return self._score("validation", "validation", generate, features.get("validation")).metrics
 
             encoded, tokenizer = prepared.encoded["train"], prepared.base.tokenizer
-            batches = MicroBatches(recipe, wrapped, model, encoded, tokenizer, accelerator, features.get("train"))
+            batches = MicroBatches(
+                recipe, wrapped, model, encoded, tokenizer, accelerator, features.get("train"), prepared.layer
+            )
             loop = Loop(
                 recipe, model, optimizer, batches, accelerator, run, validate, lambda: should_stop() or must_pause(),
                 self.reporter, prepared.penalties, acting, progress, self.callbacks,

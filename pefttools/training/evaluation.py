@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.nn.output_layer import OutputLayer
     from pefttools.training.features import Features
 
 MAX_ROWS = 256
@@ -49,6 +50,8 @@ class Evaluator:
     tokenizer: PreTrainedTokenizerBase
     accelerator: Accelerator | None = None
     reporter: Reporter = SILENT
+    layer: OutputLayer | None = None
+    """The output layer to leave out of the passes of `predictions`."""
 
     def score(
         self,
@@ -80,7 +83,7 @@ class Evaluator:
         found: list[tuple[int, Prediction]] = []
         total = 0.0
         with self.reporter.bar(title, len(mine), "rows") as bar:
-            for indices, batch, outputs in self.outputs(encoded, mine, features):
+            for indices, batch, outputs in self.outputs(encoded, mine, features, self.layer):
                 if LABELS in batch:
                     total += self.task.loss(outputs, batch).item()
                 found += zip(indices, self.task.predict(outputs, batch), strict=True)
@@ -88,7 +91,11 @@ class Evaluator:
         return aggregated(self.task, rows, encoded, dict(self._gathered(found))), sum(self._gathered([total]))
 
     def outputs(
-        self, encoded: Dataset | Encoded, indices: Sequence[int], features: Features | None = None
+        self,
+        encoded: Dataset | Encoded,
+        indices: Sequence[int],
+        features: Features | None = None,
+        layer: OutputLayer | None = None,
     ) -> Iterator[tuple[list[int], dict[str, Tensor], Any]]:
         """Run the model in evaluation mode; yields each batch's indices, tensors and outputs.
 
@@ -97,6 +104,7 @@ class Evaluator:
         Args:
             indices: the encoded rows to run on.
             features: cached outputs of the frozen blocks for every row, where there are some.
+            layer: the output layer to leave out.
         """
         from pefttools.nn.sharding import is_sharded, without_gradients
 
@@ -114,7 +122,8 @@ class Evaluator:
                 batch = {k: sent(v, device) for k, v in task.collate(columns, self.tokenizer, multiple).items()}
                 try:
                     with features.substituted(part, batch) if features else nullcontext():
-                        outputs = model(**task.inputs_of(batch))
+                        inputs = task.inputs_of(batch)
+                        outputs = layer.run(model, inputs) if layer else model(**inputs)
                 except (MemoryError, RuntimeError) as error:
                     if len(part) == 1 or not is_out_of_memory(error) or is_sharded(model):
                         raise

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from pefttools.nn.output_layer import OutputLayer
     from pefttools.tasks.base import Task
     from pefttools.training.features import Features
 
@@ -66,6 +67,8 @@ class MicroBatches:
     accelerator: Accelerator
     features: Features | None = None
     """Cached outputs of the frozen blocks, by row."""
+    layer: OutputLayer | None = None
+    """The output layer to leave out of the passes."""
 
     def __post_init__(self) -> None:
         settings = self.recipe.train
@@ -166,6 +169,7 @@ class MicroBatches:
                     assert embeddings is None, "an objective that changes embeddings has reuses_features = False"
                     stack.enter_context(self.features.substituted(rows, batch))
                 stack.enter_context(input_embeddings.substituted(self.bare, batch["input_ids"], embeddings))
-                return self.model(**self.recipe.task.inputs_of(batch))
+                inputs = self.recipe.task.inputs_of(batch)
+                return self.layer.run(self.model, inputs) if self.layer else self.model(**inputs)
 
         return run

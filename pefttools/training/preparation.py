@@ -18,6 +18,7 @@ from pefttools.device import precision_of
 from pefttools.metrics import _own
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import Frozen, frozen_part
+from pefttools.nn.output_layer import OutputLayer
 from pefttools.objectives._composition import Composed, composed, read_hidden_states, read_numbers
 from pefttools.objectives.base import NUMBER, Context
 from pefttools.recipe.recipe import Recipe
@@ -67,6 +68,8 @@ class Prepared:
     frozen: Frozen
     last: LastBlock | None
     """The last block, where the head reads only one token of it."""
+    layer: OutputLayer | None
+    """The output layer, where steps and evaluations compute it for targets only."""
 
 
 def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | str = "cpu") -> Prepared:
@@ -117,9 +120,9 @@ def prepare(recipe: Recipe, reporter: Reporter = SILENT, device: torch.device | 
     for note in (*task.notes(splits), overview.overview(splits)):
         reporter.note(note)
     _report_added(added, splits, reporter)
-    frozen, last = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
+    frozen, last, layer = _tried(recipe, base, model, acting, encoded, splits, torch.device(device).type)
     return Prepared(
-        recipe, splits, added, replayed, start, tests, encoded, base, model, penalties, acting, frozen, last
+        recipe, splits, added, replayed, start, tests, encoded, base, model, penalties, acting, frozen, last, layer
     )
 
 
@@ -170,24 +173,27 @@ def _tried(
     encoded: Mapping[str, Dataset],
     splits: Splits,
     device: str,
-) -> tuple[Frozen, LastBlock | None]:
-    """Find the frozen part and the last block of which one token is read, and take a trial step with them.
+) -> tuple[Frozen, LastBlock | None, OutputLayer | None]:
+    """Find the frozen part, the last block of which one token is read and the output layer that can be left out, and
+    take a trial step with them.
 
     Raises:
         UserError: the trial step fails.
     """
     frozen, last, rows = Frozen(), None, encoded["train"]
-    if recipe.strategy.trains:
-        with refusal(recipe, base, "fp32"):
-            columns: Any = rows[: min(2, len(rows))]
-            batch = recipe.task.collate(columns, base.tokenizer, 1)  # unlike collate_training, draws no random numbers
-            few = {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
+    with refusal(recipe, base, "fp32"):
+        columns: Any = rows[: min(2, len(rows))]
+        batch = recipe.task.collate(columns, base.tokenizer, 1)  # unlike collate_training, draws no random numbers
+        few = {name: value.to(device) for name, value in recipe.task.inputs_of(batch).items()}
+        layer = speedups.output_layer_of(recipe, model, few, acting.reads_outputs)
+        if recipe.strategy.trains:
             frozen = frozen_part(model, few)
             last = None if read_hidden_states(recipe.objectives) else last_block(model, few)
     scored = splits.test or splits.validation
     number = recipe.task.num_generated(len(scored)) if recipe.task.generates else 0
-    FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last).take(scored[:number])
-    return frozen, last
+    step = FirstStep(recipe, base, model, acting, rows, encoded["validation"], device, frozen, last, layer)
+    step.take(scored[:number])
+    return frozen, last, layer
 
 
 def _micro_batch_rows(settings: TrainSettings, device: str, shortest: int) -> int:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from pefttools.nn.output_layer import OutputLayer
+
 REPEATED_SECONDS = 2.0
 """How long a launcher may take to repeat a signal."""
 
@@ -82,15 +84,24 @@ def for_steps(accelerator: Accelerator, model: nn.Module, optimizer: Optimizer) 
     return wrapped, accelerator.prepare_optimizer(optimizer, device_placement=False)
 
 
-def forward(model: nn.Module, inputs: Mapping[str, Tensor], device: str, precision: Precision) -> Any:
-    """The outputs that the model gives under Accelerate: in 16 bits computed by autocast and converted to fp32."""
+def forward(
+    model: nn.Module, inputs: Mapping[str, Tensor], device: str, precision: Precision, layer: OutputLayer | None = None
+) -> Any:
+    """The outputs that the model gives under Accelerate: in 16 bits computed by autocast and converted to fp32.
+
+    Args:
+        layer: the output layer to leave out.
+    """
     import torch
     from accelerate.utils import convert_to_fp32
 
-    if precision == "fp32":
-        return model(**inputs)
-    with torch.autocast(device, half_type(precision)):
-        return convert_to_fp32(model(**inputs))
+    def run(**inputs: Tensor) -> Any:
+        if precision == "fp32":
+            return model(**inputs)
+        with torch.autocast(device, half_type(precision)):
+            return convert_to_fp32(model(**inputs))
+
+    return layer.run(run, inputs) if layer else run(**inputs)
 
 
 @contextmanager

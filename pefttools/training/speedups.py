@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pefttools.bases import quantized
 from pefttools.device import Precision, half_type
 from pefttools.errors import UserError
+from pefttools.objectives._composition import need_plain_autograd
 from pefttools.training import liger
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pefttools.nn.first_token import LastBlock
+    from pefttools.nn.output_layer import OutputLayer
+    from pefttools.recipe.recipe import Recipe
     from pefttools.recipe.train_settings import TrainSettings
 
 BACKEND = "inductor"
@@ -80,6 +83,22 @@ def steps(
         yield
 
 
+def output_layer_of(
+    recipe: Recipe, model: nn.Module, inputs: Mapping[str, Tensor], reads_outputs: bool
+) -> OutputLayer | None:
+    """The output layer that passes can leave out, so that logits are computed for targets only; None if there is none.
+
+    Args:
+        inputs: a small batch.
+        reads_outputs: whether an objective reads logits, which are then not computed in chunks.
+    """
+    from pefttools.nn import output_layer, sharding
+
+    if not recipe.task.defers_output_layer or recipe.train.compile or sharding.is_sharded(model):
+        return None  # a compiled or sharded model computes all of its layers inside its forward pass
+    return output_layer.find(model, inputs, not reads_outputs and not need_plain_autograd(recipe.objectives))
+
+
 def refuse_impossible(model: Any, settings: TrainSettings, device: str) -> None:
     """Raises UserError where `train.gradient_checkpointing`, `train.compile` or `train.liger` cannot be used."""
     problems = []
@@ -107,7 +126,7 @@ def _compilers() -> list[str]:
 @contextmanager
 def _without_cache(model: Any) -> Iterator[None]:
     """A context in which a pass does not copy its keys and values for a later one; generation asks for that itself."""
-    config = _plain(model).config if hasattr(_plain(model), "config") else None
+    config: Any = getattr(_plain(model), "config", None)
     cached = getattr(config, "use_cache", None)
     if cached is None:
         yield

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pefttools.data.splitting import Row
     from pefttools.nn.first_token import LastBlock
     from pefttools.nn.frozen import Frozen
+    from pefttools.nn.output_layer import OutputLayer
     from pefttools.recipe.recipe import Recipe
 
 FAILURES = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
@@ -59,6 +60,7 @@ class FirstStep:
     device: str
     frozen: Frozen
     last: LastBlock | None
+    layer: OutputLayer | None = None
 
     def take(self, to_answer: Sequence[Row] = ()) -> None:
         """Run every kind of pass of a run once.
@@ -115,7 +117,7 @@ class FirstStep:
         batch = self._batch(task.collate(_shortest(self.scored), self.base.tokenizer, pad_multiple(self.device)))
         self.model.eval()
         with without_gradients(self.model):
-            task.predict(forward(self.model, task.inputs_of(batch), self.device, precision), batch)
+            task.predict(forward(self.model, task.inputs_of(batch), self.device, precision, self.layer), batch)
 
     def _train(self, precision: Precision) -> None:
         import torch
@@ -127,7 +129,7 @@ class FirstStep:
 
         def run(batch: Batch, embeddings: Tensor | None = None) -> Any:
             with substituted(self.model, batch["input_ids"], embeddings):
-                return forward(self.model, task.inputs_of(batch), self.device, precision)
+                return forward(self.model, task.inputs_of(batch), self.device, precision, self.layer)
 
         self.model.train()
         self.objectives.add_gradients(run, batch, StepGradients(MicroBatch(batch, run), 1, torch.Tensor.backward))
