@@ -108,11 +108,11 @@ BAD_RECIPES = {
     "an unknown strategy": (["strategy=lorra"], ["strategy: unknown strategy 'lorra'; did you mean 'lora'? Known: "]),
     "an unknown task": (["task=text_clas"], ["task: unknown task 'text_clas'; did you mean 'text_classification'?"]),
     "several at once": (
-        ["strategy.rnk=3", "train.epoch=2", "train.precision=fp16", "train.schedule=cosin"],
+        ["strategy.rnk=3", "train.epoch=2", "train.precision=fp17", "train.schedule=cosin"],
         [
             "strategy.rnk: unknown key 'rnk'; did you mean 'rank'? Known: rank, ",
             "train.epoch: unknown key 'epoch'; did you mean 'epochs'?",
-            "train.precision: 'fp16' is not allowed; did you mean 'bf16'? Allowed: auto, fp32, bf16",
+            "train.precision: 'fp17' is not allowed; did you mean 'fp16'? Allowed: auto, fp32, bf16, fp16",
             "train.schedule: 'cosin' is not allowed; did you mean 'cosine'?",
         ],
     ),
