@@ -27,8 +27,11 @@ MAGIC = {
     b"PK\x03\x04": "zip",
 }
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
-"""Errors that the libraries raise for bytes that they cannot decompress."""
+DAMAGE = (
+    EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError,
+    UnicodeDecodeError,
+)  # fmt: skip
+"""Errors that the libraries raise for bytes that they cannot decompress, and for names of files that are damaged."""
 OFFICE = ("xl/workbook.xml", "content.xml", "word/document.xml")
 """Members that identify a zip archive as a workbook or a document."""
 
