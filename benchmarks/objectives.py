@@ -8,8 +8,8 @@ Students keep blocks 1, 3 and 5 of MiniLM's six and are trained in full: plain, 
 trained the whole model in full (`distillation`), and in TinyBERT's two stages, first its hidden states and attention,
 then its soft labels (`two stages`, which was chosen on validation rows of question types with seed 0 from three
 variants: stages 0.906, both losses at once 0.886, soft labels with α 0.9 and T 4 0.875, plain 0.875). Rare classes: 400
-rows of spam, and 800 questions of which 5% ask for a thing and 95% for a description. Each trial is one `pefttools train`.
-Trials that the committed table has are not repeated. Suites: `robust` has the rest.
+rows of spam, and 800 questions of which 5% ask for a thing and 95% for a description. Each trial is one `pefttools
+train`. Trials that the committed table has are not repeated. Suites: `robust` has the rest.
 """
 
 from __future__ import annotations

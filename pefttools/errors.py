@@ -18,16 +18,19 @@ LONGEST = 200
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Characters that would move a terminal's cursor or end a line."""
 
+LONG_WORD = re.compile(r"(\S{250})\S{100,}(\S{50})")
+"""A word of more than 400 characters, with its start and its end; paths and commands are shorter."""
+
 
 class UserError(Exception):
     """A user's mistake. The messages name what is wrong and what to do.
 
-    `problems` has one self-contained message for each problem, on one line, whatever names it repeats from a file;
-    `str()` joins them by newlines.
+    `problems` has one self-contained message for each problem, on one line and with shortened words, whatever names it
+    repeats from a file; `str()` joins them by newlines.
     """
 
     def __init__(self, *problems: str) -> None:
-        self.problems = tuple(CONTROL.sub(lambda found: repr(found[0])[1:-1], one) for one in map(_joined, problems))
+        self.problems = tuple(CONTROL.sub(lambda found: repr(found[0])[1:-1], one) for one in map(_short, problems))
         super().__init__("\n".join(self.problems))
 
 
@@ -52,9 +55,11 @@ class Paused(Interrupted):
         """Time that the steps took so far."""
 
 
-def _joined(problem: str) -> str:
-    """The lines of a message as one line."""
-    return "; ".join(line for line in problem.split("\n") if line.strip()) if "\n" in problem else problem
+def _short(problem: str) -> str:
+    """The lines of a message as one line, and its longest words without their middle."""
+    if "\n" in problem:
+        problem = "; ".join(line for line in problem.split("\n") if line.strip())
+    return LONG_WORD.sub(lambda found: f"{found[1]}…{found[2]}", problem)
 
 
 @contextmanager

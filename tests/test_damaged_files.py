@@ -29,6 +29,7 @@ from pefttools.strategies import base as strategy_base
 from pefttools.strategies._peft_strategy import merge_peft
 from pefttools.tasks import tasks
 from pefttools.training import run_rows
+from pefttools.training.run import Run
 
 READ_ARROW = """
 import sys
@@ -111,6 +112,18 @@ def test_damaged_zip_is_refused(tmp_path: Path) -> None:
         rows_of(path)
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_name_of_a_file_in_a_zip_that_is_no_text_is_damage(place: int, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv.zip"
+    with zipfile.ZipFile(path, "w") as archived:
+        archived.writestr("röws.csv", "text,label\na,b\n")
+    content, name = path.read_bytes(), "röws.csv".encode()
+    start = content.rindex(name) if place else content.index(name)
+    path.write_bytes(content[:start] + b"r\xda\xda" + content[start + 3 :])
+    with pytest.raises(UserError, match=r"rows.csv.zip: the file is damaged"):
+        rows_of(path)
+
+
 @pytest.mark.parametrize("invalid_rows", ["refuse", "skip"])
 def test_half_of_a_character_in_json_is_an_invalid_row(invalid_rows: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
@@ -141,6 +154,17 @@ def test_damaged_rows_of_a_run_are_refused(finished_run: Path, tmp_path: Path) -
             read_file(path)
 
 
+LINES = ['[1]', '{"progress": 1, "loss": 2}', '{"step": 1, "loss": 2}', '{"step": 1, "progress": 1, "validation": 3}',
+         '{"step": 1, "progress": 1, "validation": {"accuracy": 1}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_damaged_metrics_of_a_run_are_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: cannot be read, so it is damaged"):
+        trial.curve(Run(tmp_path), "accuracy")
+
+
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 @pytest.mark.parametrize("content", [b"", b"\xff\xff\xff\x7f\0\0\0\0{", b"{}", b"[1]"])
 def test_damaged_adapter_is_refused(
@@ -163,6 +187,7 @@ def test_damaged_weights_in_our_own_format_are_refused(tmp_path: Path) -> None:
     [("tokenizer.json", b"{}"), ("tokenizer_config.json", b'{"model_max_length": [1]}'),
      ("tokenizer.json", b"\xff"), ("config.json", b'{"model_type": 3}'),
      ("config.json", b'{"model_type": "bert", "hidden_size": "x"}'), ("config.json", b"[" * 9000),
+     ("config.json", b'{"model_type": "bert", "num_hidden_layers": 4294967296}'),
      ("model.safetensors", b"\x09\0\0\0\0\0\0\0{")],
 )  # fmt: skip
 def test_damaged_base_is_refused(
@@ -173,15 +198,17 @@ def test_damaged_base_is_refused(
     (base / name).write_bytes(content)
     words = ["train", "question-type-lora", f"base={base}", f"data.train={rows_file}", "--out", str(tmp_path / "out")]
     assert cli.run(words) == 2
-    assert f"of {base} cannot be " in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"of {base} cannot be " in told or f"config.json of {base} has 4,294,967,296 blocks, but the " in told
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [("train.epochs=" + "[" * 5000, "nested too deeply"), ("seed=" + "9" * 5000, "is not YAML"),
      ("train.epochs=2024-13-45", "month must be in"), ("data.train=" + "a" * 5000, "cannot be read: File name"),
-     ("task.name=" + "x" * 5000, "…")],
-    ids=["deep", "long number", "date", "long path", "long name"],
+     ("task.name=" + "x" * 5000, "…"), ("x" * 5000 + "=1", "unknown key"),
+     ("data={" + "x" * 1000 + ": 1}", "unknown key"), ("augmentations=" + "[" + "x" * 5000 + "]", "unknown aug")],
+    ids=["deep", "long number", "date", "long path", "long name", "long key", "long key of YAML", "long item"],
 )  # fmt: skip
 def test_odd_overrides_are_refused_in_short(override: str, message: str, recipe_file: Path) -> None:
     with pytest.raises(UserError) as found:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pefttools.errors import UserError, damage_of
+
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 WEIGHTS = ("model*.safetensors",)
 INDEX = "model.safetensors.index.json"
@@ -22,6 +24,7 @@ FOREIGN = {
 }
 """Formats of weights that pefttools cannot train."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.spm", "*.model")
+MANY_BLOCKS = 1000
 PLAIN = "name the original model, as a folder with config.json and model.safetensors"
 
 
@@ -170,3 +173,26 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def refuse_blocks_beyond(path: Path, config: Any, source: str) -> None:
+    """Raises UserError if a configuration has more blocks than the checkpoint has weights.
+
+    A damaged number could be so large that the model would never be complete. Architectures that use one block several
+    times have fewer weights than blocks, so fewer than 1,000 blocks are always allowed.
+    """
+    names = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+    blocks = max((value for name in names if isinstance(value := getattr(config, name, 0), int)), default=0)
+    if blocks < MANY_BLOCKS:
+        return
+    from safetensors import safe_open
+
+    weights = 0
+    for file in _found(path, *WEIGHTS):
+        with damage_of(path / file), safe_open(path / file, "pt") as tensors:
+            weights += len(tensors.keys())
+    if blocks > weights:
+        raise UserError(
+            f"base: config.json of {source} has {blocks:,} blocks, but the checkpoint has {weights:,} weights; restore"
+            " config.json from a copy"
+        )

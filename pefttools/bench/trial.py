@@ -22,7 +22,7 @@ from pefttools import atomic, subprocesses
 from pefttools.bench import records
 from pefttools.bench.pruning import Pruning
 from pefttools.bench.units import pseudo_values, row_scores
-from pefttools.errors import Interrupted, Paused, UserError
+from pefttools.errors import Interrupted, Paused, UserError, damage_of
 
 FORMAT = 3
 """Version of the records' format."""
@@ -209,14 +209,15 @@ def curve(run: Any, metric: str) -> list[dict[str, float]]:
     """The evaluations on validation rows: `step`, `progress` from 0 to 1, `score` and `loss` of each."""
     if not run.metrics_file.is_file():
         return []  # nothing was trained
-    return [
-        {
-            "step": line["step"], "progress": line["progress"], "score": line["validation"][metric],
-            "loss": line["validation"]["loss"],
-        }
-        for line in run.lines()
-        if "validation" in line
-    ]  # fmt: skip
+    with damage_of(run.metrics_file):
+        return [
+            {
+                "step": line["step"], "progress": line["progress"], "score": line["validation"][metric],
+                "loss": line["validation"]["loss"],
+            }
+            for line in run.lines()
+            if "validation" in line
+        ]  # fmt: skip
 
 
 def _moved(order: Order) -> Any:

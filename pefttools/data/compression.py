@@ -27,11 +27,8 @@ MAGIC = {
     b"PK\x03\x04": "zip",
 }
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
-DAMAGE = (
-    EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError,
-    UnicodeDecodeError,
-)  # fmt: skip
-"""Errors that the libraries raise for bytes that they cannot decompress, and for names of files that are damaged."""
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+"""Errors that the libraries raise for bytes that they cannot decompress."""
 OFFICE = ("xl/workbook.xml", "content.xml", "word/document.xml")
 """Members that identify a zip archive as a workbook or a document."""
 
@@ -43,7 +40,7 @@ def ending(path: Path) -> str:
         return last
     inner = Path(path.stem).suffix.lower()
     if last == ".zip" and path.is_file():
-        with suppress(*DAMAGE), zipfile.ZipFile(path) as archive:  # `opened` reports the damage
+        with suppress(*DAMAGE), _archive(path) as archive:  # `opened` reports the damage
             inner = next((Path(name).suffix.lower() for name in _members(archive)), inner)
     return inner
 
@@ -96,7 +93,7 @@ def _stream(path: Path, source: str) -> IO[bytes]:
 
             return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))  # type: ignore[arg-type]
         case "zip":
-            return _only_member(zipfile.ZipFile(path), source)
+            return _only_member(_archive(path), source)
         case _:
             return path.open("rb")
 
@@ -112,7 +109,22 @@ def _only_member(archive: zipfile.ZipFile, source: str) -> IO[bytes]:
         raise UserError(
             f"{source}: a zip archive must contain one file, but this one contains {len(names)} ({shown}); unpack it"
         )
-    return archive.open(names[0])
+    with _readable_names():
+        return archive.open(names[0])
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    with _readable_names():
+        return zipfile.ZipFile(path)
+
+
+@contextmanager
+def _readable_names() -> Iterator[None]:
+    """Names of files in an archive that are not text count as damage."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise zipfile.BadZipFile("the name of a file in the archive is not text") from error
 
 
 def _members(archive: zipfile.ZipFile) -> list[str]:

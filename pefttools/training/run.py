@@ -221,7 +221,7 @@ class Run:
         """The lines of metrics.jsonl, without one that a crash cut short."""
         with damage_of(self.metrics_file):
             texts = self.metrics_file.read_text("utf-8").splitlines(keepends=True)
-            return [json.loads(text) for text in texts if text.endswith("\n")]
+            return [_metrics(json.loads(text)) for text in texts if text.endswith("\n")]
 
     def save_rows(self, splits: Splits, task: Task) -> None:
         """Write rows.parquet, whose hashes identify the run's rows later."""
@@ -304,3 +304,12 @@ def loaded_run(path: str) -> Loaded:
     trained = load(path, is_calibrated=False)
     key = content_sha256(trained.path if (trained.path / CONFIG).is_file() else Run(trained.path).adapter)
     return Loaded(trained.model, trained.base.tokenizer, trained.task, trained.base, f"{trained.base.sha256} {key}")
+
+
+def _metrics(line: Any) -> dict[str, Any]:
+    """A line of metrics.jsonl. Raises ValueError if it has no step, no progress, or scores that are not by name."""
+    numbers = (int, float)
+    sound = isinstance(line, dict) and all(isinstance(line.get(name), numbers) for name in ("step", "progress"))
+    if not sound or not isinstance(line.get("validation", {}), dict):
+        raise ValueError(f"a line is not one that a run writes: {json.dumps(line)[:80]}")
+    return line
