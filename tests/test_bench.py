@@ -302,6 +302,18 @@ def test_results_of_another_version_are_refused(
 
 
 @pytest.mark.slow
+def test_results_on_other_rows_are_refused(suite_file: Path, finished: Path, plugins: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "out"))
+    for file in (out / "trials").glob("[!.]*.json"):
+        record = json.loads(file.read_text())
+        if record.get("units") and record["seed"] == 1:
+            file.write_text(json.dumps({**record, "units": record["units"][1:]}))
+    process = start(suite_file, out, plugins, "--collect", stderr=subprocess.PIPE)
+    _, told = process.communicate()
+    assert (process.returncode, b"trials have scores on different numbers of test rows" in told) == (2, True)
+
+
+@pytest.mark.slow
 def test_another_suites_folder_is_refused(bench_error: BenchError, suite_file: Path, finished: Path) -> None:
     assert "another suite (mine)" in bench_error(suite_file, "seeds=[5]", "axes.strategies=[lora]", "--out", finished)
 

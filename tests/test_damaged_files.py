@@ -255,6 +255,20 @@ def test_damaged_records_of_trials_are_refused(change: dict[str, object], proble
         archive.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"before": {}}, "before.majority: "), ({"before": "?"}, "before: "), ({"before": {"majority": []}}, "before.maj"),
+     ({"params": {"trainable": 1, "adapter": 1}}, "params.head: "), ({"score_range": [0.0]}, "score_range: "),
+     ({"units": []}, "record: units are missing")],
+)  # fmt: skip
+def test_damaged_records_of_finished_trials_are_refused(change: dict[str, object], problem: str) -> None:
+    committed = Path(__file__).parents[1] / "benchmarks" / "results" / "zoo"
+    record = next(one for one in archive.read(committed) if one["final"])
+    records.check(record)
+    with pytest.raises(ValueError, match=rf"^{problem}"):
+        records.check({**record, **change})
+
+
 def test_adapter_that_peft_cannot_merge_is_refused() -> None:
     """A damaged configuration may describe a method that cannot be merged."""
     import torch

@@ -50,6 +50,16 @@ class _Evaluation(_Form):
     loss: float
 
 
+class _Before(_Form):
+    majority: dict[str, Number | None]
+
+
+class _Params(_Form):
+    trainable: Count
+    adapter: Count
+    head: Count
+
+
 class _Rows(_Form):
     ids: list[str]
     references: list[Any]
@@ -96,12 +106,13 @@ class _Done(_Record):
     seed: int
     metric: str
     lower_is_better: bool
-    score_range: list[float | None] | None
+    score_range: Annotated[list[float | None], Field(min_length=2, max_length=2)] | None
     measured_on: Literal["test", "validation"]
     merges: bool
     learning_rate: float | None
-    params: dict[str, Count]
+    params: _Params
     data: _Data
+    before: _Before
     validation: Scores
     test: Scores | None
     train: _Costs
@@ -123,8 +134,6 @@ class _Done(_Record):
                 raise ValueError(f"{split} has no score of {self.metric}")
         if not isinstance(self.validation.get("loss"), (int, float)):
             raise ValueError("validation has no loss")
-        if "trainable" not in self.params:
-            raise ValueError("params has no count of trainable parameters")
         if self.final and not self.units:
             raise ValueError("units are missing")
         return self

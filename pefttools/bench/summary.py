@@ -12,6 +12,7 @@ from pefttools.bench import stats
 from pefttools.bench.pool_summary import judged, pooled
 from pefttools.bench.pooling import ScoredSet
 from pefttools.bench.recommendation import Judgement, judge
+from pefttools.errors import UserError
 
 if TYPE_CHECKING:
     from pefttools.bench.suite import Cell
@@ -59,6 +60,7 @@ def scored(sweep: Sweep, name: str, cells: Sequence[Cell]) -> ScoredSet:
     some = next((records[0] for records in finals.values() if records), None)
     tables = {method: table for method, records in finals.items() if (table := scores(records)) is not None}
     trainable = {method: records[0]["params"]["trainable"] for method, records in finals.items() if records}
+    _refuse_other_rows(name, finals)
     lower = bool(some and some["lower_is_better"])
     return ScoredSet(name, some["metric"] if some else "", tables, trainable, score_range(some), lower)
 
@@ -157,6 +159,20 @@ def scores(records: Sequence[Mapping[str, Any]]) -> stats.Array | None:
     """Every seed's score on every test row or block of rows, (seeds, units); None where there are no such scores."""
     rows = [record["units"] for record in records if record.get("units")]
     return np.asarray(rows, dtype=np.float64) if rows and len({len(row) for row in rows}) == 1 else None
+
+
+def _refuse_other_rows(name: str, finals: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raises UserError if trials of one problem have scores on different numbers of test rows."""
+    numbers: dict[int, str] = {}
+    for method, records in finals.items():
+        for record in records:
+            numbers.setdefault(len(record["units"]), f"{method} seed {record['seed']}")
+    if len(numbers) > 1:
+        shown = ", ".join(f"{of} has {number}" for number, of in sorted(numbers.items())[:3])
+        raise UserError(
+            f"results of the suite: {name}: trials have scores on different numbers of test rows ({shown}), so they"
+            " cannot be compared; remove the records of one of them and run the suite again"
+        )
 
 
 def _finals(sweep: Sweep, cell: Cell) -> list[dict[str, Any]]:
