@@ -5,11 +5,12 @@
     python benchmarks/objectives.py --collect               # the table of what has finished
 
 Students keep blocks 1, 3 and 5 of MiniLM's six, or 15 of SmolLM2's 30 for the sums of GSM8K, and are trained in full:
-plain, with the soft labels of a run that trained the whole model in full (`distillation`), and in TinyBERT's two stages, first its hidden states and attention,
-then its soft labels (`two stages`, which was chosen on validation rows of question types with seed 0 from three
-variants: stages 0.906, both losses at once 0.886, soft labels with α 0.9 and T 4 0.875, plain 0.875). Rare classes: 400
-rows of spam, and 800 questions of which 5% ask for a thing and 95% for a description. Each trial is one `pefttools
-train`. Trials that the committed table has are not repeated. Suites: `robust` has the rest.
+plain, with the soft labels of a run that trained the whole model in full (`distillation`), and in TinyBERT's two
+stages, first its hidden states and attention, then its soft labels (`two stages`, which was chosen on validation rows
+of question types with seed 0 from three variants: stages 0.906, both losses at once 0.886, soft labels with α 0.9 and
+T 4 0.875, plain 0.875). Rare classes: 400 rows of spam, and 800 questions of which 5% ask for a thing and 95% for a
+description. Each trial is one `pefttools train`. Trials that the committed table has are not repeated. Suites:
+`robust` has the rest.
 """
 
 from __future__ import annotations
