@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pefttools.planning.planner import count_from_config
+from pefttools.planning.from_config import count_from_config
 from pefttools.strategies import strategies
 from pefttools.tasks.text_classification import TextClassification
 

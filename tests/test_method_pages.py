@@ -18,7 +18,8 @@ import pytest
 from pefttools.augmentations import augmentations
 from pefttools.errors import UserError
 from pefttools.objectives import objectives
-from pefttools.planning.planner import count_from_config, plan
+from pefttools.planning.from_config import count_from_config
+from pefttools.planning.planner import plan
 from pefttools.recipe import recipes
 from pefttools.recipe.recipe import Recipe
 from pefttools.regularizers import regularizers

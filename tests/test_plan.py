@@ -19,7 +19,8 @@ from pefttools.bases.loading import BaseSettings
 from pefttools.bases.parameters import count_parameters
 from pefttools.errors import UserError
 from pefttools.planning import heap, memory
-from pefttools.planning.planner import Plan, count_from_config, plan
+from pefttools.planning.from_config import count_from_config
+from pefttools.planning.planner import Plan, plan
 from pefttools.recipe import recipes
 from pefttools.strategies import strategies
 from pefttools.strategies.base import trained

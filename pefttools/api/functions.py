@@ -142,19 +142,30 @@ def export(run: str | Path | TrainedRun, to: str, out: str | Path | None = None,
 
 def plan(
     recipe: str | Path | Recipe | Mapping[str, Any], overrides: Overrides = (), *, processes: int | None = None,
-    progress: bool = True,
+    device: str | None = None, progress: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """Numbers of parameters and peak memory of a recipe, without training it.
 
     Args:
         processes: number of processes that would share the rows.
+        device: also say, under `fit`, whether the run fits a device and in which micro-batches: `cuda:16GB`, `cuda:t4`,
+            `cuda:24GB,a10`, `cpu:8GB`, or `here` for this machine.
 
     Raises:
         UserError: as `train`.
     """
     from pefttools.planning.planner import plan as planned
 
-    return planned(resolved(recipe, overrides)[0], reporter_for(progress), processes).as_dict()
+    if device is None:
+        return planned(resolved(recipe, overrides)[0], reporter_for(progress), processes).as_dict()
+    from pefttools.planning import target
+    from pefttools.planning.fit import fit
+
+    words, described = as_texts(overrides), target.here() if device == "here" else target.parse(device)
+    shown = str(recipe) if isinstance(recipe, (str, Path)) else "RECIPE"
+    made = fit(lambda more: resolved(recipe, (*words, *more))[0], (shown, *words), described, reporter_for(progress),
+               processes)  # fmt: skip
+    return made.as_dict()
 
 
 def advise(
@@ -220,6 +231,10 @@ def _trained(
     reporter = reporter_for(progress)
     for note in notes:
         reporter.note(note)
+    if recipe.train.memory is not None:
+        from pefttools.planning.fit import within_memory
+
+        recipe = within_memory(recipe, reporter)
     driven(recipe, folder, resume=resume, overwrite=overwrite, reporter=reporter, callbacks=callbacks)
     return TrainedRun(folder, progress)
 

@@ -151,6 +151,7 @@ def _fail(order: Order, reason: str) -> None:
 
 
 def _trained(order: Order) -> dict[str, Any]:
+    from pefttools.planning.fit import within_memory
     from pefttools.recipe import recipes
     from pefttools.training.driver import train
     from pefttools.training.run import Run
@@ -167,8 +168,8 @@ def _trained(order: Order) -> dict[str, Any]:
         if is_hopeless():  # it was killed before its record was written
             raise Paused("", 0.0)
         result = train(
-            resolved, order.folder, resume=True, score_test=order.score_test, stop_after=order.stop_after,
-            stop_when=is_hopeless if pruning else None,
+            within_memory(resolved), order.folder, resume=True, score_test=order.score_test,
+            stop_after=order.stop_after, stop_when=is_hopeless if pruning else None,
         )  # fmt: skip
     except Paused as paused:
         return {

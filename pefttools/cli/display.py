@@ -245,6 +245,30 @@ def plan(values: Mapping[str, Any]) -> None:
     _table(table)
     for name, value in values["facts"].items():
         _out(f"{name.replace('_', ' ')}: {value:.4g}")
+    if "fit" in values:
+        _fit(values["fit"], values)
+
+
+def _fit(found: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Print whether a run fits a device, in which micro-batches, and what to change where it does not."""
+    peak, usable = (f"{number / 2**20:,.0f} MiB" for number in (found["peak"], found["usable"]))
+    _out(f"{found['device']}: a run can use {usable}")
+    most = f"micro-batches of {found['rows']} row(s) of {values['length']} tokens: peak {peak}"
+    if found["rows"] is None:
+        _out(f"the run does not fit: with one row in a micro-batch, the peak is {peak}")
+    elif found["fits"]:
+        _out(f"the run fits; the largest {most}")
+    else:
+        settings = f"train.micro_batch_size={found['rows']} train.micro_batch_tokens={found['tokens']}"
+        _out(f"the run fits only in {most}; set {settings}")
+    for option in found["options"]:
+        fits = "fits" if option["fits"] else "does not fit yet"
+        _out(f"{' '.join(option['overrides'])}: peak {option['peak'] / 2**20:,.0f} MiB, {fits}")
+    last = found["options"][-1] if found["options"] else None
+    if last and last["fits"]:
+        _out(f"to train it there: {last['command']}")
+    elif found["rows"] is None:
+        _out("nothing that takes less memory is known besides a smaller base")
 
 
 def examination(values: Mapping[str, Any]) -> None:

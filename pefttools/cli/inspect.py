@@ -109,13 +109,17 @@ def show(
 
 
 @app.command(group=GROUP)
-def plan(recipe: str, /, *overrides: str, processes: int | None = None, json: Json = False) -> None:
+def plan(
+    recipe: str, /, *overrides: str, processes: int | None = None, device: str | None = None, json: Json = False
+) -> None:
     """Print a recipe's exact number of parameters and its estimated peak memory by part, without loading weights.
 
     Args:
         recipe: a shipped name or a path.
         overrides: KEY=VALUE with dotted keys, e.g. strategy=bitfit train.batch_size=64.
         processes: number of processes that train together; the memory is that of one of them.
+        device: also say whether the run fits a device, in which micro-batches, and what to change where it does not:
+            cuda:16GB, cuda:t4, cuda:24GB,a10, cpu:8GB, or here for this machine.
         json: print one JSON object.
     """
     from pefttools.recipe import recipes
@@ -123,9 +127,16 @@ def plan(recipe: str, /, *overrides: str, processes: int | None = None, json: Js
     if processes is not None and processes < 1:
         raise UserError(f"--processes: {processes} is not a number of processes; write 1 or more")
     resolved = recipes.load(recipe, overrides).recipe
+    from pefttools.planning import target
+    from pefttools.planning.fit import fit
     from pefttools.planning.planner import plan as made
 
-    values = made(resolved, RichReporter(), processes).as_dict()
+    if device is None:
+        values = made(resolved, RichReporter(), processes).as_dict()
+    else:
+        described = target.here() if device == "here" else target.parse(device)
+        remade = lambda more: recipes.load(recipe, (*overrides, *more)).recipe  # noqa: E731
+        values = fit(remade, (recipe, *overrides), described, RichReporter(), processes).as_dict()
     display.as_json(values) if json else display.plan(values)
 
 

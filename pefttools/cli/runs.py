@@ -46,10 +46,13 @@ def train(
     resolved, reporter = recipes.load(recipe, overrides), RichReporter()
     for note in resolved.notes:
         reporter.note(note)
+    from pefttools.planning.fit import within_memory
     from pefttools.training.driver import train as run
 
     folder = out or Path("runs", resolved.recipe.name)
-    values = run(resolved.recipe, folder, resume=resume, overwrite=overwrite, reporter=reporter)
+    values = run(
+        within_memory(resolved.recipe, reporter), folder, resume=resume, overwrite=overwrite, reporter=reporter
+    )
     display.as_json(values) if json else display.result(values, str(folder))
 
 

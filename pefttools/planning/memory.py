@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_leaves
 
 from pefttools.data.batching import step_multiple
-from pefttools.device import Precision, device_type, half_type, precision_of
+from pefttools.device import Precision, half_type
 from pefttools.nn import divergence
 from pefttools.nn.first_token import LastBlock, last_block
 from pefttools.nn.frozen import frozen_part
@@ -27,6 +27,7 @@ from pefttools.objectives.base import Batch as Tensors
 from pefttools.objectives.base import Context, Forward, Loss
 from pefttools.planning.heap import Event, heap_peak_bytes
 from pefttools.planning.storages import StorageTracker, without_data
+from pefttools.planning.target import Target
 from pefttools.recipe.recipe import Recipe
 from pefttools.strategies.base import trained
 from pefttools.tasks.base import LABELS
@@ -75,6 +76,7 @@ def peak_by_part(
     row: Mapping[str, Any],
     step: Batch,
     evaluation: Batch,
+    target: Target,
     rows: Sequence[int] = (),
 ) -> dict[str, int]:
     """Bytes of `weights`, `gradients`, `optimizer`, `activations`, `features` and `allocator` at the peak of a run.
@@ -87,18 +89,19 @@ def peak_by_part(
         row: an encoded row, which is stretched to the batches' lengths.
         step: the micro-batch of a step.
         evaluation: the batch of an evaluation.
+        target: the device; for one that is not here, shapes are those that a CPU's kernels allocate.
         rows: number of tokens of every row whose features a run would cache.
     """
     gc.disable()  # a collection would delay the release of tensors
     try:
-        trace = _trace(recipe, base, model, row, step, evaluation, rows)
+        trace = _trace(recipe, base, model, row, step, evaluation, target, rows)
     finally:
         gc.enable()
     events, own = trace.events, trace.num_weights
     mapped = {number for number, _ in events[:own]}  # the base's weights are mapped from the file, not on the heap
     parts = (events[: trace.second_step], events[trace.second_step :])
     first, again = ([event for event in part if event[0] not in mapped] for part in parts)
-    heap = heap_peak_bytes(first, again) if device_type() == "cpu" else 0
+    heap = heap_peak_bytes(first, again) if target.type == "cpu" else 0
     whole = {"weights": trace.weights, "gradients": trace.gradients, "optimizer": trace.optimizer}
     peak = max(trace.peak, sum(whole.values()))
     in_file = sum(size for _, size in events[:own])
@@ -129,14 +132,14 @@ class _Trace:
 
 def _trace(
     recipe: Recipe, base: Base, model: nn.Module, row: Mapping[str, Any], step: Batch, evaluation: Batch,
-    rows: Sequence[int],
+    target: Target, rows: Sequence[int],
 ) -> _Trace:  # fmt: skip
     """Run two training steps between two evaluations on tensors without data."""
-    device, precision = device_type(), precision_of(recipe.train.precision)
+    device, precision = target.traced, target.precision(recipe.train.precision)
     optimizer, second_step = None, 0
     with FakeTensorMode(allow_non_fake_inputs=True):
         without_data(model, device)
-        few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), device))
+        few = recipe.task.inputs_of(_batch(recipe, base, row, Batch(1, SHORT), target))
         reads_all = not recipe.strategy.trains or read_hidden_states(recipe.objectives)
         last = None if reads_all else last_block(model, few)
         features = _feature_bytes(recipe, model, few, rows, last, device, precision)
@@ -151,21 +154,21 @@ def _trace(
             acting = composed(recipe.objectives, context, loss)
             weights = tracker.bytes
             layer = speedups.output_layer_of(recipe, model, few, acting.reads_outputs)
-            scored = _batch(recipe, base, row, evaluation, device)
+            scored = _batch(recipe, base, row, evaluation, target)
             _evaluate(recipe, model, scored, device, "fp32", layer)
             if recipe.strategy.trains:
                 optimizer = optimizer_setup.build(model, recipe.strategy, recipe.train)
-                batch = _batch(recipe, base, row, step, device)
+                batch = _batch(recipe, base, row, step, target)
                 plain, settings = (
                     need_plain_autograd(recipe.objectives),
                     recipe.train.with_values(compile=False, liger=False),
                 )
-                with speedups.steps(model, settings, device, precision, last, plain):
+                with speedups.steps(model, settings, target.type, precision, last, plain):
                     for _ in range(2):  # the optimizer's state exists from the second step on
                         second_step = len(tracker.events)
                         count = min(step.count, FEW)
                         _step(recipe, model, optimizer, penalties, acting, batch, count, precision, layer)
-                    scored = _batch(recipe, base, row, evaluation, device)
+                    scored = _batch(recipe, base, row, evaluation, target)
                     _evaluate(recipe, model, scored, device, precision, layer)
         gradients = sum(p.nbytes for p in trained(model).values())
     return _Trace(
@@ -173,12 +176,12 @@ def _trace(
     )
 
 
-def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, device: str) -> dict[str, Tensor]:
+def _batch(recipe: Recipe, base: Base, row: Mapping[str, Any], size: Batch, target: Target) -> dict[str, Tensor]:
     """A batch of rows of full length, made by repeating the tokens of an encoded row."""
     full = recipe.task.repeat_to_length(row, size.length)
     columns = {name: [value] * size.rows for name, value in full.items()}
-    batch = recipe.task.collate(columns, base.tokenizer, step_multiple(recipe.train.pad_multiple, device))
-    return {name: value.to(device) for name, value in batch.items()}
+    batch = recipe.task.collate(columns, base.tokenizer, step_multiple(recipe.train.pad_multiple, target.type))
+    return {name: value.to(target.traced) for name, value in batch.items()}
 
 
 def _step(

@@ -7,10 +7,8 @@ depend on them (ranks by energy).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pefttools import imports
@@ -20,19 +18,18 @@ from pefttools.bases.parameters import count_parameters
 from pefttools.data.splitting import Splits, load_splits
 from pefttools.objectives._composition import reuse_features
 from pefttools.planning import shares
+from pefttools.planning import target as targets
+from pefttools.planning.target import Target
 from pefttools.reporter import SILENT, Reporter
 from pefttools.training import class_order, earlier
 from pefttools.training.launch import num_processes
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
 
     from pefttools.bases.loading import Base
     from pefttools.planning.memory import Batch
     from pefttools.recipe.recipe import Recipe
-    from pefttools.strategies.base import Strategy
-    from pefttools.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -63,11 +60,82 @@ class Plan:
         return asdict(self)
 
 
-def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = None) -> Plan:
-    """The plan of a recipe on this machine, for one process of a launch.
+@dataclass(frozen=True)
+class Draft:
+    """A recipe with its rows and its model without weights, of which plans for devices and settings are made."""
+
+    recipe: Recipe
+    """With the classes of the data."""
+    base: Base
+    model: nn.Module
+    splits: Splits
+    params: dict[str, int]
+    facts: dict[str, Any]
+    row: dict[str, Any]
+    """An encoded training row."""
+    cacheable: Sequence[int]
+    """Number of tokens of each row whose features a run may cache in memory."""
+    saved: int
+    """Bytes that quantising the weights saves."""
+    process: int
+    """Resident bytes of the process before weights are loaded."""
+
+    def plan(self, target: Target, processes: int, **train: Any) -> Plan:
+        """The plan with these settings of `train` changed. Raises UserError where the model cannot do them."""
+        from pefttools.planning import memory
+        from pefttools.training.trial_step import refusal
+
+        recipe = self.recipe.model_copy(update={"train": self.recipe.train.with_values(**train)})
+        shares.refuse_alone(recipe.train, processes)
+        precision = target.precision(recipe.train.precision)
+        evaluated = max(len(self.splits.validation), len(self.splits.test))
+        step, evaluation = _batches(recipe, self.base, evaluated, processes, target.type)
+        with refusal(recipe, self.base, precision):
+            parts = memory.peak_by_part(
+                recipe, self.base, self.model, self.row, step, evaluation, target, self.cacheable
+            )
+        parts = {**parts, "process": self.process if target.type == "cpu" else 0}
+        parts["weights"] -= self.saved
+        if recipe.train.shard:
+            parts = shares.per_process(parts, self.model, processes)
+        return Plan(
+            recipe=recipe.name,
+            base=self.base.source,
+            task=recipe.task.name,
+            strategy=recipe.strategy.name,
+            params=self.params,
+            rows=step.rows,
+            length=step.length,
+            micro_batches=step.count,
+            precision=precision,
+            device=target.type,
+            bytes={**parts, "peak": sum(parts.values())},
+            facts=self.facts,
+        )
+
+
+def plan(
+    recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = None, target: Target | None = None
+) -> Plan:
+    """The plan of a recipe for one process of a launch.
 
     Args:
         processes: their number; those of this launch if it is None.
+        target: the device; this machine's if it is None.
+
+    Raises:
+        UserError: something is wrong with the data, the base or the strategy's settings.
+    """
+    number = processes or num_processes()
+    shares.refuse_alone(recipe.train, number)
+    return draft(recipe, reporter).plan(target or targets.here(), number)
+
+
+def draft(recipe: Recipe, reporter: Reporter = SILENT, splits: Splits | None = None) -> Draft:
+    """What plans of a recipe are made of.
+
+    Args:
+        splits: the rows, where they were read before.
 
     Raises:
         UserError: something is wrong with the data, the base or the strategy's settings.
@@ -76,12 +144,9 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
         import datasets  # noqa: F401  # `process` includes its memory, as in training
 
         from pefttools.training import wrapping
-    from pefttools.device import device_type, precision_of
 
-    number, precision = processes or num_processes(), precision_of(recipe.train.precision)
-    shares.refuse_alone(recipe.train, number)
     loading.prepare_libraries()
-    splits = load_splits(recipe.data, recipe.task, reporter)
+    splits = splits or load_splits(recipe.data, recipe.task, reporter)
     start = earlier.opened(recipe)
     task = class_order.fitted(recipe.task, recipe.base, splits, reporter, start.labels if start else ())
     recipe = recipe.model_copy(update={"task": task})
@@ -91,33 +156,18 @@ def plan(recipe: Recipe, reporter: Reporter = SILENT, processes: int | None = No
     facts = strategy.facts(model)
     if any(value != value for value in facts.values()):  # NaN: the facts depend on the weights
         facts = strategy.facts(strategy.wrap(wrapping.load_base(recipe, reporter)))
-    params = count_parameters(model, base.head)
     encoded = task.encode_training(splits.train[:1], base.tokenizer)
-    row = {name: values[0] for name, values in encoded.items()}
-
-    from pefttools.planning import memory
-    from pefttools.training.trial_step import refusal
-
-    step, evaluation = _batches(recipe, base, max(len(splits.validation), len(splits.test)), number)
-    cached = _cacheable_rows(recipe, base, model, splits, reporter)
-    with refusal(recipe, base, precision):
-        parts = {**memory.peak_by_part(recipe, base, model, row, step, evaluation, cached), "process": process}
-    parts["weights"] -= saved
-    if recipe.train.shard:
-        parts = shares.per_process(parts, model, number)
-    return Plan(
-        recipe=recipe.name,
-        base=base.source,
-        task=task.name,
-        strategy=strategy.name,
-        params=params,
-        rows=step.rows,
-        length=step.length,
-        micro_batches=step.count,
-        precision=precision,
-        device=device_type(),
-        bytes={**parts, "peak": sum(parts.values())},
+    return Draft(
+        recipe=recipe,
+        base=base,
+        model=model,
+        splits=splits,
+        params=count_parameters(model, base.head),
         facts=facts,
+        row={name: values[0] for name, values in encoded.items()},
+        cacheable=_cacheable_rows(recipe, base, model, splits, reporter),
+        saved=saved,
+        process=process,
     )
 
 
@@ -125,10 +175,10 @@ def _wrapped(recipe: Recipe, start: earlier.Earlier | None, reporter: Reporter) 
     """The base and the wrapped model, without weights if the strategy allows that.
 
     Returns:
-        The base, the model, the bytes that quantizing the weights will save, and the bytes of this process before
-        any weight is loaded (0 where the model computes on a GPU).
+        The base, the model, the bytes that quantizing the weights will save, and the resident bytes of this process
+        before any weight is loaded.
     """
-    from pefttools.device import device_type, resident_bytes
+    from pefttools.device import resident_bytes
     from pefttools.training import wrapping
 
     base = wrapping.load_base(recipe, reporter, empty=True)
@@ -138,7 +188,7 @@ def _wrapped(recipe: Recipe, start: earlier.Earlier | None, reporter: Reporter) 
         model = wrapping.wrap(recipe, base, empty=True, earlier=start)
     except (RuntimeError, NotImplementedError):  # torch raises these where an empty tensor's values are needed
         model = None
-    process = resident_bytes() if device_type() == "cpu" else 0
+    process = resident_bytes()
     if model is not None:
         return base, model, saved, process
     reporter.note(f"loading the weights of {base.source}, because the shapes of {recipe.strategy.name} depend on them")
@@ -146,18 +196,17 @@ def _wrapped(recipe: Recipe, start: earlier.Earlier | None, reporter: Reporter) 
     return base, wrapping.wrap(recipe, base, earlier=start), 0, process
 
 
-def _batches(recipe: Recipe, base: Base, num_evaluated: int, processes: int) -> tuple[Batch, Batch]:
+def _batches(recipe: Recipe, base: Base, num_evaluated: int, processes: int, device: str) -> tuple[Batch, Batch]:
     """The largest micro-batch of a step on one of the processes, and the largest batch of an evaluation of
     `num_evaluated` rows."""
     from pefttools.data.batching import eval_budget, pad_multiple, step_multiple, token_budget
-    from pefttools.device import device_type
     from pefttools.planning import memory
     from pefttools.training import evaluation
 
-    settings, device = recipe.train, device_type()
+    settings = recipe.train
     longest = recipe.task.longest(base.tokenizer.model_max_length)
     total = -(-settings.batch_size // processes)
-    tokens = settings.micro_batch_tokens or token_budget(device)
+    tokens = settings.tokens_at_once(token_budget(device))
     padded = step_multiple(settings.pad_multiple, device)
     step = memory.largest(settings.micro_batch_size, tokens, longest, padded, total)
     return step, memory.largest(evaluation.MAX_ROWS, eval_budget(device), longest, pad_multiple(device), num_evaluated)
@@ -192,27 +241,3 @@ def _cacheable_rows(
         if rows[name]
         for length in encode(rows[name], task, base, name, reporter, training=name == "train")["length"]
     ]
-
-
-def count_from_config(
-    config: PretrainedConfig, task: Task | type[Task], strategy: Strategy, head: Iterable[str] = ()
-) -> dict[str, int]:
-    """`count_parameters` of a strategy on a model of which only the configuration is known.
-
-    Args:
-        head: paths of modules that belong to the head besides the task's own, which a checkpoint would show.
-    """
-    import torch
-    import transformers
-
-    from pefttools.bases.heads import tops
-    from pefttools.nn import new_tokens, positions
-    from pefttools.training.wrapping import wrap_empty
-
-    with torch.device("meta"):
-        model = getattr(transformers, task.auto_class).from_config(config)
-    tokenizer: Any = SimpleNamespace(model_max_length=positions.limit(model))
-    own = tops(model) if task.own_head else []
-    paths = (*own, *head, *(new_tokens.extend(model, len(task.new_tokens)) if task.new_tokens else ()))
-    base = loading.Base(model, tokenizer, paths, task.peft_type, config.model_type, "", Path())
-    return count_parameters(wrap_empty(strategy, base), paths)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -26,6 +27,12 @@ class TrainSettings(Settings):
     """Upper limit of rows computed at once. A step with more rows accumulates gradients over several micro-batches."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Upper limit of padded tokens computed at once; null chooses a limit for the device (on a CPU, more is slower)."""
+    memory: str | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
+    """Keep the run within this memory, `auto` for what is free or a size such as 8GB, by computing fewer tokens at once
+    and, if need be, with `gradient_checkpointing`. Both change only rounding. Needs a plan of the run before it begins,
+    which takes some seconds."""
+    memory_tokens: int | None = Field(default=None, ge=1, json_schema_extra=NOT_IN_DIGEST)
+    """Upper limit of padded tokens computed at once that `memory` chose; `micro_batch_tokens` is the one to set."""
     pad_multiple: int | None = Field(default=None, ge=1)
     """Batches are padded to a multiple of this many tokens; null means 8 on a GPU and 4 on a CPU."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
@@ -94,6 +101,22 @@ class TrainSettings(Settings):
     trackers: tuple[str, ...] | None = Field(default=None, json_schema_extra=NOT_IN_DIGEST)
     """Accelerate trackers by name: tensorboard, wandb, mlflow, …; null means TensorBoard if it is installed."""
 
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, value: str | None) -> str | None:
+        if value is not None and value != "auto" and not in_bytes(value):
+            raise ValueError(f"{value!r} is not a size of memory; write auto, or a size such as 8GB or 900MB")
+        return value
+
+    def tokens_at_once(self, default: int) -> int:
+        """The padded tokens that a micro-batch may have.
+
+        Args:
+            default: the limit for the device, where the recipe sets none.
+        """
+        limit = self.micro_batch_tokens or default
+        return limit if self.memory_tokens is None else min(limit, self.memory_tokens)
+
     @field_validator("feature_cache", mode="before")
     @classmethod
     def _off_is_a_word(cls, value: Any) -> Any:
@@ -122,3 +145,9 @@ def parse_optimizer(value: Any) -> tuple[Optimizer | None, list[str]]:
     if isinstance(value, Mapping) and "name" not in value:
         value = {"name": TrainSettings.model_fields["optimizer"].default.name, **value}
     return optimizers.parse(value, "train.optimizer")
+
+
+def in_bytes(text: str) -> int | None:
+    """The bytes of a size such as 16GB or 900MiB; None for another text. Units are powers of 1,024."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([gm])i?b?", text.strip().lower())
+    return int(float(found[1]) * (1 << (30 if found[2] == "g" else 20))) if found else None

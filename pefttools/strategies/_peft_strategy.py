@@ -101,7 +101,7 @@ def load_peft(model: Any, folder: Path, trainable: bool = False) -> Any:
         try:
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
         except (UserWarning, KeyError) as error:
-            raise UserError(f"{folder}: the adapter is incomplete: {error}") from error
+            raise UserError(f"{folder}: the adapter is incomplete: {str(error)[:400]}") from error
 
 
 def with_portable_name(model: Any, base: Base) -> Any:

@@ -129,7 +129,7 @@ class MicroBatches:
     def split(self, rows: list[int]) -> list[list[int]]:
         """The rows of every micro-batch."""
         settings = self.recipe.train
-        max_tokens = settings.micro_batch_tokens or token_budget(self.accelerator.device.type)
+        max_tokens = settings.tokens_at_once(token_budget(self.accelerator.device.type))
         limits = (max(1, settings.micro_batch_size // self.divisor), max(1, max_tokens // self.divisor))
         return list(batches(rows, self.lengths, *limits, self.multiple))
 

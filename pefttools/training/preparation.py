@@ -203,7 +203,7 @@ def _micro_batch_rows(settings: TrainSettings, device: str, shortest: int) -> in
         shortest: number of tokens of the shortest training row.
     """
     share = -(-settings.batch_size // num_processes())
-    budget = settings.micro_batch_tokens or token_budget(device)
+    budget = settings.tokens_at_once(token_budget(device))
     return max(1, min(share, settings.micro_batch_size, budget // max(1, shortest)))
 
 
