@@ -24,7 +24,26 @@ from pefttools import atomic
 
 RESULTS = Path(__file__).parent / "results"
 MIB, BAR, NUMBER, CLASSES = 1 << 20, 0.15, 192, ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
-WORDS = "the name of city river king song year number of people who live near old mountain and sea".split()
+WORDS = [
+    "the",
+    "name",
+    "of",
+    "city",
+    "river",
+    "king",
+    "song",
+    "year",
+    "number",
+    "of",
+    "people",
+    "who",
+    "live",
+    "near",
+    "old",
+    "mountain",
+    "and",
+    "sea",
+]
 
 
 def write_rows(file: Path, length: int) -> None:
