@@ -24,26 +24,10 @@ from pefttools import atomic
 
 RESULTS = Path(__file__).parent / "results"
 MIB, BAR, NUMBER, CLASSES = 1 << 20, 0.15, 192, ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
-WORDS = [
-    "the",
-    "name",
-    "of",
-    "city",
-    "river",
-    "king",
-    "song",
-    "year",
-    "number",
-    "of",
-    "people",
-    "who",
-    "live",
-    "near",
-    "old",
-    "mountain",
-    "and",
-    "sea",
-]
+WORDS = (
+    "the", "name", "of", "city", "river", "king", "song", "year", "number", "people", "who", "live", "near", "old",
+    "mountain", "and", "sea",
+)  # fmt: skip
 
 
 def write_rows(file: Path, length: int) -> None:
