@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pefttools import extras, imports
-from pefttools.bases import folders, gguf, heads, quantized, students, vocabulary
+from pefttools.bases import added_tokens, folders, gguf, heads, quantized, students, vocabulary
 from pefttools.errors import UserError, shown
 from pefttools.nn import module_paths, positions
 from pefttools.reporter import SILENT, Reporter
@@ -175,7 +175,7 @@ def load(
     vocabulary.agree(model, tokenizer, settings.source, classifies=own_head)
     if texts_are_data and (tokenizer.is_fast or not added):  # with a slow tokenizer, added tokens would be split too
         vocabulary.keep(tokenizer, "split_special_tokens", True)
-    extra = _extended(model, tokenizer, added, settings.source, own_head, reporter)
+    extra = added_tokens.extended(model, tokenizer, added, settings.source, own_head, reporter)
     paths, new = ((*heads.head(model, missing, named, bias, own_head), *extra) for named in (settings.head, ()))
     packed = tuple(quantized.matrices(model)) if settings.quantize else ()
     return Base(model.eval(), tokenizer, paths, task_type, settings.source, sha256, folder, new, packed)
@@ -224,41 +224,6 @@ def _pretrained(
     if lost := sorted(name for name in missing if name.startswith(tuple(f"{path}." for path in blocks))):
         raise UserError(f"base: the checkpoint of {settings.source} lacks weights of its blocks: {', '.join(lost[:3])}")
     return model, missing
-
-
-def _extended(
-    model: PreTrainedModel, tokenizer: Any, tokens: Sequence[str], source: str, own_head: bool, reporter: Reporter
-) -> list[str]:
-    """Add embeddings for `tokens`, and for the tokenizer's tokens that have none in the model; returns their paths."""
-    from pefttools.nn import new_tokens
-
-    rows = vocabulary.num_rows(model)
-    lacking = vocabulary.beyond(model, tokenizer, source, own_head)
-    if lacking:
-        shown = ", ".join(tokenizer.convert_ids_to_tokens(lacking[:3]))
-        reporter.warn(
-            f"the tokenizer of {source} has {len(lacking)} tokens without embeddings in the model, which has {rows}"
-            f" ({shown}); embeddings for them are added, trained, and saved with the head"
-        )
-    if not tokens and not lacking:
-        return []
-    before = tokenizer.get_vocab() if tokens else {}
-    add_tokens(tokenizer, tokens)
-    ids: list[int] = tokenizer.convert_tokens_to_ids(list(tokens))
-    known = [i for token, i in zip(tokens, ids, strict=True) if token in before and i < rows]
-    ids += [i for i in lacking if i not in ids]
-    try:
-        return new_tokens.extend(model, len(ids), ids=ids, known=known)
-    except ValueError as error:
-        raise UserError(f"base: {source} cannot take new tokens: {error}") from error
-
-
-def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> None:
-    """Add tokens to the vocabulary that are recognized in any text, even where special tokens are not."""
-    from transformers import AddedToken
-
-    if tokens:
-        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
 
 
 def _value(model: PreTrainedModel) -> Callable[[str], Tensor]:

@@ -208,69 +208,6 @@ def result(values: Mapping[str, Any], folder: str) -> None:
     _out(f"run folder: {folder}")
 
 
-PARTS = {
-    "weights": "the base's, the adapter's and the head's",
-    "gathered": "whole weights outside of the blocks, and of one block",
-    "gradients": "of the trained parameters",
-    "optimizer": "the optimizer's state",
-    "activations": "of {rows} rows of {length} tokens, beyond the size of the gradients",
-    "features": "outputs of the frozen blocks for all rows, computed once",
-    "allocator": "gaps in the heap that glibc cannot reuse",
-    "process": "the interpreter and the loaded libraries",
-}
-"""Part of the peak memory -> its description."""
-
-
-def plan(values: Mapping[str, Any]) -> None:
-    """Print a plan: parameters with their shares, and the peak memory by part."""
-    params, sizes = values["params"], values["bytes"]
-    _out(f"{values['recipe']}: {values['task']} by {values['strategy']} on {values['base']}")
-    table = Table()
-    table.add_column("parameters")
-    table.add_column("number", justify="right")
-    table.add_column("share", justify="right")
-    for name in ("total", "trainable", "adapter", "head"):
-        table.add_row(name, f"{params[name]:,}", f"{params[name] / params['total']:.2%}")
-    _table(table)
-    table = Table()
-    table.add_column("peak memory")
-    table.add_column("MiB", justify="right")
-    table.add_column("")
-    for name, about in PARTS.items():
-        if name in sizes:
-            table.add_row(name, f"{sizes[name] / 2**20:,.1f}", about.format(**values))
-    table.add_section()
-    step = f"{values['precision']} on {values['device']}, {values['micro_batches']} micro-batch(es) a step"
-    table.add_row("peak", f"{sizes['peak'] / 2**20:,.1f}", step)
-    _table(table)
-    for name, value in values["facts"].items():
-        _out(f"{name.replace('_', ' ')}: {value:.4g}")
-    if "fit" in values:
-        _fit(values["fit"], values)
-
-
-def _fit(found: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Print whether a run fits a device, in which micro-batches, and what to change where it does not."""
-    peak, usable = (f"{number / 2**20:,.0f} MiB" for number in (found["peak"], found["usable"]))
-    _out(f"{found['device']}: a run can use {usable}")
-    most = f"micro-batches of {found['rows']} row(s) of {values['length']} tokens: peak {peak}"
-    if found["rows"] is None:
-        _out(f"the run does not fit: with one row in a micro-batch, the peak is {peak}")
-    elif found["fits"]:
-        _out(f"the run fits; the largest {most}")
-    else:
-        settings = f"train.micro_batch_size={found['rows']} train.micro_batch_tokens={found['tokens']}"
-        _out(f"the run fits only in {most}; set {settings}")
-    for option in found["options"]:
-        fits = "fits" if option["fits"] else "does not fit yet"
-        _out(f"{' '.join(option['overrides'])}: peak {option['peak'] / 2**20:,.0f} MiB, {fits}")
-    last = found["options"][-1] if found["options"] else None
-    if last and last["fits"]:
-        _out(f"to train it there: {last['command']}")
-    elif found["rows"] is None:
-        _out("nothing that takes less memory is known besides a smaller base")
-
-
 def examination(values: Mapping[str, Any]) -> None:
     """Print what the checks found, each with its evidence and cure, and what was checked."""
     found = values["findings"]

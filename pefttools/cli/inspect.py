@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
-from pefttools.cli import display
+from pefttools.cli import display, plan_table
 from pefttools.cli.base import Json, app
 from pefttools.errors import UserError
 from pefttools.progress import RichReporter
@@ -137,7 +137,7 @@ def plan(
         described = target.here() if device == "here" else target.parse(device)
         remade = lambda more: recipes.load(recipe, (*overrides, *more)).recipe  # noqa: E731
         values = fit(remade, (recipe, *overrides), described, RichReporter(), processes).as_dict()
-    display.as_json(values) if json else display.plan(values)
+    display.as_json(values) if json else display.parts(plan_table.lines(values))
 
 
 @app.command(group=GROUP)
