@@ -5,9 +5,9 @@
 
 Every input must be read, or be refused by one sentence that names the file; where the format has checksums, a file that
 is read must have the rows of the valid one. Input N of a reader is always the same. Counts are saved after every block
-of inputs in runs/fuzz, so the command continues where it stopped. Each block has a process of its own, because
-libraries in C may crash or never return. Tables: benchmarks/results/fuzz.md and fuzz.json. The exit code is 1 if an
-input was neither read nor refused.
+of inputs in runs/fuzz, so the command continues where it stopped, or where the committed table ends. Each block has a
+process of its own, because libraries in C may crash or never return. Tables: benchmarks/results/fuzz.md and fuzz.json.
+The exit code is 1 if an input was neither read nor refused.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ HANGS_AFTER = 180.0
 """Seconds after which an input counts as one whose reading never ends."""
 MEMORY = 16 << 30
 """Address space of a process that reads, in bytes, so that a damaged length cannot take the machine's memory."""
+NOTHING: dict[str, Any] = {"inputs": 0, "outcomes": {}, "first": {}}
 COLUMNS = ("inputs", READ, REFUSED, DIFFERENT, UNCLEAR, "tracebacks", "crashes", "hangs")
 
 
@@ -54,7 +55,7 @@ def main() -> None:
     for reader in readers:
         if not arguments.names or reader.name in arguments.names:
             if arguments.again:
-                file_of(reader).unlink(missing_ok=True)
+                save(reader, NOTHING)
             attempt_all(reader, arguments.inputs, time.monotonic() + arguments.seconds)
     table = [row for reader in readers if (row := row_of(reader))["inputs"]]
     write(table)
@@ -153,7 +154,9 @@ def row_of(reader: Reader) -> dict[str, Any]:
     row: dict[str, Any] = {"reader": reader.name, **dict.fromkeys(COLUMNS, 0), "inputs": saved["inputs"]}
     for kind, number in saved["outcomes"].items():
         word: str = kind.partition(": ")[0]
-        name: str = {"traceback": "tracebacks", "crash": "crashes", "hang": "hangs"}.get(word, word)
+        name: str = (
+            kind if kind in row else {"traceback": "tracebacks", "crash": "crashes", "hang": "hangs"}.get(word, word)
+        )
         row[name] += number
     return row
 
@@ -175,8 +178,15 @@ def file_of(reader: Reader) -> Path:
 
 
 def load(reader: Reader) -> dict[str, Any]:
-    file = file_of(reader)
-    return json.loads(file.read_text()) if file.is_file() else {"inputs": 0, "outcomes": {}, "first": {}}
+    """The saved counts; where nothing is saved, those of the committed table."""
+    file, table = file_of(reader), RESULTS / "fuzz.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    rows = json.loads(table.read_text("utf-8")) if table.is_file() else []
+    row = next((row for row in rows if row["reader"] == reader.name), None)
+    if row is None:
+        return {**NOTHING, "outcomes": {}, "first": {}}
+    return {"inputs": row["inputs"], "outcomes": {name: row[name] for name in COLUMNS[1:] if row[name]}, "first": {}}
 
 
 def save(reader: Reader, values: dict[str, Any]) -> None:

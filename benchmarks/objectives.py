@@ -9,8 +9,8 @@ plain, with the soft labels of a run that trained the whole model in full (`dist
 stages, first its hidden states and attention, then its soft labels (`two stages`, which was chosen on validation rows
 of question types with seed 0 from three variants: stages 0.906, both losses at once 0.886, soft labels with α 0.9 and
 T 4 0.875, plain 0.875). Rare classes: 400 rows of spam, and 800 questions of which 5% ask for a thing and 95% for a
-description. Each trial is one `pefttools train`. Trials that the committed table has are not repeated. Suites:
-`robust` has the rest.
+description, tested on other questions, half of each. Each trial is one `pefttools train`. Trials that the committed
+table has are not repeated. Suites: `robust` has the rest.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STUDENTS = {
 """Set -> the overrides of its students, and the recipe with its overrides."""
 RARE = {
     "spam": ("spam-lora", ("data.train_rows=400",)),
-    "things 95/5": ("question-type-lora", ("data.train=@rare.jsonl",)),
+    "things 95/5": ("question-type-lora", ("data.train=@rare.jsonl", "data.test=@rare-test.jsonl")),
 }
 OBJECTIVES = {
     "plain": (),
@@ -54,7 +54,7 @@ OBJECTIVES = {
 HALF = {"question-type": 270, "banking77": 705}
 """About half of a student's steps, in which `two stages` matches layers before it learns the soft labels."""
 METRIC = {**dict.fromkeys(STUDENTS, "accuracy"), "gsm8k": "perplexity", **dict.fromkeys(RARE, "f1")}
-FREQUENT, SCARCE, ROWS, SHARE = "DESC", "ENTY", 800, 0.05
+FREQUENT, SCARCE, ROWS, SHARE, TESTED = "DESC", "ENTY", 800, 0.05, 300
 COMMITTED = RESULTS / "objectives.json"
 
 
@@ -86,15 +86,20 @@ def trials(arguments: argparse.Namespace) -> Iterator[Trial]:
                 yield Trial(data, row, seed, command, arguments.out / data / f"{row}-{seed}")
 
 
-def write_rare(file: Path) -> None:
-    """Write the questions of which 5% are of the scarce class."""
+def write_rare(folder: Path) -> None:
+    """Write the questions of which 5% are of the scarce class, and test rows of which half are, of other questions."""
     recipe = recipes.load("question-type-lora").recipe
     rows = [row for rows in load_splits(recipe.data, recipe.task).named().values() for row in rows]
-    scarce = [row for row in rows if row["label"] == SCARCE][: round(ROWS * SHARE)]
-    frequent = [row for row in rows if row["label"] == FREQUENT][: ROWS - len(scarce)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    texts = [json.dumps({"text": row["text"], "label": row["label"]}) for row in (*scarce, *frequent)]
-    file.write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    number = round(ROWS * SHARE)
+    scarce = [row for row in rows if row["label"] == SCARCE][: number + TESTED]
+    frequent = [row for row in rows if row["label"] == FREQUENT][: ROWS - number + TESTED]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, chosen in (
+        ("rare", (*scarce[:number], *frequent[: ROWS - number])),
+        ("rare-test", (*scarce[number:], *frequent[ROWS - number :])),
+    ):
+        texts = [json.dumps({"text": row["text"], "label": row["label"]}) for row in chosen]
+        (folder / f"{name}.jsonl").write_text("".join(f"{text}\n" for text in texts), "utf-8")
 
 
 def committed() -> dict[tuple[str, str, int], dict[str, Any]]:
@@ -170,8 +175,8 @@ def main() -> None:
     add_arguments(parser)
     parser.set_defaults(seeds=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    if not (arguments.out / "rare.jsonl").is_file():
-        write_rare(arguments.out / "rare.jsonl")
+    if not (arguments.out / "rare-test.jsonl").is_file():
+        write_rare(arguments.out)
     if not arguments.collect:
         run_all(missing(list(trials(arguments))), arguments)
     arguments.data, arguments.seeds = list(METRIC), [0, 1, 2, 3, 4]
