@@ -133,7 +133,7 @@ def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def difference(scores: dict[int, float], plain: dict[int, float], unit: float) -> str:
+def difference(scores: dict[int, float], plain: dict[int, float], unit: float = 0.01) -> str:
     """The mean difference of the seeds that both have, in these units, with Student's 95% interval."""
     moved = [(scores[seed] - plain[seed]) / unit for seed in scores if seed in plain]
     if len(moved) < 2:
