@@ -19,6 +19,8 @@ from pefttools.exporters.base import Chat
 from pefttools.exporters.driver import export
 from pefttools.inference.prediction import predict_rows
 from pefttools.inference.predictor import recipe_of
+from pefttools.planning.planner import plan
+from pefttools.recipe import recipes
 from pefttools.sources import fetch
 
 pytestmark = pytest.mark.slow
@@ -80,6 +82,17 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
     return train_tiny(file, folder / "run")[0]
 
 
+def refused_with_too_many_blocks(file: Path, run: Path) -> None:
+    """As a base, a file whose number of blocks is damaged is refused; its model would never be complete."""
+    damaged, content = file.with_name("damaged.gguf"), bytearray(file.read_bytes())
+    place = content.index(key := b"llama.block_count") + len(key) + 4  # after the type of the value
+    content[place : place + 4] = (1 << 31).to_bytes(4, "little")
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged\.gguf cannot be read as GGUF: it has 2,147,483,648 blocks, but"):
+        plan(recipes.load(str(run / "recipe.yaml"), [f"base={damaged}"]).recipe)
+    damaged.unlink()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "q8_0"])
 def test_gguf_gives_the_same_predictions_in_transformers_and_llama_cpp(
     dtype: str, run: Path, converter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +118,7 @@ def test_gguf_gives_the_same_predictions_in_transformers_and_llama_cpp(
     if dtype == "float32":
         assert replies["equal_tokens"] == replies["tokens"]
         assert own == prediction
+        refused_with_too_many_blocks(tmp_path / "out" / "model.gguf", run)
     written = (tmp_path / "out" / "Modelfile").read_text()
     assert "FROM ./model.gguf" in written
     assert "PARAMETER num_predict 4" in written

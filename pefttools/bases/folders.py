@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pefttools.errors import UserError, damage_of
+from pefttools.errors import damage_of
 
 ADAPTER, MODEL = "adapter_config.json", "config.json"
 WEIGHTS = ("model*.safetensors",)
@@ -24,7 +25,11 @@ FOREIGN = {
 }
 """Formats of weights that pefttools cannot train."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "*.spm", "*.model")
-MANY_BLOCKS = 1000
+MANY_BLOCKS, MOST_BLOCKS = 1_000, 10_000
+COUNTS = (
+    "num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers",
+)  # fmt: skip
+"""Names of the number of blocks in configurations."""
 PLAIN = "name the original model, as a folder with config.json and model.safetensors"
 
 
@@ -38,7 +43,7 @@ def why_no_base(path: Path, source: str, needs_weights: bool = True) -> str | No
     if path.is_file():
         return _file(path, source)
     has_model = (path / MODEL).is_file()
-    if problem := _run(path) or _adapter(path, source):
+    if problem := _run(path) or _adapter(path, source) or blocks_beyond(path, source):
         return problem
     if has_model and (_found(path, *WEIGHTS) or not needs_weights):
         return _outside(path, source)
@@ -170,29 +175,36 @@ def _listed(source: str, names: list[str]) -> str:
 def _read(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def refuse_blocks_beyond(path: Path, config: Any, source: str) -> None:
-    """Raises UserError if a configuration has more blocks than the checkpoint has weights.
+def blocks_beyond(path: Path, source: str) -> str | None:
+    """The message on a configuration with more blocks than the checkpoint has weights; None if it has not.
 
-    A damaged number could be so large that the model would never be complete. Architectures that use one block several
-    times have fewer weights than blocks, so fewer than 1,000 blocks are always allowed.
+    A damaged number can be so large that the model would never be complete. Architectures that use one block several
+    times have fewer weights than blocks, so `MANY_BLOCKS` are always allowed; without a checkpoint, `MOST_BLOCKS` are.
     """
-    names = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
-    blocks = max((value for name in names if isinstance(value := getattr(config, name, 0), int)), default=0)
-    if blocks < MANY_BLOCKS:
-        return
+    blocks = max(_counts(_read(path / MODEL)), default=0)
+    if blocks <= MANY_BLOCKS:
+        return None
     from safetensors import safe_open
 
     weights = 0
     for file in _found(path, *WEIGHTS):
         with damage_of(path / file), safe_open(path / file, "pt") as tensors:
             weights += len(tensors.keys())
-    if blocks > weights:
-        raise UserError(
-            f"base: config.json of {source} has {blocks:,} blocks, but the checkpoint has {weights:,} weights; restore"
-            " config.json from a copy"
-        )
+    if blocks <= (weights or MOST_BLOCKS):
+        return None
+    have = f"the checkpoint has {weights:,} weights" if weights else f"no model has more than {MOST_BLOCKS:,}"
+    return f"config.json of {source} has {blocks:,} blocks, but {have}; restore config.json from a copy"
+
+
+def _counts(values: dict[str, Any]) -> Iterator[int]:
+    """The numbers of blocks in a configuration and in the configurations inside it (`text_config`)."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _counts(value)
+        elif name in COUNTS and isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield int(min(value, 1 << 63))

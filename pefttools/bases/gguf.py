@@ -63,10 +63,17 @@ def without_bar() -> Iterator[None]:
 
 
 def read(path: Path) -> PreTrainedModel:
-    """The file's model in fp32. Raises what transformers raises when it cannot be read."""
+    """The file's model in fp32. Raises what transformers raises when it cannot be read, or ValueError if the file has
+    more blocks than tensors: a damaged number of them can be so large that the model would never be complete."""
     import torch
+    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM
 
+    reader = GGUFReader(path)
+    counts = [int(field.contents()) for name, field in reader.fields.items() if name.endswith(".block_count")]
+    if max(counts, default=0) > len(reader.tensors):
+        raise ValueError(f"it has {max(counts):,} blocks, but {len(reader.tensors):,} tensors")
+    del reader  # it maps the file
     with without_bar():
         model = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False

@@ -166,7 +166,6 @@ def load(
         with torch.device("meta" if empty else "cpu"):
             model, missing = auto.from_config(config, dtype=torch.float32), set()
     else:
-        folders.refuse_blocks_beyond(folder, config, settings.source)
         model, missing = _pretrained(auto, folder, config, settings, empty)
     if settings.layers:
         students.keep_blocks(model, settings.layers, settings.source)

@@ -9,16 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pefttools.bases.folders import COUNTS
 from pefttools.errors import UserError
 from pefttools.nn import module_paths
 
 if TYPE_CHECKING:
     from torch import nn
-
-COUNTS = (
-    "num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "num_decoder_layers", "n_layer", "n_layers",
-)  # fmt: skip
-"""Names of the number of blocks in configurations."""
 
 
 def keep_blocks(model: nn.Module, layers: Sequence[int], source: str) -> None:

@@ -60,14 +60,13 @@ def _fit(found: Mapping[str, Any], length: int) -> Iterator[str]:
     """Whether a run fits a device, in which micro-batches, and what to change where it does not."""
     peak, usable = (f"{number / MIB:,.0f} MiB" for number in (found["peak"], found["usable"]))
     yield f"{found['device']}: a run can use {usable}"
-    most = f"micro-batches of {found['rows']} row(s) of {length} tokens: peak {peak}"
     if found["rows"] is None:
         yield f"the run does not fit: with one row in a micro-batch, the peak is {peak}"
     elif found["fits"]:
-        yield f"the run fits; the largest {most}"
+        yield f"the run fits; so do micro-batches of {found['rows']} rows of {length} tokens, with a peak of {peak}"
     else:
         settings = f"train.micro_batch_size={found['rows']} train.micro_batch_tokens={found['tokens']}"
-        yield f"the run fits only in {most}; set {settings}"
+        yield f"the run fits only if a micro-batch has at most {found['tokens']:,} tokens (peak {peak}); set {settings}"
     for option in found["options"]:
         fits = "fits" if option["fits"] else "does not fit yet"
         yield f"{' '.join(option['overrides'])}: peak {option['peak'] / MIB:,.0f} MiB, {fits}"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from pefttools.bases import folders
 from pefttools.bases.loading import PLAIN_WEIGHTS
+from pefttools.errors import UserError
 from pefttools.exporters.base import Dtype, Loaded
 from pefttools.exporters.merging import MergingExporter
 from pefttools.recipe.recipe import Recipe
@@ -43,6 +45,8 @@ class Merged(MergingExporter):
     def load(self, folder: Path, recipe: Recipe) -> Loaded:
         import transformers
 
+        if problem := folders.blocks_beyond(folder, str(folder)):
+            raise UserError(problem)
         auto = getattr(transformers, recipe.task.auto_class)
         model, report = auto.from_pretrained(folder, output_loading_info=True, **PLAIN_WEIGHTS)
         problems = [

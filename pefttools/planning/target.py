@@ -84,7 +84,7 @@ def here() -> Target:
 
 
 def free_memory() -> int:
-    """Bytes of main memory that this process may still take besides what it has: the machine's, or its container's."""
+    """Bytes of main memory that this process can have: what is free in the machine or its container, and its own."""
     import psutil
 
     own = psutil.Process().memory_info().rss

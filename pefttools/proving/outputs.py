@@ -124,7 +124,7 @@ def load_plain(path: Path, class_name: str) -> tuple[Any, Any]:
     import torch
     import transformers
 
-    from pefttools.bases import gguf
+    from pefttools.bases import folders, gguf
     from pefttools.proving import onnx
 
     if path.suffix == ".gguf":
@@ -132,6 +132,8 @@ def load_plain(path: Path, class_name: str) -> tuple[Any, Any]:
         return gguf.read(path).eval(), transformers.AutoTokenizer.from_pretrained(path.parent, **named)
     if path.suffix == ".onnx":
         return onnx.Graph(path), transformers.AutoTokenizer.from_pretrained(path.parent, trust_remote_code=False)
+    if problem := folders.blocks_beyond(path, str(path)):
+        raise UserError(problem)
     cls = getattr(transformers, class_name)
     model = cls.from_pretrained(path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True)
     return model.eval(), transformers.AutoTokenizer.from_pretrained(path, trust_remote_code=False)
